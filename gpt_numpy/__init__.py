@@ -1,0 +1,1 @@
+"""The GPT written by hand, on minitensor."""

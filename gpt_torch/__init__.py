@@ -1,0 +1,1 @@
+"""The same GPT in PyTorch."""

@@ -1,0 +1,34 @@
+"""minitensor: reverse-mode differentiation on NumPy arrays, small enough to read, with torch's names.
+
+    >>> import minitensor as mt
+    >>> x = mt.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> x.grad
+    tensor([2., 4., 6.])
+
+Reading order: op.py, ops/, graph.py, tensor.py; README.md says more.
+"""
+
+# isort: off
+from minitensor import functional, nn, optim
+from minitensor.functions import (
+    abs, add, amax, amin, arange, argmax, cat, clamp, clip, div, erf, exp, full, log, log_softmax, logsumexp,
+    masked_fill, matmul, max, maximum, mean, min, minimum, mul, neg, ones, ones_like, permute, pow, randn, relu,
+    reshape, sigmoid, softmax, split, sqrt, squeeze, stack, sub, sum, tanh, tensor, transpose, tril, triu, unsqueeze,
+    var, where, zeros, zeros_like,
+)  # fmt: skip
+
+# isort: on
+from minitensor.graph import enable_grad, is_grad_enabled, no_grad
+from minitensor.op import OPS, Op
+from minitensor.random import manual_seed
+from minitensor.tensor import Tensor, apply, grad
+
+__all__ = [
+    "OPS", "Op", "Tensor", "abs", "add", "amax", "amin", "apply", "arange", "argmax", "cat", "clamp", "clip", "div",
+    "enable_grad", "erf", "exp", "full", "functional", "grad", "is_grad_enabled", "log", "log_softmax", "logsumexp",
+    "manual_seed", "masked_fill", "matmul", "max", "maximum", "mean", "min", "minimum", "mul", "neg", "nn", "no_grad",
+    "ones", "ones_like", "optim", "permute", "pow", "randn", "relu", "reshape", "sigmoid", "softmax", "split", "sqrt",
+    "squeeze", "stack", "sub", "sum", "tanh", "tensor", "transpose", "tril", "triu", "unsqueeze", "var", "where",
+    "zeros", "zeros_like",
+]  # fmt: skip

@@ -1,0 +1,260 @@
+"""Modules: functions with parameters, with torch.nn's names and defaults.
+
+A module finds its parameters and its parts by looking at its own attributes, in the order in which they were set;
+the path to a parameter ("blocks.0.ln_1.weight") is its name.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from minitensor import functional as F
+from minitensor.random import generator
+from minitensor.tensor import Operand, Tensor
+
+
+class Parameter(Tensor):
+    """A tensor that its module trains."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Operand, requires_grad: bool = True) -> None:
+        super().__init__(data, requires_grad=requires_grad)
+
+
+class Module:
+    """The base of all layers and models: write __init__ and forward, call the module."""
+
+    training: bool = True
+
+    def forward(self, *inputs: Any, **settings: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def __call__(self, *inputs: Any, **settings: Any) -> Any:
+        return self.forward(*inputs, **settings)
+
+    # -- its parts --
+
+    def named_children(self) -> "Iterator[tuple[str, Module]]":
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+
+    def named_modules(self, prefix: str = "") -> "Iterator[tuple[str, Module]]":
+        """This module, its parts, their parts."""
+        yield prefix, self
+        for name, child in self.named_children():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def modules(self) -> "Iterator[Module]":
+        return (module for _, module in self.named_modules())
+
+    def _all_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Every parameter under every name it has."""
+        for path, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Parameter):
+                    yield f"{path}.{name}" if path else name, value
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Every parameter once; one that is shared goes by its first name."""
+        seen = set()
+        for name, parameter in self._all_parameters():
+            if parameter not in seen:
+                seen.add(parameter)
+                yield name, parameter
+
+    def parameters(self) -> Iterator[Parameter]:
+        return (parameter for _, parameter in self.named_parameters())
+
+    # -- its state --
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The values of all parameters by name. A snapshot: training on does not change it."""
+        return {name: parameter.detach() for name, parameter in self._all_parameters()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Operand], strict: bool = True) -> None:
+        """Take over values by name. Either all fit, or nothing is changed and the error names what does not."""
+        own = dict(self._all_parameters())
+        given = {name: value if isinstance(value, Tensor) else Tensor(value) for name, value in state_dict.items()}
+        wrong = []
+        if strict:
+            wrong += [f"missing: {name}" for name in own if name not in given]
+            wrong += [f"unexpected: {name}" for name in given if name not in own]
+        wrong += [
+            f"misshapen: {name} is {own[name].shape}, given {value.shape}"
+            for name, value in given.items()
+            if name in own and own[name].shape != value.shape
+        ]
+        if wrong:
+            raise RuntimeError(f"load_state_dict: {type(self).__name__} cannot take this:\n  " + "\n  ".join(wrong))
+        for name, value in given.items():
+            if name in own:
+                own[name].data = value
+
+    def train(self, mode: bool = True) -> Self:
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        return self.train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        for parameter in self.parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def to(self, dtype: DTypeLike) -> Self:
+        """The same module with parameters of another dtype; gradients are dropped."""
+        for parameter in self.parameters():
+            wanted = parameter.requires_grad
+            Tensor.__init__(parameter, parameter.detach().to(dtype), requires_grad=wanted)
+        return self
+
+    def float(self) -> Self:
+        return self.to(np.float32)
+
+    def double(self) -> Self:
+        return self.to(np.float64)
+
+    # -- how it looks --
+
+    def extra_repr(self) -> str:
+        return ""
+
+    def __repr__(self) -> str:
+        parts = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in self.named_children()]
+        inside = "\n  " + "\n  ".join(parts) + "\n" if parts else self.extra_repr()
+        return f"{type(self).__name__}({inside})"
+
+
+class ModuleList(Module):
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
+        self._list = list(modules)
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        return ((str(i), module) for i, module in enumerate(self._list))
+
+    def append(self, module: Module) -> Self:
+        self._list.append(module)
+        return self
+
+    def __len__(self) -> int:
+        return len(self._list)
+
+    def __getitem__(self, index: int) -> Module:
+        return self._list[index]
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self._list)
+
+
+class Sequential(ModuleList):
+    """One after the other."""
+
+    def __init__(self, *modules: Module) -> None:
+        super().__init__(modules)
+
+    def forward(self, input: Any) -> Any:
+        for module in self:
+            input = module(input)
+        return input
+
+
+# ---- layers -----------------------------------------------------------------------------------------------------
+
+
+def _uniform(bound: float, shape: tuple[int, ...], dtype: DTypeLike) -> Parameter:
+    return Parameter(generator().uniform(-bound, bound, shape).astype(dtype))
+
+
+class Linear(Module):
+    """x W^T + b, W of shape (out, in); both start uniform within 1 / sqrt(in)."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, dtype: DTypeLike = np.float32) -> None:
+        self.in_features, self.out_features = in_features, out_features
+        bound = 1.0 / math.sqrt(in_features) if in_features else 0.0
+        self.weight = _uniform(bound, (out_features, in_features), dtype)
+        self.bias = _uniform(bound, (out_features,), dtype) if bias else None
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class Embedding(Module):
+    """A table of one row for each id; it starts normal, with row padding_idx at 0 and never trained."""
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, dtype: DTypeLike = np.float32
+    ) -> None:
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.padding_idx = padding_idx
+        table = generator().standard_normal((num_embeddings, embedding_dim)).astype(dtype)
+        if padding_idx is not None:
+            table[padding_idx] = 0.0
+        self.weight = Parameter(table)
+
+    def forward(self, input: Operand) -> Tensor:
+        return F.embedding(input, self.weight, self.padding_idx)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings}, {self.embedding_dim}"
+
+
+class LayerNorm(Module):
+    """Rows of mean 0 and variance 1, times a weight (from 1), plus a bias (from 0)."""
+
+    def __init__(
+        self,
+        normalized_shape: int | Iterable[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        sizes = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
+        self.normalized_shape = tuple(sizes)
+        self.eps = eps
+        self.weight = Parameter(np.ones(self.normalized_shape, dtype)) if elementwise_affine else None
+        self.bias = Parameter(np.zeros(self.normalized_shape, dtype)) if elementwise_affine and bias else None
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.weight is not None}"
+
+
+class Dropout(Module):
+    def __init__(self, p: float = 0.5) -> None:
+        if not 0 <= p <= 1:
+            raise ValueError(f"Dropout: p is a chance between 0 and 1, not {p}")
+        self.p = p
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.dropout(input, self.p, self.training)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class GELU(Module):
+    def __init__(self, approximate: str = "none") -> None:
+        self.approximate = approximate
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.gelu(input, self.approximate)
+
+    def extra_repr(self) -> str:
+        return f"approximate={self.approximate!r}"

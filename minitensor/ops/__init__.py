@@ -1,0 +1,36 @@
+"""All operations: importing this package fills the table OPS.
+
+elementwise, shape, reduce and matmul hold the small ones; each other file holds one derivation.
+"""
+
+from minitensor.ops import (
+    attention,
+    cross_entropy,
+    dropout,
+    elementwise,
+    embedding,
+    erf,
+    gelu,
+    layernorm,
+    linear,
+    matmul,
+    reduce,
+    shape,
+    softmax,
+)
+
+__all__ = [
+    "attention",
+    "cross_entropy",
+    "dropout",
+    "elementwise",
+    "embedding",
+    "erf",
+    "gelu",
+    "layernorm",
+    "linear",
+    "matmul",
+    "reduce",
+    "shape",
+    "softmax",
+]

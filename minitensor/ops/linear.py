@@ -1,0 +1,38 @@
+"""linear: every row x of the input becomes x W^T + b.
+
+    y_no     = sum_i x_ni W_oi + b_o         N rows, I inputs, O outputs
+    dx_ni    = sum_o dy_no W_oi              dx = dy W
+    dW_oi    = sum_n dy_no x_ni              dW = dy^T x
+    db_o     = sum_n dy_no                   one row of ones times dy
+
+The weight is (O, I), as in torch. Leading axes (batch, time) are only more rows: W is the same for all of them, so
+its gradient is one product over all rows, not a product for each sequence and then a sum.
+"""
+
+import math
+
+from minitensor.op import Array, Op
+
+
+def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, tuple[Array, Array, bool]]:
+    y = _rows(x) @ weight.T  # (N, O)
+    if bias is not None:
+        y += bias
+    return y.reshape(*x.shape[:-1], len(weight)), (x, weight, bias is not None)
+
+
+def linear_backward(dy: Array, x: Array, weight: Array, has_bias: bool) -> tuple[Array, Array, Array | None]:
+    dy = _rows(dy)  # (N, O)
+    # y += bias
+    dbias = dy.sum(0) if has_bias else None
+    # y = x @ weight.T
+    dweight = dy.T @ _rows(x)
+    dx = (dy @ weight).reshape(x.shape)
+    return dx, dweight, dbias
+
+
+def _rows(x: Array) -> Array:
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+linear = Op("linear", linear_forward, linear_backward)

@@ -1,0 +1,101 @@
+"""Reductions: many entries in, one out, along some axes (all of them by default).
+
+    sum         y = sum_i x_i                        dx_i = dy
+    mean        y = 1/n sum_i x_i                    dx_i = dy / n
+    var         y = 1/(n-c) sum_i (x_i - mean)^2     dx_i = dy 2/(n-c) (x_i - mean)
+    max, min    y = the largest, the smallest        dx_i = dy / (how many attain it), 0 for the others
+    logsumexp   y = log sum_i e^x_i                  dx_i = dy e^(x_i - y), the softmax
+
+In var's Jacobian the mean's own dependence on x drops out, because the deviations sum to zero.
+
+Each forward keeps the reduced axes as axes of size 1 and drops them last. The backward puts them back (`kept` is
+the shape with them), and then dy and y broadcast against x.
+"""
+
+import math
+
+import numpy as np
+
+from minitensor.op import Array, Axis, Op
+
+Shape = tuple[int, ...]
+
+
+def _result(y: Array, axis: Axis, keepdims: bool) -> Array:
+    return y if keepdims else np.squeeze(y, axis)
+
+
+def sum_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple[Array, tuple[Shape, Shape]]:
+    y = x.sum(axis, keepdims=True)
+    return _result(y, axis, keepdims), (x.shape, y.shape)
+
+
+def sum_backward(dy: Array, shape: Shape, kept: Shape) -> tuple[Array]:
+    return (np.broadcast_to(dy.reshape(kept), shape),)
+
+
+def mean_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple[Array, tuple[Shape, Shape]]:
+    y = x.mean(axis, keepdims=True)
+    return _result(y, axis, keepdims), (x.shape, y.shape)
+
+
+def mean_backward(dy: Array, shape: Shape, kept: Shape) -> tuple[Array]:
+    return (np.broadcast_to(dy.reshape(kept) / (_count(shape, kept) or 1), shape),)
+
+
+def _count(shape: Shape, kept: Shape) -> int:
+    """How many entries of x went into one of y."""
+    return math.prod(n for n, k in zip(shape, kept, strict=True) if k != n)
+
+
+def var_forward(
+    x: Array, *, axis: Axis = None, correction: float = 1, keepdims: bool = False
+) -> tuple[Array, tuple[Array, Array, float]]:
+    mean = x.mean(axis, keepdims=True)
+    squares = np.square(x - mean).sum(axis, keepdims=True)
+    n = _count(x.shape, mean.shape) - correction
+    y = squares / (n if n > 0 else 0.0)
+    return _result(y, axis, keepdims), (x, mean, n)
+
+
+def var_backward(dy: Array, x: Array, mean: Array, n: float) -> tuple[Array]:
+    return (dy.reshape(mean.shape) * (2.0 / n if n else math.inf) * (x - mean),)
+
+
+def max_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple[Array, tuple[Array, Array]]:
+    y = x.max(axis, keepdims=True)
+    return _result(y, axis, keepdims), (x, y)
+
+
+def min_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple[Array, tuple[Array, Array]]:
+    y = x.min(axis, keepdims=True)
+    return _result(y, axis, keepdims), (x, y)
+
+
+def max_backward(dy: Array, x: Array, y: Array) -> tuple[Array]:
+    attained = x == y
+    axes = tuple(i for i, n in enumerate(y.shape) if n != x.shape[i])
+    share = dy.reshape(y.shape) / attained.sum(axes, keepdims=True, dtype=dy.dtype)
+    return (attained * share,)
+
+
+min_backward = max_backward  # the same rule: the entries that attain y share its gradient
+
+
+def logsumexp_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple[Array, tuple[Array, Array]]:
+    m = x.max(axis, keepdims=True, initial=-math.inf)
+    m = np.where(np.isinf(m), 0.0, m)  # all -inf, or one inf: nothing to shift by
+    y = m + np.log(np.exp(x - m).sum(axis, keepdims=True))
+    return _result(y, axis, keepdims), (x, y)
+
+
+def logsumexp_backward(dy: Array, x: Array, y: Array) -> tuple[Array]:
+    return (dy.reshape(y.shape) * np.exp(x - y),)
+
+
+sum = Op("sum", sum_forward, sum_backward)
+mean = Op("mean", mean_forward, mean_backward)
+var = Op("var", var_forward, var_backward)
+max = Op("max", max_forward, max_backward)
+min = Op("min", min_forward, min_backward)
+logsumexp = Op("logsumexp", logsumexp_forward, logsumexp_backward)

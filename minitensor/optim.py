@@ -1,0 +1,193 @@
+"""Optimizers: SGD and AdamW with torch's arguments and defaults, and clip_grad_norm_.
+
+    SGD      g += wd p;   b = mu b + (1 - damp) g (the first time b = g);   p -= lr b
+             (nesterov: p -= lr (g + mu b))
+
+    AdamW    p -= lr wd p                                  decay, apart from the gradient
+             m = b1 m + (1 - b1) g                         mean of the gradient
+             v = b2 v + (1 - b2) g^2                       mean of its square
+             p -= lr m' / (sqrt(v') + eps)                 m' = m / (1 - b1^t), v' = v / (1 - b2^t): both start at 0
+
+A step gives each parameter a new array: snapshots and graphs that hold the old one stay as they are.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from minitensor.op import Array
+from minitensor.tensor import Tensor, read_only
+
+Group = dict[str, Any]
+Params = Iterable[Tensor] | Iterable[Group]
+
+
+class Optimizer:
+    """Groups of parameters, each with its own settings, and what the optimizer remembers of each parameter."""
+
+    def __init__(self, params: Params, defaults: Group) -> None:
+        self.defaults = defaults
+        self.param_groups: list[Group] = []
+        self.state: dict[Tensor, dict[str, Any]] = {}
+        given = list(params)
+        if not given:
+            raise ValueError(f"{type(self).__name__}: the list of parameters is empty")
+        groups = given if isinstance(given[0], dict) else [{"params": given}]
+        for group in groups:
+            assert isinstance(group, dict)
+            self.add_param_group(group)
+
+    def add_param_group(self, param_group: Group) -> None:
+        params = param_group["params"]
+        params = [params] if isinstance(params, Tensor) else list(params)
+        known = {p for group in self.param_groups for p in group["params"]}
+        for p in params:
+            if not isinstance(p, Tensor) or not p.is_leaf:
+                raise ValueError(f"{type(self).__name__}: only leaf tensors can be trained, not {p!r:.60}")
+            if p in known:
+                raise ValueError(f"{type(self).__name__}: a parameter of shape {p.shape} is given twice")
+            known.add(p)
+        group = {**self.defaults, **param_group, "params": params}
+        unknown = group.keys() - self.defaults.keys() - {"params"}
+        if unknown:
+            raise ValueError(f"{type(self).__name__}: no setting is called {sorted(unknown)[0]!r}")
+        for name in ("lr", "weight_decay", "momentum", "eps"):
+            if group.get(name, 0) < 0:
+                raise ValueError(f"{type(self).__name__}: {name} cannot be negative, it is {group[name]}")
+        self.param_groups.append(group)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None if set_to_none or p.grad is None else Tensor(np.zeros_like(p.array))
+
+    def step(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.array = read_only(self._stepped(p.array, p.grad.array, self.state.setdefault(p, {}), group))
+
+    def _stepped(self, p: Array, g: Array, state: dict[str, Any], group: Group) -> Array:
+        """The parameter after a step, as a new array; `state` is updated."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run needs to go on, with parameters numbered in order; a snapshot."""
+        number = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
+        return {
+            "state": {number[p]: {k: np.copy(v) if isinstance(v, np.ndarray) else v for k, v in kept.items()}
+                      for p, kept in self.state.items()},
+            "param_groups": [{**group, "params": [number[p] for p in group["params"]]} for group in self.param_groups],
+        }  # fmt: skip
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        groups = state_dict["param_groups"]
+        sizes, given = [len(g["params"]) for g in self.param_groups], [len(g["params"]) for g in groups]
+        if sizes != given:
+            raise ValueError(f"{type(self).__name__}: its groups have {sizes} parameters, the state's have {given}")
+        numbered = [p for group in self.param_groups for p in group["params"]]
+        state = {}
+        for number, kept in state_dict["state"].items():
+            p = numbered[number]
+            for name, value in kept.items():
+                if isinstance(value, np.ndarray) and value.shape != p.shape:
+                    raise ValueError(
+                        f"{type(self).__name__}: {name} of parameter {number} is {value.shape}, not {p.shape}"
+                    )
+            state[p] = {k: np.array(v, p.dtype) if isinstance(v, np.ndarray) else v for k, v in kept.items()}
+        self.state = state
+        for own, other in zip(self.param_groups, groups, strict=True):
+            own.update({name: value for name, value in other.items() if name != "params"})
+
+
+class SGD(Optimizer):
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise ValueError("SGD: nesterov needs a momentum and no dampening")
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "dampening": dampening,
+                "weight_decay": weight_decay,
+                "nesterov": nesterov,
+            },
+        )
+
+    def _stepped(self, p: Array, g: Array, state: dict[str, Any], group: Group) -> Array:
+        momentum = group["momentum"]
+        if group["weight_decay"]:
+            g = g + group["weight_decay"] * p
+        if momentum:
+            if "momentum_buffer" in state:
+                b = momentum * state["momentum_buffer"] + (1.0 - group["dampening"]) * g
+            else:
+                b = g
+            state["momentum_buffer"] = b
+            g = g + momentum * b if group["nesterov"] else b
+        stepped: Array = p - group["lr"] * g
+        return stepped
+
+
+class AdamW(Optimizer):
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"AdamW: betas lie between 0 and 1, below 1, not {betas}")
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    def _stepped(self, p: Array, g: Array, state: dict[str, Any], group: Group) -> Array:
+        (b1, b2), lr = group["betas"], group["lr"]
+        if not state:
+            state.update(step=0, exp_avg=np.zeros_like(p), exp_avg_sq=np.zeros_like(p))
+        m, v = state["exp_avg"], state["exp_avg_sq"]
+        state["step"] += 1
+        t = state["step"]
+
+        m += (1.0 - b1) * (g - m)
+        v *= b2
+        v += (1.0 - b2) * g * g
+        size = np.sqrt(v) / math.sqrt(1.0 - b2**t) + group["eps"]
+        stepped: Array = p * (1.0 - lr * group["weight_decay"])
+        stepped -= (lr / (1.0 - b1**t)) * m / size
+        return stepped
+
+
+def clip_grad_norm_(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+) -> Tensor:
+    """Scale all gradients together so that their norm is at most max_norm; the norm they had."""
+    parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    gradients = [p.grad.array for p in parameters if p.grad is not None]
+    if not gradients:
+        return Tensor(0.0)
+    norms = [np.linalg.norm(g.reshape(-1), norm_type) for g in gradients]
+    total = np.linalg.norm(np.stack(norms), norm_type)
+    if error_if_nonfinite and not np.isfinite(total):
+        raise RuntimeError(f"clip_grad_norm_: the norm of the gradients is {total}")
+    factor = float(max_norm / (total + 1e-6))
+    if not factor >= 1:  # a factor that is NaN spreads, as in torch
+        for p in parameters:
+            if p.grad is not None:
+                p.grad = Tensor(read_only(np.asarray(p.grad.array * factor)))
+    return Tensor(total)

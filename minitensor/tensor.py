@@ -1,0 +1,706 @@
+"""Tensor: a NumPy array that remembers how it was made, with torch's names.
+
+`apply` runs an operation and records it as a node (see graph.py); `Tensor.backward` starts the walk back. The rest of
+the file is what a torch user reaches for, each a line over the operations in ops/.
+
+The array inside a tensor is read-only, always. An operation may therefore keep its inputs for the backward without a
+copy: whatever tries to change them gets an error at once, and no gradient can be wrong. A tensor changes its value
+by taking another array: `x.data = new`, `x -= step` under no_grad, an optimizer's step.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn, Self, TypeAlias, Union, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from minitensor.graph import Node, Place, backpropagate, mode, no_grad
+from minitensor.op import Array, Axis, Op
+from minitensor.ops import elementwise, erf, matmul, reduce, shape, softmax
+
+Operand = Union["Tensor", ArrayLike]  # what may stand beside a tensor
+Real: TypeAlias = float  # inside Tensor, `float` is the method
+
+# ---- recording --------------------------------------------------------------------------------------------------
+
+
+def apply(op: Op, *inputs: "Tensor | None", **settings: Any) -> "Tensor":
+    """Run op.forward on the inputs' arrays; record it if one of them wants a gradient. (A tuple for split.)"""
+    arrays: list[Array | None] = []
+    edges: list[Place | None] = []
+    tracked = False
+    for x in inputs:
+        if x is None:
+            arrays.append(None)
+            edges.append(None)
+            continue
+        arrays.append(x.array)
+        if x.node is None:
+            edges.append(None)
+        else:
+            edges.append((x.node, x.index))
+            tracked = True
+    if len(arrays) > 1:
+        _check_dtypes(op, arrays)
+
+    y, saved = op.forward(*arrays, **settings)
+
+    tracked = tracked and mode.recording
+    if type(y) is tuple:
+        node = Node(op, tuple((part.shape, part.dtype) for part in y), saved, edges) if tracked else None
+        return cast("Tensor", tuple(_made(part, node, i) for i, part in enumerate(y)))
+    if type(y) is not np.ndarray:
+        y = np.asarray(y)  # NumPy turns results without axes into scalars
+    return _made(y, Node(op, ((y.shape, y.dtype),), saved, edges) if tracked else None)
+
+
+def _made(array: Array, node: Node | None = None, index: int = 0) -> "Tensor":
+    """A tensor around an array that is nobody else's."""
+    array.setflags(False)  # type: ignore[call-arg]  # read_only, without the call: this runs for every operation
+    tensor = _new(Tensor)
+    tensor.array, tensor.node, tensor.index = array, node, index
+    return tensor
+
+
+def read_only(array: Array) -> Array:
+    array.setflags(write=False)
+    return array
+
+
+_new = object.__new__
+
+
+def _check_dtypes(op: Op, arrays: list[Array | None]) -> None:
+    first = None
+    for array in arrays:
+        if array is not None and array.dtype.kind == "f":
+            if first is None:
+                first = array.dtype
+            elif array.dtype != first:
+                raise TypeError(f"{op.name}: inputs are {first} and {array.dtype}; convert one, x.to({str(first)!r})")
+
+
+def _array_from_outside(data: Operand, dtype: DTypeLike | None = None) -> Array:
+    """A read-only array; a copy, unless what is given cannot change either. Python's floats become float32."""
+    if isinstance(data, Tensor):
+        data = data.array
+    if isinstance(data, np.ndarray) and _cannot_change(data) and dtype in (None, data.dtype):
+        return data
+    array = np.array(data, dtype)
+    if dtype is None and array.dtype == np.float64 and not isinstance(data, np.ndarray | np.generic):
+        array = array.astype(np.float32)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"a tensor holds floats, integers or booleans, not {array.dtype} (given: {data!r:.60})")
+    return read_only(array)
+
+
+def _cannot_change(array: Any) -> bool:
+    """Read-only, and so is every array that it is a view of."""
+    while isinstance(array, np.ndarray):
+        if array.flags.writeable:
+            return False
+        array = array.base
+    return array is None
+
+
+# ---- the tensor -------------------------------------------------------------------------------------------------
+
+
+class Tensor:
+    """A NumPy array with a gradient.
+
+    array   the values, read-only
+    node    how they were made: None for a constant, a leaf node for what wants a gradient, else an operation
+    index   which of the node's outputs this is
+    """
+
+    __slots__ = ("__weakref__", "array", "index", "node")
+    __array_priority__ = 1000  # array + tensor is our __radd__, not NumPy's loop over entries
+
+    array: Array
+    node: Node | None
+    index: int
+
+    def __init__(self, data: Operand, dtype: DTypeLike | None = None, requires_grad: bool = False) -> None:
+        self.array, self.node, self.index = _array_from_outside(data, dtype), None, 0
+        if requires_grad:
+            self.requires_grad_()
+
+    def __repr__(self) -> str:
+        values = np.array2string(self.array, precision=4, separator=", ", threshold=200, prefix="tensor(")
+        usual = self.dtype in (np.float32, np.int64, np.bool_)
+        notes = "" if usual else f", dtype={self.dtype}"
+        if self.grad_fn is not None:
+            notes += f", grad_fn={self.grad_fn}"
+        elif self.requires_grad:
+            notes += ", requires_grad=True"
+        return f"tensor({values}{notes})"
+
+    # -- what it is --
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.array.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.array.ndim
+
+    def dim(self) -> int:
+        return self.array.ndim
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    def numel(self) -> int:
+        return self.array.size
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def item(self) -> Any:
+        """The one number in it, as Python's."""
+        if self.array.size != 1:
+            raise RuntimeError(f"item: a tensor of shape {self.shape} is not one number")
+        return self.array.item()
+
+    def tolist(self) -> Any:
+        return self.array.tolist()
+
+    def numpy(self) -> Array:
+        """The values as a read-only array; .copy() gives one to write to."""
+        if self.requires_grad:
+            raise RuntimeError("numpy: this tensor requires grad, which NumPy would lose; use .detach().numpy()")
+        return self.array
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
+        return np.array(self.numpy(), dtype, copy=copy)
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __float__(self) -> Real:
+        return float(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in "iu":
+            raise TypeError(f"only an integer tensor can be an index, not {self.dtype}")
+        return int(self.item())
+
+    # -- its gradient --
+
+    @property
+    def requires_grad(self) -> bool:
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, wanted: bool) -> None:
+        self.requires_grad_(wanted)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        if self.grad_fn is not None:
+            if not requires_grad:
+                raise RuntimeError("requires_grad: only a leaf can stop wanting its gradient; use .detach()")
+        elif not requires_grad:
+            self.node = None
+        elif self.node is None:
+            if self.dtype.kind != "f":
+                raise RuntimeError(f"requires_grad: only floats have gradients, this tensor is {self.dtype}")
+            self.node = Node(None, ((self.shape, self.dtype),))
+            self.node.grads = {0: None}
+        return self
+
+    @property
+    def is_leaf(self) -> bool:
+        return self.grad_fn is None
+
+    @property
+    def grad_fn(self) -> Node | None:
+        """The operation that made it; None for a leaf."""
+        return self.node if self.node is not None and self.node.op is not None else None
+
+    @property
+    def grad(self) -> "Tensor | None":
+        return self.node.grads.get(self.index) if self.node is not None and self.node.grads is not None else None
+
+    @grad.setter
+    def grad(self, value: "Tensor | None") -> None:
+        kept = None if self.node is None else self.node.grads
+        if value is not None:
+            if kept is None:
+                raise RuntimeError("grad: this tensor keeps no gradient; call requires_grad_() or retain_grad() first")
+            value = value if isinstance(value, Tensor) else Tensor(value)
+            if value.shape != self.shape or value.dtype != self.dtype:
+                raise RuntimeError(
+                    f"grad: {value.dtype} {value.shape} is no gradient for a tensor of {self.dtype} {self.shape}"
+                )
+        if kept is not None:
+            kept[self.index] = value
+
+    def retain_grad(self) -> None:
+        """Keep the gradient of this result too: backward keeps only those of leaves."""
+        if self.node is None:
+            raise RuntimeError("retain_grad: this tensor does not require grad")
+        self.node.grads = {self.index: None, **(self.node.grads or {})}
+
+    def detach(self) -> "Tensor":
+        """The same values, without the history."""
+        return _made(self.array)
+
+    @property
+    def data(self) -> "Tensor":
+        return self.detach()
+
+    @data.setter
+    def data(self, value: Operand) -> None:
+        array = _array_from_outside(value, self.dtype)
+        if array.shape != self.shape:
+            raise RuntimeError(f"data: a tensor of shape {self.shape} cannot take values of shape {array.shape}")
+        self.array = array
+
+    def backward(
+        self,
+        gradient: Operand | None = None,
+        retain_graph: bool = False,
+        create_graph: bool = False,
+    ) -> None:
+        """Add d(self)/d(leaf) to the grad of every leaf that self was made from."""
+        found = self._walk_back("backward", gradient, retain_graph, create_graph)
+        with no_grad():
+            for (node, index), new in found.items():
+                assert node.grads is not None
+                old = node.grads[index]
+                node.grads[index] = new if old is None else old + new
+
+    def _walk_back(
+        self,
+        caller: str,
+        gradient: Operand | None,
+        retain_graph: bool,
+        create_graph: bool,
+        wanted: "Sequence[Tensor]" = (),
+    ) -> "dict[Place, Tensor]":
+        if create_graph:
+            raise NotImplementedError(
+                f"{caller}: create_graph: a backward here is plain NumPy and leaves no graph, so there is no second "
+                "derivative; use torch, or a finite difference of the first (minitensor.gradcheck)"
+            )
+        if self.node is None:
+            raise RuntimeError(
+                f"{caller}: this tensor has no graph: nothing it was made from requires grad, or it was made under "
+                "no_grad(); set requires_grad=True on an input"
+            )
+        if gradient is None:
+            if self.array.size != 1:
+                raise RuntimeError(
+                    f"{caller}: shape {self.shape} is not one number: reduce it (.sum(), .mean()), or pass a gradient "
+                    "of that shape"
+                )
+            dy = np.ones(self.shape, self.dtype)
+        else:
+            dy = _array_from_outside(gradient, self.dtype)
+            if dy.shape != self.shape:
+                raise RuntimeError(f"{caller}: the gradient has shape {dy.shape}, the tensor {self.shape}")
+
+        places = {(x.node, x.index) for x in wanted if x.node is not None}
+        found = backpropagate((self.node, self.index), dy, places, retain_graph)
+        # Two places may have got the same array, or views of one: each gets its own.
+        given = {id(dy)}
+        tensors = {}
+        for place, array in found.items():
+            if array.base is not None or id(array) in given:
+                array = array.copy()
+            given.add(id(array))
+            tensors[place] = _made(array)
+        return tensors
+
+    # -- in place --
+
+    def _become(self, result: "Tensor", symbol: str) -> Self:
+        """What `x += y` does: x takes the result's array, and its history if there is one."""
+        if self.requires_grad and self.is_leaf and mode.recording:
+            raise RuntimeError(
+                f"a leaf that requires grad cannot be changed in place: write x = x {symbol} ..., or, to update it "
+                "without a record, use no_grad()"
+            )
+        if result.shape != self.shape or result.dtype != self.dtype:
+            raise RuntimeError(
+                f"{self.dtype} {self.shape} cannot become {result.dtype} {result.shape} in place; "
+                f"write x = x {symbol} ..."
+            )
+        self.array = result.array
+        if mode.recording:
+            self.node, self.index = result.node, result.index
+        return self
+
+    def __iadd__(self, other: Operand) -> Self:
+        return self._become(self + other, "+")
+
+    def __isub__(self, other: Operand) -> Self:
+        return self._become(self - other, "-")
+
+    def __imul__(self, other: Operand) -> Self:
+        return self._become(self * other, "*")
+
+    def __itruediv__(self, other: Operand) -> Self:
+        return self._become(self / other, "/")
+
+    def __setitem__(self, index: Any, value: Any) -> NoReturn:
+        raise TypeError(
+            "the values of a tensor are read-only, because a backward may need them; make a new tensor with where, "
+            "masked_fill or cat, or give it another array: x.data = array"
+        )
+
+    # -- arithmetic --
+
+    def __add__(self, other: Operand) -> "Tensor":
+        return apply(elementwise.add, *_pair(self, other))
+
+    def __radd__(self, other: Operand) -> "Tensor":
+        return apply(elementwise.add, *_pair(self, other)[::-1])
+
+    def __sub__(self, other: Operand) -> "Tensor":
+        return apply(elementwise.sub, *_pair(self, other))
+
+    def __rsub__(self, other: Operand) -> "Tensor":
+        return apply(elementwise.sub, *_pair(self, other)[::-1])
+
+    def __mul__(self, other: Operand) -> "Tensor":
+        if isinstance(other, (int, float)) and self.dtype.kind == "f":
+            return apply(elementwise.scale, self, factor=float(other))
+        return apply(elementwise.mul, *_pair(self, other))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Operand) -> "Tensor":
+        return apply(elementwise.div, *_pair(self, other))
+
+    def __rtruediv__(self, other: Operand) -> "Tensor":
+        return apply(elementwise.div, *_pair(self, other)[::-1])
+
+    def __pow__(self, other: Operand) -> "Tensor":
+        if isinstance(other, (int, float)):
+            return apply(elementwise.power, self, exponent=other if isinstance(other, int) else float(other))
+        return apply(elementwise.pow, *_pair(self, other))
+
+    def __rpow__(self, other: Operand) -> "Tensor":
+        return apply(elementwise.pow, *_pair(self, other)[::-1])
+
+    def __matmul__(self, other: Operand) -> "Tensor":
+        return apply(matmul.matmul, *_pair(self, other))
+
+    def __rmatmul__(self, other: Operand) -> "Tensor":
+        return apply(matmul.matmul, *_pair(self, other)[::-1])
+
+    def __neg__(self) -> "Tensor":
+        return apply(elementwise.neg, self)
+
+    def __pos__(self) -> "Tensor":
+        return self
+
+    def __abs__(self) -> "Tensor":
+        return apply(elementwise.abs, self)
+
+    add, sub, mul, div, pow, matmul = __add__, __sub__, __mul__, __truediv__, __pow__, __matmul__
+    neg, abs = __neg__, __abs__
+
+    # -- comparisons: boolean tensors, without gradient --
+
+    def __lt__(self, other: Operand) -> "Tensor":
+        return Tensor(self.array < _values(other))
+
+    def __le__(self, other: Operand) -> "Tensor":
+        return Tensor(self.array <= _values(other))
+
+    def __gt__(self, other: Operand) -> "Tensor":
+        return Tensor(self.array > _values(other))
+
+    def __ge__(self, other: Operand) -> "Tensor":
+        return Tensor(self.array >= _values(other))
+
+    def __eq__(self, other: object) -> "Tensor":  # type: ignore[override]  # entry by entry, as in torch
+        return Tensor(self.array == _values(other))
+
+    def __ne__(self, other: object) -> "Tensor":  # type: ignore[override]
+        return Tensor(self.array != _values(other))
+
+    __hash__ = object.__hash__
+
+    def __invert__(self) -> "Tensor":
+        return Tensor(~self.array)
+
+    def __and__(self, other: Operand) -> "Tensor":
+        return Tensor(self.array & _values(other))
+
+    def __or__(self, other: Operand) -> "Tensor":
+        return Tensor(self.array | _values(other))
+
+    def all(self) -> "Tensor":
+        return Tensor(self.array.all())
+
+    def any(self) -> "Tensor":
+        return Tensor(self.array.any())
+
+    # -- functions, entry by entry --
+
+    def exp(self) -> "Tensor":
+        return apply(elementwise.exp, self)
+
+    def log(self) -> "Tensor":
+        return apply(elementwise.log, self)
+
+    def sqrt(self) -> "Tensor":
+        return apply(elementwise.sqrt, self)
+
+    def tanh(self) -> "Tensor":
+        return apply(elementwise.tanh, self)
+
+    def erf(self) -> "Tensor":
+        return apply(erf.erf, self)
+
+    def sigmoid(self) -> "Tensor":
+        return apply(elementwise.sigmoid, self)
+
+    def relu(self) -> "Tensor":
+        return apply(elementwise.relu, self)
+
+    def square(self) -> "Tensor":
+        return self**2
+
+    def maximum(self, other: Operand) -> "Tensor":
+        return apply(elementwise.maximum, *_pair(self, other))
+
+    def minimum(self, other: Operand) -> "Tensor":
+        return apply(elementwise.minimum, *_pair(self, other))
+
+    def clip(self, min: Real | None = None, max: Real | None = None) -> "Tensor":
+        bounds = {name: bound for name, bound in (("min", min), ("max", max)) if bound is not None}
+        return apply(elementwise.clip, self, **bounds)
+
+    clamp = clip
+
+    def where(self, condition: Operand, other: Operand) -> "Tensor":
+        """self where the condition holds, other elsewhere."""
+        return apply(elementwise.where, Tensor(condition), *_pair(self, other))
+
+    def masked_fill(self, mask: Operand, value: Real) -> "Tensor":
+        return apply(shape.masked_fill, self, Tensor(mask), value=float(value))
+
+    def tril(self, diagonal: int = 0) -> "Tensor":
+        return apply(shape.tril, self, diagonal=diagonal)
+
+    def triu(self, diagonal: int = 0) -> "Tensor":
+        return apply(shape.triu, self, diagonal=diagonal)
+
+    # -- reductions; `axis` and `keepdims` are NumPy's names for `dim` and `keepdim`, and mean the same --
+
+    def sum(self, dim: Axis = None, keepdim: bool = False, *, axis: Axis = None, keepdims: bool = False) -> "Tensor":
+        return apply(reduce.sum, self, **_reduced(dim, keepdim, axis, keepdims))
+
+    def mean(self, dim: Axis = None, keepdim: bool = False, *, axis: Axis = None, keepdims: bool = False) -> "Tensor":
+        return apply(reduce.mean, self, **_reduced(dim, keepdim, axis, keepdims))
+
+    def var(
+        self,
+        dim: Axis = None,
+        *,
+        correction: Real = 1,
+        keepdim: bool = False,
+        axis: Axis = None,
+        keepdims: bool = False,
+    ) -> "Tensor":
+        return apply(reduce.var, self, correction=correction, **_reduced(dim, keepdim, axis, keepdims))
+
+    def std(
+        self,
+        dim: Axis = None,
+        *,
+        correction: Real = 1,
+        keepdim: bool = False,
+        axis: Axis = None,
+        keepdims: bool = False,
+    ) -> "Tensor":
+        return self.var(dim, correction=correction, keepdim=keepdim, axis=axis, keepdims=keepdims).sqrt()
+
+    def max(self, dim: Axis = None, keepdim: bool = False, *, axis: Axis = None, keepdims: bool = False) -> "Tensor":
+        """The largest values alone (torch.amax); argmax gives their places."""
+        return apply(reduce.max, self, **_reduced(dim, keepdim, axis, keepdims))
+
+    def min(self, dim: Axis = None, keepdim: bool = False, *, axis: Axis = None, keepdims: bool = False) -> "Tensor":
+        return apply(reduce.min, self, **_reduced(dim, keepdim, axis, keepdims))
+
+    amax, amin = max, min
+
+    def logsumexp(self, dim: Axis, keepdim: bool = False) -> "Tensor":
+        return apply(reduce.logsumexp, self, axis=dim, keepdims=keepdim)
+
+    def argmax(self, dim: int | None = None, keepdim: bool = False) -> "Tensor":
+        return Tensor(np.argmax(self.array, dim, keepdims=keepdim))
+
+    def argmin(self, dim: int | None = None, keepdim: bool = False) -> "Tensor":
+        return Tensor(np.argmin(self.array, dim, keepdims=keepdim))
+
+    def softmax(self, dim: int) -> "Tensor":
+        return apply(softmax.softmax, self, axis=dim)
+
+    def log_softmax(self, dim: int) -> "Tensor":
+        return apply(softmax.log_softmax, self, axis=dim)
+
+    # -- shape --
+
+    def __getitem__(self, index: Any) -> "Tensor":
+        return apply(shape.getitem, self, index=_index(index))
+
+    def __iter__(self) -> "Iterator[Tensor]":
+        if self.ndim == 0:
+            raise TypeError("iteration over a 0-d tensor")
+        return (self[i] for i in range(len(self)))
+
+    def reshape(self, *shape_: Any) -> "Tensor":
+        return apply(shape.reshape, self, shape=_flat(shape_))
+
+    view = reshape
+
+    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> "Tensor":
+        first, last = start_dim % max(self.ndim, 1), end_dim % max(self.ndim, 1)
+        return self.reshape(*self.shape[:first], -1, *self.shape[last + 1 :])
+
+    def permute(self, *dims: Any) -> "Tensor":
+        return apply(shape.permute, self, axes=_flat(dims))
+
+    def transpose(self, dim0: int, dim1: int) -> "Tensor":
+        return apply(shape.transpose, self, axis0=dim0, axis1=dim1)
+
+    @property
+    def T(self) -> "Tensor":
+        return self.permute(*reversed(range(self.ndim)))
+
+    @property
+    def mT(self) -> "Tensor":
+        return self.transpose(-2, -1)
+
+    def expand(self, *sizes: Any) -> "Tensor":
+        """Size-1 axes, and new ones in front, repeated to these sizes; -1 leaves an axis as it is."""
+        sizes = _flat(sizes)
+        new = len(sizes) - self.ndim
+        wanted = tuple(self.shape[i - new] if n == -1 and i >= new else n for i, n in enumerate(sizes))
+        return apply(shape.expand, self, shape=wanted)
+
+    def squeeze(self, dim: int | tuple[int, ...] | None = None) -> "Tensor":
+        """Without its axes of size 1, or without those of `dim` that are."""
+        if dim is None:
+            return apply(shape.squeeze, self)
+        dims = (dim,) if isinstance(dim, int) else dim
+        return apply(shape.squeeze, self, axis=tuple(d for d in dims if self.shape[d] == 1))
+
+    def unsqueeze(self, dim: int) -> "Tensor":
+        return apply(shape.unsqueeze, self, axis=dim)
+
+    def split(self, split_size: int | Sequence[int], dim: int = 0) -> "tuple[Tensor, ...]":
+        """Parts of split_size (the last may be smaller), or of each size in a list."""
+        n = self.shape[dim]
+        if isinstance(split_size, int):
+            if split_size < 1:
+                raise ValueError(f"split: a part needs a size of at least 1, not {split_size}")
+            sizes = [split_size] * (n // split_size) + [n % split_size] * (n % split_size > 0) or [0]
+        else:
+            sizes = list(split_size)
+            if sum(sizes) != n:
+                raise ValueError(f"split: sizes {sizes} do not add up to {n}, the size of axis {dim}")
+        return cast("tuple[Tensor, ...]", apply(shape.split, self, sizes=tuple(sizes), axis=dim))
+
+    def chunk(self, chunks: int, dim: int = 0) -> "tuple[Tensor, ...]":
+        return self.split(max(-(-self.shape[dim] // chunks), 1), dim)
+
+    def contiguous(self) -> "Tensor":
+        """Itself: NumPy's arrays need no such step."""
+        return self
+
+    def clone(self) -> "Tensor":
+        """A tensor of its own in the graph. The values can be shared, since they never change."""
+        return self.reshape(self.shape)
+
+    def to(self, dtype: DTypeLike) -> "Tensor":
+        return self if self.dtype == dtype else apply(elementwise.cast, self, dtype=np.dtype(dtype))
+
+    def float(self) -> "Tensor":
+        return self.to(np.float32)
+
+    def double(self) -> "Tensor":
+        return self.to(np.float64)
+
+    def long(self) -> "Tensor":
+        return Tensor(self.array, np.int64)
+
+
+# ---- operands ---------------------------------------------------------------------------------------------------
+
+
+def _pair(a: Tensor, b: Operand) -> tuple[Tensor, Tensor]:
+    """Both as tensors. What is not a tensor takes the tensor's dtype; so do integers and booleans next to floats."""
+    if not isinstance(b, Tensor):
+        whole = a.dtype.kind != "f" and np.asarray(b).dtype.kind == "f"
+        b = Tensor(b, np.float32 if whole else a.dtype)
+    if a.dtype.kind != b.dtype.kind and "f" in (a.dtype.kind, b.dtype.kind):
+        dtype = a.dtype if a.dtype.kind == "f" else b.dtype
+        return a.to(dtype), b.to(dtype)
+    return a, b
+
+
+def _values(other: object) -> Any:
+    return other.array if isinstance(other, Tensor) else other
+
+
+def _reduced(dim: Axis, keepdim: bool, axis: Axis, keepdims: bool) -> dict[str, Any]:
+    return {"axis": dim if axis is None else axis, "keepdims": keepdim or keepdims}
+
+
+def _flat(sizes: tuple[Any, ...]) -> tuple[int, ...]:
+    """(2, 3) from f(2, 3) as well as from f((2, 3))."""
+    if len(sizes) == 1 and isinstance(sizes[0], Sequence):
+        sizes = tuple(sizes[0])
+    return sizes
+
+
+def _index(index: Any) -> Any:
+    """An index for NumPy, in which arrays are read-only copies."""
+    if isinstance(index, tuple):
+        return tuple(_index(part) for part in index)
+    if isinstance(index, Tensor | np.ndarray | list):
+        return _array_from_outside(index)
+    return index
+
+
+def _sequence(tensors: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    return (tensors,) if isinstance(tensors, Tensor) else tensors
+
+
+# ---- gradients as a function ------------------------------------------------------------------------------------
+
+
+def grad(
+    outputs: Tensor,
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Operand | None = None,
+    retain_graph: bool = False,
+    create_graph: bool = False,
+    allow_unused: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """The gradient of one output by each input, leaf or not, leaving every .grad alone (torch.autograd.grad)."""
+    inputs = _sequence(inputs)
+    for position, x in enumerate(inputs):
+        if x.node is None:
+            raise RuntimeError(f"grad: input {position} does not require grad")
+    found = outputs._walk_back("grad", grad_outputs, retain_graph, create_graph, inputs)
+    gradients = tuple(found.get((x.node, x.index)) for x in inputs if x.node is not None)
+    unused = [position for position, gradient in enumerate(gradients) if gradient is None]
+    if unused and not allow_unused:
+        raise RuntimeError(f"grad: the output was not made from input {unused[0]}; allow_unused=True gives None for it")
+    return gradients

@@ -1,0 +1,34 @@
+"""Settings of hypothesis and torch, and the table at the end of a run."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from tests.report import REPORT
+
+# The default repeats the same examples in every run, so that a failure is never a surprise on somebody else's
+# machine; `HYPOTHESIS_PROFILE=thorough uv run pytest` looks at 20 times as many, new ones each time.
+settings.register_profile(
+    "default",
+    max_examples=80,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.register_profile(
+    "thorough", settings.get_profile("default"), max_examples=1600, derandomize=False, print_blob=True
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+torch.set_num_threads(1)  # the arrays are tiny: threads would only wait for each other
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    lines = REPORT.lines()
+    if lines:
+        terminalreporter.section("minitensor against torch")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -1,0 +1,136 @@
+"""What the tests feed to operations.
+
+A case describes its inputs once, by asking a Source for sizes, values and choices. There are two sources:
+
+    Drawn      hypothesis decides: edge cases, and small failing examples
+    Typical    a seeded generator decides: no size below 2, no value special, nothing symmetric. Such an example shows
+               an error in any entry of a gradient, which the judging of the judge needs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from minitensor.op import Array
+
+T = TypeVar("T")
+Shape = tuple[int, ...]
+
+
+@dataclass
+class Example:
+    """Inputs of one call: arrays by position (None where an optional one is left out), settings by name."""
+
+    arrays: list[Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        arrays = ", ".join(_shown(a) for a in self.arrays)
+        return f"Example([{arrays}], {self.settings})"
+
+
+def _shown(array: Any) -> str:
+    if not isinstance(array, np.ndarray):
+        return repr(array)
+    layout = "" if array.flags.c_contiguous else f" (strides {array.strides})"
+    return f"{array.dtype.name} {array.shape}{layout} {array.tolist()}"
+
+
+class Source(Protocol):
+    def integer(self, low: int, high: int) -> int: ...
+
+    def choice(self, options: Sequence[T]) -> T: ...
+
+    def shape(self, min_dims: int = 0, max_dims: int = 3, min_side: int = 0) -> Shape: ...
+
+    def shapes(self, count: int) -> list[Shape]:
+        """Shapes that broadcast together."""
+        ...
+
+    def values(self, shape: Shape, low: float = -8.0, high: float = 8.0) -> Array: ...
+
+    def integers(self, shape: Shape, low: int, high: int) -> Array: ...
+
+    def booleans(self, shape: Shape) -> Array: ...
+
+
+class Typical:
+    """An ordinary example."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+
+    def integer(self, low: int, high: int) -> int:
+        return int(self.rng.integers(low, high + 1))
+
+    def choice(self, options: Sequence[T]) -> T:
+        return options[0]
+
+    def shape(self, min_dims: int = 0, max_dims: int = 3, min_side: int = 0) -> Shape:
+        return tuple(self.rng.permutation([2, 3, 4])[: max(min_dims, min(2, max_dims))].tolist())
+
+    def shapes(self, count: int) -> list[Shape]:
+        return [(2, 3), (3,), (2, 1)][:count]
+
+    def values(self, shape: Shape, low: float = -8.0, high: float = 8.0) -> Array:
+        return self.rng.uniform(max(low, -2.0), min(high, 2.0), shape)
+
+    def integers(self, shape: Shape, low: int, high: int) -> Array:
+        return self.rng.integers(low, high, shape, endpoint=True)
+
+    def booleans(self, shape: Shape) -> Array:
+        return np.asarray(self.rng.random(shape) < 0.6)
+
+
+class Drawn:
+    """Hypothesis's choice, with what breaks gradients made likely: ties, zeros of both signs, large and tiny values,
+    sizes 0 and 1, arrays that are not contiguous."""
+
+    def __init__(self, draw: Any) -> None:
+        self.draw = draw
+
+    def integer(self, low: int, high: int) -> int:
+        return int(self.draw(st.integers(low, high)))
+
+    def choice(self, options: Sequence[T]) -> T:
+        chosen: T = self.draw(st.sampled_from(options))
+        return chosen
+
+    def shape(self, min_dims: int = 0, max_dims: int = 3, min_side: int = 0) -> Shape:
+        shapes = hnp.array_shapes(min_dims=min_dims, max_dims=max_dims, min_side=min_side, max_side=4)
+        return tuple(self.draw(shapes))
+
+    def shapes(self, count: int) -> list[Shape]:
+        drawn = self.draw(hnp.mutually_broadcastable_shapes(num_shapes=count, min_side=0, max_side=4, max_dims=3))
+        return list(drawn.input_shapes)
+
+    def values(self, shape: Shape, low: float = -8.0, high: float = 8.0) -> Array:
+        special = [x for x in (0.0, -0.0, 1.0, -1.0, 0.5, 2.0, -3.0, 1e-8, -1e-8, 1e-30, low, high) if low <= x <= high]
+        element = st.sampled_from(special) | st.floats(low, high, allow_subnormal=False)
+        equal = self.draw(st.integers(0, 7)) == 0  # all entries the same
+        if equal:
+            return np.full(shape, self.draw(element), np.float64)
+        return self._laid_out(self.draw(hnp.arrays(np.float64, shape, elements=element, fill=st.nothing())))
+
+    def integers(self, shape: Shape, low: int, high: int) -> Array:
+        array: Array = self.draw(hnp.arrays(np.int64, shape, elements=st.integers(low, high), fill=st.nothing()))
+        return array
+
+    def booleans(self, shape: Shape) -> Array:
+        array: Array = self.draw(hnp.arrays(np.bool_, shape))
+        return array
+
+    def _laid_out(self, array: Array) -> Array:
+        """The same values, in one of the ways in which NumPy may hold them."""
+        layout = self.draw(st.sampled_from(["plain", "plain", "fortran", "every other", "backwards"]))
+        if layout == "fortran":
+            return np.asfortranarray(array) if array.ndim else array
+        if layout == "every other" and array.ndim:
+            return np.repeat(array, 2, axis=-1)[..., ::2]
+        if layout == "backwards" and array.ndim:
+            return np.ascontiguousarray(array[..., ::-1])[..., ::-1]
+        return array
