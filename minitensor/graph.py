@@ -63,50 +63,49 @@ def backpropagate(
     Unless retain_graph, each node gives up what it saved as soon as its backward has run.
     """
     uses = _count_uses(root[0])
-    pending: dict[Node, list[Array | None]] = {root[0]: [None] * len(root[0].outputs)}
-    pending[root[0]][root[1]] = dy
-    ours: set[Place] = set()  # sums in arrays that this walk made, and may add to in place
+    sums = {root: dy}  # what has arrived so far at each place
+    ours: set[Place] = set()  # the places whose sum is an array made here, which may be added to in place
     found: dict[Place, Array] = {}
-    ready = [root[0]]
+    ready = [root]
 
     while ready:
-        node = ready.pop()
-        dys = pending.pop(node)
-        for index, held in enumerate(dys):
-            place = (node, index)
-            if held is not None and (place in wanted or (node.grads is not None and index in node.grads)):
-                found[place] = held
+        place = ready.pop()
+        node = place[0]
+        if wanted or node.grads is not None:
+            found.update(_to_keep(node, wanted, sums))
         if node.op is None:
+            del sums[place]
             continue
 
+        arrived: Any = sums.pop(place) if len(node.outputs) == 1 else _joined(node, sums)
         saved, edges = node.saved, node.edges
         assert saved is not None  # _count_uses has seen that nothing here is freed
         if not retain_graph:
             node.saved, node.edges = None, ()
-        gradients = node.op.backward(_as_argument(dys, node), *saved)
+        gradients = node.op.backward(arrived, *saved)
         if len(gradients) != len(edges):
             raise RuntimeError(f"{node.op.name}: backward gave {len(gradients)} gradients for {len(edges)} inputs")
 
-        for position, (edge, gradient) in enumerate(zip(edges, gradients, strict=True)):
+        for position, edge in enumerate(edges):
             if edge is None:
                 continue
             target, index = edge
             shape, dtype = target.outputs[index]
-            gradient = _checked(gradient, shape, dtype, node.op, position)
-            if target not in pending:
-                pending[target] = [None] * len(target.outputs)
-            held = pending[target][index]
+            gradient = gradients[position]
+            if type(gradient) is not np.ndarray or gradient.shape != shape or gradient.dtype is not dtype:
+                gradient = _fitted(gradient, shape, dtype, node.op, position)
+            held = sums.get(edge)
             if held is None:
-                pending[target][index] = gradient
-            else:
-                # The first may be anyone's array (dy itself, a view), so the second sum goes to a new one.
-                total = held if edge in ours else np.empty_like(held)
-                pending[target][index] = np.add(held, gradient, out=total)
+                sums[edge] = gradient
+            elif edge in ours:
+                held += gradient
+            else:  # the first may be anyone's array, dy itself or a view: the second makes a new one
+                sums[edge] = np.asarray(held + gradient)
                 ours.add(edge)
-            uses[target] -= 1
-            if not uses[target]:
-                ready.append(target)
-        del dys, held, gradient, gradients  # or these arrays would live through the next node's backward
+            left = uses[target] = uses[target] - 1
+            if not left:
+                ready.append(edge)
+        del arrived, saved, gradients, gradient, held  # or they would live through the next node's backward
     return found
 
 
@@ -124,22 +123,27 @@ def _count_uses(root: Node) -> dict[Node, int]:
         for edge in node.edges:
             if edge is not None:
                 target = edge[0]
-                if target in uses:
-                    uses[target] += 1
-                else:
-                    uses[target] = 1
+                count = uses.get(target, 0)
+                uses[target] = count + 1
+                if not count:
                     unseen.append(target)
     return uses
 
 
-def _as_argument(dys: list[Array | None], node: Node) -> Any:
-    """dy as the backward takes it: an array, or for several outputs a tuple, zeros where no gradient came."""
-    if len(dys) == 1:
-        return dys[0]
+def _to_keep(node: Node, wanted: Container[Place], sums: dict[Place, Array]) -> dict[Place, Array]:
+    """The gradients of this node's outputs that somebody will read."""
+    kept = node.grads or ()
+    places = [(node, index) for index in range(len(node.outputs))]
+    return {place: sums[place] for place in places if place in sums and (place in wanted or place[1] in kept)}
+
+
+def _joined(node: Node, sums: dict[Place, Array]) -> tuple[Array, ...]:
+    """dy for several outputs, zeros for those from which nothing was made."""
+    dys = (sums.pop((node, index), None) for index in range(len(node.outputs)))
     return tuple(np.zeros(*output) if dy is None else dy for dy, output in zip(dys, node.outputs, strict=True))
 
 
-def _checked(gradient: Any, shape: tuple[int, ...], dtype: np.dtype[Any], op: Op, position: int) -> Array:
+def _fitted(gradient: Any, shape: tuple[int, ...], dtype: np.dtype[Any], op: Op, position: int) -> Array:
     """The gradient for an input of this shape and dtype, summed over the axes along which the input broadcast."""
     if gradient is None:
         raise RuntimeError(f"{op.name}: input {position} requires grad, but has no gradient; pass it detached")

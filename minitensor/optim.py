@@ -161,7 +161,8 @@ class AdamW(Optimizer):
         state["step"] += 1
         t = state["step"]
 
-        m += (1.0 - b1) * (g - m)
+        m *= b1
+        m += (1.0 - b1) * g
         v *= b2
         v += (1.0 - b2) * g * g
         size = np.sqrt(v) / math.sqrt(1.0 - b2**t) + group["eps"]

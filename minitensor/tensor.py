@@ -28,19 +28,22 @@ def apply(op: Op, *inputs: "Tensor | None", **settings: Any) -> "Tensor":
     """Run op.forward on the inputs' arrays; record it if one of them wants a gradient. (A tuple for split.)"""
     arrays: list[Array | None] = []
     edges: list[Place | None] = []
-    tracked = False
+    tracked = mixed = False
+    dtype = None
     for x in inputs:
         if x is None:
             arrays.append(None)
             edges.append(None)
             continue
-        arrays.append(x.array)
-        if x.node is None:
-            edges.append(None)
-        else:
-            edges.append((x.node, x.index))
+        array, place = x.array, x.place
+        arrays.append(array)
+        edges.append(place)
+        if place is not None:
             tracked = True
-    if len(arrays) > 1:
+        if array.dtype is not dtype:
+            mixed = dtype is not None
+            dtype = array.dtype
+    if mixed:
         _check_dtypes(op, arrays)
 
     y, saved = op.forward(*arrays, **settings)
@@ -48,17 +51,18 @@ def apply(op: Op, *inputs: "Tensor | None", **settings: Any) -> "Tensor":
     tracked = tracked and mode.recording
     if type(y) is tuple:
         node = Node(op, tuple((part.shape, part.dtype) for part in y), saved, edges) if tracked else None
-        return cast("Tensor", tuple(_made(part, node, i) for i, part in enumerate(y)))
+        places = [(node, i) if node is not None else None for i in range(len(y))]
+        return cast("Tensor", tuple(map(_made, y, places)))
     if type(y) is not np.ndarray:
         y = np.asarray(y)  # NumPy turns results without axes into scalars
-    return _made(y, Node(op, ((y.shape, y.dtype),), saved, edges) if tracked else None)
+    return _made(y, (Node(op, ((y.shape, y.dtype),), saved, edges), 0) if tracked else None)
 
 
-def _made(array: Array, node: Node | None = None, index: int = 0) -> "Tensor":
+def _made(array: Array, place: Place | None = None) -> "Tensor":
     """A tensor around an array that is nobody else's."""
     array.setflags(False)  # type: ignore[call-arg]  # read_only, without the call: this runs for every operation
     tensor = _new(Tensor)
-    tensor.array, tensor.node, tensor.index = array, node, index
+    tensor.array, tensor.place = array, place
     return tensor
 
 
@@ -110,19 +114,17 @@ class Tensor:
     """A NumPy array with a gradient.
 
     array   the values, read-only
-    node    how they were made: None for a constant, a leaf node for what wants a gradient, else an operation
-    index   which of the node's outputs this is
+    place   where they stand in the graph: a node and which of its outputs this is; None for a constant
     """
 
-    __slots__ = ("__weakref__", "array", "index", "node")
+    __slots__ = ("__weakref__", "array", "place")
     __array_priority__ = 1000  # array + tensor is our __radd__, not NumPy's loop over entries
 
     array: Array
-    node: Node | None
-    index: int
+    place: Place | None
 
     def __init__(self, data: Operand, dtype: DTypeLike | None = None, requires_grad: bool = False) -> None:
-        self.array, self.node, self.index = _array_from_outside(data, dtype), None, 0
+        self.array, self.place = _array_from_outside(data, dtype), None
         if requires_grad:
             self.requires_grad_()
 
@@ -198,7 +200,7 @@ class Tensor:
 
     @property
     def requires_grad(self) -> bool:
-        return self.node is not None
+        return self.place is not None
 
     @requires_grad.setter
     def requires_grad(self, wanted: bool) -> None:
@@ -209,12 +211,13 @@ class Tensor:
             if not requires_grad:
                 raise RuntimeError("requires_grad: only a leaf can stop wanting its gradient; use .detach()")
         elif not requires_grad:
-            self.node = None
-        elif self.node is None:
+            self.place = None
+        elif self.place is None:
             if self.dtype.kind != "f":
                 raise RuntimeError(f"requires_grad: only floats have gradients, this tensor is {self.dtype}")
-            self.node = Node(None, ((self.shape, self.dtype),))
-            self.node.grads = {0: None}
+            node = Node(None, ((self.shape, self.dtype),))
+            node.grads = {0: None}
+            self.place = (node, 0)
         return self
 
     @property
@@ -224,15 +227,18 @@ class Tensor:
     @property
     def grad_fn(self) -> Node | None:
         """The operation that made it; None for a leaf."""
-        return self.node if self.node is not None and self.node.op is not None else None
+        return self.place[0] if self.place is not None and self.place[0].op is not None else None
 
     @property
     def grad(self) -> "Tensor | None":
-        return self.node.grads.get(self.index) if self.node is not None and self.node.grads is not None else None
+        if self.place is None:
+            return None
+        node, index = self.place
+        return node.grads.get(index) if node.grads is not None else None
 
     @grad.setter
     def grad(self, value: "Tensor | None") -> None:
-        kept = None if self.node is None else self.node.grads
+        kept = None if self.place is None else self.place[0].grads
         if value is not None:
             if kept is None:
                 raise RuntimeError("grad: this tensor keeps no gradient; call requires_grad_() or retain_grad() first")
@@ -241,14 +247,15 @@ class Tensor:
                 raise RuntimeError(
                     f"grad: {value.dtype} {value.shape} is no gradient for a tensor of {self.dtype} {self.shape}"
                 )
-        if kept is not None:
-            kept[self.index] = value
+        if self.place is not None and kept is not None:
+            kept[self.place[1]] = value
 
     def retain_grad(self) -> None:
         """Keep the gradient of this result too: backward keeps only those of leaves."""
-        if self.node is None:
+        if self.place is None:
             raise RuntimeError("retain_grad: this tensor does not require grad")
-        self.node.grads = {self.index: None, **(self.node.grads or {})}
+        node, index = self.place
+        node.grads = {index: None, **(node.grads or {})}
 
     def detach(self) -> "Tensor":
         """The same values, without the history."""
@@ -292,7 +299,7 @@ class Tensor:
                 f"{caller}: create_graph: a backward here is plain NumPy and leaves no graph, so there is no second "
                 "derivative; use torch, or a finite difference of the first (minitensor.gradcheck)"
             )
-        if self.node is None:
+        if self.place is None:
             raise RuntimeError(
                 f"{caller}: this tensor has no graph: nothing it was made from requires grad, or it was made under "
                 "no_grad(); set requires_grad=True on an input"
@@ -309,8 +316,7 @@ class Tensor:
             if dy.shape != self.shape:
                 raise RuntimeError(f"{caller}: the gradient has shape {dy.shape}, the tensor {self.shape}")
 
-        places = {(x.node, x.index) for x in wanted if x.node is not None}
-        found = backpropagate((self.node, self.index), dy, places, retain_graph)
+        found = backpropagate(self.place, dy, {x.place for x in wanted if x.place is not None}, retain_graph)
         # Two places may have got the same array, or views of one: each gets its own.
         given = {id(dy)}
         tensors = {}
@@ -337,7 +343,7 @@ class Tensor:
             )
         self.array = result.array
         if mode.recording:
-            self.node, self.index = result.node, result.index
+            self.place = result.place
         return self
 
     def __iadd__(self, other: Operand) -> Self:
@@ -645,7 +651,10 @@ class Tensor:
 
 def _pair(a: Tensor, b: Operand) -> tuple[Tensor, Tensor]:
     """Both as tensors. What is not a tensor takes the tensor's dtype; so do integers and booleans next to floats."""
-    if not isinstance(b, Tensor):
+    if isinstance(b, Tensor):
+        if a.array.dtype is b.array.dtype:
+            return a, b
+    else:
         whole = a.dtype.kind != "f" and np.asarray(b).dtype.kind == "f"
         b = Tensor(b, np.float32 if whole else a.dtype)
     if a.dtype.kind != b.dtype.kind and "f" in (a.dtype.kind, b.dtype.kind):
@@ -696,10 +705,10 @@ def grad(
     """The gradient of one output by each input, leaf or not, leaving every .grad alone (torch.autograd.grad)."""
     inputs = _sequence(inputs)
     for position, x in enumerate(inputs):
-        if x.node is None:
+        if x.place is None:
             raise RuntimeError(f"grad: input {position} does not require grad")
     found = outputs._walk_back("grad", grad_outputs, retain_graph, create_graph, inputs)
-    gradients = tuple(found.get((x.node, x.index)) for x in inputs if x.node is not None)
+    gradients = tuple(found.get(x.place) for x in inputs if x.place is not None)
     unused = [position for position, gradient in enumerate(gradients) if gradient is None]
     if unused and not allow_unused:
         raise RuntimeError(f"grad: the output was not made from input {unused[0]}; allow_unused=True gives None for it")

@@ -1,12 +1,14 @@
 """One entry for each operation: how to make inputs for it, what torch calls it, and how to compose it from others.
 
-make        asks a Source (strategies.py) for an Example; of several options the first is the typical one
-torch       the same function in torch, with the settings' names of minitensor
-composed    the same function from smaller operations, for the fused ones
-analytic    whether NumPy computes it on complex numbers, so that the complex step can judge it
-float32     the tolerance in float32, relative to the largest entry; 2e-6 is about 16 roundings
-saturates   whether it subtracts nearly equal numbers on the way, such as 1 - y^2 in tanh's slope: then torch's own
-            entries are only good to a rounding of those numbers, and the judge allows as much
+    make        asks a Source (strategies.py) for an Example; of several options the first is the typical one
+    torch       the same function in torch, with the settings' names of minitensor
+    composed    the same function from smaller operations, for the fused ones
+    analytic    whether NumPy computes it on complex numbers, so that the complex step can judge it
+    float32     the tolerance in float32, relative to the largest entry; 2e-6 is about 16 roundings
+    cancels     if it subtracts nearly equal numbers on the way (1 - y^2 in tanh's slope), how large they are: the
+                largest input to this power
+
+Where numbers cancel, torch's own entries are only good to a rounding of those numbers, and the judge allows as much.
 """
 
 import math
@@ -30,7 +32,7 @@ class Case:
     composed: Callable[..., Any] | None = None
     analytic: bool = True
     float32: float = 2e-6
-    saturates: bool = False
+    cancels: int | None = None
 
 
 # ---- elementwise ------------------------------------------------------------------------------------------------
@@ -331,7 +333,7 @@ def composed_cross_entropy(
     counted = targets.array != ignore_index
     onehot = targets.array[..., None] == np.arange(logits.shape[-1])
     q = (1.0 - label_smoothing) * onehot + label_smoothing / logits.shape[-1]
-    losses = (-(logits.log_softmax(-1)) * (q * counted[..., None])).sum(-1)
+    losses: Tensor = -(logits.log_softmax(-1) * (q * counted[..., None])).sum(-1)
     if reduction == "none":
         return losses
     if reduction == "sum":
@@ -443,9 +445,9 @@ CASES: dict[str, Case] = {
     "exp": Case(one(-50, 50), torch.exp, float32=1e-5),
     "log": Case(make_log, torch.log),
     "sqrt": Case(one(0, 1e6), torch.sqrt),
-    "tanh": Case(one(-30, 30), torch.tanh, saturates=True),
-    "erf": Case(one(-30, 30), torch.erf, saturates=True),
-    "sigmoid": Case(one(-50, 50), torch.sigmoid, analytic=False, saturates=True),
+    "tanh": Case(one(-30, 30), torch.tanh, cancels=0),
+    "erf": Case(one(-30, 30), torch.erf, cancels=0),
+    "sigmoid": Case(one(-50, 50), torch.sigmoid, analytic=False, cancels=0),
     "relu": Case(one(), torch.relu, analytic=False),
     "abs": Case(one(), torch.abs, analytic=False),
     "maximum": Case(two(), torch.maximum, analytic=False),
@@ -478,20 +480,16 @@ CASES: dict[str, Case] = {
     "linear": Case(make_linear, TF.linear, composed_linear),
     "embedding": Case(make_embedding, TF.embedding, composed_embedding),
     # fused functions
-    "gelu": Case(make_gelu, TF.gelu, composed_gelu, saturates=True),
-    "softmax": Case(make_rows, lambda x, *, axis: x.softmax(axis), composed_softmax, analytic=False, saturates=True),
+    "gelu": Case(make_gelu, TF.gelu, composed_gelu, cancels=1),
+    "softmax": Case(make_rows, lambda x, *, axis: x.softmax(axis), composed_softmax, analytic=False, cancels=0),
     "log_softmax": Case(
-        make_rows, lambda x, *, axis: x.log_softmax(axis), composed_log_softmax, analytic=False, saturates=True
+        make_rows, lambda x, *, axis: x.log_softmax(axis), composed_log_softmax, analytic=False, cancels=1
     ),
-    "layer_norm": Case(make_layer_norm, torch_layer_norm, composed_layer_norm, float32=1e-5, saturates=True),
-    "cross_entropy": Case(
-        make_cross_entropy, torch_cross_entropy, composed_cross_entropy, analytic=False, saturates=True
-    ),
+    "layer_norm": Case(make_layer_norm, torch_layer_norm, composed_layer_norm, float32=1e-5, cancels=2),
+    "cross_entropy": Case(make_cross_entropy, torch_cross_entropy, composed_cross_entropy, analytic=False, cancels=1),
     "dropout": Case(make_dropout, torch_dropout, composed_dropout),
     "attention_scores": Case(make_scores, torch_scores, composed_scores),
-    "attention_weights": Case(make_weights, torch_weights, composed_weights, analytic=False, saturates=True),
+    "attention_weights": Case(make_weights, torch_weights, composed_weights, analytic=False, cancels=0),
     "attention_values": Case(make_attention_values, torch.matmul),
-    "attention": Case(
-        make_attention, torch_attention, composed_attention, analytic=False, float32=1e-5, saturates=True
-    ),
+    "attention": Case(make_attention, torch_attention, composed_attention, analytic=False, float32=1e-5, cancels=2),
 }

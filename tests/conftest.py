@@ -12,14 +12,14 @@ from tests.report import REPORT
 # machine; `HYPOTHESIS_PROFILE=thorough uv run pytest` looks at 20 times as many, new ones each time.
 settings.register_profile(
     "default",
-    max_examples=80,
+    max_examples=50,
     deadline=None,
     derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.register_profile(
-    "thorough", settings.get_profile("default"), max_examples=1600, derandomize=False, print_blob=True
+    "thorough", settings.get_profile("default"), max_examples=1000, derandomize=False, print_blob=True
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

@@ -26,8 +26,10 @@ def turned(gradient: Array, shape: tuple[int, ...]) -> Array:
 
 def unsummed(gradient: Array, shape: tuple[int, ...]) -> Array:
     """Of the entries to be summed over broadcast axes, the first alone."""
-    first = (0,) * (gradient.ndim - len(shape))
-    return gradient[(*first, *(slice(n) for n in shape))]
+    for _ in range(gradient.ndim - len(shape)):
+        gradient = gradient[0]
+    firsts: tuple[slice, ...] = tuple(slice(n) for n in shape)
+    return gradient[firsts]
 
 
 SPOILS: dict[str, Spoil] = {

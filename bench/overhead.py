@@ -1,0 +1,104 @@
+"""What the engine costs: the time to record an operation and to walk back over it, on arrays of one number.
+
+There the arithmetic is next to nothing, so what is left over the bare NumPy calls is the engine. The target is at most
+6 microseconds each way. In a round the bare calls, the recorded operations and the walk back are timed one after the
+other; the figures are those of the quietest round, because other programs on the machine only ever add time.
+"""
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from minitensor import Tensor
+from minitensor.op import OPS
+
+CHAIN, ROUNDS = 1000, 60
+TARGET = 6.0  # microseconds
+
+
+@dataclass
+class Subject:
+    """One operation, as NumPy does it and as a tensor records it."""
+
+    op: str
+    bare: Callable[[Any, Any], Any]
+    recorded: Callable[[Tensor, Tensor], Tensor]
+    inputs: int = 1
+
+
+SUBJECTS = [
+    Subject("add", lambda a, b: np.add(a, b), lambda x, y: x + y, 2),
+    Subject("mul", lambda a, b: np.multiply(a, b), lambda x, y: x * y, 2),
+    Subject("scale", lambda a, b: np.multiply(a, 1.0), lambda x, y: x * 1.0),
+    Subject("exp", lambda a, b: np.exp(a), lambda x, y: x.exp()),
+    Subject("tanh", lambda a, b: np.tanh(a), lambda x, y: x.tanh()),
+    Subject("sum", lambda a, b: np.sum(a, 0, keepdims=True), lambda x, y: x.sum(0, keepdim=True)),
+    Subject("reshape", lambda a, b: np.reshape(a, (1,)), lambda x, y: x.reshape(1)),
+    Subject("matmul", lambda a, b: np.matmul(a, b), lambda x, y: x @ y, 2),
+]
+
+
+@dataclass
+class Cost:
+    """Microseconds for one operation: the bare forward and backward calls, and what the engine adds to each."""
+
+    forward: float
+    recording: float
+    backward: float
+    walking: float
+
+
+def measure(subject: Subject) -> Cost:
+    """One round."""
+    shape = (1, 1) if subject.op == "matmul" else (1,)
+    x, y = (Tensor(np.ones(shape), requires_grad=True) for _ in range(2))
+    a, b, dy, total = x.array, y.array, np.ones(shape), np.zeros(shape)
+    op = OPS[subject.op]
+    place = subject.recorded(x, y).place
+    assert place is not None
+    saved = place[0].saved
+    assert saved is not None
+
+    start = time.perf_counter()
+    for _ in range(CHAIN):
+        subject.bare(a, b)
+    bare = time.perf_counter()
+    z = x
+    for _ in range(CHAIN):
+        z = subject.recorded(z, y)
+    recorded = time.perf_counter()
+    for _ in range(CHAIN):
+        gradients = op.backward(dy, *saved)
+        if subject.inputs == 2:  # y is the same all along: its gradients add up
+            total += np.asarray(gradients[1])
+    backward = time.perf_counter()
+    z.backward(dy)
+    walked = time.perf_counter()
+    times = [1e6 * t / CHAIN for t in (bare - start, recorded - bare, backward - recorded, walked - backward)]
+    return Cost(times[0], times[1] - times[0], times[2], times[3] - times[2])
+
+
+def main() -> int:
+    """Print the table; status 1 if the engine is over its target."""
+    gc.disable()
+    np.seterr(all="ignore")
+    table = Table(title=f"microseconds per operation on one number, quietest of {ROUNDS} rounds of {CHAIN}")
+    for column in ("op", "NumPy forward", "recording adds", "NumPy backward", "walking back adds"):
+        table.add_column(column, justify="left" if column == "op" else "right")
+    rounds = [[measure(subject) for subject in SUBJECTS] for _ in range(ROUNDS)]
+    worst = 0.0
+    for subject, costs in zip(SUBJECTS, zip(*rounds, strict=True), strict=True):
+        cost = min(costs, key=lambda cost: sum(astuple(cost)))
+        worst = max(worst, cost.recording, cost.walking)
+        figures = (cost.forward, cost.recording, cost.backward, cost.walking)
+        table.add_row(subject.op, *(f"{figure:.2f}" for figure in figures))
+    console = Console()
+    console.print(table)
+    console.print(f"The engine adds at most {worst:.1f} microseconds each way; the target is {TARGET:.0f}.")
+    return int(worst > TARGET)

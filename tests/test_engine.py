@@ -1,0 +1,441 @@
+"""What the engine promises (graph.py, tensor.py): right sums in any graph, no memory kept, no wrong gradient."""
+
+import gc
+import threading
+import tracemalloc
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import minitensor as mt
+from minitensor import Tensor, apply, enable_grad, is_grad_enabled, no_grad
+from minitensor.graph import mode
+from minitensor.op import OPS, Array, Op
+
+
+def leaf(*values: float) -> Tensor:
+    return Tensor(np.array(values), requires_grad=True)
+
+
+def gradient(x: Tensor) -> Array:
+    assert x.grad is not None
+    return x.grad.array
+
+
+# ---- the right sums ---------------------------------------------------------------------------------------------
+
+
+def test_diamond() -> None:
+    a = leaf(1.5)
+    b = a + a
+    c = b * b
+    c.backward()
+    assert gradient(a).tolist() == [12.0]  # c = 4 a^2, 8 a
+
+
+def test_sixty_diamonds_in_a_row_take_each_node_once() -> None:
+    x = a = leaf(1.0)
+    for _ in range(60):  # 2^60 paths
+        a = a + a
+    a.backward()
+    assert gradient(x).tolist() == [2.0**60]
+
+
+def test_a_leaf_used_at_several_depths() -> None:
+    x = leaf(2.0, 3.0)
+    y = x * (x + x.exp() * x)  # x^2 + x^2 e^x
+    y.backward(np.array([1.0, -2.0]))
+    v = np.array([2.0, 3.0])
+    np.testing.assert_allclose(gradient(x), [1.0, -2.0] * (2 * v + (2 * v + v * v) * np.exp(v)), 1e-14)
+
+
+def test_equal_constants_are_not_merged() -> None:
+    a, b = leaf(1.0), leaf(1.0)
+    (a * 2.0 + b * 3.0).backward()
+    assert (gradient(a).item(), gradient(b).item()) == (2.0, 3.0)
+
+
+def test_gradients_add_up_over_backwards() -> None:
+    x = leaf(1.0, 2.0)
+    y = (x * x).sum()
+    y.backward(retain_graph=True)
+    first = gradient(x)
+    y.backward()
+    assert gradient(x).tolist() == [4.0, 8.0]
+    assert first.tolist() == [2.0, 4.0]  # what was read before stays as it was
+
+
+def test_outputs_of_split_that_nobody_used_count_as_zero() -> None:
+    x = leaf(1.0, 2.0, 3.0, 4.0)
+    first, _, last = x.split([1, 2, 1])
+    (first * 5.0 + last * 7.0).backward()
+    assert gradient(x).tolist() == [5.0, 0.0, 0.0, 7.0]
+
+
+def test_retained_gradients_of_results() -> None:
+    x = leaf(1.0, 2.0)
+    y = x * 3.0
+    parts = y.split(1)
+    for result in (y, *parts):
+        result.retain_grad()
+    z = (parts[0] * 2.0 + parts[1] * parts[1]).sum()
+    z.backward()
+    assert [gradient(t).tolist() for t in (x, y, *parts)] == [[6.0, 36.0], [2.0, 12.0], [2.0], [12.0]]
+    assert z.grad is None
+
+
+def test_grad_returns_gradients_and_touches_no_grad() -> None:
+    x, y, unused = leaf(2.0), leaf(3.0), leaf(4.0)
+    inner = x * y
+    z = inner * inner
+    dx, dinner = mt.grad(z, (x, inner), retain_graph=True)
+    assert dx is not None
+    assert dinner is not None
+    assert (dx.item(), dinner.item()) == (36.0, 12.0)
+    assert mt.grad(z, unused, allow_unused=True) == (None,)
+    assert x.grad is None
+    assert y.grad is None
+
+
+def test_a_chain_of_100_000_operations() -> None:
+    x = y = leaf(1.0)
+    for _ in range(100_000):
+        y = y + 1.0
+    y.backward()
+    assert gradient(x).tolist() == [1.0]
+    z = x
+    for _ in range(100_000):
+        z = z * 1.0
+    del z  # never walked: dropping it must not recurse either
+
+
+# ---- memory -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Whatever holds memory in a cycle now holds it for good."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_results_that_no_backward_needs_are_not_kept() -> None:
+    x = Tensor(np.ones(10), requires_grad=True)
+    shifted, squashed = x + 1.0, x.exp()
+    alive = [weakref.ref(shifted.array), weakref.ref(squashed.array)]
+    y = (shifted - 2.0) + (squashed + 3.0)
+    del shifted, squashed
+    assert [array() is not None for array in alive] == [False, True]  # exp's backward needs its result, add's nothing
+    y.backward(np.ones(10))
+    assert alive[1]() is None  # freed by the walk, though y is still here
+    assert y.shape == (10,)
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_a_dropped_graph_is_gone_at_once() -> None:
+    x = leaf(1.0, 2.0)
+    y = x.exp().tanh()
+    node = weakref.ref(y)
+    y.retain_grad()
+    y.sum().backward()
+    del y
+    assert node() is None
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_memory_is_flat_over_1000_steps() -> None:
+    mt.manual_seed(0)
+    model = mt.nn.Sequential(mt.nn.Linear(8, 16), mt.nn.GELU(), mt.nn.LayerNorm(16), mt.nn.Linear(16, 4))
+    optimizer = mt.optim.AdamW(model.parameters())
+    x, target = mt.randn(32, 8), np.arange(32) % 4
+
+    def step() -> None:
+        optimizer.zero_grad()
+        mt.functional.cross_entropy(model(x), target).backward()
+        mt.optim.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            step()
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(900):
+            step()
+        growth = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert abs(growth) < 10_000, f"{growth} bytes more after 900 steps"  # a step's arrays are 30 kB
+
+
+def test_gradients_share_memory_with_nothing() -> None:
+    a, b, upstream = leaf(1.0, 2.0), leaf(3.0, 4.0), np.array([5.0, 6.0])
+    c = a + b
+    c.retain_grad()
+    d = c.reshape(2, 1).expand(2, 3).transpose(0, 1)  # views all the way
+    d.backward(np.broadcast_to(upstream, (3, 2)))
+    c = a + b
+    c.backward(upstream)
+    arrays = [gradient(a), gradient(b), upstream, a.array, b.array]
+    for i, one in enumerate(arrays):
+        assert not any(np.shares_memory(one, other) for other in arrays[i + 1 :])
+    upstream[:] = 0.0
+    assert gradient(a).tolist() == gradient(b).tolist() == [20.0, 24.0]
+
+
+# ---- nothing saved can change -----------------------------------------------------------------------------------
+
+
+def test_arrays_from_outside_may_change_without_harm() -> None:
+    mine, constant, mask, index = np.array([2.0, 3.0]), np.array([5.0, 7.0]), np.array([True, False]), np.array([1, 1])
+    x = Tensor(mine, requires_grad=True)
+    y = (x * x + x * constant + x.masked_fill(mask, 0.0)).sum() + x[index].sum()
+    for array in (mine, constant, index):
+        array[:] = 0
+    mask[:] = True
+    y.backward()
+    assert gradient(x).tolist() == [4.0 + 5.0, 6.0 + 7.0 + 1.0 + 2.0]
+
+
+def test_a_read_only_view_of_an_array_that_can_change_is_copied() -> None:
+    mine = np.array([2.0, 3.0])
+    view = mine[:]
+    view.setflags(write=False)
+    x = Tensor(view, requires_grad=True)
+    y = (x * x).sum()
+    mine[:] = 0.0
+    y.backward()
+    assert gradient(x).tolist() == [4.0, 6.0]
+
+
+def test_an_array_that_cannot_change_is_shared() -> None:
+    frozen = np.arange(3.0)
+    frozen.setflags(write=False)
+    assert Tensor(frozen[1:]).array.base is frozen
+
+
+WRITES: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "x[0] = 1": lambda x, y: x.__setitem__(0, 1.0),
+    "x.data[0] = 1": lambda x, y: x.data.__setitem__(0, 1.0),
+    "x.detach().numpy()[0] = 1": lambda x, y: x.detach().numpy().__setitem__(0, 1.0),
+    "x.array[0] = 1": lambda x, y: x.array.__setitem__(0, 1.0),
+    "np.add(..., out=x.array)": lambda x, y: np.add(x.array, 1.0, out=x.array),
+    "x += 1": lambda x, y: x.__iadd__(1.0),
+    "y.array[:] = 0": lambda x, y: y.array.__setitem__(slice(None), 0.0),
+    "y.T.array[:] = 0": lambda x, y: y.T.array.__setitem__(slice(None), 0.0),
+}
+
+
+@pytest.mark.parametrize("how", list(WRITES))
+def test_writing_into_a_tensor_is_refused_and_changes_nothing(how: str) -> None:
+    x = leaf(2.0, 3.0)
+    y = x.exp()
+    with pytest.raises((ValueError, TypeError, RuntimeError), match=r"read-only|in place"):
+        WRITES[how](x, y)
+    y.backward(np.ones(2))
+    assert gradient(x).tolist() == np.exp([2.0, 3.0]).tolist()
+
+
+def test_new_values_between_forward_and_backward_leave_the_recorded_gradient_alone() -> None:
+    x = leaf(2.0, 3.0)
+    y = (x * x).sum()
+    optimizer = mt.optim.SGD([x], lr=1.0)
+    x.grad = mt.tensor(np.ones(2))
+    optimizer.step()
+    x.data = x.data * 100.0
+    with no_grad():
+        x -= 7.0
+    x.grad = None
+    y.backward()
+    assert gradient(x).tolist() == [4.0, 6.0]
+    assert x.tolist() == [93.0, 193.0]
+
+
+def test_in_place_on_a_result_is_recorded() -> None:
+    x = leaf(2.0)
+    y = x * 3.0
+    other_name = y
+    y *= x
+    y += 1.0
+    y /= 2.0
+    y -= 1.0
+    assert other_name is y
+    y.backward()
+    assert (y.item(), gradient(x).item()) == (5.5, 6.0)
+
+
+def test_in_place_without_a_record_updates_a_leaf() -> None:
+    x = leaf(2.0)
+    with no_grad():
+        for p in (x,):
+            p -= 0.5
+    assert x.is_leaf
+    assert x.requires_grad
+    assert x.tolist() == [1.5]
+
+
+# ---- recording or not -------------------------------------------------------------------------------------------
+
+
+def test_no_grad_ends_with_an_exception() -> None:
+    with pytest.raises(ZeroDivisionError), no_grad():
+        1 / 0  # noqa: B018
+    assert is_grad_enabled()
+
+
+def test_no_grad_nests_and_decorates() -> None:
+    @no_grad()
+    def inside(depth: int) -> list[bool]:
+        return [is_grad_enabled(), *(inside(depth - 1) if depth else [])]
+
+    again = no_grad()
+    with again:
+        with again, enable_grad():
+            assert is_grad_enabled()
+            assert not any(inside(3))
+            assert is_grad_enabled()
+        assert not is_grad_enabled()
+        assert not (leaf(1.0) * 2.0).requires_grad
+    assert is_grad_enabled()
+
+
+def test_no_grad_is_each_threads_own() -> None:
+    entered, leave, seen = threading.Event(), threading.Event(), []
+
+    def other() -> None:
+        with no_grad():
+            entered.set()
+            leave.wait(10)
+            seen.append(is_grad_enabled())
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert entered.wait(10)
+    assert is_grad_enabled()  # while the other thread is inside its no_grad
+    assert (leaf(1.0) * 2.0).requires_grad
+    leave.set()
+    thread.join()
+    assert seen == [False]
+    assert mode.recording
+
+
+def test_threads_can_differentiate_over_shared_leaves() -> None:
+    w = Tensor(np.linspace(-1.0, 1.0, 12).reshape(3, 4), requires_grad=True)
+    inputs = [np.random.default_rng(i).standard_normal((5, 3)) for i in range(8)]
+
+    def one(x: Array) -> Array:
+        (dw,) = mt.grad((Tensor(x) @ w).tanh().sum(), w)
+        assert dw is not None
+        return dw.array
+
+    expected = [one(x) for x in inputs]
+    found: dict[int, Array] = {}
+    threads = [threading.Thread(target=lambda i=i: found.update({i: one(inputs[i])})) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(found[i], expected[i]) for i in range(8))
+
+
+# ---- errors that say what to do ---------------------------------------------------------------------------------
+
+
+def test_second_backward_over_a_freed_graph() -> None:
+    x = leaf(1.0)
+    y = x * x
+    y.backward()
+    with pytest.raises(RuntimeError, match=r"freed by an earlier backward; pass retain_graph=True"):
+        y.backward()
+    assert gradient(x).tolist() == [2.0]
+
+
+def test_backward_over_a_graph_of_which_a_part_is_freed_changes_nothing() -> None:
+    x, other = leaf(1.0), leaf(2.0)
+    shared = x * x
+    first, second = shared * 2.0, shared * other
+    first.backward()
+    with pytest.raises(RuntimeError, match="a part of it, was freed"):
+        second.backward()
+    assert other.grad is None
+
+
+def twice(x: Tensor) -> None:
+    x.sum().backward()
+    assert x.grad is not None
+    x.grad.sum().backward()
+
+
+ERRORS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "not a scalar": (lambda x: (x * 2.0).backward(), r"shape \(2,\) is not one number: reduce it"),
+    "gradient of another shape": (lambda x: (x * 2.0).backward(np.ones(3)), r"has shape \(3,\), the tensor \(2,\)"),
+    "no graph": (lambda x: x.detach().sum().backward(), "has no graph.*set requires_grad=True"),
+    "under no_grad": (lambda x: no_grad()(lambda: x.sum())().backward(), "made under no_grad"),
+    "double backward": (lambda x: x.sum().backward(create_graph=True), "no second derivative; use torch, or a finite"),
+    "grad of a gradient": (lambda x: twice(x), "has no graph"),
+    "grad by a constant": (lambda x: mt.grad(x.sum(), mt.ones(2)), "input 0 does not require grad"),
+    "grad by an unused input": (lambda x: mt.grad(x.sum(), leaf(1.0)), "not made from input 0; allow_unused=True"),
+    "numpy of what requires grad": (lambda x: x.numpy(), r"use \.detach\(\)\.numpy\(\)"),
+    "np function of what requires grad": (lambda x: np.exp(x), r"use \.detach\(\)\.numpy\(\)"),
+    "item of several": (lambda x: x.item(), r"shape \(2,\) is not one number"),
+    "truth of several": (lambda x: bool(x > 0), "not one number"),
+    "integers that want gradients": (lambda x: Tensor([1, 2], requires_grad=True), "only floats have gradients"),
+    "stop wanting, not a leaf": (lambda x: (x * 2.0).requires_grad_(False), r"use \.detach\(\)"),
+    "retain_grad of a constant": (lambda x: mt.ones(2).retain_grad(), "does not require grad"),
+    "grad that does not fit": (
+        lambda x: setattr(x, "grad", mt.ones(2)),
+        r"float32 \(2,\) is no gradient for .*float64",
+    ),
+    "data that does not fit": (lambda x: setattr(x, "data", np.ones(3)), r"shape \(2,\) cannot take .* \(3,\)"),
+    "two dtypes": (lambda x: x + mt.ones(2), r"add: inputs are float64 and float32; convert one, x.to\('float64'\)"),
+    "text": (lambda x: Tensor(["a"]), "holds floats, integers or booleans"),
+    "leaf in place": (lambda x: x.__iadd__(1.0), r"write x = x \+"),
+    "in place to another shape": (lambda x: (x * 1.0).__iadd__(np.ones((3, 2))), r"cannot become .* in place"),
+}
+
+
+@pytest.mark.parametrize("what", list(ERRORS))
+def test_error(what: str) -> None:
+    act, message = ERRORS[what]
+    with pytest.raises((RuntimeError, TypeError, ValueError, NotImplementedError), match=message):
+        act(leaf(1.0, 2.0))
+
+
+# ---- wrong operations -------------------------------------------------------------------------------------------
+
+BACKWARDS: dict[str, tuple[Callable[..., Any], str]] = {
+    "too few": (lambda dy: (dy,), "bad: backward gave 1 gradients for 2 inputs"),
+    "too many": (lambda dy: (dy, dy, dy), "bad: backward gave 3 gradients for 2 inputs"),
+    "wrong shape": (lambda dy: (dy, dy[:1]), r"bad: gradient 1 has shape \(1,\), its input has \(2,\)"),
+    "too few axes": (lambda dy: (dy.sum(), dy), r"bad: gradient 0 has shape \(\), its input has \(2,\)"),
+    "wrong dtype": (lambda dy: (dy.astype(np.float32), dy), "bad: gradient 0 is float32, its input is float64"),
+    "missing": (lambda dy: (dy, None), "bad: input 1 requires grad, but has no gradient; pass it detached"),
+}
+
+
+@pytest.mark.parametrize("how", list(BACKWARDS))
+def test_what_a_backward_returns_is_checked_and_the_op_named(how: str) -> None:
+    backward, message = BACKWARDS[how]
+    bad = Op("bad", lambda a, b: (a + b, ()), backward)
+    try:
+        a, b = leaf(1.0, 2.0), leaf(3.0, 4.0)
+        with pytest.raises(RuntimeError, match=message):
+            apply(bad, a, b).backward(np.ones(2))
+        assert a.grad is None
+        assert b.grad is None
+    finally:
+        del OPS["bad"]
+
+
+def test_an_op_needs_a_forward_and_a_backward_and_a_name_of_its_own() -> None:
+    with pytest.raises(TypeError, match="'half' needs a forward and a backward"):
+        Op("half", lambda x: (x, ()), None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'exp' is registered already"):
+        Op("exp", lambda x: (x, ()), lambda dy: (dy,))
+    assert "half" not in OPS

@@ -1,0 +1,74 @@
+"""The checker for users: right gradients pass, wrong ones are named."""
+
+import numpy as np
+import pytest
+
+from minitensor import Tensor, apply
+from minitensor import functional as F
+from minitensor.gradcheck import GradcheckError, central_difference, complex_step, gradcheck
+from minitensor.op import OPS, Array, Op
+
+rng = np.random.default_rng(0)
+X, W = rng.standard_normal((2, 3)), rng.standard_normal((3, 4))
+
+
+def test_right_gradients_pass() -> None:
+    assert gradcheck(lambda x, w: (x @ w).tanh().softmax(-1), (X, W))
+    assert gradcheck(lambda x: F.gelu(x), X)
+    assert gradcheck(lambda x, ids: F.embedding(ids, x), (X, np.array([1, 0, 1])))
+    assert gradcheck(lambda x, unused: x * 2.0, (X, W))
+
+
+def test_a_wrong_gradient_is_named() -> None:
+    wrong = Op("wrong", lambda x: (x**3, (x,)), lambda dy, x: (dy * 3 * x * x * (1 + 1e-5 * (x == x.max())),))
+    try:
+
+        def cube(x: Tensor) -> Tensor:
+            return apply(wrong, x)
+
+        place = tuple(int(i) for i in np.unravel_index(X.argmax(), X.shape))
+        with pytest.raises(GradcheckError, match=rf"input 0 at \({place[0]}, {place[1]}\).*1 of 6 entries are wrong"):
+            gradcheck(cube, X)
+        assert not gradcheck(cube, X, raise_exception=False)
+    finally:
+        del OPS["wrong"]
+
+
+def test_a_gradient_that_a_plain_sum_could_not_see() -> None:
+    """The true gradient of sum(softmax(x)) is zero; with the wrong sign it is zero too."""
+    softmax = OPS["softmax"]
+
+    def negated(dy: Array, y: Array, axis: int) -> tuple[Array]:
+        (dx,) = softmax.backward(dy, y, axis)
+        assert dx is not None
+        return (-dx,)
+
+    flipped = Op("flipped", softmax.forward, negated)
+    try:
+        assert gradcheck(lambda x: apply(flipped, x).sum(), X)
+        with pytest.raises(GradcheckError):
+            gradcheck(lambda x: apply(flipped, x), X)
+    finally:
+        del OPS["flipped"]
+
+
+def test_float32_is_refused() -> None:
+    with pytest.raises(TypeError, match="pass float64"):
+        gradcheck(lambda x: x * 2.0, X.astype(np.float32))
+
+
+def test_nan_is_never_right() -> None:
+    with np.errstate(all="ignore"), pytest.raises(GradcheckError):
+        gradcheck(lambda x: (x - 100.0).log() * 0.0 + x, X)
+
+
+def test_the_two_judges_agree() -> None:
+    def forward(x: Array, w: Array) -> Array:
+        y: Array = np.tanh(x @ w)
+        return y
+
+    dy = rng.standard_normal((2, 4))
+    for a, b in zip(central_difference(forward, (X, W), dy), complex_step(forward, (X, W), dy), strict=True):
+        assert a is not None
+        assert b is not None
+        np.testing.assert_allclose(a, b, 1e-8, 1e-9)

@@ -1,0 +1,173 @@
+"""Optimizers against torch's, on the same made-up gradients."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import minitensor as mt
+from minitensor.optim import SGD, AdamW, clip_grad_norm_
+
+SHAPES = [(3, 4), (4,), (2, 2, 2), ()]
+
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sgd, defaults": ("SGD", {}),
+    "sgd, momentum": ("SGD", {"lr": 0.1, "momentum": 0.9}),
+    "sgd, dampening and decay": ("SGD", {"lr": 0.1, "momentum": 0.8, "dampening": 0.3, "weight_decay": 0.1}),
+    "sgd, nesterov": ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+    "adamw, defaults": ("AdamW", {}),
+    "adamw, all settings": ("AdamW", {"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-4, "weight_decay": 0.2}),
+    "adamw, no decay, no memory": ("AdamW", {"lr": 0.1, "betas": (0.0, 0.0), "weight_decay": 0.0}),
+}
+
+
+def both(dtype: Any = np.float64) -> tuple[list[torch.Tensor], list[mt.Tensor]]:
+    rng = np.random.default_rng(0)
+    values = [rng.standard_normal(shape).astype(dtype) for shape in SHAPES]
+    return [torch.tensor(v).requires_grad_() for v in values], [mt.tensor(v, requires_grad=True) for v in values]
+
+
+def give_gradients(theirs: list[torch.Tensor], ours: list[mt.Tensor], seed: int, missing: int | None = None) -> None:
+    rng = np.random.default_rng(seed)
+    for i, (a, b) in enumerate(zip(theirs, ours, strict=True)):
+        g = rng.standard_normal(b.shape) * 10.0 ** rng.integers(-3, 2)
+        a.grad = None if i == missing else torch.tensor(g).to(a.dtype)
+        b.grad = None if i == missing else mt.tensor(g.astype(b.dtype))
+
+
+def assert_same(theirs: list[torch.Tensor], ours: list[mt.Tensor], rtol: float = 1e-12) -> None:
+    for a, b in zip(theirs, ours, strict=True):
+        np.testing.assert_allclose(b.detach().numpy(), a.detach().numpy(), rtol, rtol)
+
+
+@pytest.mark.parametrize("name", list(SETTINGS))
+def test_thirty_steps_with_gradients_missing_now_and_then(name: str) -> None:
+    kind, settings = SETTINGS[name]
+    theirs, ours = both()
+    a, b = getattr(torch.optim, kind)(theirs, **settings), getattr(mt.optim, kind)(ours, **settings)
+    for step in range(30):
+        give_gradients(theirs, ours, step, missing=step % 5)
+        a.step()
+        b.step()
+        assert_same(theirs, ours)
+
+
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+def test_groups_with_settings_of_their_own(kind: str) -> None:
+    theirs, ours = both()
+
+    def groups(p: list[Any]) -> list[dict[str, Any]]:
+        return [{"params": p[:2], "lr": 0.3, "weight_decay": 0.5}, {"params": iter(p[2:])}]
+
+    a, b = getattr(torch.optim, kind)(groups(theirs), lr=0.01), getattr(mt.optim, kind)(groups(ours), lr=0.01)
+    for step in range(5):
+        for optimizer in (a, b):
+            optimizer.param_groups[1]["lr"] = 0.02 * (step + 1)  # as a schedule does
+        give_gradients(theirs, ours, step)
+        a.step()
+        b.step()
+    assert_same(theirs, ours)
+
+
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+def test_defaults_are_torchs(kind: str) -> None:
+    theirs, ours = both()
+    a, b = getattr(torch.optim, kind)(theirs).defaults, getattr(mt.optim, kind)(ours).defaults
+    assert {name: a[name] for name in b} == b
+
+
+def test_float32_stays_float32() -> None:
+    theirs, ours = both(np.float32)
+    a, b = torch.optim.AdamW(theirs, lr=0.05), AdamW(ours, lr=0.05)
+    for step in range(30):
+        give_gradients(theirs, ours, step)
+        a.step()
+        b.step()
+    assert all(p.dtype == np.float32 for p in ours)
+    assert_same(theirs, ours, rtol=2e-5)
+
+
+def test_a_resumed_optimizer_goes_on_as_if_never_stopped() -> None:
+    for make in (lambda p: AdamW(p, lr=0.1), lambda p: SGD(p, lr=0.1, momentum=0.9)):
+        _, straight = both()
+        one = make(straight)
+        for step in range(4):
+            give_gradients(both()[0], straight, step)
+            one.step()
+        state = one.state_dict()
+        resumed = [mt.tensor(p.detach(), requires_grad=True) for p in straight]
+        two = make(resumed)
+        two.load_state_dict(state)
+        for step in range(4, 8):
+            for params, optimizer in ((straight, one), (resumed, two)):
+                give_gradients(both()[0], params, step)
+                optimizer.step()
+        assert all(np.array_equal(p.array, q.array) for p, q in zip(straight, resumed, strict=True))
+
+
+def test_state_dict_is_a_snapshot_and_a_wrong_one_is_refused() -> None:
+    _, ours = both()
+    optimizer = AdamW(ours)
+    give_gradients(both()[0], ours, 0)
+    optimizer.step()
+    state = optimizer.state_dict()
+    before = state["state"][0]["exp_avg"].copy()
+    optimizer.step()
+    assert np.array_equal(state["state"][0]["exp_avg"], before)
+    with pytest.raises(ValueError, match=r"its groups have \[1\] parameters, the state's have \[4\]"):
+        AdamW(ours[:1]).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"exp_avg of parameter 0 is \(3, 4\), not \(4,\)"):
+        AdamW([ours[1], ours[0], ours[2], ours[3]]).load_state_dict(state)
+
+
+@pytest.mark.parametrize("norm_type", [2.0, 1.0, float("inf")])
+@pytest.mark.parametrize("max_norm", [0.5, 1e6])
+def test_clip_grad_norm(norm_type: float, max_norm: float) -> None:
+    theirs, ours = both()
+    give_gradients(theirs, ours, 0, missing=1)
+    a = torch.nn.utils.clip_grad_norm_(theirs, max_norm, norm_type)
+    b = clip_grad_norm_(iter(ours), max_norm, norm_type)
+    np.testing.assert_allclose(b.item(), a.item(), 1e-12)
+    for p, q in zip(theirs, ours, strict=True):
+        assert (p.grad is None) == (q.grad is None)
+        if p.grad is not None and q.grad is not None:
+            np.testing.assert_allclose(q.grad.numpy(), p.grad.numpy(), 1e-12)
+
+
+def test_clip_grad_norm_of_gradients_that_are_not_finite() -> None:
+    _, ours = both()
+    give_gradients(both()[0], ours, 0)
+    ours[1].grad = mt.tensor(np.full(4, np.nan))
+    with pytest.raises(RuntimeError, match="norm of the gradients is nan"):
+        clip_grad_norm_(ours, 1.0, error_if_nonfinite=True)
+    assert np.isnan(clip_grad_norm_(ours, 1.0).item())
+    assert np.isnan(ours[0].grad.numpy()).all()  # type: ignore[union-attr]
+    assert clip_grad_norm_([mt.ones(2)], 1.0).item() == 0.0
+
+
+def test_zero_grad() -> None:
+    _, ours = both()
+    optimizer = SGD(ours)
+    give_gradients(both()[0], ours, 0, missing=0)
+    optimizer.zero_grad(set_to_none=False)
+    assert ours[0].grad is None
+    assert ours[1].grad is not None
+    assert ours[1].grad.tolist() == [0.0] * 4
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in ours)
+
+
+def test_what_cannot_be_trained_is_refused() -> None:
+    x = mt.ones(2, requires_grad=True)
+    for wrong, message in (
+        (lambda: SGD([]), "list of parameters is empty"),
+        (lambda: SGD([x, x]), r"shape \(2,\) is given twice"),
+        (lambda: SGD([x * 2.0]), "only leaf tensors"),
+        (lambda: SGD([x], lr=-1.0), "lr cannot be negative"),
+        (lambda: SGD([x], nesterov=True), "nesterov needs a momentum"),
+        (lambda: AdamW([x], betas=(0.9, 1.0)), "betas lie between"),
+        (lambda: AdamW([{"params": [x], "speed": 3}]), "no setting is called 'speed'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            wrong()

@@ -1,0 +1,122 @@
+"""The house: who may import whom, read from the source, and what importing minitensor loads."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ["minitensor", "gpt_numpy", "gpt_torch", "bench", "tests"]
+SMALL_LIBRARIES = {"matplotlib", "platformdirs", "rich", "safetensors", "threadpoolctl", "tyro"}  # pyproject names them
+
+# From a path to what it may import, beside the standard library; the longest path that fits a file counts.
+MAY_IMPORT = {
+    "minitensor": {"numpy", "minitensor"},
+    "gpt_numpy": {"numpy", "minitensor", "gpt_numpy", *SMALL_LIBRARIES},
+    "gpt_numpy/config": set(),
+    "gpt_numpy/workshop": {"numpy", "gpt_numpy.config", "gpt_numpy.workshop", *SMALL_LIBRARIES},
+    "gpt_numpy/explain": {"numpy", "torch", "minitensor", "gpt_numpy", *SMALL_LIBRARIES},
+    "gpt_torch": {"numpy", "torch", "gpt_torch", "gpt_numpy.config", "gpt_numpy.workshop", *SMALL_LIBRARIES},
+}
+
+
+def files(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, anywhere in it, by its full name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: imports are written from the top"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if is_module(whole) else str(node.module)
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def allowed_for(path: Path) -> set[str]:
+    name = path.relative_to(ROOT).with_suffix("").as_posix()
+    return MAY_IMPORT[max((rule for rule in MAY_IMPORT if f"{name}/".startswith(f"{rule}/")), key=len)]
+
+
+def is_allowed(module: str, allowed: set[str]) -> bool:
+    if module.split(".")[0] in sys.stdlib_module_names:
+        return True
+    return any(f"{module}.".startswith(f"{room}.") for room in allowed)
+
+
+def test_only_these_packages_at_the_top() -> None:
+    found = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert found == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ["minitensor", "gpt_numpy", "gpt_torch"])
+def test_rooms_import_only_what_they_may(room: str) -> None:
+    assert files(room)
+    for path in files(room):
+        for module in imports(path):
+            assert is_allowed(module, allowed_for(path)), f"{path.relative_to(ROOT)} may not import {module}"
+
+
+def test_the_rule_itself_can_say_no() -> None:
+    workshop = allowed_for(ROOT / "gpt_numpy" / "workshop" / "loop.py")
+    assert is_allowed("gpt_numpy.config", workshop)
+    assert is_allowed("json", workshop)
+    for module in ("gpt_numpy.model", "gpt_numpy", "minitensor", "torch"):
+        assert not is_allowed(module, workshop)
+    assert not is_allowed("minitensor.tensor", allowed_for(ROOT / "gpt_torch" / "model.py"))
+    assert not is_allowed("rich", allowed_for(ROOT / "minitensor" / "op.py"))
+    assert is_allowed("torch", allowed_for(ROOT / "gpt_numpy" / "explain" / "checks.py"))
+
+
+def test_no_import_circles() -> None:
+    graph = {}
+    for room in ROOMS:
+        for path in files(room):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            # A package's __init__ collects its own modules; the arrow back from them is Python's, not the code's.
+            graph[name] = {m for m in imports(path) if m.split(".")[0] in ROOMS and not name.startswith(f"{m}.")}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, "import circle: " + " -> ".join((*path[path.index(name) :], name))
+        if name not in done:
+            for target in graph.get(name, ()):
+                visit(target, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_nothing_is_pickled() -> None:
+    for room in ROOMS:
+        for path in files(room):
+            assert not {"pickle", "dill", "joblib", "shelve"} & {m.split(".")[0] for m in imports(path)}, path
+
+
+def test_importing_minitensor_loads_numpy_and_nothing_else() -> None:
+    code = "import sys, numpy; before = set(sys.modules); import minitensor; print(*(set(sys.modules) - before))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    tops = {name.split(".")[0] for name in loaded.split()}
+    assert "minitensor" in tops
+    assert tops - {"minitensor", "numpy"} <= set(sys.stdlib_module_names)
+
+
+def test_the_first_gradient_of_the_readme_runs_and_prints_what_it_says() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    expected = [line.split("# ", 1)[1] for line in code.splitlines() if line.startswith("print(")]
+    assert expected
+    assert printed.splitlines() == expected
