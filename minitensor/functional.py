@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from minitensor import ops
+from minitensor.arrays import read_only
 from minitensor.op import Array
 from minitensor.random import generator
-from minitensor.tensor import Operand, Tensor, apply, read_only
+from minitensor.tensor import Operand, Tensor, apply
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -1,15 +1,19 @@
 """How gradients travel back: nodes, edges, and the walk over them.
 
 While a result is computed, every operation leaves a node. A node keeps what its backward needs, and an edge to the
-node of each input that wants a gradient:
+place that each gradient will go to:
 
-    y = a * b + a            add ──> mul ──> a
-                              └───────────────┘ (and mul ──> b)
+    p = a * b        node mul: keeps a and b;   edges to a and b
+    y = p + a        node add: keeps nothing;   edges to p and a
 
-Going back is the chain rule, node by node. A value that was used several times gets a gradient from each use, and
-its true gradient is their sum; so a node's turn comes when all its uses have reported:
+Going back is the chain rule, node by node, from the last to the first:
 
-    dy at the root  ->  op.backward(dy, *saved)  ->  one gradient an edge, added up at its far end  ->  next node
+    dy               given
+    add              sends dy to p, and dy to a
+    mul              sends dp b to a, and dp a to b
+
+A value that was used several times gets a gradient from each use, and its true gradient is their sum: da = dy + dp b.
+So a node's turn comes when all its uses have reported, which is why they are counted first.
 
 Nodes know nothing of tensors, and tensors point to nodes, never back: no reference cycles. A value that no backward
 needs is kept by nobody.
@@ -165,29 +169,25 @@ def _fitted(gradient: Any, shape: tuple[int, ...], dtype: np.dtype[Any], op: Op,
 
 
 class _Mode(threading.local):
-    recording = True
+    """Each thread's own: whether it records now, and what held before each block that it is in."""
+
+    def __init__(self) -> None:
+        self.recording = True
+        self.before: list[bool] = []
 
 
 mode = _Mode()
 
 
 class _Recording(ContextDecorator):
-    """Sets for this thread whether operations are recorded, and puts it back at the end, after an exception too."""
-
     recording: bool
 
-    def __init__(self) -> None:
-        self.before: list[bool] = []
-
     def __enter__(self) -> None:
-        self.before.append(mode.recording)
+        mode.before.append(mode.recording)
         mode.recording = self.recording
 
     def __exit__(self, *exception: object) -> None:
-        mode.recording = self.before.pop()
-
-    def _recreate_cm(self) -> "_Recording":
-        return type(self)()  # as a decorator: one for each call, whatever the thread
+        mode.recording = mode.before.pop()
 
 
 class no_grad(_Recording):

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from minitensor.arrays import read_only
 from minitensor.op import Array
-from minitensor.tensor import Tensor, read_only
+from minitensor.tensor import Tensor
 
 Group = dict[str, Any]
 Params = Iterable[Tensor] | Iterable[Group]

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, Self, TypeAlias, Union, cast
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from minitensor.arrays import from_outside
 from minitensor.graph import Node, Place, backpropagate, mode, no_grad
 from minitensor.op import Array, Axis, Op
 from minitensor.ops import elementwise, erf, matmul, reduce, shape, softmax
@@ -66,11 +67,6 @@ def _made(array: Array, place: Place | None = None) -> "Tensor":
     return tensor
 
 
-def read_only(array: Array) -> Array:
-    array.setflags(write=False)
-    return array
-
-
 _new = object.__new__
 
 
@@ -82,29 +78,6 @@ def _check_dtypes(op: Op, arrays: list[Array | None]) -> None:
                 first = array.dtype
             elif array.dtype != first:
                 raise TypeError(f"{op.name}: inputs are {first} and {array.dtype}; convert one, x.to({str(first)!r})")
-
-
-def _array_from_outside(data: Operand, dtype: DTypeLike | None = None) -> Array:
-    """A read-only array; a copy, unless what is given cannot change either. Python's floats become float32."""
-    if isinstance(data, Tensor):
-        data = data.array
-    if isinstance(data, np.ndarray) and _cannot_change(data) and dtype in (None, data.dtype):
-        return data
-    array = np.array(data, dtype)
-    if dtype is None and array.dtype == np.float64 and not isinstance(data, np.ndarray | np.generic):
-        array = array.astype(np.float32)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"a tensor holds floats, integers or booleans, not {array.dtype} (given: {data!r:.60})")
-    return read_only(array)
-
-
-def _cannot_change(array: Any) -> bool:
-    """Read-only, and so is every array that it is a view of."""
-    while isinstance(array, np.ndarray):
-        if array.flags.writeable:
-            return False
-        array = array.base
-    return array is None
 
 
 # ---- the tensor -------------------------------------------------------------------------------------------------
@@ -124,7 +97,7 @@ class Tensor:
     place: Place | None
 
     def __init__(self, data: Operand, dtype: DTypeLike | None = None, requires_grad: bool = False) -> None:
-        self.array, self.place = _array_from_outside(data, dtype), None
+        self.array, self.place = from_outside(_values(data), dtype), None
         if requires_grad:
             self.requires_grad_()
 
@@ -267,7 +240,7 @@ class Tensor:
 
     @data.setter
     def data(self, value: Operand) -> None:
-        array = _array_from_outside(value, self.dtype)
+        array = from_outside(_values(value), self.dtype)
         if array.shape != self.shape:
             raise RuntimeError(f"data: a tensor of shape {self.shape} cannot take values of shape {array.shape}")
         self.array = array
@@ -312,7 +285,7 @@ class Tensor:
                 )
             dy = np.ones(self.shape, self.dtype)
         else:
-            dy = _array_from_outside(gradient, self.dtype)
+            dy = from_outside(_values(gradient), self.dtype)
             if dy.shape != self.shape:
                 raise RuntimeError(f"{caller}: the gradient has shape {dy.shape}, the tensor {self.shape}")
 
@@ -505,42 +478,27 @@ class Tensor:
     def triu(self, diagonal: int = 0) -> "Tensor":
         return apply(shape.triu, self, diagonal=diagonal)
 
-    # -- reductions; `axis` and `keepdims` are NumPy's names for `dim` and `keepdim`, and mean the same --
+    # -- reductions; NumPy's `axis` and `keepdims` are taken for `dim` and `keepdim` --
 
-    def sum(self, dim: Axis = None, keepdim: bool = False, *, axis: Axis = None, keepdims: bool = False) -> "Tensor":
-        return apply(reduce.sum, self, **_reduced(dim, keepdim, axis, keepdims))
+    def sum(self, dim: Axis = None, keepdim: bool = False, **numpy: Any) -> "Tensor":
+        return apply(reduce.sum, self, **_reduced(dim, keepdim, **numpy))
 
-    def mean(self, dim: Axis = None, keepdim: bool = False, *, axis: Axis = None, keepdims: bool = False) -> "Tensor":
-        return apply(reduce.mean, self, **_reduced(dim, keepdim, axis, keepdims))
+    def mean(self, dim: Axis = None, keepdim: bool = False, **numpy: Any) -> "Tensor":
+        return apply(reduce.mean, self, **_reduced(dim, keepdim, **numpy))
 
-    def var(
-        self,
-        dim: Axis = None,
-        *,
-        correction: Real = 1,
-        keepdim: bool = False,
-        axis: Axis = None,
-        keepdims: bool = False,
-    ) -> "Tensor":
-        return apply(reduce.var, self, correction=correction, **_reduced(dim, keepdim, axis, keepdims))
+    def var(self, dim: Axis = None, *, correction: Real = 1, keepdim: bool = False, **numpy: Any) -> "Tensor":
+        return apply(reduce.var, self, correction=correction, **_reduced(dim, keepdim, **numpy))
 
-    def std(
-        self,
-        dim: Axis = None,
-        *,
-        correction: Real = 1,
-        keepdim: bool = False,
-        axis: Axis = None,
-        keepdims: bool = False,
-    ) -> "Tensor":
-        return self.var(dim, correction=correction, keepdim=keepdim, axis=axis, keepdims=keepdims).sqrt()
+    def std(self, dim: Axis = None, *, correction: Real = 1, keepdim: bool = False, **numpy: Any) -> "Tensor":
+        return self.var(dim, correction=correction, keepdim=keepdim, **numpy).sqrt()
 
-    def max(self, dim: Axis = None, keepdim: bool = False, *, axis: Axis = None, keepdims: bool = False) -> "Tensor":
+    def max(self, dim: Axis = None, keepdim: bool = False, **numpy: Any) -> "Tensor":
         """The largest values alone (torch.amax); argmax gives their places."""
-        return apply(reduce.max, self, **_reduced(dim, keepdim, axis, keepdims))
+        return apply(reduce.max, self, **_reduced(dim, keepdim, **numpy))
 
-    def min(self, dim: Axis = None, keepdim: bool = False, *, axis: Axis = None, keepdims: bool = False) -> "Tensor":
-        return apply(reduce.min, self, **_reduced(dim, keepdim, axis, keepdims))
+    def min(self, dim: Axis = None, keepdim: bool = False, **numpy: Any) -> "Tensor":
+        """The smallest values alone (torch.amin); argmin gives their places."""
+        return apply(reduce.min, self, **_reduced(dim, keepdim, **numpy))
 
     amax, amin = max, min
 
@@ -667,7 +625,7 @@ def _values(other: object) -> Any:
     return other.array if isinstance(other, Tensor) else other
 
 
-def _reduced(dim: Axis, keepdim: bool, axis: Axis, keepdims: bool) -> dict[str, Any]:
+def _reduced(dim: Axis, keepdim: bool, axis: Axis = None, keepdims: bool = False) -> dict[str, Any]:
     return {"axis": dim if axis is None else axis, "keepdims": keepdim or keepdims}
 
 
@@ -683,7 +641,7 @@ def _index(index: Any) -> Any:
     if isinstance(index, tuple):
         return tuple(_index(part) for part in index)
     if isinstance(index, Tensor | np.ndarray | list):
-        return _array_from_outside(index)
+        return from_outside(_values(index))
     return index
 
 

@@ -89,7 +89,9 @@ def make_clip(source: Source) -> Example:
     bounds = source.choice([{"min": -1.0, "max": 1.0}, {"min": 0.0}, {"max": 0.5}, {}])
     x = source.values(source.shape())
     # Releases of torch differ in the slope at a bound; test_ops.py says what it is here.
-    return Example([np.where(np.isin(x, list(bounds.values())), x + 0.25, x)], dict(bounds))
+    for bound in bounds.values():
+        x = np.where(np.abs(x - bound) < 1e-3, x + 0.25, x)
+    return Example([x], dict(bounds))
 
 
 def torch_clip(x: torch.Tensor, min: float = -math.inf, max: float = math.inf) -> Any:
@@ -180,7 +182,7 @@ def make_getitem(source: Source) -> Example:
 
 def torch_getitem(x: torch.Tensor, *, index: Any) -> Any:
     def converted(part: Any) -> Any:
-        return torch.from_numpy(part) if isinstance(part, np.ndarray) else part
+        return torch.tensor(part) if isinstance(part, np.ndarray) else part
 
     return x[tuple(map(converted, index)) if isinstance(index, tuple) else converted(index)]
 
@@ -460,7 +462,7 @@ CASES: dict[str, Case] = {
     "var": Case(make_var, torch_reduction(torch.var)),
     "max": Case(reduction(min_side=1), torch_reduction(torch.amax), analytic=False),
     "min": Case(reduction(min_side=1), torch_reduction(torch.amin), analytic=False),
-    "logsumexp": Case(reduction(-30, 30), torch_reduction(torch.logsumexp), analytic=False),
+    "logsumexp": Case(reduction(-30, 30), torch_reduction(torch.logsumexp), analytic=False, cancels=1),
     # shape
     "reshape": Case(make_reshape, lambda x, *, shape: x.reshape(shape)),
     "squeeze": Case(make_squeeze, lambda x, *, axis: x.squeeze() if axis is None else x.squeeze(axis)),

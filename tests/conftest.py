@@ -1,8 +1,8 @@
 """Settings of hypothesis and torch, and the table at the end of a run."""
 
 import os
+from typing import Any
 
-import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -26,7 +26,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 torch.set_num_threads(1)  # the arrays are tiny: threads would only wait for each other
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: Any) -> None:
     lines = REPORT.lines()
     if lines:
         terminalreporter.section("minitensor against torch")

@@ -297,7 +297,7 @@ torch.cat([x, row])
 torch.stack([x, row])
 cube.split([1, 1], dim=1)
 cube.split(0)
-row.T.T.T @ w.T @ w.T
+row @ w.T @ w.T
 (x * 2).requires_grad_(False)
 ids.requires_grad_()
 torch.tensor([1, 2], requires_grad=True)
