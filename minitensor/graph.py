@@ -60,9 +60,9 @@ class Node:
 
 
 def backpropagate(
-    root: Place, dy: Array, wanted: Container[Place] = (), retain_graph: bool = False
+    root: Place, dy: Array, wanted: Container[Place] | None = None, retain_graph: bool = False
 ) -> dict[Place, Array]:
-    """The gradient, given dy at the root, of each place that is wanted or that keeps its gradient.
+    """The gradient, given dy at the root, of each place that is wanted; if none are named, of each that keeps its own.
 
     Unless retain_graph, each node gives up what it saved as soon as its backward has run.
     """
@@ -75,7 +75,7 @@ def backpropagate(
     while ready:
         place = ready.pop()
         node = place[0]
-        if wanted or node.grads is not None:
+        if wanted is not None or node.grads is not None:
             found.update(_to_keep(node, wanted, sums))
         if node.op is None:
             del sums[place]
@@ -134,11 +134,12 @@ def _count_uses(root: Node) -> dict[Node, int]:
     return uses
 
 
-def _to_keep(node: Node, wanted: Container[Place], sums: dict[Place, Array]) -> dict[Place, Array]:
+def _to_keep(node: Node, wanted: Container[Place] | None, sums: dict[Place, Array]) -> dict[Place, Array]:
     """The gradients of this node's outputs that somebody will read."""
-    kept = node.grads or ()
+    if wanted is None:
+        wanted = {(node, index) for index in node.grads or ()}
     places = [(node, index) for index in range(len(node.outputs))]
-    return {place: sums[place] for place in places if place in sums and (place in wanted or place[1] in kept)}
+    return {place: sums[place] for place in places if place in sums and place in wanted}
 
 
 def _joined(node: Node, sums: dict[Place, Array]) -> tuple[Array, ...]:

@@ -265,7 +265,7 @@ class Tensor:
         gradient: Operand | None,
         retain_graph: bool,
         create_graph: bool,
-        wanted: "Sequence[Tensor]" = (),
+        wanted: "Sequence[Tensor] | None" = None,
     ) -> "dict[Place, Tensor]":
         if create_graph:
             raise NotImplementedError(
@@ -289,7 +289,8 @@ class Tensor:
             if dy.shape != self.shape:
                 raise RuntimeError(f"{caller}: the gradient has shape {dy.shape}, the tensor {self.shape}")
 
-        found = backpropagate(self.place, dy, {x.place for x in wanted if x.place is not None}, retain_graph)
+        places = None if wanted is None else {x.place for x in wanted if x.place is not None}
+        found = backpropagate(self.place, dy, places, retain_graph)
         # Two places may have got the same array, or views of one: each gets its own.
         given = {id(dy)}
         tensors = {}
