@@ -35,7 +35,7 @@ class Subject:
 SUBJECTS = [
     Subject("add", lambda a, b: np.add(a, b), lambda x, y: x + y, 2),
     Subject("mul", lambda a, b: np.multiply(a, b), lambda x, y: x * y, 2),
-    Subject("scale", lambda a, b: np.multiply(a, 1.0), lambda x, y: x * 1.0),
+    Subject("mul_number", lambda a, b: np.multiply(a, 1.0), lambda x, y: x * 1.0),
     Subject("exp", lambda a, b: np.exp(a), lambda x, y: x.exp()),
     Subject("tanh", lambda a, b: np.tanh(a), lambda x, y: x.tanh()),
     Subject("sum", lambda a, b: np.sum(a, 0, keepdims=True), lambda x, y: x.sum(0, keepdim=True)),

@@ -1,4 +1,4 @@
-"""Arrays that cannot change: what a tensor holds, and how an array from outside becomes one."""
+"""Arrays that cannot change: what a tensor holds, and how numbers from outside become one."""
 
 from typing import Any
 
@@ -9,26 +9,28 @@ from minitensor.op import Array
 
 
 def read_only(array: Array) -> Array:
-    array.setflags(write=False)
+    """The array itself, read-only from now on, and so is what it is a view of."""
+    part: Any = array
+    while isinstance(part, np.ndarray):
+        part.setflags(write=False)
+        part = part.base
     return array
 
 
 def from_outside(data: ArrayLike, dtype: DTypeLike | None = None) -> Array:
-    """A read-only array; a copy, unless what is given cannot change either. Python's floats become float32."""
-    if isinstance(data, np.ndarray) and _cannot_change(data) and dtype in (None, data.dtype):
-        return data
-    array = np.array(data, dtype)
-    if dtype is None and array.dtype == np.float64 and not isinstance(data, np.ndarray | np.generic):
-        array = array.astype(np.float32)
+    """A read-only copy: whoever gave the data may change it later. Python's own floats become float32."""
+    if dtype is None and _is_plain(data):
+        array = np.array(data)
+        array = array.astype(np.float32) if array.dtype == np.float64 else array
+    else:
+        array = np.array(data, dtype)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"a tensor holds floats, integers or booleans, not {array.dtype} (given: {data!r:.60})")
-    return read_only(array)
+    return read_only(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
-def _cannot_change(array: Any) -> bool:
-    """Read-only, and so is every array that it is a view of."""
-    while isinstance(array, np.ndarray):
-        if array.flags.writeable:
-            return False
-        array = array.base
-    return array is None
+def _is_plain(data: ArrayLike) -> bool:
+    """Made of Python's numbers, and not of NumPy's, which bring their own dtype."""
+    if isinstance(data, list | tuple):
+        return all(map(_is_plain, data))
+    return type(data) in (bool, int, float)

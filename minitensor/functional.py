@@ -9,14 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from minitensor import ops
-from minitensor.arrays import read_only
-from minitensor.op import Array
 from minitensor.random import generator
-from minitensor.tensor import Operand, Tensor, apply
+from minitensor.tensor import Operand, Tensor, apply, wrap
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input @ weight.T + bias; weight is (out, in)."""
+    _need_floats("linear", input, weight, bias)
     if weight.ndim != 2 or not input.ndim or input.shape[-1] != weight.shape[1]:
         raise ValueError(f"linear: input {input.shape} and weight {weight.shape} do not fit; weight is (out, in)")
     return apply(ops.linear.linear, input, weight, bias)
@@ -28,28 +27,29 @@ def embedding(input: Operand, weight: Tensor, padding_idx: int | None = None) ->
 
 
 def relu(input: Tensor) -> Tensor:
-    return input.relu()
+    return Tensor.relu(input)
 
 
 def sigmoid(input: Tensor) -> Tensor:
-    return input.sigmoid()
+    return Tensor.sigmoid(input)
 
 
 def tanh(input: Tensor) -> Tensor:
-    return input.tanh()
+    return Tensor.tanh(input)
 
 
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """approximate: "none" for the exact form with erf, "tanh" for GPT-2's."""
+    _need_floats("gelu", input)
     return apply(ops.gelu.gelu, input, approximate=approximate)
 
 
 def softmax(input: Tensor, dim: int = -1) -> Tensor:
-    return input.softmax(dim)
+    return Tensor.softmax(input, dim)
 
 
 def log_softmax(input: Tensor, dim: int = -1) -> Tensor:
-    return input.log_softmax(dim)
+    return Tensor.log_softmax(input, dim)
 
 
 def layer_norm(
@@ -60,6 +60,7 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Each row, the last axes of this shape, made mean 0 and variance 1, then times weight plus bias."""
+    _need_floats("layer_norm", input, weight, bias)
     rows = tuple(normalized_shape)
     if not rows or input.shape[-len(rows) :] != rows:
         raise ValueError(f"layer_norm: input {input.shape} does not end in normalized_shape {rows}")
@@ -78,7 +79,10 @@ def cross_entropy(
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """-log of the chance that the logits give the target class: (N, V), (V,) or (N, V, ...) as in torch."""
+    _need_floats("cross_entropy", input)
     targets = _ids("cross_entropy: target", target)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"cross_entropy: label_smoothing lies between 0 and 1, it is {label_smoothing}")
     classes = min(1, input.ndim - 1)
     if not input.ndim or targets.shape != input.shape[:classes] + input.shape[classes + 1 :]:
         raise ValueError(
@@ -98,18 +102,16 @@ def cross_entropy(
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """In training, entries set to 0 with chance p and the rest enlarged by 1 / (1 - p)."""
-    keep = dropout_mask(input.shape, p) if training else None
-    return input if keep is None else apply(ops.dropout.dropout, input, Tensor(keep), p=p)
+    _need_floats("dropout", input)
+    keep = dropout_mask(input.shape, p if training else 0.0)
+    return input if keep is None else apply(ops.dropout.dropout, input, keep, p=p)
 
 
-def dropout_mask(shape: tuple[int, ...], p: float) -> Array | None:
-    """What dropout keeps, drawn from this thread's generator; None where it keeps all."""
+def dropout_mask(shape: tuple[int, ...], p: float) -> Tensor | None:
+    """What dropout keeps, drawn from this thread's generator; None if all of it."""
     if not 0 <= p <= 1:
         raise ValueError(f"dropout: p is a chance between 0 and 1, not {p}")
-    if p == 0:
-        return None
-    keep = generator().random(shape, np.float32) >= p
-    return read_only(keep)
+    return wrap(np.asarray(generator().random(shape, np.float32) >= p)) if p else None
 
 
 def scaled_dot_product_attention(
@@ -130,20 +132,28 @@ def scaled_dot_product_attention(
     if query.shape[-1:] != key.shape[-1:] or key.shape[-2:-1] != value.shape[-2:-1] or query.ndim < 2:
         raise ValueError(
             f"scaled_dot_product_attention: query {query.shape}, key {key.shape} and value {value.shape} do not fit; "
-            "they are (..., T, D), (..., S, D) and (..., S, D_v)"
+            "they are (..., T, D), (..., U, D) and (..., U, D_v)"
         )
+    _need_floats("scaled_dot_product_attention", query, key, value)
+    scores = (*np.broadcast_shapes(query.shape[:-2], key.shape[:-2]), query.shape[-2], key.shape[-2])
     mask = None
     if attn_mask is not None:
-        mask = attn_mask if isinstance(attn_mask, Tensor) else Tensor(attn_mask)
-    batch = np.broadcast_shapes(query.shape[:-2], key.shape[:-2])
-    keep = dropout_mask((*batch, query.shape[-2], key.shape[-2]), dropout_p)
+        given = attn_mask if isinstance(attn_mask, Tensor) else Tensor(attn_mask)
+        mask = given if given.dtype == np.bool_ or isinstance(attn_mask, Tensor) else given.to(query.dtype)
+        if mask.dtype.kind not in "bf":
+            raise TypeError(f"scaled_dot_product_attention: attn_mask holds booleans or floats, not {mask.dtype}")
+        if mask.ndim > len(scores) or any(
+            m not in (1, n) for m, n in zip(mask.shape, scores[-mask.ndim :], strict=True)
+        ):
+            raise ValueError(f"scaled_dot_product_attention: attn_mask {mask.shape} does not fit the scores {scores}")
+    keep = dropout_mask(scores, dropout_p)
     return apply(
         ops.attention.attention,
         query,
         key,
         value,
         mask,
-        None if keep is None else Tensor(keep),
+        keep,
         is_causal=is_causal,
         scale=scale,
         p=dropout_p,
@@ -162,5 +172,11 @@ def mse_loss(input: Tensor, target: Operand, reduction: str = "mean") -> Tensor:
 def _ids(name: str, values: Operand) -> Tensor:
     ids = values if isinstance(values, Tensor) else Tensor(values)
     if ids.dtype.kind not in "iu":
-        raise TypeError(f"{name} holds whole numbers, not {ids.dtype}")
+        raise TypeError(f"{name} holds whole numbers (ids of rows or classes), not {ids.dtype}")
     return ids
+
+
+def _need_floats(name: str, *inputs: Tensor | None) -> None:
+    for x in inputs:
+        if isinstance(x, Tensor) and x.dtype.kind != "f":
+            raise TypeError(f"{name} takes floats, not {x.dtype}; convert with x.float()")

@@ -1,13 +1,14 @@
 """torch's top-level functions: tensors out of nothing, several tensors into one, and the methods as functions."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from minitensor.ops import shape
 from minitensor.random import generator
-from minitensor.tensor import Operand, Tensor, apply
+from minitensor.tensor import Operand, Tensor, apply, flat, together
 
 # ---- out of nothing ---------------------------------------------------------------------------------------------
 
@@ -17,12 +18,12 @@ def tensor(data: Operand, dtype: DTypeLike | None = None, requires_grad: bool = 
     return Tensor(data, dtype, requires_grad)
 
 
-def zeros(*size: int, dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
-    return Tensor(np.zeros(size, dtype), requires_grad=requires_grad)
+def zeros(*size: Any, dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
+    return Tensor(np.zeros(flat(size), dtype), requires_grad=requires_grad)
 
 
-def ones(*size: int, dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
-    return Tensor(np.ones(size, dtype), requires_grad=requires_grad)
+def ones(*size: Any, dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
+    return Tensor(np.ones(flat(size), dtype), requires_grad=requires_grad)
 
 
 def full(size: Sequence[int], fill_value: float, dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
@@ -41,19 +42,19 @@ def arange(start: int, end: int | None = None, step: int = 1) -> Tensor:
     return Tensor(np.arange(start, end, step) if end is not None else np.arange(start))
 
 
-def randn(*size: int, dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
-    return Tensor(generator().standard_normal(size).astype(dtype), requires_grad=requires_grad)
+def randn(*size: Any, dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
+    return Tensor(generator().standard_normal(flat(size)).astype(dtype), requires_grad=requires_grad)
 
 
 # ---- several into one -------------------------------------------------------------------------------------------
 
 
-def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    return apply(shape.cat, *tensors, axis=dim)
+def cat(tensors: Sequence[Operand], dim: int = 0) -> Tensor:
+    return apply(shape.cat, *together(tensors), axis=dim)
 
 
-def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    return apply(shape.stack, *tensors, axis=dim)
+def stack(tensors: Sequence[Operand], dim: int = 0) -> Tensor:
+    return apply(shape.stack, *together(tensors), axis=dim)
 
 
 def where(condition: Operand, input: Operand, other: Operand) -> Tensor:
@@ -78,6 +79,7 @@ abs = Tensor.abs
 exp = Tensor.exp
 log = Tensor.log
 sqrt = Tensor.sqrt
+square = Tensor.square
 tanh = Tensor.tanh
 erf = Tensor.erf
 sigmoid = Tensor.sigmoid
@@ -88,18 +90,24 @@ clip = clamp = Tensor.clip
 sum = Tensor.sum
 mean = Tensor.mean
 var = Tensor.var
-max = amax = Tensor.max
-min = amin = Tensor.min
+std = Tensor.std
+max = Tensor.max
+min = Tensor.min
+amax = Tensor.amax
+amin = Tensor.amin
 logsumexp = Tensor.logsumexp
 argmax = Tensor.argmax
+argmin = Tensor.argmin
 softmax = Tensor.softmax
 log_softmax = Tensor.log_softmax
 reshape = Tensor.reshape
+flatten = Tensor.flatten
 permute = Tensor.permute
 transpose = Tensor.transpose
 squeeze = Tensor.squeeze
 unsqueeze = Tensor.unsqueeze
 split = Tensor.split
+chunk = Tensor.chunk
 tril = Tensor.tril
 triu = Tensor.triu
 masked_fill = Tensor.masked_fill

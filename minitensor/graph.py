@@ -19,15 +19,18 @@ Nodes know nothing of tensors, and tensors point to nodes, never back: no refere
 needs is kept by nobody.
 """
 
+import functools
+import inspect
 import threading
-from collections.abc import Container
+from collections.abc import Callable, Collection, Container, Iterable
 from contextlib import ContextDecorator
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from minitensor.op import Array, Op
 
+F = TypeVar("F", bound=Callable[..., Any])
 Place = tuple["Node", int]  # a value in the graph: the node that made it, and which of its outputs it is
 
 
@@ -60,13 +63,14 @@ class Node:
 
 
 def backpropagate(
-    root: Place, dy: Array, wanted: Container[Place] | None = None, retain_graph: bool = False
+    root: Place, dy: Array, wanted: Collection[Place] | None = None, retain_graph: bool = False
 ) -> dict[Place, Array]:
     """The gradient, given dy at the root, of each place that is wanted; if none are named, of each that keeps its own.
 
-    Unless retain_graph, each node gives up what it saved as soon as its backward has run.
+    Nodes that lead to nothing wanted are left alone. Unless retain_graph, each other node gives up what it saved as
+    soon as its backward has run.
     """
-    uses = _count_uses(root[0])
+    uses = _count_uses(root[0], _leading_to(wanted, root[0]) if wanted is not None else None)
     sums = {root: dy}  # what has arrived so far at each place
     ours: set[Place] = set()  # the places whose sum is an array made here, which may be added to in place
     found: dict[Place, Array] = {}
@@ -77,9 +81,8 @@ def backpropagate(
         node = place[0]
         if wanted is not None or node.grads is not None:
             found.update(_to_keep(node, wanted, sums))
-        if node.op is None:
-            del sums[place]
-            continue
+        if node.op is None or (wanted is not None and not any(edge and edge[0] in uses for edge in node.edges)):
+            continue  # a leaf, or as far down as is wanted
 
         arrived: Any = sums.pop(place) if len(node.outputs) == 1 else _joined(node, sums)
         saved, edges = node.saved, node.edges
@@ -91,7 +94,7 @@ def backpropagate(
             raise RuntimeError(f"{node.op.name}: backward gave {len(gradients)} gradients for {len(edges)} inputs")
 
         for position, edge in enumerate(edges):
-            if edge is None:
+            if edge is None or (wanted is not None and edge[0] not in uses):
                 continue
             target, index = edge
             shape, dtype = target.outputs[index]
@@ -113,8 +116,8 @@ def backpropagate(
     return found
 
 
-def _count_uses(root: Node) -> dict[Node, int]:
-    """For every node that the root can reach, how many edges lead to it."""
+def _count_uses(root: Node, among: Container[Node] | None) -> dict[Node, int]:
+    """For every node that the root can reach (among these nodes), how many edges lead to it."""
     uses = {root: 0}
     unseen = [root]
     while unseen:
@@ -125,7 +128,7 @@ def _count_uses(root: Node) -> dict[Node, int]:
                 "pass retain_graph=True to the earlier one, or compute the result again"
             )
         for edge in node.edges:
-            if edge is not None:
+            if edge is not None and (among is None or edge[0] in among):
                 target = edge[0]
                 count = uses.get(target, 0)
                 uses[target] = count + 1
@@ -134,7 +137,29 @@ def _count_uses(root: Node) -> dict[Node, int]:
     return uses
 
 
-def _to_keep(node: Node, wanted: Container[Place] | None, sums: dict[Place, Array]) -> dict[Place, Array]:
+def _leading_to(wanted: Iterable[Place], root: Node) -> set[Node]:
+    """The nodes below the root from which a wanted place can be reached."""
+    users: dict[Node, list[Node]] = {root: []}
+    unseen = [root]
+    while unseen:
+        node = unseen.pop()
+        for edge in node.edges:
+            if edge is not None:
+                if edge[0] not in users:
+                    users[edge[0]] = []
+                    unseen.append(edge[0])
+                users[edge[0]].append(node)
+    leading: set[Node] = set()
+    ahead = [node for node, _ in wanted if node in users]
+    while ahead:
+        node = ahead.pop()
+        if node not in leading:
+            leading.add(node)
+            ahead.extend(users[node])
+    return leading
+
+
+def _to_keep(node: Node, wanted: Collection[Place] | None, sums: dict[Place, Array]) -> dict[Place, Array]:
     """The gradients of this node's outputs that somebody will read."""
     if wanted is None:
         wanted = {(node, index) for index in node.grads or ()}
@@ -189,6 +214,24 @@ class _Recording(ContextDecorator):
 
     def __exit__(self, *exception: object) -> None:
         mode.recording = mode.before.pop()
+
+    def __call__(self, function: F) -> F:
+        """As a decorator; around a generator, for each of its steps."""
+        if not inspect.isgeneratorfunction(function):
+            return super().__call__(function)
+
+        @functools.wraps(function)
+        def steps(*inputs: Any, **settings: Any) -> Any:
+            generator = function(*inputs, **settings)
+            while True:
+                with self:
+                    try:
+                        item = next(generator)
+                    except StopIteration as end:
+                        return end.value
+                yield item
+
+        return cast(F, steps)
 
 
 class no_grad(_Recording):

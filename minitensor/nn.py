@@ -5,13 +5,14 @@ the path to a parameter ("blocks.0.ln_1.weight") is its name.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from minitensor import functional as F
+from minitensor.functions import zeros_like
 from minitensor.random import generator
 from minitensor.tensor import Operand, Tensor
 
@@ -23,6 +24,13 @@ class Parameter(Tensor):
 
     def __init__(self, data: Operand, requires_grad: bool = True) -> None:
         super().__init__(data, requires_grad=requires_grad)
+
+
+class Skipped(NamedTuple):
+    """Names that load_state_dict did not find a partner for."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
 
 
 class Module:
@@ -43,11 +51,17 @@ class Module:
             if isinstance(value, Module):
                 yield name, value
 
-    def named_modules(self, prefix: str = "") -> "Iterator[tuple[str, Module]]":
-        """This module, its parts, their parts."""
-        yield prefix, self
-        for name, child in self.named_children():
-            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+    def named_modules(self, prefix: str = "", seen: "set[Module] | None" = None) -> "Iterator[tuple[str, Module]]":
+        """This module, its parts, their parts; each once, under its first name."""
+        seen = set() if seen is None else seen
+        if self not in seen:
+            seen.add(self)
+            yield prefix, self
+            for name, child in self.named_children():
+                yield from child.named_modules(f"{prefix}.{name}" if prefix else name, seen)
+
+    def children(self) -> "Iterator[Module]":
+        return (child for _, child in self.named_children())
 
     def modules(self) -> "Iterator[Module]":
         return (module for _, module in self.named_modules())
@@ -76,14 +90,18 @@ class Module:
         """The values of all parameters by name. A snapshot: training on does not change it."""
         return {name: parameter.detach() for name, parameter in self._all_parameters()}
 
-    def load_state_dict(self, state_dict: Mapping[str, Operand], strict: bool = True) -> None:
-        """Take over values by name. Either all fit, or nothing is changed and the error names what does not."""
+    def load_state_dict(self, state_dict: Mapping[str, Operand], strict: bool = True) -> "Skipped":
+        """Take over values by name. Either all fit, or nothing is changed and the error names what does not.
+
+        With strict=False names on one side alone are skipped, and returned.
+        """
         own = dict(self._all_parameters())
         given = {name: value if isinstance(value, Tensor) else Tensor(value) for name, value in state_dict.items()}
+        skipped = Skipped([name for name in own if name not in given], [name for name in given if name not in own])
         wrong = []
         if strict:
-            wrong += [f"missing: {name}" for name in own if name not in given]
-            wrong += [f"unexpected: {name}" for name in given if name not in own]
+            wrong += [f"missing: {name}" for name in skipped.missing_keys]
+            wrong += [f"unexpected: {name}" for name in skipped.unexpected_keys]
         wrong += [
             f"misshapen: {name} is {own[name].shape}, given {value.shape}"
             for name, value in given.items()
@@ -94,6 +112,14 @@ class Module:
         for name, value in given.items():
             if name in own:
                 own[name].data = value
+        return skipped
+
+    def apply(self, fn: "Callable[[Module], object]") -> Self:
+        """Call fn on every part, the innermost first, and then on this module."""
+        for child in self.children():
+            child.apply(fn)
+        fn(self)
+        return self
 
     def train(self, mode: bool = True) -> Self:
         for module in self.modules():
@@ -108,9 +134,9 @@ class Module:
             parameter.requires_grad_(requires_grad)
         return self
 
-    def zero_grad(self) -> None:
+    def zero_grad(self, set_to_none: bool = True) -> None:
         for parameter in self.parameters():
-            parameter.grad = None
+            parameter.grad = None if set_to_none or parameter.grad is None else zeros_like(parameter)
 
     def to(self, dtype: DTypeLike) -> Self:
         """The same module with parameters of another dtype; gradients are dropped."""
@@ -136,32 +162,51 @@ class Module:
         return f"{type(self).__name__}({inside})"
 
 
-class ModuleList(Module):
-    def __init__(self, modules: Iterable[Module] = ()) -> None:
-        self._list = list(modules)
+class _Listed(Module):
+    """Modules by number; the number is the name."""
+
+    def __init__(self, modules: Iterable[Module]) -> None:
+        self._list: list[Module] = []
+        self.extend(modules)
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
-        return ((str(i), module) for i, module in enumerate(self._list))
+        yield from ((str(i), module) for i, module in enumerate(self._list))
+        yield from super().named_children()
 
     def append(self, module: Module) -> Self:
+        if not isinstance(module, Module):
+            raise TypeError(f"{type(self).__name__} holds modules, not {type(module).__name__}")
         self._list.append(module)
+        return self
+
+    def extend(self, modules: Iterable[Module]) -> Self:
+        for module in modules:
+            self.append(module)
         return self
 
     def __len__(self) -> int:
         return len(self._list)
 
-    def __getitem__(self, index: int) -> Module:
-        return self._list[index]
-
     def __iter__(self) -> Iterator[Module]:
         return iter(self._list)
 
 
-class Sequential(ModuleList):
+class ModuleList(_Listed):
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
+        super().__init__(modules)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        return ModuleList(self._list[index]) if isinstance(index, slice) else self._list[index]
+
+
+class Sequential(_Listed):
     """One after the other."""
 
     def __init__(self, *modules: Module) -> None:
         super().__init__(modules)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        return Sequential(*self._list[index]) if isinstance(index, slice) else self._list[index]
 
     def forward(self, input: Any) -> Any:
         for module in self:
@@ -247,6 +292,16 @@ class Dropout(Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+class ReLU(Module):
+    def forward(self, input: Tensor) -> Tensor:
+        return F.relu(input)
+
+
+class Tanh(Module):
+    def forward(self, input: Tensor) -> Tensor:
+        return F.tanh(input)
 
 
 class GELU(Module):

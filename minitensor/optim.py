@@ -32,15 +32,19 @@ class Optimizer:
         self.defaults = defaults
         self.param_groups: list[Group] = []
         self.state: dict[Tensor, dict[str, Any]] = {}
+        if not isinstance(params, Iterable):
+            raise TypeError(
+                f"{type(self).__name__}: give tensors or groups, as in model.parameters(), not {params!r:.40}"
+            )
         given = list(params)
         if not given:
             raise ValueError(f"{type(self).__name__}: the list of parameters is empty")
-        groups = given if isinstance(given[0], dict) else [{"params": given}]
-        for group in groups:
-            assert isinstance(group, dict)
+        for group in given if isinstance(given[0], dict) else [{"params": given}]:
             self.add_param_group(group)
 
-    def add_param_group(self, param_group: Group) -> None:
+    def add_param_group(self, param_group: Any) -> None:
+        if not isinstance(param_group, dict) or "params" not in param_group:
+            raise ValueError(f'{type(self).__name__}: a group is a dict with "params" in it, not {param_group!r:.60}')
         params = param_group["params"]
         params = [params] if isinstance(params, Tensor) else list(params)
         known = {p for group in self.param_groups for p in group["params"]}
@@ -57,6 +61,8 @@ class Optimizer:
         for name in ("lr", "weight_decay", "momentum", "eps"):
             if group.get(name, 0) < 0:
                 raise ValueError(f"{type(self).__name__}: {name} cannot be negative, it is {group[name]}")
+        if not all(0 <= beta < 1 for beta in group.get("betas", ())):
+            raise ValueError(f"{type(self).__name__}: betas are at least 0 and below 1, not {group['betas']}")
         self.param_groups.append(group)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -66,9 +72,12 @@ class Optimizer:
 
     def step(self) -> None:
         for group in self.param_groups:
+            # A schedule may have set NumPy numbers, which would bring their own dtype into the arithmetic.
+            settings = {name: _plain(value) for name, value in group.items() if name != "params"}
             for p in group["params"]:
                 if p.grad is not None:
-                    p.array = read_only(self._stepped(p.array, p.grad.array, self.state.setdefault(p, {}), group))
+                    stepped = self._stepped(p.array, p.grad.array, self.state.setdefault(p, {}), settings)
+                    p.array = read_only(np.asarray(stepped))
 
     def _stepped(self, p: Array, g: Array, state: dict[str, Any], group: Group) -> Array:
         """The parameter after a step, as a new array; `state` is updated."""
@@ -101,6 +110,12 @@ class Optimizer:
         self.state = state
         for own, other in zip(self.param_groups, groups, strict=True):
             own.update({name: value for name, value in other.items() if name != "params"})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 class SGD(Optimizer):
@@ -150,8 +165,6 @@ class AdamW(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
     ) -> None:
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"AdamW: betas lie between 0 and 1, below 1, not {betas}")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     def _stepped(self, p: Array, g: Array, state: dict[str, Any], group: Group) -> Array:

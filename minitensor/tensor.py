@@ -3,18 +3,20 @@
 `apply` runs an operation and records it as a node (see graph.py); `Tensor.backward` starts the walk back. The rest of
 the file is what a torch user reaches for, each a line over the operations in ops/.
 
-The array inside a tensor is read-only, always. An operation may therefore keep its inputs for the backward without a
-copy: whatever tries to change them gets an error at once, and no gradient can be wrong. A tensor changes its value
+The array inside a tensor is its own and read-only. An operation may therefore keep its inputs for the backward without
+a copy: whatever tries to change them gets an error at once, and no gradient can be wrong. A tensor changes its value
 by taking another array: `x.data = new`, `x -= step` under no_grad, an optimizer's step.
 """
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn, Self, TypeAlias, Union, cast
+from typing import Any, NamedTuple, NoReturn, Self, TypeAlias, Union, cast
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 from numpy.typing import ArrayLike, DTypeLike
 
-from minitensor.arrays import from_outside
+from minitensor.arrays import from_outside, read_only
 from minitensor.graph import Node, Place, backpropagate, mode, no_grad
 from minitensor.op import Array, Axis, Op
 from minitensor.ops import elementwise, erf, matmul, reduce, shape, softmax
@@ -36,7 +38,10 @@ def apply(op: Op, *inputs: "Tensor | None", **settings: Any) -> "Tensor":
             arrays.append(None)
             edges.append(None)
             continue
-        array, place = x.array, x.place
+        try:
+            array, place = x.array, x.place
+        except AttributeError:
+            raise TypeError(f"{op.name}: its inputs are tensors, not {type(x).__name__}; make one, tensor(x)") from None
         arrays.append(array)
         edges.append(place)
         if place is not None:
@@ -46,6 +51,9 @@ def apply(op: Op, *inputs: "Tensor | None", **settings: Any) -> "Tensor":
             dtype = array.dtype
     if mixed:
         _check_dtypes(op, arrays)
+    for name, setting in settings.items():
+        if isinstance(setting, np.generic):  # a NumPy number would bring its own dtype into the arithmetic
+            settings[name] = setting.item()
 
     y, saved = op.forward(*arrays, **settings)
 
@@ -53,15 +61,18 @@ def apply(op: Op, *inputs: "Tensor | None", **settings: Any) -> "Tensor":
     if type(y) is tuple:
         node = Node(op, tuple((part.shape, part.dtype) for part in y), saved, edges) if tracked else None
         places = [(node, i) if node is not None else None for i in range(len(y))]
-        return cast("Tensor", tuple(map(_made, y, places)))
+        return cast("Tensor", tuple(map(wrap, y, places)))
     if type(y) is not np.ndarray:
         y = np.asarray(y)  # NumPy turns results without axes into scalars
-    return _made(y, (Node(op, ((y.shape, y.dtype),), saved, edges), 0) if tracked else None)
+    return wrap(y, (Node(op, ((y.shape, y.dtype),), saved, edges), 0) if tracked else None)
 
 
-def _made(array: Array, place: Place | None = None) -> "Tensor":
-    """A tensor around an array that is nobody else's."""
-    array.setflags(False)  # type: ignore[call-arg]  # read_only, without the call: this runs for every operation
+def wrap(array: Array, place: Place | None = None) -> "Tensor":
+    """A tensor around an array that nobody else will write to; it is read-only from now on."""
+    if array.base is None:
+        array.setflags(False)  # type: ignore[call-arg]  # read_only without the call: this runs for every operation
+    else:
+        read_only(array)
     tensor = _new(Tensor)
     tensor.array, tensor.place = array, place
     return tensor
@@ -97,9 +108,27 @@ class Tensor:
     place: Place | None
 
     def __init__(self, data: Operand, dtype: DTypeLike | None = None, requires_grad: bool = False) -> None:
-        self.array, self.place = from_outside(_values(data), dtype), None
+        shared = isinstance(data, Tensor) and dtype in (None, data.dtype)
+        self.array = _values(data) if shared else from_outside(_values(data), dtype)
+        self.place = None
         if requires_grad:
             self.requires_grad_()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A leaf of its own. The values are shared: they never change."""
+        if self.grad_fn is not None:
+            raise RuntimeError("deepcopy: this tensor is the result of an operation; copy x.detach()")
+        copy = memo[id(self)] = _new(type(self))
+        copy.array, copy.place = self.array, None
+        copy.requires_grad_(self.requires_grad)
+        copy.grad = self.grad
+        return copy
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a tensor is not pickled, since to open a pickle is to run it; save x.detach().numpy()")
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else repr(self)
 
     def __repr__(self) -> str:
         values = np.array2string(self.array, precision=4, separator=", ", threshold=200, prefix="tensor(")
@@ -150,7 +179,7 @@ class Tensor:
         """The values as a read-only array; .copy() gives one to write to."""
         if self.requires_grad:
             raise RuntimeError("numpy: this tensor requires grad, which NumPy would lose; use .detach().numpy()")
-        return self.array
+        return self.array.view()  # an array of the caller's own: its shape can be set
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
         return np.array(self.numpy(), dtype, copy=copy)
@@ -232,7 +261,7 @@ class Tensor:
 
     def detach(self) -> "Tensor":
         """The same values, without the history."""
-        return _made(self.array)
+        return wrap(self.array)
 
     @property
     def data(self) -> "Tensor":
@@ -240,7 +269,7 @@ class Tensor:
 
     @data.setter
     def data(self, value: Operand) -> None:
-        array = from_outside(_values(value), self.dtype)
+        array = Tensor(value, self.dtype).array
         if array.shape != self.shape:
             raise RuntimeError(f"data: a tensor of shape {self.shape} cannot take values of shape {array.shape}")
         self.array = array
@@ -285,7 +314,7 @@ class Tensor:
                 )
             dy = np.ones(self.shape, self.dtype)
         else:
-            dy = from_outside(_values(gradient), self.dtype)
+            dy = Tensor(gradient, self.dtype).array
             if dy.shape != self.shape:
                 raise RuntimeError(f"{caller}: the gradient has shape {dy.shape}, the tensor {self.shape}")
 
@@ -298,7 +327,7 @@ class Tensor:
             if array.base is not None or id(array) in given:
                 array = array.copy()
             given.add(id(array))
-            tensors[place] = _made(array)
+            tensors[place] = wrap(array)
         return tensors
 
     # -- in place --
@@ -354,20 +383,24 @@ class Tensor:
 
     def __mul__(self, other: Operand) -> "Tensor":
         if isinstance(other, (int, float)) and self.dtype.kind == "f":
-            return apply(elementwise.scale, self, factor=float(other))
+            return apply(elementwise.mul_number, self, number=float(other))
         return apply(elementwise.mul, *_pair(self, other))
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: Operand) -> "Tensor":
-        return apply(elementwise.div, *_pair(self, other))
+        if isinstance(other, (int, float)):
+            return apply(elementwise.div_number, _floats(self), number=float(other))
+        return apply(elementwise.div, *map(_floats, _pair(self, other)))
 
     def __rtruediv__(self, other: Operand) -> "Tensor":
-        return apply(elementwise.div, *_pair(self, other)[::-1])
+        return apply(elementwise.div, *map(_floats, _pair(self, other)[::-1]))
 
     def __pow__(self, other: Operand) -> "Tensor":
-        if isinstance(other, (int, float)):
-            return apply(elementwise.power, self, exponent=other if isinstance(other, int) else float(other))
+        if isinstance(other, int):
+            return apply(elementwise.pow_number, self, number=other)
+        if isinstance(other, float):
+            return apply(elementwise.pow_number, _floats(self), number=float(other))
         return apply(elementwise.pow, *_pair(self, other))
 
     def __rpow__(self, other: Operand) -> "Tensor":
@@ -394,22 +427,22 @@ class Tensor:
     # -- comparisons: boolean tensors, without gradient --
 
     def __lt__(self, other: Operand) -> "Tensor":
-        return Tensor(self.array < _values(other))
+        return _compared(np.less, self, other)
 
     def __le__(self, other: Operand) -> "Tensor":
-        return Tensor(self.array <= _values(other))
+        return _compared(np.less_equal, self, other)
 
     def __gt__(self, other: Operand) -> "Tensor":
-        return Tensor(self.array > _values(other))
+        return _compared(np.greater, self, other)
 
     def __ge__(self, other: Operand) -> "Tensor":
-        return Tensor(self.array >= _values(other))
+        return _compared(np.greater_equal, self, other)
 
     def __eq__(self, other: object) -> "Tensor":  # type: ignore[override]  # entry by entry, as in torch
-        return Tensor(self.array == _values(other))
+        return _compared(np.equal, self, other)
 
     def __ne__(self, other: object) -> "Tensor":  # type: ignore[override]
-        return Tensor(self.array != _values(other))
+        return _compared(np.not_equal, self, other)
 
     __hash__ = object.__hash__
 
@@ -422,31 +455,33 @@ class Tensor:
     def __or__(self, other: Operand) -> "Tensor":
         return Tensor(self.array | _values(other))
 
-    def all(self) -> "Tensor":
-        return Tensor(self.array.all())
+    __rand__, __ror__ = __and__, __or__
 
-    def any(self) -> "Tensor":
-        return Tensor(self.array.any())
+    def all(self, dim: Axis = None, keepdim: bool = False) -> "Tensor":
+        return Tensor(self.array.all(dim, keepdims=keepdim))
+
+    def any(self, dim: Axis = None, keepdim: bool = False) -> "Tensor":
+        return Tensor(self.array.any(dim, keepdims=keepdim))
 
     # -- functions, entry by entry --
 
     def exp(self) -> "Tensor":
-        return apply(elementwise.exp, self)
+        return apply(elementwise.exp, _floats(self))
 
     def log(self) -> "Tensor":
-        return apply(elementwise.log, self)
+        return apply(elementwise.log, _floats(self))
 
     def sqrt(self) -> "Tensor":
-        return apply(elementwise.sqrt, self)
+        return apply(elementwise.sqrt, _floats(self))
 
     def tanh(self) -> "Tensor":
-        return apply(elementwise.tanh, self)
+        return apply(elementwise.tanh, _floats(self))
 
     def erf(self) -> "Tensor":
-        return apply(erf.erf, self)
+        return apply(erf.erf, _floats(self))
 
     def sigmoid(self) -> "Tensor":
-        return apply(elementwise.sigmoid, self)
+        return apply(elementwise.sigmoid, _floats(self))
 
     def relu(self) -> "Tensor":
         return apply(elementwise.relu, self)
@@ -462,49 +497,87 @@ class Tensor:
 
     def clip(self, min: Real | None = None, max: Real | None = None) -> "Tensor":
         bounds = {name: bound for name, bound in (("min", min), ("max", max)) if bound is not None}
+        if not bounds or any(isinstance(bound, Tensor) for bound in bounds.values()):
+            raise TypeError("clip: give min, max or both, as numbers; with tensors use maximum and minimum")
         return apply(elementwise.clip, self, **bounds)
 
     clamp = clip
 
     def where(self, condition: Operand, other: Operand) -> "Tensor":
         """self where the condition holds, other elsewhere."""
-        return apply(elementwise.where, Tensor(condition), *_pair(self, other))
+        return apply(elementwise.where, _mask("where", condition), *_pair(self, other))
 
     def masked_fill(self, mask: Operand, value: Real) -> "Tensor":
-        return apply(shape.masked_fill, self, Tensor(mask), value=float(value))
+        return apply(shape.masked_fill, self, _mask("masked_fill", mask), value=value)
 
     def tril(self, diagonal: int = 0) -> "Tensor":
-        return apply(shape.tril, self, diagonal=diagonal)
+        return apply(shape.tril, _matrices("tril", self), diagonal=diagonal)
 
     def triu(self, diagonal: int = 0) -> "Tensor":
-        return apply(shape.triu, self, diagonal=diagonal)
+        return apply(shape.triu, _matrices("triu", self), diagonal=diagonal)
 
     # -- reductions; NumPy's `axis` and `keepdims` are taken for `dim` and `keepdim` --
 
-    def sum(self, dim: Axis = None, keepdim: bool = False, **numpy: Any) -> "Tensor":
-        return apply(reduce.sum, self, **_reduced(dim, keepdim, **numpy))
+    def sum(self, dim: Axis = None, keepdim: bool = False, *, axis: Axis = None, keepdims: bool = False) -> "Tensor":
+        return apply(reduce.sum, self, axis=_axis(dim, axis), keepdims=keepdim or keepdims)
 
-    def mean(self, dim: Axis = None, keepdim: bool = False, **numpy: Any) -> "Tensor":
-        return apply(reduce.mean, self, **_reduced(dim, keepdim, **numpy))
+    def mean(self, dim: Axis = None, keepdim: bool = False, *, axis: Axis = None, keepdims: bool = False) -> "Tensor":
+        return apply(reduce.mean, _only_floats("mean", self), axis=_axis(dim, axis), keepdims=keepdim or keepdims)
 
-    def var(self, dim: Axis = None, *, correction: Real = 1, keepdim: bool = False, **numpy: Any) -> "Tensor":
-        return apply(reduce.var, self, correction=correction, **_reduced(dim, keepdim, **numpy))
+    def var(
+        self,
+        dim: Axis = None,
+        *,
+        correction: Real = 1,
+        keepdim: bool = False,
+        axis: Axis = None,
+        keepdims: bool = False,
+    ) -> "Tensor":
+        settings = {"correction": correction, "axis": _axis(dim, axis), "keepdims": keepdim or keepdims}
+        return apply(reduce.var, _only_floats("var", self), **settings)
 
-    def std(self, dim: Axis = None, *, correction: Real = 1, keepdim: bool = False, **numpy: Any) -> "Tensor":
-        return self.var(dim, correction=correction, keepdim=keepdim, **numpy).sqrt()
+    def std(
+        self,
+        dim: Axis = None,
+        *,
+        correction: Real = 1,
+        keepdim: bool = False,
+        axis: Axis = None,
+        keepdims: bool = False,
+    ) -> "Tensor":
+        settings = {"correction": correction, "axis": _axis(dim, axis), "keepdims": keepdim or keepdims}
+        return apply(reduce.std, _only_floats("std", self), **settings)
 
-    def max(self, dim: Axis = None, keepdim: bool = False, **numpy: Any) -> "Tensor":
-        """The largest values alone (torch.amax); argmax gives their places."""
-        return apply(reduce.max, self, **_reduced(dim, keepdim, **numpy))
+    def amax(self, dim: Axis = None, keepdim: bool = False, *, axis: Axis = None, keepdims: bool = False) -> "Tensor":
+        return apply(reduce.max, self, axis=_axis(dim, axis), keepdims=keepdim or keepdims)
 
-    def min(self, dim: Axis = None, keepdim: bool = False, **numpy: Any) -> "Tensor":
-        """The smallest values alone (torch.amin); argmin gives their places."""
-        return apply(reduce.min, self, **_reduced(dim, keepdim, **numpy))
+    def amin(self, dim: Axis = None, keepdim: bool = False, *, axis: Axis = None, keepdims: bool = False) -> "Tensor":
+        return apply(reduce.min, self, axis=_axis(dim, axis), keepdims=keepdim or keepdims)
 
-    amax, amin = max, min
+    def max(self, dim: Any = None, keepdim: bool = False, *, axis: Axis = None, keepdims: bool = False) -> Any:
+        """With `dim` torch's pair (values, indices); with NumPy's `axis` the values, as amax; of two, the larger."""
+        if isinstance(dim, Tensor):
+            return self.maximum(dim)
+        if dim is not None:
+            return self._picked(self.array.argmax(dim, keepdims=True), dim, keepdim)
+        return self.amax(axis=axis, keepdims=keepdims)
+
+    def min(self, dim: Any = None, keepdim: bool = False, *, axis: Axis = None, keepdims: bool = False) -> Any:
+        """With `dim` torch's pair (values, indices); with NumPy's `axis` the values, as amin; of two, the smaller."""
+        if isinstance(dim, Tensor):
+            return self.minimum(dim)
+        if dim is not None:
+            return self._picked(self.array.argmin(dim, keepdims=True), dim, keepdim)
+        return self.amin(axis=axis, keepdims=keepdims)
+
+    def _picked(self, places: Array, dim: int, keepdim: bool) -> "Picked":
+        grid = list(np.ogrid[tuple(slice(n) for n in self.shape)])
+        grid[dim] = places
+        values, indices = self[tuple(grid)], Tensor(places)
+        return Picked(values, indices) if keepdim else Picked(values.squeeze(dim), indices.squeeze(dim))
 
     def logsumexp(self, dim: Axis, keepdim: bool = False) -> "Tensor":
-        return apply(reduce.logsumexp, self, axis=dim, keepdims=keepdim)
+        return apply(reduce.logsumexp, _only_floats("logsumexp", self), axis=_axis(dim, None), keepdims=keepdim)
 
     def argmax(self, dim: int | None = None, keepdim: bool = False) -> "Tensor":
         return Tensor(np.argmax(self.array, dim, keepdims=keepdim))
@@ -513,10 +586,10 @@ class Tensor:
         return Tensor(np.argmin(self.array, dim, keepdims=keepdim))
 
     def softmax(self, dim: int) -> "Tensor":
-        return apply(softmax.softmax, self, axis=dim)
+        return apply(softmax.softmax, _only_floats("softmax", self), axis=dim)
 
     def log_softmax(self, dim: int) -> "Tensor":
-        return apply(softmax.log_softmax, self, axis=dim)
+        return apply(softmax.log_softmax, _only_floats("log_softmax", self), axis=dim)
 
     # -- shape --
 
@@ -529,16 +602,18 @@ class Tensor:
         return (self[i] for i in range(len(self)))
 
     def reshape(self, *shape_: Any) -> "Tensor":
-        return apply(shape.reshape, self, shape=_flat(shape_))
+        return apply(shape.reshape, self, shape=flat(shape_))
 
     view = reshape
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> "Tensor":
         first, last = start_dim % max(self.ndim, 1), end_dim % max(self.ndim, 1)
-        return self.reshape(*self.shape[:first], -1, *self.shape[last + 1 :])
+        if first > last:
+            raise ValueError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim}")
+        return self.reshape(*self.shape[:first], math.prod(self.shape[first : last + 1]), *self.shape[last + 1 :])
 
     def permute(self, *dims: Any) -> "Tensor":
-        return apply(shape.permute, self, axes=_flat(dims))
+        return apply(shape.permute, self, axes=flat(dims))
 
     def transpose(self, dim0: int, dim1: int) -> "Tensor":
         return apply(shape.transpose, self, axis0=dim0, axis1=dim1)
@@ -553,7 +628,7 @@ class Tensor:
 
     def expand(self, *sizes: Any) -> "Tensor":
         """Size-1 axes, and new ones in front, repeated to these sizes; -1 leaves an axis as it is."""
-        sizes = _flat(sizes)
+        sizes = flat(sizes)
         new = len(sizes) - self.ndim
         wanted = tuple(self.shape[i - new] if n == -1 and i >= new else n for i, n in enumerate(sizes))
         return apply(shape.expand, self, shape=wanted)
@@ -562,7 +637,7 @@ class Tensor:
         """Without its axes of size 1, or without those of `dim` that are."""
         if dim is None:
             return apply(shape.squeeze, self)
-        dims = (dim,) if isinstance(dim, int) else dim
+        dims = normalize_axis_tuple(dim, self.ndim)
         return apply(shape.squeeze, self, axis=tuple(d for d in dims if self.shape[d] == 1))
 
     def unsqueeze(self, dim: int) -> "Tensor":
@@ -570,18 +645,20 @@ class Tensor:
 
     def split(self, split_size: int | Sequence[int], dim: int = 0) -> "tuple[Tensor, ...]":
         """Parts of split_size (the last may be smaller), or of each size in a list."""
-        n = self.shape[dim]
+        n = self.shape[normalize_axis_index(dim, self.ndim)]
         if isinstance(split_size, int):
             if split_size < 1:
                 raise ValueError(f"split: a part needs a size of at least 1, not {split_size}")
             sizes = [split_size] * (n // split_size) + [n % split_size] * (n % split_size > 0) or [0]
         else:
             sizes = list(split_size)
-            if sum(sizes) != n:
+            if sum(sizes) != n or min(sizes) < 0:
                 raise ValueError(f"split: sizes {sizes} do not add up to {n}, the size of axis {dim}")
         return cast("tuple[Tensor, ...]", apply(shape.split, self, sizes=tuple(sizes), axis=dim))
 
     def chunk(self, chunks: int, dim: int = 0) -> "tuple[Tensor, ...]":
+        if chunks < 1:
+            raise ValueError(f"chunk: into at least 1 part, not {chunks}")
         return self.split(max(-(-self.shape[dim] // chunks), 1), dim)
 
     def contiguous(self) -> "Tensor":
@@ -593,7 +670,10 @@ class Tensor:
         return self.reshape(self.shape)
 
     def to(self, dtype: DTypeLike) -> "Tensor":
-        return self if self.dtype == dtype else apply(elementwise.cast, self, dtype=np.dtype(dtype))
+        dtype = np.dtype(dtype)
+        if self.dtype == dtype:
+            return self
+        return apply(elementwise.cast, self, dtype=dtype) if dtype.kind == "f" else Tensor(self.array, dtype)
 
     def float(self) -> "Tensor":
         return self.to(np.float32)
@@ -602,7 +682,14 @@ class Tensor:
         return self.to(np.float64)
 
     def long(self) -> "Tensor":
-        return Tensor(self.array, np.int64)
+        return self.to(np.int64)
+
+
+class Picked(NamedTuple):
+    """What max and min along an axis return: the values, and where they stand."""
+
+    values: Tensor
+    indices: Tensor
 
 
 # ---- operands ---------------------------------------------------------------------------------------------------
@@ -614,8 +701,11 @@ def _pair(a: Tensor, b: Operand) -> tuple[Tensor, Tensor]:
         if a.array.dtype is b.array.dtype:
             return a, b
     else:
-        whole = a.dtype.kind != "f" and np.asarray(b).dtype.kind == "f"
-        b = Tensor(b, np.float32 if whole else a.dtype)
+        array = np.asarray(b)
+        if "biuf".find(array.dtype.kind) <= "biuf".find(a.dtype.kind):
+            b = Tensor(array, a.dtype)
+        else:  # a float beside integers, a number beside booleans
+            b = Tensor(array, np.float32 if array.dtype.kind == "f" else array.dtype)
     if a.dtype.kind != b.dtype.kind and "f" in (a.dtype.kind, b.dtype.kind):
         dtype = a.dtype if a.dtype.kind == "f" else b.dtype
         return a.to(dtype), b.to(dtype)
@@ -626,11 +716,52 @@ def _values(other: object) -> Any:
     return other.array if isinstance(other, Tensor) else other
 
 
-def _reduced(dim: Axis, keepdim: bool, axis: Axis = None, keepdims: bool = False) -> dict[str, Any]:
-    return {"axis": dim if axis is None else axis, "keepdims": keepdim or keepdims}
+def _compared(ufunc: np.ufunc, a: Tensor, b: Any) -> Tensor:
+    if b is None or isinstance(b, str):
+        return NotImplemented  # type: ignore[no-any-return]  # Python then compares by identity
+    x, y = _pair(a, b)
+    return Tensor(ufunc(x.array, y.array))
 
 
-def _flat(sizes: tuple[Any, ...]) -> tuple[int, ...]:
+def _floats(x: Tensor) -> Tensor:
+    """Integers and booleans as float32, as torch's functions take them."""
+    return x if x.array.dtype.kind == "f" else x.to(np.float32)
+
+
+def _only_floats(name: str, x: Tensor) -> Tensor:
+    if x.array.dtype.kind != "f":
+        raise TypeError(f"{name} takes floats, not {x.dtype}; convert with x.float()")
+    return x
+
+
+def _mask(name: str, mask: Operand) -> Tensor:
+    mask = mask if isinstance(mask, Tensor) else Tensor(mask)
+    if mask.dtype != np.bool_:
+        raise TypeError(f"{name}: a mask holds booleans, not {mask.dtype}; compare, x != 0")
+    return mask
+
+
+def _matrices(name: str, x: Tensor) -> Tensor:
+    if x.ndim < 2:
+        raise ValueError(f"{name}: takes matrices, not shape {x.shape}")
+    return x
+
+
+def _axis(dim: Any, axis: Any) -> Axis:
+    if dim is not None and axis is not None:
+        raise TypeError(f"dim={dim} and axis={axis} are two names for one thing; give one")
+    chosen = dim if axis is None else axis
+    return tuple(chosen) if isinstance(chosen, list) else chosen
+
+
+def together(values: Sequence[Operand]) -> list[Tensor]:
+    """Tensors of one dtype, that of the first tensor with floats if there is one."""
+    tensors = [x for x in values if isinstance(x, Tensor)]
+    leader = next((x for x in tensors if x.dtype.kind == "f"), tensors[0] if tensors else Tensor(values[0]))
+    return [_pair(leader, x)[1] for x in values]
+
+
+def flat(sizes: tuple[Any, ...]) -> tuple[int, ...]:
     """(2, 3) from f(2, 3) as well as from f((2, 3))."""
     if len(sizes) == 1 and isinstance(sizes[0], Sequence):
         sizes = tuple(sizes[0])
@@ -638,12 +769,15 @@ def _flat(sizes: tuple[Any, ...]) -> tuple[int, ...]:
 
 
 def _index(index: Any) -> Any:
-    """An index for NumPy, in which arrays are read-only copies."""
-    if isinstance(index, tuple):
-        return tuple(_index(part) for part in index)
-    if isinstance(index, Tensor | np.ndarray | list):
-        return from_outside(_values(index))
-    return index
+    """An index for NumPy: integers, slices, None and ... as they are, all else (lists, arrays) as read-only arrays."""
+    return tuple(map(_index_part, index)) if isinstance(index, tuple) else _index_part(index)
+
+
+def _index_part(part: Any) -> Any:
+    if part is None or part is Ellipsis or isinstance(part, int | np.integer | slice):
+        return part
+    array = Tensor(part).array
+    return array if array.size else array.astype(np.int64)  # an empty list picks nothing
 
 
 def _sequence(tensors: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:

@@ -63,13 +63,13 @@ def make_pow(source: Source) -> Example:
     return Example([source.values(a_shape, 0.0, 4.0), source.values(b_shape, -3.0, 3.0)])
 
 
-def make_power(source: Source) -> Example:
-    exponent = source.choice([3, 2, 1, 0, -1, -2, 0.5, -0.5, 1.5])
-    return Example([source.values(source.shape(), 0.1 if exponent % 1 else -4.0, 4.0)], {"exponent": exponent})
+def make_pow_number(source: Source) -> Example:
+    number = source.choice([3, 2, 1, 0, -1, -2, 0.5, -0.5, 1.5])
+    return Example([source.values(source.shape(), 0.1 if number % 1 else -4.0, 4.0)], {"number": number})
 
 
-def make_scale(source: Source) -> Example:
-    return Example([source.values(source.shape())], {"factor": source.choice([-2.5, 0.0, 1e-8, 3.0])})
+def make_number(source: Source) -> Example:
+    return Example([source.values(source.shape())], {"number": source.choice([-2.5, 3.0, 1e-8, 0.0])})
 
 
 def make_cast(source: Source) -> Example:
@@ -281,7 +281,7 @@ def make_rows(source: Source) -> Example:
 
 
 def composed_softmax(x: Tensor, *, axis: int) -> Tensor:
-    e = (x - x.detach().max(axis, keepdims=True)).exp()
+    e = (x - x.detach().amax(axis, keepdims=True)).exp()
     return e / e.sum(axis, keepdims=True)
 
 
@@ -438,12 +438,13 @@ CASES: dict[str, Case] = {
     "add": Case(two(), torch.add),
     "sub": Case(two(), torch.sub),
     "mul": Case(two(), torch.mul),
-    "scale": Case(make_scale, lambda x, *, factor: x * factor),
+    "mul_number": Case(make_number, lambda x, *, number: x * number),
     "div": Case(two(), torch.div),
+    "div_number": Case(make_number, lambda x, *, number: x / number),
     "cast": Case(make_cast, torch_cast, analytic=False),
     "neg": Case(one(), torch.neg),
     "pow": Case(make_pow, torch.pow),
-    "power": Case(make_power, lambda x, *, exponent: torch.pow(x, exponent)),
+    "pow_number": Case(make_pow_number, lambda x, *, number: torch.pow(x, number)),
     "exp": Case(one(-50, 50), torch.exp, float32=1e-5),
     "log": Case(make_log, torch.log),
     "sqrt": Case(one(0, 1e6), torch.sqrt),
@@ -460,6 +461,7 @@ CASES: dict[str, Case] = {
     "sum": Case(reduction(), torch_reduction(torch.sum)),
     "mean": Case(reduction(), torch_reduction(torch.mean)),
     "var": Case(make_var, torch_reduction(torch.var)),
+    "std": Case(make_var, torch_reduction(torch.std), cancels=1),
     "max": Case(reduction(min_side=1), torch_reduction(torch.amax), analytic=False),
     "min": Case(reduction(min_side=1), torch_reduction(torch.amin), analytic=False),
     "logsumexp": Case(reduction(-30, 30), torch_reduction(torch.logsumexp), analytic=False, cancels=1),

@@ -23,7 +23,7 @@ import torch
 from minitensor.functions import cat
 from minitensor.gradcheck import central_difference, complex_step
 from minitensor.op import Array, Op
-from minitensor.tensor import Tensor, apply, grad
+from minitensor.tensor import Tensor, apply, grad, wrap
 from tests.cases import Case
 from tests.strategies import Example
 
@@ -73,15 +73,16 @@ def through_engine(function: Callable[..., Any], dtype: Any = np.float64) -> Run
                 inputs.append(leaves[id(array)])
             else:
                 floats = array.dtype.kind == "f"
-                held = _frozen(array.astype(dtype, order="K", copy=False) if floats else array)
-                leaves[id(array)] = tensor = Tensor(held, requires_grad=floats)
+                # Around the array as it lies in memory, not a copy: operations must take any layout.
+                tensor = wrap(array.astype(dtype, order="K", copy=False) if floats else array)
+                leaves[id(array)] = tensor.requires_grad_(floats)
                 inputs.append(tensor)
         y = function(*inputs, **example.settings)
         joined = y.reshape(-1) if isinstance(y, Tensor) else cat([part.reshape(-1) for part in y])
         wanted = [x for x in inputs if x is not None and x.requires_grad]
-        dy = _frozen(dy.astype(joined.dtype)[: joined.numel()])
-        first = grad(joined, wanted, dy, retain_graph=True, allow_unused=True)
-        again = grad(joined, wanted, dy, allow_unused=True)
+        upstream = wrap(dy.astype(joined.dtype)[: joined.numel()])
+        first = grad(joined, wanted, upstream, retain_graph=True, allow_unused=True)
+        again = grad(joined, wanted, upstream, allow_unused=True)
         for one, two in zip(first, again, strict=True):
             assert _same(one, two), "a second backward over the same graph gives another gradient"
         found = dict(zip(map(id, wanted), first, strict=True))
@@ -131,15 +132,6 @@ def _gradient(found: dict[int, Any], x: Any) -> Array | None:
         return None
     gradient = found[id(x)]
     return np.zeros(tuple(x.shape)) if gradient is None else np.asarray(gradient.numpy())
-
-
-def _frozen(array: Array) -> Array:
-    """Read-only all the way down, so that a Tensor takes it as it lies instead of copying it."""
-    part: Any = array
-    while isinstance(part, np.ndarray):
-        part.setflags(write=False)
-        part = part.base
-    return array
 
 
 def _same(one: Tensor | None, two: Tensor | None) -> bool:

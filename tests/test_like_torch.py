@@ -415,7 +415,7 @@ def test_numpy_beside_tensors_gives_tensors_of_the_tensors_dtype() -> None:
     [
         (minitensor.tensor([1.0, 2.5]), "tensor([1. , 2.5])"),
         (minitensor.tensor([1.0], requires_grad=True), "tensor([1.], requires_grad=True)"),
-        (minitensor.tensor([1.0], requires_grad=True) * 2.0, "tensor([2.], grad_fn=<scale>)"),
+        (minitensor.tensor([1.0], requires_grad=True) * 2.0, "tensor([2.], grad_fn=<mul_number>)"),
         (minitensor.tensor(np.float64(0.5)), "tensor(0.5, dtype=float64)"),
         (minitensor.tensor([[1, 2], [3, 4]]), "tensor([[1, 2],\n        [3, 4]])"),
     ],

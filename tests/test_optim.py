@@ -166,7 +166,7 @@ def test_what_cannot_be_trained_is_refused() -> None:
         (lambda: SGD([x * 2.0]), "only leaf tensors"),
         (lambda: SGD([x], lr=-1.0), "lr cannot be negative"),
         (lambda: SGD([x], nesterov=True), "nesterov needs a momentum"),
-        (lambda: AdamW([x], betas=(0.9, 1.0)), "betas lie between"),
+        (lambda: AdamW([x], betas=(0.9, 1.0)), "betas are at least 0 and below 1"),
         (lambda: AdamW([{"params": [x], "speed": 3}]), "no setting is called 'speed'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -1,6 +1,6 @@
 """attention: every position looks at others, and takes a weighted mean of what they hold.
 
-T queries and S keys with their values, D numbers each; leading axes (batch B, heads H) go along. Three stages:
+T queries, U keys and U values, D numbers each; leading axes (batch B, heads H) go along. Three stages:
 
     scores     S_ij = c sum_d Q_id K_jd, c = 1/sqrt(D)      dQ_id = c sum_j dS_ij K_jd
                plus the mask: -inf where i may not see j    dK_jd = c sum_i dS_ij Q_id
@@ -8,11 +8,11 @@ T queries and S keys with their values, D numbers each; leading axes (batch B, h
     values     O_id = sum_j P_ij V_jd                       dP_ij = sum_d dO_id V_jd
                                                             dV_jd = sum_i P_ij dO_id
 
-A masked score has weight 0, and so gradient 0: the row that sees only itself learns nothing through P. A row that
-may see nothing at all has weights 0 and output 0.
+A masked score has weight 0, and so gradient 0. A row that may see one key alone has weight 1 there whatever the score,
+so its gradient is 0 too. A row that may see nothing at all has weights 0 and output 0.
 
-Each stage is an operation of its own, so that dS or dP can be read from a graph; `attention` does all three as one
-and keeps Q, K, V and P.
+Each stage is an operation of its own, so that dS or dP can be read from a graph. `attention` does all three as one; it
+keeps Q, K, V and P, and the mask of the dropout between P and V if there is one.
 """
 
 import math
@@ -31,7 +31,7 @@ def attention_scores_forward(
 ) -> tuple[Array, tuple[Array, Array, float, bool, Array | None]]:
     """`mask` is boolean, True where i may see j, or a number to add to each score; `is_causal` shows i only j <= i."""
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
-    scores = (q * scale) @ k.swapaxes(-1, -2)  # (..., T, S)
+    scores = (q * scale) @ k.swapaxes(-1, -2)  # (..., T, U)
     visible: Array | None = np.tri(*scores.shape[-2:], dtype=np.bool_) if is_causal else None
     learned = False
     if mask is not None and mask.dtype == bool:
@@ -61,9 +61,10 @@ def attention_scores_backward(
 
 def attention_weights_forward(scores: Array) -> tuple[Array, tuple[Array]]:
     largest = scores.max(-1, keepdims=True, initial=-np.inf)
-    e = np.exp(scores - np.where(largest == -np.inf, 0.0, largest))
-    total = e.sum(-1, keepdims=True)
-    weights = e / np.where(total == 0, 1.0, total)  # a row that sees nothing stays 0
+    weights = scores - np.where(largest == -np.inf, 0.0, largest)
+    np.exp(weights, out=weights)
+    total = weights.sum(-1, keepdims=True)
+    weights /= np.where(total == 0, 1.0, total)  # a row that sees nothing stays 0
     return weights, (weights,)
 
 

@@ -1,12 +1,14 @@
 """cross_entropy: how surprised the model is by the right answers, from its raw scores (logits).
 
-    p_nv     = e^x_nv / sum_k e^x_nk                         N rows, V classes, t_n the right class of row n
-    loss_n   = - sum_v q_nv log p_nv                         q_n = onehot(t_n), or smoothed by s:
-             = log sum_k e^x_nk - sum_v q_nv x_nv            q_n = (1 - s) onehot(t_n) + s/V
+    p_nv     = e^x_nv / sum_k e^x_nk                         x the logits: N rows, V classes
+    loss_n   = - sum_v q_nv log p_nv                         q_n = onehot(target_n), or smoothed by s:
+             = log sum_k e^x_nk - sum_v q_nv x_nv            q_n = (1 - s) onehot(target_n) + s/V
+    y        = sum_n share_n loss_n                          share = 1 for "sum", 1/N for "mean"
 
+    dloss_n  = dy share_n
     dx_nv    = dloss_n (p_nv - q_nv)                         softmax and logarithm cancel to a difference
 
-Rows whose target is `ignore_index` have loss 0 and gradient 0; "mean" divides by the number of the others.
+Rows whose target is `ignore_index` have share 0, and "mean" divides by the number of the others.
 The logits and one number a row are kept; the probabilities are computed again in the backward.
 """
 
@@ -56,7 +58,8 @@ def cross_entropy_backward(
 ) -> tuple[Array, None]:
     dlosses = (dy * share)[..., None]
     # losses = logsum - (1 - s) logits[target] - s mean(logits)
-    dlogits = np.exp(logits - logsum)
+    dlogits = logits - logsum
+    np.exp(dlogits, out=dlogits)
     if label_smoothing:
         dlogits -= label_smoothing / logits.shape[-1]
     at_target = np.take_along_axis(dlogits, target, -1) - (1.0 - label_smoothing)

@@ -14,6 +14,7 @@ def dropout_forward(x: Array, keep: Array, *, p: float) -> tuple[Array, tuple[Ar
 
 
 def dropout_backward(dy: Array, keep: Array, p: float) -> tuple[Array, None]:
+    # y = x * keep / (1 - p)
     return dy * keep * _enlarge(p), None
 
 

@@ -2,10 +2,11 @@
 
 So the Jacobian is diagonal, and the backward is a product, entry by entry:
 
-    y_i = f(a_i, b_i)        da_i = dy_i df/da        db_i = dy_i df/db
+    y_i = f(a_i, b_i)        da_i = dy_i ∂f/∂a        db_i = dy_i ∂f/∂b
 
 Inputs of different shapes broadcast as in NumPy; the engine sums the gradient over what broadcasting repeated.
-At a corner the derivative is torch's choice: 0 for relu, abs and clip, half each where maximum's inputs tie.
+At a corner the derivative is torch's choice: 0 for relu and abs at 0 and for clip at its bounds, half each where
+maximum's inputs tie. A plain number beside an array has operations of its own, which need not keep the array.
 """
 
 import math
@@ -42,13 +43,12 @@ def mul_backward(dy: Array, a: Array, b: Array) -> tuple[Array, Array]:
     return dy * b, dy * a
 
 
-def scale_forward(x: Array, *, factor: float) -> tuple[Array, tuple[float]]:
-    """A product with a plain number: unlike mul, it need not keep x."""
-    return x * factor, (factor,)
+def mul_number_forward(x: Array, *, number: float) -> tuple[Array, tuple[float]]:
+    return x * number, (number,)
 
 
-def scale_backward(dy: Array, factor: float) -> tuple[Array]:
-    return (dy * factor,)
+def mul_number_backward(dy: Array, number: float) -> tuple[Array]:
+    return (dy * number,)
 
 
 def div_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -57,9 +57,17 @@ def div_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
 
 
 def div_backward(dy: Array, y: Array, b: Array) -> tuple[Array, Array]:
-    # y = a / b:  dy/da = 1 / b,  dy/db = -a / b^2 = -y / b
+    # y = a / b:  ∂y/∂a = 1 / b,  ∂y/∂b = -a / b^2 = -y / b
     da = dy / b
     return da, -da * y
+
+
+def div_number_forward(x: Array, *, number: float) -> tuple[Array, tuple[float]]:
+    return x / number, (number,)
+
+
+def div_number_backward(dy: Array, number: float) -> tuple[Array]:
+    return (dy / number,)
 
 
 def cast_forward(x: Array, *, dtype: np.dtype[Any]) -> tuple[Array, tuple[np.dtype[Any]]]:
@@ -85,33 +93,33 @@ def pow_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array, Array]]:
 
 
 def pow_backward(dy: Array, a: Array, b: Array, y: Array) -> tuple[Array, Array]:
-    # y = a^b:  dy/da = b a^(b-1), which is 0 for b = 0 whatever a is;  dy/db = y log a, which is 0 at a = 0 <= b
+    # y = a^b:  ∂y/∂a = b a^(b-1), which is 0 for b = 0 whatever a is;  ∂y/∂b = y log a, which is 0 at a = 0 <= b
     da = dy * np.where(b == 0, 0.0, b * a ** np.where(b == 0, 1.0, b - 1.0))
     flat = (a == 0) & (b >= 0)
     db = np.where(flat, 0.0, dy * y * np.log(np.where(flat, 1.0, a)))
     return da, db
 
 
-def power_forward(x: Array, *, exponent: float) -> tuple[Array, tuple[Array, float]]:
-    """A power with a plain number: unlike pow, it takes no logarithm, so negative x are welcome."""
-    return x**exponent, (x, exponent)
+def pow_number_forward(x: Array, *, number: float) -> tuple[Array, tuple[Array, float]]:
+    return x**number, (x, number)
 
 
-def power_backward(dy: Array, x: Array, exponent: float) -> tuple[Array]:
-    if exponent == 0:
+def pow_number_backward(dy: Array, x: Array, number: float) -> tuple[Array]:
+    if number == 0:
         return (np.zeros_like(dy),)
-    return (dy * (exponent * x ** (exponent - 1)),)
+    return (dy * (number * x ** (number - 1)),)
 
 
 add = Op("add", add_forward, add_backward)
 sub = Op("sub", sub_forward, sub_backward)
 mul = Op("mul", mul_forward, mul_backward)
-scale = Op("scale", scale_forward, scale_backward)
+mul_number = Op("mul_number", mul_number_forward, mul_number_backward)
 div = Op("div", div_forward, div_backward)
+div_number = Op("div_number", div_number_forward, div_number_backward)
 cast = Op("cast", cast_forward, cast_backward)
 neg = Op("neg", neg_forward, neg_backward)
 pow = Op("pow", pow_forward, pow_backward)
-power = Op("power", power_forward, power_backward)
+pow_number = Op("pow_number", pow_number_forward, pow_number_backward)
 
 # ---- functions of one array -------------------------------------------------------------------------------------
 
@@ -172,12 +180,12 @@ sigmoid = Op("sigmoid", sigmoid_forward, sigmoid_backward)
 
 
 def relu_forward(x: Array) -> tuple[Array, tuple[Array]]:
-    y = np.maximum(x, 0.0)
+    y = np.maximum(x, 0)
     return y, (y,)
 
 
 def relu_backward(dy: Array, y: Array) -> tuple[Array]:
-    return (np.where(y <= 0, 0.0, dy),)
+    return (np.where(y <= 0, 0, dy),)
 
 
 def abs_forward(x: Array) -> tuple[Array, tuple[Array]]:

@@ -24,6 +24,7 @@ def embedding_forward(
 
 def embedding_backward(dy: Array, ids: Array, shape: tuple[int, ...], padding_idx: int | None) -> tuple[None, Array]:
     dweight = np.zeros(shape, dy.dtype)
+    # y = weight[ids]
     if ids.size:
         order = ids.argsort(None, kind="stable")
         used, starts = np.unique(ids.reshape(-1)[order], return_index=True)

@@ -64,6 +64,7 @@ def erf_forward(x: Array) -> tuple[Array, tuple[Array]]:
 
 
 def erf_backward(dy: Array, x: Array) -> tuple[Array]:
+    # y = erf(x)
     return (dy * (2.0 / math.sqrt(math.pi) * np.exp(-x * x)),)
 
 

@@ -1,7 +1,7 @@
 """gelu: x times the chance that a standard normal number lies below x.
 
     exact    y = x c(x)           c(x) = (1 + erf(x / sqrt 2)) / 2            c'(x) = e^(-x^2/2) / sqrt(2 pi)
-    tanh     y = x c(x)           c(x) = (1 + tanh(s)) / 2                    c'(x) = (1 - tanh(s)^2) / 2 s'(x)
+    tanh     y = x c(x)           c(x) = (1 + tanh(s)) / 2                    c'(x) = s'(x) (1 - tanh(s)^2) / 2
                                   s(x) = sqrt(2/pi) (x + 0.044715 x^3)        s'(x) = sqrt(2/pi) (1 + 3 0.044715 x^2)
 
     dx = dy (c(x) + x c'(x))      by the product rule, in both forms
@@ -31,6 +31,7 @@ def gelu_backward(dy: Array, x: Array, approximate: str) -> tuple[Array]:
     else:
         t = 2.0 * c - 1.0  # tanh(s)
         slope = 0.5 * (1.0 - t * t) * _ROOT * (1.0 + 3.0 * _CUBE * x * x)
+    # y = x * c(x)
     return (dy * (c + x * slope),)
 
 

@@ -6,9 +6,9 @@
     y_c      = n_c w_c + b_c
 
     dn_c     = dy_c w_c
-    dn_c/dx_j = r (1[c = j] - 1/C - 1/C n_c n_j)      through x itself, through m, through r
-    dx_j     = sum_c dn_c dn_c/dx_j
-             = r (dn_j - mean(dn) - n_j mean(dn n))   dn without its part along 1 and its part along n
+    ∂n_c/∂x_j = r (1[c = j] - 1/C - 1/C n_c n_j)      through x itself, through m, through r
+    dx_j     = sum_c dn_c ∂n_c/∂x_j
+             = r (dn_j - mean(dn) - n_j mean(dn n))
     dw_c     = sum over rows of dy_c n_c
     db_c     = sum over rows of dy_c
 
@@ -28,7 +28,8 @@ def layer_norm_forward(
     r = 1.0 / np.sqrt(np.square(n).mean(row, keepdims=True) + eps)
     n *= r
     y = n if weight is None else n * weight
-    y = y if bias is None else y + bias
+    if bias is not None:
+        y = y + bias if y is n else np.add(y, bias, out=y)
     return y, (n, r, weight, bias is not None, axes)
 
 
@@ -41,7 +42,7 @@ def layer_norm_backward(
     dbias = dy.sum(others) if has_bias else None
     dweight = None if weight is None else (dy * n).sum(others)
     dn = dy if weight is None else dy * weight
-    # n = (x - mean) * r
+    # n = (x - mean) * r, where mean and r depend on x too
     dx = dn - dn.mean(row, keepdims=True)
     dx -= n * (dn * n).mean(row, keepdims=True)
     dx *= r

@@ -11,6 +11,8 @@ its gradient is one product over all rows, not a product for each sequence and t
 
 import math
 
+import numpy as np
+
 from minitensor.op import Array, Op
 
 
@@ -24,7 +26,7 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[
 def linear_backward(dy: Array, x: Array, weight: Array, has_bias: bool) -> tuple[Array, Array, Array | None]:
     dy = _rows(dy)  # (N, O)
     # y += bias
-    dbias = dy.sum(0) if has_bias else None
+    dbias = np.ones(len(dy), dy.dtype) @ dy if has_bias else None  # faster than a sum over rows
     # y = x @ weight.T
     dweight = dy.T @ _rows(x)
     dx = (dy @ weight).reshape(x.shape)

@@ -1,11 +1,13 @@
 """matmul: the product of matrices, in all of NumPy's shapes.
 
-    Y_ij     = sum_k A_ik B_kj
-    dA_ik    = sum_j dY_ij B_kj         dA = dY B^T
-    dB_kj    = sum_i A_ik dY_ij         dB = A^T dY
+    y_ij     = sum_k a_ik b_kj
+    da_ik    = sum_j dy_ij b_kj         da = dy b^T
+    db_kj    = sum_i a_ik dy_ij         db = a^T dy
 
-Of the three indices, each product sums over the one that its result does not have. A vector on the left stands for
-a matrix of one row, on the right of one column; leading axes are a batch and broadcast.
+There are three indices; each of these products sums over the one that is missing on its left side. A vector on the
+left stands for a matrix of one row, on the right for one of one column; leading axes are a batch and broadcast.
+
+One matrix b for a whole batch of a is the common case: then the batch is only more rows, and each product is one.
 """
 
 import math
@@ -16,6 +18,13 @@ from minitensor.op import Array, Op
 
 
 def matmul_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+    if not a.ndim or not b.ndim or a.shape[-1] != b.shape[max(b.ndim - 2, 0)]:
+        raise ValueError(
+            f"matmul: {a.shape} @ {b.shape} do not fit: the last axis of the first goes with the last but one of the "
+            "second, or with its only one"
+        )
+    if a.ndim > 2 and b.ndim == 2:
+        return (_rows(a) @ b).reshape(*a.shape[:-1], b.shape[1]), (a, b)
     return np.matmul(a, b), (a, b)
 
 
@@ -27,13 +36,18 @@ def matmul_backward(dy: Array, a: Array, b: Array) -> tuple[Array, Array]:
     rows = a[None, :] if a.ndim == 1 else a  # (..., i, k)
     columns = b[:, None] if b.ndim == 1 else b  # (..., k, j)
 
-    da = dy @ columns.swapaxes(-1, -2)
-    if columns.ndim == 2:  # one matrix for the whole batch: the batch is only more rows
-        n = math.prod(rows.shape[:-1])
-        db = rows.reshape(n, rows.shape[-1]).T @ dy.reshape(n, dy.shape[-1])
+    # y = rows @ columns
+    if columns.ndim == 2:
+        da = (_rows(dy) @ columns.T).reshape(rows.shape)
+        db = _rows(rows).T @ _rows(dy)
     else:
+        da = dy @ columns.swapaxes(-1, -2)
         db = rows.swapaxes(-1, -2) @ dy
     return da[..., 0, :] if a.ndim == 1 else da, db[..., 0] if b.ndim == 1 else db
+
+
+def _rows(x: Array) -> Array:
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 matmul = Op("matmul", matmul_forward, matmul_backward)

@@ -3,10 +3,12 @@
     sum         y = sum_i x_i                        dx_i = dy
     mean        y = 1/n sum_i x_i                    dx_i = dy / n
     var         y = 1/(n-c) sum_i (x_i - mean)^2     dx_i = dy 2/(n-c) (x_i - mean)
+    std         y = sqrt(var)                        dx_i = dy 1/(n-c) (x_i - mean) / y, 0 where y = 0
     max, min    y = the largest, the smallest        dx_i = dy / (how many attain it), 0 for the others
     logsumexp   y = log sum_i e^x_i                  dx_i = dy e^(x_i - y), the softmax
 
-In var's Jacobian the mean's own dependence on x drops out, because the deviations sum to zero.
+n is how many entries go into one, c the correction (1 for the variance of a sample). In var's Jacobian the mean's own
+dependence on x drops out, because the deviations sum to zero.
 
 Each forward keeps the reduced axes as axes of size 1 and drops them last. The backward puts them back (`kept` is
 the shape with them), and then dy and y broadcast against x.
@@ -62,6 +64,20 @@ def var_backward(dy: Array, x: Array, mean: Array, n: float) -> tuple[Array]:
     return (dy.reshape(mean.shape) * (2.0 / n if n else math.inf) * (x - mean),)
 
 
+def std_forward(
+    x: Array, *, axis: Axis = None, correction: float = 1, keepdims: bool = False
+) -> tuple[Array, tuple[Array, Array, float, Array]]:
+    variance, (_, mean, n) = var_forward(x, axis=axis, correction=correction, keepdims=True)
+    y = np.sqrt(variance)
+    return _result(y, axis, keepdims), (x, mean, n, y)
+
+
+def std_backward(dy: Array, x: Array, mean: Array, n: float, y: Array) -> tuple[Array]:
+    # y = sqrt(var)
+    dvar = dy.reshape(mean.shape) / np.where(y == 0, math.inf, 2.0 * y)
+    return var_backward(dvar, x, mean, n)
+
+
 def max_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple[Array, tuple[Array, Array]]:
     y = x.max(axis, keepdims=True)
     return _result(y, axis, keepdims), (x, y)
@@ -96,6 +112,7 @@ def logsumexp_backward(dy: Array, x: Array, y: Array) -> tuple[Array]:
 sum = Op("sum", sum_forward, sum_backward)
 mean = Op("mean", mean_forward, mean_backward)
 var = Op("var", var_forward, var_backward)
+std = Op("std", std_forward, std_backward)
 max = Op("max", max_forward, max_backward)
 min = Op("min", min_forward, min_backward)
 logsumexp = Op("logsumexp", logsumexp_forward, logsumexp_backward)
