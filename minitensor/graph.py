@@ -38,12 +38,13 @@ class Node:
     """One recorded operation, or (without an op) a leaf: a tensor made by hand that wants its gradient.
 
     outputs   shape and dtype of each value that the operation made
+    several   whether it made a tuple of values, so that its backward takes a tuple of gradients
     saved     what its backward takes; None once the graph is freed
     edges     for each input, the place its gradient goes to; None where none is wanted
     grads     the gradients to be kept for reading, by output; None (most nodes) keeps none
     """
 
-    __slots__ = ("edges", "grads", "op", "outputs", "saved")
+    __slots__ = ("edges", "grads", "op", "outputs", "saved", "several")
 
     def __init__(
         self,
@@ -51,11 +52,13 @@ class Node:
         outputs: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...],
         saved: tuple[Any, ...] = (),
         edges: list[Place | None] | tuple[()] = (),
+        several: bool = False,
     ) -> None:
         self.op = op
         self.outputs = outputs
         self.saved: tuple[Any, ...] | None = saved
         self.edges = edges
+        self.several = several
         self.grads: dict[int, Any] | None = None
 
     def __repr__(self) -> str:
@@ -84,7 +87,7 @@ def backpropagate(
         if node.op is None or (wanted is not None and not any(edge and edge[0] in uses for edge in node.edges)):
             continue  # a leaf, or as far down as is wanted
 
-        arrived: Any = sums.pop(place) if len(node.outputs) == 1 else _joined(node, sums)
+        arrived: Any = _joined(node, sums) if node.several else sums.pop(place)
         saved, edges = node.saved, node.edges
         assert saved is not None  # _count_uses has seen that nothing here is freed
         if not retain_graph:

@@ -59,7 +59,8 @@ def apply(op: Op, *inputs: "Tensor | None", **settings: Any) -> "Tensor":
 
     tracked = tracked and mode.recording
     if type(y) is tuple:
-        node = Node(op, tuple((part.shape, part.dtype) for part in y), saved, edges) if tracked else None
+        outputs = tuple((part.shape, part.dtype) for part in y)
+        node = Node(op, outputs, saved, edges, several=True) if tracked else None
         places = [(node, i) if node is not None else None for i in range(len(y))]
         return cast("Tensor", tuple(map(wrap, y, places)))
     if type(y) is not np.ndarray:
@@ -508,7 +509,8 @@ class Tensor:
         return apply(elementwise.where, _mask("where", condition), *_pair(self, other))
 
     def masked_fill(self, mask: Operand, value: Real) -> "Tensor":
-        return apply(shape.masked_fill, self, _mask("masked_fill", mask), value=value)
+        number = value if isinstance(value, (int, float, np.generic)) else float(value)
+        return apply(shape.masked_fill, self, _mask("masked_fill", mask), value=number)
 
     def tril(self, diagonal: int = 0) -> "Tensor":
         return apply(shape.tril, _matrices("tril", self), diagonal=diagonal)
@@ -725,11 +727,11 @@ def _compared(ufunc: np.ufunc, a: Tensor, b: Any) -> Tensor:
 
 def _floats(x: Tensor) -> Tensor:
     """Integers and booleans as float32, as torch's functions take them."""
-    return x if x.array.dtype.kind == "f" else x.to(np.float32)
+    return x.to(np.float32) if isinstance(x, Tensor) and x.array.dtype.kind != "f" else x
 
 
 def _only_floats(name: str, x: Tensor) -> Tensor:
-    if x.array.dtype.kind != "f":
+    if isinstance(x, Tensor) and x.array.dtype.kind != "f":
         raise TypeError(f"{name} takes floats, not {x.dtype}; convert with x.float()")
     return x
 

@@ -32,10 +32,11 @@ RTOL, NATURAL = 1e-10, 1e-12
 
 @dataclass
 class Outcome:
-    """The outputs (joined, if there are several) and the gradient of each input, None for inputs without."""
+    """The outputs as one row, the shape of each, and the gradient of each input, None for inputs without."""
 
     y: Array
     gradients: list[Array | None]
+    shapes: list[tuple[int, ...]]
 
 
 Run = Callable[[Example, Array], Outcome]
@@ -86,7 +87,8 @@ def through_engine(function: Callable[..., Any], dtype: Any = np.float64) -> Run
         for one, two in zip(first, again, strict=True):
             assert _same(one, two), "a second backward over the same graph gives another gradient"
         found = dict(zip(map(id, wanted), first, strict=True))
-        return Outcome(joined.array, [_gradient(found, x) for x in inputs])
+        shapes = [part.shape for part in ([y] if isinstance(y, Tensor) else y)]
+        return Outcome(joined.array, [_gradient(found, x) for x in inputs], shapes)
 
     return run
 
@@ -122,7 +124,8 @@ def through_torch(function: Callable[..., Any]) -> Run:
         wanted = [x for x in leaves.values() if x.requires_grad]
         gradients = torch.autograd.grad(joined, wanted, torch.from_numpy(dy[: joined.numel()]), allow_unused=True)
         found = dict(zip(map(id, wanted), gradients, strict=True))
-        return Outcome(joined.detach().numpy(), [_gradient(found, x) for x in inputs])
+        shapes = [tuple(part.shape) for part in ([y] if isinstance(y, torch.Tensor) else y)]
+        return Outcome(joined.detach().numpy(), [_gradient(found, x) for x in inputs], shapes)
 
     return run
 
@@ -174,8 +177,11 @@ def compare(case: Case, got: Run, example: Example, dy: Array, float32: bool = F
         largest = max(np.abs(a[np.isfinite(a)]).max(initial=1.0) for a in example.arrays if _is_float(a))
         slack = 0.1 * largest**case.cancels
         slopes = slack * np.abs(dy[: expected.y.size]).max(initial=0.0)
-        natural = Outcome(natural.y + slack, [None if g is None else g + slopes for g in natural.gradients])
+        natural = Outcome(
+            natural.y + slack, [None if g is None else g + slopes for g in natural.gradients], natural.shapes
+        )
     tolerance = case.float32 if float32 else None
+    assert found.shapes == expected.shapes, f"output: shape {found.shapes}, torch has {expected.shapes}"
     forward = _error("output", found.y, expected.y, natural.y, tolerance)
     backward = 0.0
     for i, (g, e, n) in enumerate(zip(found.gradients, expected.gradients, natural.gradients, strict=True)):
@@ -198,7 +204,7 @@ def _natural_sizes(run: Run, example: Example, dy: Array, expected: Outcome) -> 
                 both = zip(example.arrays, outcome.gradients, strict=True)
                 uses = [np.abs(g) for a, g in both if a is example.arrays[i] and g is not None]
                 gradients[i] = np.fmax(own, np.sum(uses, axis=0))
-    return Outcome(y, gradients)
+    return Outcome(y, gradients, expected.shapes)
 
 
 def _is_float(array: Any) -> bool:

@@ -74,6 +74,9 @@ def test_outputs_of_split_that_nobody_used_count_as_zero() -> None:
     first, _, last = x.split([1, 2, 1])
     (first * 5.0 + last * 7.0).backward()
     assert gradient(x).tolist() == [5.0, 0.0, 0.0, 7.0]
+    narrow = mt.ones(3, requires_grad=True)
+    (narrow.split(1)[1] * 2.0).backward()
+    assert gradient(narrow).tolist() == [0.0, 2.0, 0.0]
 
 
 def test_retained_gradients_of_results() -> None:
@@ -96,6 +99,8 @@ def test_grad_returns_gradients_and_touches_no_grad() -> None:
     assert dx is not None
     assert dinner is not None
     assert (dx.item(), dinner.item()) == (36.0, 12.0)
+    with pytest.raises(RuntimeError, match="not made from input 1"):
+        mt.grad(z, (x, unused), retain_graph=True)
     assert mt.grad(z, unused, allow_unused=True) == (None,)
     assert x.grad is None
     assert y.grad is None
@@ -201,6 +206,16 @@ def test_memory_is_flat_over_1000_steps() -> None:
     assert abs(growth) < 10_000, f"{growth} bytes more after 900 steps"  # a step's arrays are 30 kB
 
 
+def test_one_backward_gives_each_leaf_an_array_of_its_own() -> None:
+    a, b, upstream = leaf(1.0, 2.0), leaf(3.0, 4.0), mt.tensor(np.array([[5.0], [6.0]]))
+    c = (a + b).reshape(2, 1)
+    c.retain_grad()
+    c.backward(upstream)
+    arrays = [gradient(a), gradient(b), gradient(c), upstream.array]
+    for i, one in enumerate(arrays):
+        assert not any(np.shares_memory(one, other) for other in arrays[i + 1 :])
+
+
 def test_gradients_share_memory_with_nothing() -> None:
     a, b, upstream = leaf(1.0, 2.0), leaf(3.0, 4.0), np.array([5.0, 6.0])
     c = a + b
@@ -222,12 +237,12 @@ def test_gradients_share_memory_with_nothing() -> None:
 def test_arrays_from_outside_may_change_without_harm() -> None:
     mine, constant, mask, index = np.array([2.0, 3.0]), np.array([5.0, 7.0]), np.array([True, False]), np.array([1, 1])
     x = Tensor(mine, requires_grad=True)
-    y = (x * x + x * constant + x.masked_fill(mask, 0.0)).sum() + x[index].sum()
+    y = (x * x + x * constant + x.masked_fill(mask, 0.0)).sum() + x[index].sum() + x[None][:, index].sum()
     for array in (mine, constant, index):
         array[:] = 0
     mask[:] = True
     y.backward()
-    assert gradient(x).tolist() == [4.0 + 5.0, 6.0 + 7.0 + 1.0 + 2.0]
+    assert gradient(x).tolist() == [4.0 + 5.0, 6.0 + 7.0 + 1.0 + 4.0]
 
 
 def test_a_read_only_view_of_an_array_that_can_change_is_copied() -> None:
@@ -434,6 +449,7 @@ def twice(x: Tensor) -> None:
     x.grad.sum().backward()
 
 
+ONES: Any = np.ones(2)
 ERRORS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "not a scalar": (lambda x: (x * 2.0).backward(), r"shape \(2,\) is not one number: reduce it"),
     "gradient of another shape": (lambda x: (x * 2.0).backward(np.ones(3)), r"has shape \(3,\), the tensor \(2,\)"),
@@ -454,6 +470,25 @@ ERRORS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
         lambda x: setattr(x, "grad", mt.ones(2)),
         r"float32 \(2,\) is no gradient for .*float64",
     ),
+    "grad of another shape": (lambda x: setattr(x, "grad", mt.tensor(np.ones(3))), r"\(3,\) is no gradient"),
+    "grad of a constant": (lambda x: setattr(x.detach(), "grad", x.detach()), "keeps no gradient; call requires_grad_"),
+    "not a tensor": (lambda x: mt.exp(ONES), "exp: its inputs are tensors, not ndarray; make one"),
+    "not a tensor, softmax": (lambda x: mt.functional.softmax(ONES), "softmax: its inputs are tensors, not ndarray"),
+    "matmul misfit": (lambda x: x @ np.ones((3, 2)), r"\(2,\) @ \(3, 2\) do not fit"),
+    "embedding outside": (lambda x: mt.functional.embedding([3], mt.ones(3, 2)), "id 3 is outside .* rows 0 to 2"),
+    "target outside": (
+        lambda x: mt.functional.cross_entropy(mt.ones(1, 3), [3]),
+        "target 3 is not one of the 3 classes",
+    ),
+    "linear misfit": (lambda x: mt.functional.linear(x, mt.ones(3, 4)), r"\(2,\) and weight \(3, 4\) do not fit"),
+    "layer_norm misfit": (
+        lambda x: mt.functional.layer_norm(x, (2,), mt.ones(3)),
+        r"weight has shape \(3,\), normalized_shape is \(2,\)",
+    ),
+    "attention misfit": (
+        lambda x: mt.functional.scaled_dot_product_attention(mt.ones(2, 3), mt.ones(2, 4), mt.ones(2, 4)),
+        r"query \(2, 3\), key \(2, 4\) and value \(2, 4\) do not fit",
+    ),
     "data that does not fit": (lambda x: setattr(x, "data", np.ones(3)), r"shape \(2,\) cannot take .* \(3,\)"),
     "two dtypes": (lambda x: x + mt.ones(2), r"add: inputs are float64 and float32; convert one, x.to\('float64'\)"),
     "text": (lambda x: Tensor(["a"]), "holds floats, integers or booleans"),
@@ -465,7 +500,7 @@ ERRORS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 @pytest.mark.parametrize("what", list(ERRORS))
 def test_error(what: str) -> None:
     act, message = ERRORS[what]
-    with pytest.raises((RuntimeError, TypeError, ValueError, NotImplementedError), match=message):
+    with pytest.raises((RuntimeError, TypeError, ValueError, IndexError, NotImplementedError), match=message):
         act(leaf(1.0, 2.0))
 
 

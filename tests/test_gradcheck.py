@@ -52,6 +52,20 @@ def test_a_gradient_that_a_plain_sum_could_not_see() -> None:
         del OPS["flipped"]
 
 
+def test_every_input_is_checked() -> None:
+    second = Op("second", lambda x, w: (x * w, (x, w)), lambda dy, x, w: (dy * w, -dy * x))
+    try:
+        with pytest.raises(GradcheckError, match="input 1 at"):
+            gradcheck(lambda x, w: apply(second, x, w), (X, X + 1.0))
+    finally:
+        del OPS["second"]
+
+
+def test_the_step_can_be_chosen() -> None:
+    with pytest.raises(GradcheckError, match=r"step 0\.1"):
+        gradcheck(lambda x: x**3, X, eps=0.1)
+
+
 def test_float32_is_refused() -> None:
     with pytest.raises(TypeError, match="pass float64"):
         gradcheck(lambda x: x * 2.0, X.astype(np.float32))

@@ -1,5 +1,6 @@
 """Modules against torch's: the same code builds both, the same names address both."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -111,6 +112,61 @@ def test_dropout_only_in_training() -> None:
     assert not np.array_equal(model(x).numpy(), model(x).numpy())
 
 
+def test_dropout_draws_for_every_entry() -> None:
+    kept = mt.functional.dropout(mt.ones(50, 40)).numpy() > 0
+    assert len({tuple(row) for row in kept.tolist()}) == 50
+    q = mt.ones(2, 3, 40, 8)
+    mt.manual_seed(0)
+    once = mt.functional.scaled_dot_product_attention(q, q, mt.randn(2, 3, 40, 8), dropout_p=0.5).numpy()
+    assert np.unique(once).size > 0.9 * once.size  # each query drops other keys, so hardly two means agree
+
+
+def test_threads_draw_from_generators_of_their_own() -> None:
+    mt.manual_seed(1)
+    expected = mt.randn(3).tolist()
+    mt.manual_seed(1)
+    thread = threading.Thread(target=lambda: (mt.manual_seed(2), mt.randn(100)))
+    thread.start()
+    thread.join()
+    assert mt.randn(3).tolist() == expected
+
+
+def test_lists_of_modules() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    model.append(nn.Tanh())
+    assert [type(part).__name__ for part in model] == ["Linear", "ReLU", "Linear", "Tanh"]
+    first = model[:2]
+    x = mt.tensor([[1.0, -2.0]])
+    np.testing.assert_array_equal(first(x).detach().numpy(), np.maximum(model[0](x).detach().numpy(), 0.0))
+    assert isinstance(nn.ModuleList(model)[1:], nn.ModuleList)
+    model.extra = nn.Linear(1, 1)  # type: ignore[attr-defined]
+    assert "extra.weight" in dict(model.named_parameters())
+    visited: list[str] = []
+    model.apply(lambda part: visited.append(type(part).__name__))
+    assert visited == ["Linear", "ReLU", "Linear", "Tanh", "Linear", "Sequential"]
+    with pytest.raises(TypeError, match="holds modules, not int"):
+        nn.ModuleList([3])  # type: ignore[list-item]
+
+
+def test_settings_of_layers() -> None:
+    assert nn.LayerNorm(3, elementwise_affine=False).weight is None
+    assert nn.LayerNorm(3, elementwise_affine=False).bias is None
+    assert not nn.Parameter(np.ones(2), requires_grad=False).requires_grad
+    fine = nn.Linear(2, 2, dtype=np.float64).weight.array
+    assert not np.array_equal(fine, fine.astype(np.float32))
+    fine = nn.Embedding(2, 2, dtype=np.float64).weight.array
+    assert not np.array_equal(fine, fine.astype(np.float32))
+    embedding = nn.Embedding(3, 2, padding_idx=1)
+    embedding(np.array([0, 1])).sum().backward()
+    assert embedding.weight.grad is not None
+    assert embedding.weight.grad.tolist() == [[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]
+    frozen = nn.Linear(2, 2).requires_grad_(False).double()
+    assert not any(p.requires_grad for p in frozen.parameters())
+    assert all(p.requires_grad for p in frozen.requires_grad_(True).parameters())
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        nn.Dropout(1.5)
+
+
 def test_state_dict_is_a_snapshot() -> None:
     model = nn.Linear(3, 2)
     before = model.state_dict()
@@ -137,7 +193,8 @@ def test_load_state_dict_names_all_that_does_not_fit_and_changes_nothing() -> No
     with pytest.raises(RuntimeError, match="misshapen"):
         model.load_state_dict(wrong, strict=False)
     assert {name: value.tolist() for name, value in model.state_dict().items()} == before
-    model.load_state_dict({"0.bias": np.ones(2), "other": np.ones(1)}, strict=False)
+    skipped = model.load_state_dict({"0.bias": np.ones(2), "other": np.ones(1)}, strict=False)
+    assert skipped == (["0.weight", "1.weight", "1.bias"], ["other"])
     assert model[0].bias.tolist() == [1.0, 1.0]
 
 

@@ -146,6 +146,34 @@ def test_clip_grad_norm_of_gradients_that_are_not_finite() -> None:
     assert clip_grad_norm_([mt.ones(2)], 1.0).item() == 0.0
 
 
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+def test_numpy_numbers_as_settings_and_parameters_of_one_number(kind: str) -> None:
+    p = mt.tensor(2.0, requires_grad=True)
+    optimizer = getattr(mt.optim, kind)([p], weight_decay=np.float64(0.1))
+    optimizer.param_groups[0]["lr"] = np.float64(0.5) * np.cos(0.0)
+    p.grad = mt.tensor(1.0)
+    optimizer.step()
+    assert isinstance(p.array, np.ndarray)
+    assert p.dtype == np.float32
+    assert not p.array.flags.writeable
+    clip_grad_norm_([p], np.float64(0.1))
+    assert p.grad.dtype == np.float32
+
+
+def test_settings_come_back_with_the_state() -> None:
+    _, ours = both()
+    optimizer = AdamW(ours, lr=0.5)
+    optimizer.param_groups[0]["lr"] = 0.25
+    state = optimizer.state_dict()
+    fresh = AdamW(ours, lr=0.1)
+    fresh.load_state_dict(state)
+    assert fresh.param_groups[0]["lr"] == 0.25
+    give_gradients(both()[0], ours, 0)
+    fresh.step()
+    fresh.load_state_dict(state)
+    assert not fresh.state  # what it remembered is replaced, not mixed
+
+
 def test_zero_grad() -> None:
     _, ours = both()
     optimizer = SGD(ours)
@@ -166,6 +194,12 @@ def test_what_cannot_be_trained_is_refused() -> None:
         (lambda: SGD([x * 2.0]), "only leaf tensors"),
         (lambda: SGD([x], lr=-1.0), "lr cannot be negative"),
         (lambda: SGD([x], nesterov=True), "nesterov needs a momentum"),
+        (lambda: SGD([x], momentum=0.9, dampening=0.1, nesterov=True), "nesterov needs a momentum and no dampening"),
+        (lambda: SGD([x], weight_decay=-1.0), "weight_decay cannot be negative"),
+        (lambda: AdamW([x], eps=-1.0), "eps cannot be negative"),
+        (lambda: AdamW([x], betas=(-0.1, 0.9)), "betas are at least 0"),
+        (lambda: SGD([{"params": x}, {"params": x}]), "is given twice"),
+        (lambda: SGD([{"lr": 1.0}]), 'a group is a dict with "params"'),
         (lambda: AdamW([x], betas=(0.9, 1.0)), "betas are at least 0 and below 1"),
         (lambda: AdamW([{"params": [x], "speed": 3}]), "no setting is called 'speed'"),
     ):
