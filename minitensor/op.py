@@ -11,7 +11,8 @@ of its value. No function here knows of tensors or graphs: call them on arrays, 
     >>> (dx,) = softmax_backward(np.array([1.0, 0.0, 0.0]), *saved)
 
 What a backward may rely on: the engine adds up what broadcasting repeated, so a backward need not. What it must
-keep to: `dy` and `saved` are read, never written; the arrays decide the dtype (constants are Python floats).
+keep to: `dy` and `saved` are read, never written; the arrays decide the dtype (constants are Python floats). What a
+forward returns becomes read-only.
 """
 
 from collections.abc import Callable

@@ -113,8 +113,9 @@ def test_importing_minitensor_loads_numpy_and_nothing_else() -> None:
     assert tops - {"minitensor", "numpy"} <= set(sys.stdlib_module_names)
 
 
-def test_the_first_gradient_of_the_readme_runs_and_prints_what_it_says() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("readme", ["README.md", "minitensor/README.md"])
+def test_the_code_of_a_readme_prints_what_it_says(readme: str) -> None:
+    text = (ROOT / readme).read_text(encoding="utf-8")
     code = text.split("```python\n")[1].split("```")[0]
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     expected = [line.split("# ", 1)[1] for line in code.splitlines() if line.startswith("print(")]
