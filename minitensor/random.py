@@ -1,6 +1,7 @@
 """Where random numbers come from: one generator for each thread, so that threads never disturb each other."""
 
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,7 +14,7 @@ class _Generators(threading.local):
 _generators = _Generators()
 
 
-def manual_seed(seed: int) -> np.random.Generator:
+def manual_seed(seed: int | Sequence[int]) -> np.random.Generator:
     """Make what this thread draws from now on (initial weights, dropout, randn) repeatable."""
     _generators.own = np.random.default_rng(seed)
     return _generators.own

@@ -1,0 +1,68 @@
+"""The parameters of a GPT: their names, their shapes, and what they start from.
+
+Both models start from these same numbers, drawn once, in NumPy.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_numpy.config import GPTConfig
+
+Weights = dict[str, NDArray[np.float32]]
+
+
+def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+    """Every parameter in the order of the model; a tied lm_head.weight is tok_emb.weight and not listed."""
+    return dict(_shapes(config))
+
+
+def parameter_count(config: GPTConfig) -> int:
+    return sum(math.prod(shape) for shape in parameter_shapes(config).values())
+
+
+def initial_weights(config: GPTConfig, seed: int) -> Weights:
+    """GPT-2's start: normal numbers of size 0.02, biases 0, layer norms 1.
+
+    Each block adds two terms to the residual stream, the outputs of the two c_proj. Theirs are smaller by the root of
+    the number of terms, so that the sum is as large as it would be with one.
+    """
+    random = np.random.default_rng(seed)
+    terms = 2 * config.n_layer
+    weights: Weights = {}
+    for name, shape in _shapes(config):
+        if name.endswith("bias"):
+            weights[name] = np.zeros(shape, np.float32)
+        elif "ln_" in name:
+            weights[name] = np.ones(shape, np.float32)
+        else:
+            size = 0.02 / math.sqrt(terms) if name.endswith("c_proj.weight") else 0.02
+            weights[name] = (random.standard_normal(shape) * size).astype(np.float32)
+    if config.tie_weights:
+        weights["lm_head.weight"] = weights["tok_emb.weight"]
+    return weights
+
+
+def _shapes(config: GPTConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    C, V = config.n_embd, config.vocab_size
+    layers = [(f"blocks.{i}.{name}", shape) for i in range(config.n_layer) for name, shape in _BLOCK]
+    yield "tok_emb.weight", (V, C)
+    yield "pos_emb.weight", (config.block_size, C)
+    for name, widths in [*layers, ("ln_f", (1,))]:  # Linear weights are (out, in), in units of C
+        yield f"{name}.weight", tuple(n * C for n in widths)
+        if config.bias:
+            yield f"{name}.bias", (widths[0] * C,)
+    if not config.tie_weights:
+        yield "lm_head.weight", (V, C)
+
+
+_BLOCK = (
+    ("ln_1", (1,)),
+    ("attn.c_attn", (3, 1)),
+    ("attn.c_proj", (1, 1)),
+    ("ln_2", (1,)),
+    ("mlp.c_fc", (4, 1)),
+    ("mlp.c_proj", (1, 4)),
+)

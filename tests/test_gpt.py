@@ -1,0 +1,221 @@
+"""gpt_numpy's model: parameters, start, gradients, what it may see, its cache, and what it refuses."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import minitensor as mt
+from gpt_numpy import GPT, GPTConfig
+from gpt_numpy.model import Cache
+from gpt_numpy.workshop.sampling import window_start
+from gpt_numpy.workshop.weights import initial_weights, parameter_count, parameter_shapes
+
+SMALL = GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=8)
+VARIANTS = {
+    "plain": SMALL,
+    "without biases": replace(SMALL, bias=False),
+    "tied": replace(SMALL, tie_weights=True),
+    "tanh": replace(SMALL, gelu="tanh"),
+    "one head": replace(SMALL, n_head=1),
+    "with dropout": replace(SMALL, dropout=0.2),
+}
+
+
+def ids(rows: int, columns: int, config: GPTConfig = SMALL, seed: int = 0) -> mt.Tensor:
+    return mt.tensor(np.random.default_rng(seed).integers(0, config.vocab_size, (rows, columns)))
+
+
+def lively(config: GPTConfig, dtype: type = np.float64) -> GPT:
+    """A model whose weights are large enough for every part to matter, biases and layer norms too."""
+    model = GPT(config, dtype=dtype)
+    random = np.random.default_rng(5)
+    for parameter in model.parameters():
+        parameter.data = parameter.array + 0.3 * random.standard_normal(parameter.shape)
+    return model
+
+
+# ---- parameters -------------------------------------------------------------------------------------------------
+
+
+def test_the_full_model_has_the_stated_number_of_parameters() -> None:
+    assert parameter_count(GPTConfig()) == 10_795_776
+    assert parameter_count(GPTConfig(tie_weights=True)) == 10_770_816
+    block = [shape for name, shape in parameter_shapes(GPTConfig()).items() if name.startswith("blocks.3.")]
+    assert sum(int(np.prod(shape)) for shape in block) == 1_774_464
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+def test_names_and_shapes_are_those_of_the_table(config: GPTConfig) -> None:
+    parameters = GPT(config).named_parameters()
+    assert {name: p.shape for name, p in parameters} == parameter_shapes(config)
+
+
+def test_the_names() -> None:
+    block = [
+        "ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias", "attn.c_proj.weight", "attn.c_proj.bias",
+        "ln_2.weight", "ln_2.bias", "mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c_proj.weight", "mlp.c_proj.bias",
+    ]  # fmt: skip
+    assert list(GPT(SMALL).state_dict()) == [
+        "tok_emb.weight", "pos_emb.weight", *(f"blocks.{i}.{name}" for i in range(2) for name in block),
+        "ln_f.weight", "ln_f.bias", "lm_head.weight",
+    ]  # fmt: skip
+
+
+def test_a_tied_model_has_one_table_under_two_names() -> None:
+    model = GPT(replace(SMALL, tie_weights=True))
+    assert model.lm_head.weight is model.tok_emb.weight
+    assert "lm_head.weight" in model.state_dict()
+
+
+# ---- the start --------------------------------------------------------------------------------------------------
+
+
+def test_equal_seeds_start_from_equal_weights() -> None:
+    first, again, other = (GPT(SMALL, seed).state_dict() for seed in (3, 3, 4))
+    for name, value in first.items():
+        assert np.array_equal(value.numpy(), initial_weights(SMALL, 3)[name])
+        assert np.array_equal(value.numpy(), again[name].numpy())
+    assert not np.array_equal(first["tok_emb.weight"].numpy(), other["tok_emb.weight"].numpy())
+
+
+def test_the_sizes_of_the_first_weights() -> None:
+    weights = initial_weights(GPTConfig(), 0)
+    for name, weight in weights.items():
+        if name.endswith("bias"):
+            assert not weight.any()
+        elif "ln_" in name:
+            assert (weight == 1).all()
+        else:
+            expected = 0.02 / np.sqrt(12) if name.endswith("c_proj.weight") else 0.02
+            assert weight.std() == pytest.approx(expected, rel=0.02), name
+
+
+def test_a_new_model_knows_nothing() -> None:
+    config = GPTConfig(block_size=32, n_layer=2, n_head=2, n_embd=32)
+    _, loss = GPT(config)(ids(8, 32, config), ids(8, 32, config, seed=1))
+    assert loss.item() == pytest.approx(np.log(65), abs=0.02)
+
+
+# ---- gradients --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [VARIANTS[name] for name in ("plain", "without biases", "tied", "tanh", "one head")])
+def test_the_gradient_is_the_slope_of_the_loss(config: GPTConfig) -> None:
+    """Along a random direction through all parameters at once, one parameter at a time in turn."""
+    model = lively(config)
+    x, y = ids(2, 7, config), ids(2, 7, config, seed=1)
+    parameters = dict(model.named_parameters())
+    gradients = mt.grad(model(x, y)[1], list(parameters.values()))
+    random = np.random.default_rng(0)
+    for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+        assert gradient is not None
+        start, direction = parameter.array, random.standard_normal(parameter.shape)
+        losses = []
+        for step in (1e-5, -1e-5):
+            parameter.data = start + step * direction
+            losses.append(model(x, y)[1].item())
+        parameter.data = start
+        expected = (losses[0] - losses[1]) / 2e-5
+        assert (gradient.numpy() * direction).sum() == pytest.approx(expected, rel=1e-5, abs=1e-9), name
+
+
+def test_the_loss_is_the_mean_surprise_at_the_next_token() -> None:
+    model = lively(SMALL)
+    x, y = ids(3, 5), ids(3, 5, seed=1)
+    logits, loss = model(x, y)
+    p = np.exp(logits.array) / np.exp(logits.array).sum(-1, keepdims=True)
+    expected = -np.log(np.take_along_axis(p, y.numpy()[..., None], -1)).mean()
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+    assert model(x)[1] is None
+
+
+# ---- what it may see --------------------------------------------------------------------------------------------
+
+
+def test_no_position_sees_a_later_one() -> None:
+    model = lively(SMALL)
+    x = ids(1, 8).numpy()
+    before = model(mt.tensor(x))[0].array
+    for changed in range(8):
+        other = x.copy()
+        other[0, changed] = (x[0, changed] + 1) % SMALL.vocab_size
+        after = model(mt.tensor(other))[0].array
+        assert np.array_equal(before[0, :changed], after[0, :changed])
+        assert (before[0, changed:] != after[0, changed:]).any(-1).all()  # and each later one sees it
+
+
+def test_dropout_is_for_training_alone() -> None:
+    model = lively(VARIANTS["with dropout"])
+    x = ids(2, 8)
+    assert not np.array_equal(model(x)[0].array, model(x)[0].array)
+    model.eval()
+    assert np.array_equal(model(x)[0].array, lively(SMALL)(x)[0].array)
+
+
+# ---- the cache --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cuts", [[1] * 8, [8], [3, 5], [5, 1, 2], [1, 7]], ids=str)
+def test_read_piece_by_piece_or_at_once_gives_the_same_logits(cuts: list[int]) -> None:
+    model = lively(SMALL)
+    x = ids(2, 8)
+    whole = model(x)[0].array
+    cache: Cache = {}
+    pieces, start = [], 0
+    for cut in cuts:
+        pieces.append(model(x[:, start : start + cut], cache=cache)[0].array)
+        start += cut
+    np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, rtol=1e-12, atol=1e-12)
+
+
+def test_the_window_follows_a_growing_text_in_quarters_of_the_context() -> None:
+    starts = [window_start(length, 8) for length in range(17)]
+    assert starts == [0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 4, 4, 6, 6, 8, 8]
+    assert [window_start(length, 1) for length in range(5)] == [0, 0, 1, 2, 3]
+    for length in range(200):
+        for block_size in (1, 2, 3, 5, 64):
+            seen = length - window_start(length, block_size)
+            assert min(length, block_size - block_size // 4) <= seen <= block_size
+
+
+# ---- what it refuses --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_embd": 10, "n_head": 3}, "n_embd 10 cannot be shared among n_head 3 heads: not divisible"),
+        ({"vocab_size": 0}, "vocab_size is a whole number of at least 1, not 0"),
+        ({"block_size": 0}, "block_size is a whole number of at least 1, not 0"),
+        ({"n_layer": -1}, "n_layer is a whole number of at least 1, not -1"),
+        ({"n_head": 2.0}, "n_head is a whole number of at least 1, not 2.0"),
+        ({"n_embd": True}, "n_embd is a whole number of at least 1, not True"),
+        ({"dropout": 1.0}, "dropout is a chance of at least 0 and below 1, not 1.0"),
+        ({"dropout": float("nan")}, "dropout is a chance of at least 0 and below 1, not nan"),
+        ({"bias": "no"}, "bias is True or False, not 'no'"),
+        ({"gelu": "fast"}, 'gelu is "exact" or "tanh", not \'fast\''),
+    ],
+)
+def test_a_bad_configuration_is_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match="^" + message.replace("(", r"\(") + "$"):
+        GPTConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_bad_inputs_are_refused() -> None:
+    model = GPT(SMALL)
+    with pytest.raises(ValueError, match="9 tokens do not fit the context, block_size 8"):
+        model(ids(1, 9))
+    cache: Cache = {}
+    model(ids(1, 8), cache=cache)
+    with pytest.raises(ValueError, match="9 tokens do not fit the context, block_size 8"):
+        model(ids(1, 1), cache=cache)
+    with pytest.raises(ValueError, match=r"ids are \(B, T\), rows of tokens; given \(8,\)"):
+        model(mt.tensor(np.arange(8)))
+    with pytest.raises(ValueError, match=r"targets \(1, 7\) go with ids \(1, 8\)"):
+        model(ids(1, 8), ids(1, 7))
+    for wrong in (-1, 11):
+        with pytest.raises(IndexError, match=f"id {wrong} is outside the table, which has rows 0 to 10"):
+            model(mt.tensor(np.array([[wrong]])))
+        with pytest.raises(IndexError, match=f"target {wrong} is not one of the 11 classes"):
+            model(ids(1, 1), mt.tensor(np.array([[wrong]])))
