@@ -1,12 +1,30 @@
 """The command gpt-numpy."""
 
 import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+from gpt_numpy.engine import Engine
+from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.program import Program
+
+
+@dataclass(frozen=True)
+class Options:
+    threads: Annotated[int, "threads to work with; 0: one for each core"] = 0
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise ValueError(f"threads is at least 0, not {self.threads}")
+
+
+PROGRAM = Program(
+    "gpt-numpy",
+    "The GPT written by hand on NumPy: train it, let it write, judge it.",
+    Options,
+    lambda config, seed, options: Engine(config, seed, options.threads or None),
+)
 
 
 def main() -> int:
-    """Say plainly that there is no command yet; status 2."""
-    print(
-        "gpt-numpy: train, generate, eval and explain are not written yet; see README.md for what is here",
-        file=sys.stderr,
-    )
-    return 2
+    return run(PROGRAM, sys.argv[1:])

@@ -1,0 +1,161 @@
+"""The hand-written GPT at work: training steps, losses and reading, over threads.
+
+A batch is divided among threads, one for each core, and each thread takes its share a few sequences at a time, so that
+the arrays in use stay small. NumPy lets other threads run while it computes. BLAS gets one thread for each of ours:
+two crowds of threads on the same cores would only wait for each other.
+
+Which thread takes which sequences, and the order in which their gradients are added, depend on the batch and the
+number of threads alone. So two runs agree bit for bit.
+"""
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from gpt_numpy.config import GPTConfig
+from gpt_numpy.model import GPT, Cache
+from gpt_numpy.workshop.engine import Arrays, Ids, Trained
+from gpt_numpy.workshop.recipes import Recipe
+from minitensor import grad, manual_seed, no_grad
+from minitensor.op import Array
+from minitensor.optim import AdamW, clip_grad_norm_
+from minitensor.tensor import wrap
+
+Share = tuple[float, list[Array]]  # of the mean loss over a batch, and of its gradients
+
+AT_ONCE = 1024  # tokens that a thread works on at once: matrices large enough for BLAS, activations small enough for us
+
+
+class Engine:
+    """A GPT, its optimizer, and the threads that do the work."""
+
+    def __init__(self, config: GPTConfig, seed: int = 0, threads: int | None = None) -> None:
+        self.config = config
+        self.threads = threads or available_cores()
+        self.model = GPT(config, seed)
+        self.parameters = dict(self.model.named_parameters())
+        # Decay pulls matrices towards 0. Biases, and the scales of layer norms, which start at 1, are left alone.
+        matrices = [p for p in self.parameters.values() if p.ndim >= 2]
+        others = [p for p in self.parameters.values() if p.ndim < 2]
+        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = AdamW(groups)
+        threadpool_limits(1, "blas")  # for the whole process, for good
+        self.pool = ThreadPoolExecutor(self.threads)
+
+    # -- training and judging --
+
+    def train_step(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Trained:
+        parameters = list(self.parameters.values())
+        self.model.train()
+
+        def share(piece: slice) -> Share:
+            if self.config.dropout:
+                manual_seed((recipe.seed, step, piece.start))
+            _, loss = self.model(ids[piece], targets[piece])
+            loss = loss * (ids[piece].size / ids.size)
+            return loss.item(), [g.array for g in grad(loss, parameters) if g is not None]
+
+        loss, gradients = self._over_threads(share, ids, recipe.micro_batch)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = wrap(gradient)
+        grad_norm = clip_grad_norm_(parameters, recipe.grad_clip or math.inf).item()
+        matrices, others = self.optimizer.param_groups
+        matrices["weight_decay"] = recipe.weight_decay
+        for group in (matrices, others):
+            group.update(lr=recipe.lr_at(step), betas=(recipe.beta1, recipe.beta2))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return Trained(loss, grad_norm)
+
+    def loss(self, ids: Ids, targets: Ids) -> float:
+        self.model.eval()
+
+        def share(piece: slice) -> Share:
+            with no_grad():
+                _, loss = self.model(ids[piece], targets[piece])
+            return loss.item() * (ids[piece].size / ids.size), []
+
+        return self._over_threads(share, ids)[0]
+
+    def _over_threads(self, work: Callable[[slice], Share], ids: Ids, limit: int = 0) -> Share:
+        """The sum of what work gives for all pieces of the batch, always added in the same order."""
+        shares = divide(len(ids), self.threads, max(1, AT_ONCE // ids.shape[1]), limit)
+
+        def of_one_thread(pieces: list[slice]) -> Share:
+            return reduce(_add, map(work, pieces))
+
+        return reduce(_add, list(self.pool.map(of_one_thread, shares)))
+
+    # -- reading --
+
+    def reader(self) -> "Reader":
+        return Reader(self.model)
+
+    # -- its state --
+
+    def weights(self) -> Arrays:
+        return {name: p.array for name, p in self.model.state_dict().items()}
+
+    def optimizer_state(self) -> Arrays:
+        kept = {name: self.optimizer.state.get(p, {}) for name, p in self.parameters.items()}
+        return {f"{moment}.{name}": state[moment].copy() for moment in MOMENTS for name, state in kept.items() if state}
+
+    def load(self, weights: Arrays, optimizer_state: Arrays, step: int) -> None:
+        self.model.load_state_dict(weights)
+        self.optimizer.state = {
+            p: {"step": step} | {moment: np.array(optimizer_state[f"{moment}.{name}"]) for moment in MOMENTS}
+            for name, p in self.parameters.items()
+            if optimizer_state
+        }
+
+    def describe(self) -> str:
+        blas = [f"{pool['internal_api']} {pool['version']}" for pool in threadpool_info() if pool["user_api"] == "blas"]
+        return f"NumPy {np.__version__}, {self.threads} threads, each with its own {' and '.join(blas) or 'BLAS'}"
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's memory
+
+
+class Reader:
+    """Reads a text piece by piece, keeping the keys and values of what it has read."""
+
+    def __init__(self, model: GPT) -> None:
+        self.model = model
+        self.cache: Cache = {}
+
+    def read(self, ids: Sequence[int]) -> Array:
+        self.model.eval()
+        with no_grad():
+            logits, _ = self.model(np.array([ids]), cache=self.cache)
+        last: Array = logits.numpy()[0, -1]
+        return last
+
+
+def divide(rows: int, threads: int, at_once: int, limit: int = 0) -> list[list[slice]]:
+    """The pieces of a batch for each thread: at most `at_once` rows in a piece, `limit` (if any) over all threads."""
+    limit = limit or rows
+    threads = min(threads, rows, limit)
+    at_once = min(at_once, limit // threads)
+    ends = [rows * i // threads for i in range(threads + 1)]
+    return [
+        [slice(start, min(start + at_once, end)) for start in range(begin, end, at_once)]
+        for begin, end in itertools.pairwise(ends)
+    ]
+
+
+def _add(a: Share, b: Share) -> Share:
+    return a[0] + b[0], [x + y for x, y in zip(a[1], b[1], strict=True)]
+
+
+def available_cores() -> int:
+    """The cores that this process may use, which on a cluster are fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

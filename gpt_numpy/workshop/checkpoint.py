@@ -1,0 +1,126 @@
+"""A checkpoint: one folder with all that either engine needs to go on, or to write.
+
+    model.safetensors        the weights, by parameter
+    optimizer.safetensors    exp_avg.NAME and exp_avg_sq.NAME
+    tokenizer.json
+    state.json               config, recipe, step, corpus, versions
+
+It is written beside, brought to the disk, and renamed. Between the two renames that put it in place of the one before,
+that one is whole under another name, where reading finds it.
+"""
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from gpt_numpy.config import GPTConfig
+from gpt_numpy.workshop.engine import Arrays, Engine
+from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.tokenizers import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class State:
+    """What a checkpoint knows beside weights: enough to go on as if nothing had happened."""
+
+    config: GPTConfig
+    recipe: Recipe
+    data: str  # what --data finds the corpus by
+    digest: str  # SHA-256 of the corpus
+    step: int = 0  # steps done
+    best_step: int = 0
+    best_loss: float | None = None  # on the validation split; None before the first evaluation
+    since_best: int = 0  # evaluations
+
+    def to_json(self) -> str:
+        return json.dumps({"format": 1, **asdict(self), "versions": versions()}, indent=2)
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "numpy": np.__version__}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    folder: Path
+    state: State
+    tokenizer: Tokenizer
+
+    def weights(self) -> Arrays:
+        return _load_arrays(self.folder / "model.safetensors")
+
+    def optimizer_state(self) -> Arrays:
+        return _load_arrays(self.folder / "optimizer.safetensors")
+
+
+def save_checkpoint(folder: Path, engine: Engine, tokenizer: Tokenizer, state: State) -> None:
+    beside, before = _beside(folder, "new"), _beside(folder, "old")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    _write(beside / "model.safetensors", lambda path: save_file(_plain(engine.weights()), path))
+    _write(beside / "optimizer.safetensors", lambda path: save_file(_plain(engine.optimizer_state()), path))
+    _write(beside / "tokenizer.json", lambda path: path.write_text(tokenizer.to_json(), encoding="utf-8"))
+    _write(beside / "state.json", lambda path: path.write_text(state.to_json(), encoding="utf-8"))
+    _sync(beside)
+    if folder.exists():
+        shutil.rmtree(before, ignore_errors=True)
+        folder.rename(before)
+    beside.rename(folder)
+    _sync(folder.parent)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    if not folder.exists() and _beside(folder, "old").exists():  # ended between the two renames
+        folder = _beside(folder, "old")
+    path = folder / "state.json"
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        plain = {field.name: kept[field.name] for field in fields(State) if field.name not in ("config", "recipe")}
+        state = State(config=GPTConfig(**kept["config"]), recipe=Recipe(**kept["recipe"]), **plain)
+    except OSError as error:
+        raise WrongUse(f"{folder} holds no checkpoint: {path.name}: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise WrongUse(f"{path} cannot be understood: {error}") from None
+    return Checkpoint(folder, state, load_tokenizer(folder / "tokenizer.json"))
+
+
+def _load_arrays(path: Path) -> Arrays:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WrongUse(f"{path} cannot be read: {error}") from None
+
+
+def _plain(arrays: Arrays) -> dict[str, Any]:
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    write(path)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk has it."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows has no such call for folders
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _beside(folder: Path, mark: str) -> Path:
+    return folder.with_name(f".{folder.name}.{mark}")

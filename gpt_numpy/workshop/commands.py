@@ -1,0 +1,165 @@
+"""The commands train, generate and eval, the same for both engines."""
+
+import os
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+
+import numpy as np
+
+from gpt_numpy.config import GPTConfig
+from gpt_numpy.workshop.advice import phase_of
+from gpt_numpy.workshop.console import Console, visible
+from gpt_numpy.workshop.errors import RunFailed, WrongUse
+from gpt_numpy.workshop.flags import Parser, add_fields, chosen
+from gpt_numpy.workshop.judging import bits, perplexity, running_loss
+from gpt_numpy.workshop.program import Program, made
+from gpt_numpy.workshop.recipes import PRESETS, Recipe
+from gpt_numpy.workshop.runs import find_run
+from gpt_numpy.workshop.sampling import Sampling, generate, text_start
+from gpt_numpy.workshop.starting import begin, load_engine, resume, text_of
+from gpt_numpy.workshop.tokenizers import streamed
+from gpt_numpy.workshop.weights import parameter_count
+
+
+def run(program: Program, arguments: Sequence[str]) -> int:
+    """The exit status: 0; 2 or 1 after a line that says what is wrong; 128 + its number after a signal."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # on Windows a pipe would have another encoding
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    commands = {"train": train, "generate": write, "eval": judge}
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_help(program))
+            return 0
+        if arguments[0] not in commands:
+            raise WrongUse(f"{arguments[0]!r} is not one of {', '.join(commands)}; see {program.name} --help")
+        return commands[arguments[0]](program, arguments[1:])
+    except (WrongUse, RunFailed) as error:
+        Console(sys.stderr).say(f"{program.name}: {error}", "red")
+        return 2 if isinstance(error, WrongUse) else 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read our output has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _help(program: Program) -> str:
+    name = program.name
+    return f"""usage: {name} train | generate | eval  [flags]
+
+{program.about}
+
+  {name} train                         learn to write plays; takes minutes, saves as it goes
+  {name} train --data my.txt           learn from a text of your own
+  {name} train --resume                go on with the newest run
+  {name} generate --prompt "ROMEO:"    let the newest run write on
+  {name} eval                          how good the newest run is
+
+Each explains its flags: {name} train --help"""
+
+
+def train(program: Program, arguments: Sequence[str]) -> int:
+    parser = Parser(f"{program.name} train", "Train a model on a text. All that comes of it is in the run's folder.")
+    group = parser.add_argument_group("the run")
+    presets = "; ".join(f"{name}: {preset.meaning}" for name, preset in PRESETS.items())
+    group.add_argument("--preset", choices=PRESETS, help=f"where defaults come from. {presets} (default laptop)")
+    group.add_argument(
+        "--data", metavar="FILE",
+        help="a UTF-8 text; or shakespeare, or dramatist (default data/input.txt, else shakespeare)",
+    )  # fmt: skip
+    group.add_argument("--out", metavar="FOLDER", help="the run's folder (default a new one in runs)")
+    group.add_argument("--resume", action="store_true", help="go on with the run in --out, or with the newest")
+    add_fields(parser, "the machine", program.options)
+    add_fields(parser, "the training", Recipe, {name: preset.recipe for name, preset in PRESETS.items()})
+    add_fields(parser, "the model", GPTConfig, {name: preset.model for name, preset in PRESETS.items()})
+    given = parser.given(arguments)
+
+    console = Console()
+    training = (resume if given.get("resume") else begin)(program, given, console)
+    config, folder = training.state.config, training.run.folder
+    console.say(
+        f"model: {parameter_count(config):,} parameters in {config.n_layer} layers, {config.n_head} heads, "
+        f"{config.n_embd} wide, context {config.block_size}"
+    )
+    console.say(f"engine: {training.engine.describe()}")
+    console.say(f"run: {folder}   (Ctrl-C saves, --resume goes on)")
+    began = datetime.now()
+    stop = training.go()
+    if stop.signal:
+        return 128 + stop.signal
+    state = training.state
+    if state.best_loss is not None:
+        per_character = state.best_loss / training.data.characters_per_token
+        console.say(
+            f"best validation loss {state.best_loss:.4f} at step {state.best_step}: {bits(per_character):.3f} bits a "
+            f"character. Took {str(datetime.now() - began).split('.')[0]}",
+            "bold",
+        )
+    console.say(f"curves and samples: {folder / 'report.html'}")
+    console.say(f'next: {program.name} generate --run {folder} --prompt "ROMEO:"')
+    return 0
+
+
+def write(program: Program, arguments: Sequence[str]) -> int:
+    parser = Parser(f"{program.name} generate", "Let a trained model write on. The text alone goes to standard output.")
+    _add_which(parser)
+    group = parser.add_argument_group("the text")
+    group.add_argument("--prompt", metavar="TEXT", default="", help="what the text begins with")
+    group.add_argument("--length", metavar="N", type=int, default=500, help="tokens to write (default 500)")
+    group.add_argument("--seed", metavar="N", type=int, help="the same seed, the same text (default a new one)")
+    add_fields(parser, "the choice of each token", Sampling)
+    add_fields(parser, "the machine", program.options)
+    given = parser.given(arguments)
+    how = made(Sampling, chosen(Sampling, given))
+    seed = given.get("seed", int(np.random.SeedSequence().generate_state(1)[0]))
+    for name, number in (("length", given["length"]), ("seed", seed)):
+        if number < 0:
+            raise WrongUse(f"--{name} is at least 0, not {number}")
+
+    checkpoint = find_run(given["run"]).checkpoint(given["checkpoint"])
+    prompt = [int(token) for token in checkpoint.tokenizer.encode(given["prompt"])]
+    engine = load_engine(program, checkpoint, given, to_train=False)
+    Console(sys.stderr).say(f"{checkpoint.folder}, step {checkpoint.state.step}, seed {seed}", "dim")
+    show = visible if sys.stdout.isatty() else str
+    sys.stdout.write(show(given["prompt"]))
+    tokens = generate(engine, prompt or text_start(checkpoint.tokenizer), given["length"], how, seed)
+    for text in streamed(checkpoint.tokenizer, tokens):
+        sys.stdout.write(show(text))
+        sys.stdout.flush()
+    print(flush=True)
+    return 0
+
+
+def judge(program: Program, arguments: Sequence[str]) -> int:
+    parser = Parser(f"{program.name} eval", "How good a trained model is, over the whole validation part of its text.")
+    _add_which(parser)
+    parser.add_argument("--data", metavar="FILE", help="judge by the validation part of another text")
+    add_fields(parser, "the machine", program.options)
+    given = parser.given(arguments)
+
+    console = Console()
+    checkpoint = find_run(given["run"]).checkpoint(given["checkpoint"])
+    engine = load_engine(program, checkpoint, given, to_train=False)
+    data = text_of(checkpoint, given.get("data"), console, another=True)
+    with console.bar("judging", 1.0) as bar:
+        for judged in running_loss(engine, data.validation):
+            bar.at(judged.part)
+    per_character = judged.mean / data.characters_per_token
+    console.say(f"{checkpoint.folder}, step {checkpoint.state.step}, on {len(data.validation):,} tokens of {data.name}")
+    console.say(f"validation loss       {judged.mean:.4f}    {phase_of(per_character)}")
+    if data.floor is not None:
+        console.say(f"least possible        {data.floor:.4f}")
+    console.say(f"perplexity            {perplexity(judged.mean):.3f}")
+    console.say(f"bits per character    {bits(per_character):.4f}")
+    return 0
+
+
+def _add_which(parser: Parser) -> None:
+    group = parser.add_argument_group("the model")
+    group.add_argument("--run", metavar="FOLDER", default="latest", help="a run's folder (default latest, the newest)")
+    group.add_argument(
+        "--checkpoint", choices=("best", "latest"), default="best",
+        help="that of the lowest validation loss, or the last one (default best)",
+    )  # fmt: skip

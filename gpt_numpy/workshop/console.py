@@ -1,0 +1,64 @@
+"""What a command shows: lines, and on a terminal a progress bar. Into a file or a pipe go the lines alone."""
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from rich.console import Console as Rich
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+
+class Bar:
+    """Progress on one piece of work, or nothing where nobody would see it."""
+
+    def __init__(self, progress: Progress | None, task: TaskID | None) -> None:
+        self._progress, self._task = progress, task
+
+    def at(self, completed: float, figures: str = "") -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=completed, figures=figures)
+
+
+class Console:
+    """Lines to one stream. Text from a model or a file is shown as it is: it cannot steer the terminal."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stdout
+        self.is_terminal = terminal = self.stream.isatty()
+        self._rich = Rich(file=self.stream, force_terminal=terminal, highlight=False, markup=False, emoji=False)
+
+    def say(self, line: str = "", style: str | None = None) -> None:
+        self._rich.print(visible(line), style=style, soft_wrap=True)
+        self.stream.flush()
+
+    @contextmanager
+    def bar(self, what: str, total: float, *columns: Any, live: bool = True) -> Iterator[Bar]:
+        """A bar until the block ends. It makes way for lines, and leaves nothing behind."""
+        if not self.is_terminal or not live:
+            yield Bar(None, None)
+            return
+        with Progress(*(columns or PERCENT), console=self._rich, transient=True, expand=True) as progress:
+            yield Bar(progress, progress.add_task(what, total=total, figures=""))
+
+
+_WHAT = (TextColumn("{task.description}"), BarColumn(bar_width=None))
+PERCENT = (*_WHAT, TaskProgressColumn(), TimeRemainingColumn())
+BYTES = (*_WHAT, DownloadColumn(), TimeRemainingColumn())
+
+
+def visible(text: str) -> str:
+    """The text with control characters, which could steer a terminal, made harmless."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line end

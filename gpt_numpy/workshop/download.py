@@ -1,0 +1,61 @@
+"""Tiny Shakespeare: fetched once, checked, and kept in the user's cache."""
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from gpt_numpy.workshop.console import BYTES, Console
+
+ADDRESS = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+SIZE = 1_115_394
+TIMEOUT = 10.0  # seconds without a byte
+
+
+class NotFetched(Exception):
+    """Why the text could not be had, in a line."""
+
+
+def cache_folder() -> Path:
+    return user_cache_path("minitensor", appauthor=False)
+
+
+def tiny_shakespeare(console: Console) -> Path:
+    """The checked file in the cache; NotFetched if it cannot be had."""
+    path = cache_folder() / "tinyshakespeare.txt"
+    if path.exists() and _digest(path.read_bytes()) == SHA256:
+        return path
+    data = _fetch(console)
+    if _digest(data) != SHA256:
+        raise NotFetched(f"{ADDRESS} sent {len(data):,} bytes that are not tiny Shakespeare (SHA-256 differs)")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{os.getpid()}")
+        beside.write_bytes(data)
+        beside.replace(path)
+    except OSError as error:
+        raise NotFetched(f"the cache {path.parent} cannot be written: {error.strerror}") from None
+    return path
+
+
+def _fetch(console: Console) -> bytes:
+    data = bytearray()
+    try:
+        with urllib.request.urlopen(ADDRESS, timeout=TIMEOUT) as answer, console.bar(
+            "downloading tiny Shakespeare", SIZE, *BYTES
+        ) as bar:  # fmt: skip
+            while len(data) <= SIZE and (piece := answer.read(1 << 14)):
+                data += piece
+                bar.at(len(data))
+    except (OSError, ValueError) as error:  # no network, an error page, a line that broke
+        reason = getattr(error, "reason", None) or error
+        raise NotFetched(f"{ADDRESS} could not be read: {reason}") from None
+    return bytes(data)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

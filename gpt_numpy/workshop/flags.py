@@ -1,0 +1,80 @@
+"""Flags from dataclasses: each field becomes one, with its annotation for a meaning. A wrong one is one line."""
+
+import argparse
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+from gpt_numpy.workshop.errors import WrongUse
+
+Given = dict[str, Any]  # what was on the command line
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one line for what is wrong, and the flag that was probably meant."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(
+            prog,
+            usage=f"{prog} [flags]",
+            description=description,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise WrongUse(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+
+    def given(self, arguments: Sequence[str]) -> Given:
+        """What was on the command line, and nothing for what was not."""
+        found, unknown = self.parse_known_args(arguments)
+        if unknown:
+            known = [flag for action in self._actions for flag in action.option_strings]
+            meant = difflib.get_close_matches(unknown[0].split("=")[0], known, 1)
+            self.error(f"{unknown[0]} is not known" + (f", perhaps {meant[0]}" if meant else ""))
+        return vars(found)
+
+
+def add_fields(parser: Parser, title: str, kind: type, defaults: Mapping[str, Any] | None = None) -> None:
+    """A flag for each field of a dataclass. `defaults` by name of a preset, where the presets differ."""
+    group = parser.add_argument_group(title)
+    hints = get_type_hints(kind, include_extras=True)
+    for field in fields(kind):
+        base, meaning = get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else (None, "")
+        flag = "--" + field.name.replace("_", "-")
+        values = {name: getattr(preset, field.name) for name, preset in (defaults or {"": kind()}).items()}
+        help = f"{meaning} ({_stated(values)})".replace("%", "%%")
+        if base is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, help=help)
+        elif get_origin(base) is Literal:
+            group.add_argument(flag, choices=get_args(base), help=help)
+        else:
+            group.add_argument(flag, type=_number(base), metavar={int: "N", float: "X"}.get(base, "TEXT"), help=help)
+
+
+def _stated(values: Mapping[str, Any]) -> str:
+    """The default; if the presets differ, that of each."""
+    if len({repr(value) for value in values.values()}) == 1:
+        return f"default {_short(next(iter(values.values())))}"
+    return ", ".join(f"{name} {_short(value)}" for name, value in values.items())
+
+
+def _short(value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else f"{value}"
+
+
+def _number(kind: Any) -> Any:
+    def number(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            what = {int: "a whole number", float: "a number"}.get(kind, "a value")
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+
+    return number
+
+
+def chosen(kind: type, given: Given) -> Given:
+    """Those of the given flags that are fields of this dataclass."""
+    return {field.name: given[field.name] for field in fields(kind) if field.name in given}

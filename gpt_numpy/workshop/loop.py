@@ -1,0 +1,194 @@
+"""The training loop, the same for both engines: step, judge, save, and say what the loss says."""
+
+import math
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import FrameType
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+from gpt_numpy.workshop.advice import diagnose, phase_of
+from gpt_numpy.workshop.batches import Batch, batch_at
+from gpt_numpy.workshop.checkpoint import State, save_checkpoint
+from gpt_numpy.workshop.console import Bar, Console
+from gpt_numpy.workshop.corpus import Data
+from gpt_numpy.workshop.engine import Engine
+from gpt_numpy.workshop.errors import RunFailed
+from gpt_numpy.workshop.judging import running_loss
+from gpt_numpy.workshop.report import write_report
+from gpt_numpy.workshop.runs import Run
+from gpt_numpy.workshop.sampling import Sampling, generate, text_start
+from gpt_numpy.workshop.tokenizers import Tokenizer, streamed
+
+SAMPLE = 160  # tokens written at each evaluation
+COLUMNS = (
+    BarColumn(bar_width=None),
+    MofNCompleteColumn(),
+    TextColumn("{task.fields[figures]}"),
+    TimeRemainingColumn(compact=True),
+)
+
+
+@dataclass
+class Stop:
+    """Which signal asked the loop to end, if any did."""
+
+    signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """Ctrl-C and SIGTERM are noted, for the loop to stop where nothing is half done. A second one ends at once."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
+        yield stop
+        return
+    before: dict[int, Any] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        stop.signal = number
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, note)
+    try:
+        yield stop
+    finally:
+        restore()
+
+
+@dataclass
+class Training:
+    """A run under way: the engine trains, the state says how far it is, the folder keeps what happened."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    data: Data
+    state: State
+    run: Run
+    console: Console
+    losses: list[float] = field(default_factory=list)  # of each step
+    evaluations: list[tuple[int, float, float]] = field(default_factory=list)  # step, training and validation loss
+
+    def __post_init__(self) -> None:
+        for record in self.run.records():  # of a run that is resumed
+            if record["kind"] == "step":
+                self.losses.append(record["loss"])
+            else:
+                self.evaluations.append((record["step"], record["train_loss"], record["val_loss"]))
+        self._saved = self.state.step  # the step of the latest checkpoint
+        self._seconds: deque[float] = deque(maxlen=50)  # of the latest steps
+
+    def go(self) -> Stop:
+        """Train until the recipe is done, nothing improves any more, or somebody asks to stop."""
+        recipe = self.state.recipe
+        with stop_on_signals() as stop, self.console.bar("", recipe.steps, *COLUMNS) as bar:
+            while True:
+                step = self.state.step
+                done = step >= recipe.steps
+                if (done or step % recipe.eval_every == 0) and not self._judged(step) and not stop:
+                    self._judge(bar, stop)
+                tired = 0 < recipe.patience <= self.state.since_best
+                if (done or tired or stop or step % recipe.checkpoint_every == 0) and step != self._saved:
+                    self._save()
+                if done or tired or stop:
+                    break
+                self._step(bar)
+        if stop:
+            self.console.say(f"stopped and saved at step {step}; go on with --resume", "yellow")
+        elif tired and not done:
+            self.console.say(f"no better in {recipe.patience} evaluations: ended early, at step {step}", "yellow")
+        return stop
+
+    def _step(self, bar: Bar) -> None:
+        step, recipe = self.state.step, self.state.recipe
+        began = time.perf_counter()
+        ids, targets = self._batch(step)
+        trained = self.engine.train_step(ids, targets, recipe, step)
+        if not (math.isfinite(trained.loss) and math.isfinite(trained.grad_norm)):
+            raise RunFailed(
+                f"step {step + 1}: the loss is {trained.loss}, the norm of the gradient {trained.grad_norm}. The "
+                f"checkpoints in {self.run.folder} are from before; a lower --lr or --grad-clip 1 may help"
+            )
+        self._seconds.append(time.perf_counter() - began)
+        speed = ids.size * self.data.characters_per_token * len(self._seconds) / sum(self._seconds)
+        self.state = replace(self.state, step=step + 1)
+        self.losses.append(trained.loss)
+        lr = recipe.lr_at(step)
+        self.run.record({
+            "kind": "step", "step": step + 1, "loss": trained.loss, "lr": lr, "grad_norm": trained.grad_norm,
+            "characters_per_second": round(speed, 1),
+        })  # fmt: skip
+        latest = self.losses[-20:]
+        loss, validation = sum(latest) / len(latest), self.evaluations[-1][2]
+        figures = f"loss {loss:.3f}  val {validation:.3f}  lr {lr:.0e}  grad {trained.grad_norm:.1f}"
+        bar.at(step + 1, f"{figures}  {speed / 1000:.1f}k chars/s")
+
+    def _batch(self, step: int) -> Batch:
+        return batch_at(self.data.train, self.state.config.block_size, self.state.recipe, step)
+
+    def _judged(self, step: int) -> bool:
+        return bool(self.evaluations) and self.evaluations[-1][0] == step
+
+    def _judge(self, bar: Bar, stop: Stop) -> None:
+        """An evaluation, unless asked to stop on the way."""
+        state = self.state
+        for judged in running_loss(self.engine, self.data.validation):
+            if stop:
+                return
+            bar.at(state.step, f"judging {judged.part:.0%}")
+        validation = judged.mean
+        latest = self.losses[-min(100, state.recipe.eval_every) :] or [self.engine.loss(*self._batch(0))]
+        training = sum(latest) / len(latest)
+        self.evaluations.append((state.step, training, validation))
+        best = state.best_loss is None or validation < state.best_loss
+        if best:
+            self.state = replace(state, best_step=state.step, best_loss=validation, since_best=0)
+        else:
+            self.state = replace(state, since_best=state.since_best + 1)
+        diagnoses = diagnose(self.losses, self.evaluations)
+        sample = self._sample()
+        self.run.record({
+            "kind": "evaluation", "step": state.step, "train_loss": training, "val_loss": validation, "best": best,
+            "sample": sample, "diagnoses": diagnoses,
+        })  # fmt: skip
+        self._show(training, validation, sample, diagnoses)
+        if best:
+            save_checkpoint(self.run.best, self.engine, self.tokenizer, self.state)
+        write_report(self.run.folder)
+
+    def _sample(self) -> str:
+        start = text_start(self.tokenizer)
+        tokens = generate(self.engine, start, SAMPLE, Sampling(), (self.state.recipe.seed, self.state.step))
+        return "".join(streamed(self.tokenizer, tokens))
+
+    def _show(self, training: float, validation: float, sample: str, diagnoses: list[str]) -> None:
+        per_character = 1.0 / self.data.characters_per_token
+        floor = "" if self.data.floor is None else f" (floor {self.data.floor:.3f})"
+        if per_character != 1.0:
+            floor = f" ({validation * per_character:.3f} a character)"
+        meaning = phase_of(validation * per_character)
+        self.console.say(
+            f"step {self.state.step:>5}   train {training:.3f}   val {validation:.3f}{floor}   {meaning}", "bold"
+        )
+        for line in sample.strip("\n").splitlines():
+            self.console.say(f"    {line}", "dim")
+        for diagnosis in diagnoses:
+            self.console.say(diagnosis, "yellow")
+
+    def _save(self) -> None:
+        save_checkpoint(self.run.latest, self.engine, self.tokenizer, self.state)
+        self._saved = self.state.step

@@ -1,0 +1,40 @@
+"""What a command line of the workshop has to know of its engine."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+from gpt_numpy.config import GPTConfig
+from gpt_numpy.workshop.engine import Engine
+from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.flags import Given, chosen
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Program:
+    name: str  # of the command
+    about: str  # a line for its help
+    options: type  # a dataclass: the flags that only this engine has
+    make: Callable[[GPTConfig, int, Any], Engine]  # from config, seed and options
+
+    def engine(self, config: GPTConfig, seed: int, given: Given) -> Engine:
+        return self.make(config, seed, self.options_from(given))
+
+    def options_from(self, given: Given) -> Any:
+        return made(self.options, chosen(self.options, given))
+
+
+def made(kind: Callable[..., T], values: Given) -> T:
+    """A dataclass from flags; what it refuses is a wrong use."""
+    try:
+        return kind(**values)
+    except ValueError as error:  # its message begins with the name of the field
+        name, _, rest = str(error).partition(" ")
+        raise WrongUse(f"--{name.replace('_', '-')} {rest}") from None
+
+
+def changed(original: T, values: Given) -> T:
+    """The same with other values in some fields."""
+    return made(type(original), {**asdict(original), **values})  # type: ignore[call-overload]

@@ -1,0 +1,69 @@
+"""Recipes: everything that decides a training run, beside the text and the threads. Each field is a flag."""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Annotated, Literal, get_args, get_type_hints
+
+from gpt_numpy.config import GPTConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    tokenizer: Annotated[Literal["char", "bpe"], "characters, or byte-level BPE trained on the text"] = "char"
+    steps: Annotated[int, "training steps"] = 5000
+    batch_size: Annotated[int, "sequences in a step"] = 64
+    micro_batch: Annotated[int, "sequences in memory at once; the step is the same. 0: as many as are quick"] = 0
+    order: Annotated[Literal["epochs", "random"], "shuffled epochs, or independent random windows"] = "random"
+    lr: Annotated[float, "learning rate after the warm-up"] = 3e-4
+    min_lr: Annotated[float, "learning rate at the last step, where the cosine ends"] = 0.0
+    warmup: Annotated[int, "steps in which the learning rate rises to --lr"] = 100
+    beta1: Annotated[float, "AdamW: memory of the gradient's mean"] = 0.9
+    beta2: Annotated[float, "AdamW: memory of the mean of its square"] = 0.999
+    weight_decay: Annotated[float, "AdamW: pull of the matrices towards 0"] = 0.01
+    grad_clip: Annotated[float, "largest norm of all gradients together; 0: as they are"] = 0.0
+    eval_every: Annotated[int, "steps between evaluations on the whole validation split"] = 200
+    checkpoint_every: Annotated[int, "steps between checkpoints, beside those of evaluations"] = 1000
+    patience: Annotated[int, "evaluations without a new best before the run ends; 0: no early end"] = 0
+    seed: Annotated[int, "decides the first weights, the batches and dropout"] = 1337
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            name, value, kind = field.name, getattr(self, field.name), hints[field.name]
+            least = 1 if name in ("steps", "batch_size", "eval_every", "checkpoint_every") else 0
+            if kind is int and (type(value) is not int or value < least):
+                raise ValueError(f"{name} is a whole number of at least {least}, not {value!r}")
+            if kind is float and (type(value) not in (int, float) or not 0 <= value < math.inf):
+                raise ValueError(f"{name} is a number of at least 0, not {value!r}")
+            if (choices := get_args(kind)) and value not in choices:
+                raise ValueError(f"{name} is {' or '.join(choices)}, not {value!r}")
+        for name, beta in (("beta1", self.beta1), ("beta2", self.beta2)):
+            if beta >= 1:
+                raise ValueError(f"{name} is below 1, not {beta}")
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0: up in a line, then down in half a cosine."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / (self.warmup + 1)
+        part = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, part)))
+
+
+@dataclass(frozen=True)
+class Preset:
+    meaning: str
+    model: GPTConfig
+    recipe: Recipe
+
+
+PRESETS = {
+    "laptop": Preset(
+        "a small model that learns to write plays in minutes on a CPU",
+        GPTConfig(block_size=64, n_layer=4, n_head=4, n_embd=128),
+        Recipe(
+            steps=2000, batch_size=12, order="epochs", lr=1e-3, min_lr=1e-4, beta2=0.99, weight_decay=0.1,
+            grad_clip=1.0, eval_every=250,
+        ),
+    ),
+    "workshop": Preset("the full model and schedule of the workshop; for a GPU", GPTConfig(), Recipe()),
+}  # fmt: skip

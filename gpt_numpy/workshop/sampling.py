@@ -1,0 +1,84 @@
+"""Writing on: one token after the other, each drawn from what the model expects.
+
+p_i  ~  exp(logit_i / temperature)       below 1 the likely becomes likelier, above 1 everything more even
+top_k    only the k likeliest            top_p    only the likeliest that together have chance p
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_numpy.workshop.engine import Engine
+from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Sampling:
+    temperature: Annotated[float, "below 1: safer; above 1: wilder"] = 0.7
+    top_k: Annotated[int, "only the k likeliest tokens; 0: all"] = 50
+    top_p: Annotated[float, "only the likeliest tokens that together have this chance; 1: all"] = 1.0
+    greedy: Annotated[bool, "always the likeliest token; repeatable, and dull"] = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature is above 0, not {self.temperature}; for the likeliest, greedy")
+        if self.top_k < 0:
+            raise ValueError(f"top_k is at least 0, not {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is a chance above 0 and at most 1, not {self.top_p}")
+
+
+def chances(logits: NDArray[Any], how: Sampling) -> NDArray[np.float64]:
+    """How likely each token is to be drawn."""
+    if how.greedy:
+        likeliest = np.zeros(len(logits))
+        likeliest[logits.argmax()] = 1.0
+        return likeliest
+    scaled = logits.astype(np.float64)
+    scaled = np.exp((scaled - scaled.max()) / how.temperature)
+    order = np.argsort(-scaled, kind="stable")  # likeliest first; of equals, the first
+    if how.top_k:
+        scaled[order[how.top_k :]] = 0.0
+    p: NDArray[np.float64] = scaled / scaled.sum()
+    before = np.cumsum(p[order]) - p[order]  # the chance of all that are likelier
+    p[order[before >= how.top_p]] = 0.0
+    p /= p.sum()
+    return p
+
+
+def window_start(length: int, block_size: int) -> int:
+    """Where the part of a text begins that the model reads, once the text is longer than its context.
+
+    Moving on by one token would give every token another position, and nothing that was read could be kept. So the
+    window moves a quarter of the context at a time, and between two moves each token is read once.
+    """
+    hop = max(1, block_size // 4)
+    over = max(0, length - block_size)
+    return -(-over // hop) * hop  # over, rounded up to hops
+
+
+def text_start(tokenizer: Tokenizer) -> list[int]:
+    """What a text begins after, when no prompt is given: the end of a line, where the tokenizer has one."""
+    try:
+        return [int(token) for token in tokenizer.encode("\n")]
+    except WrongUse:
+        return [0]
+
+
+def generate(engine: Engine, prompt: Sequence[int], length: int, how: Sampling, seed: Any) -> Iterator[int]:
+    """The tokens after the prompt, as they are drawn. The same seed gives the same ones."""
+    random = np.random.default_rng(seed)
+    text = [int(token) for token in prompt]
+    reader, start, read = engine.reader(), 0, 0  # it has read text[start:read]
+    for _ in range(length):
+        wanted = window_start(len(text), engine.config.block_size)
+        if wanted != start:
+            reader, start, read = engine.reader(), wanted, wanted
+        p = chances(reader.read(text[read:]), how)
+        read = len(text)
+        text.append(int(random.choice(len(p), p=p)))
+        yield text[-1]

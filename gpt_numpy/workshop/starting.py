@@ -1,0 +1,124 @@
+"""How a run begins, how it goes on, and how its model and its text are found again."""
+
+from dataclasses import asdict, replace
+from datetime import datetime
+from typing import Any
+
+from gpt_numpy.config import GPTConfig
+from gpt_numpy.workshop.checkpoint import Checkpoint, State, versions
+from gpt_numpy.workshop.console import Console
+from gpt_numpy.workshop.corpus import Data, find_corpus, survey, tokenize, train_tokenizer
+from gpt_numpy.workshop.engine import Engine
+from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.flags import Given, chosen
+from gpt_numpy.workshop.loop import Training
+from gpt_numpy.workshop.program import Program, changed
+from gpt_numpy.workshop.recipes import PRESETS, Recipe
+from gpt_numpy.workshop.runs import Run, find_run, new_run
+from gpt_numpy.workshop.tokenizers import Tokenizer
+from gpt_numpy.workshop.weights import parameter_count
+
+BPE_SIZE = 1024  # tokens that BPE learns if --vocab-size does not say
+
+
+def begin(program: Program, given: Given, console: Console) -> Training:
+    """A run from the start, as the preset and the flags say."""
+    name = given.get("preset", "laptop")
+    recipe = changed(PRESETS[name].recipe, chosen(Recipe, given))
+    config = changed(PRESETS[name].model, chosen(GPTConfig, given))
+    program.options_from(given)  # what is wrong with a flag is said before any work
+    run = new_run(given.get("out"), name)
+    corpus = find_corpus(given.get("data"), console)
+    surveyed = survey(corpus, console)
+    tokenizer = train_tokenizer(recipe.tokenizer, given.get("vocab_size", BPE_SIZE), corpus, surveyed, console)
+    if tokenizer.kind == "char" and given.get("vocab_size", tokenizer.vocab_size) != tokenizer.vocab_size:
+        raise WrongUse(
+            f"--vocab-size {given['vocab_size']}: the text has {tokenizer.vocab_size} different characters, and as "
+            "many tokens; for another number, --tokenizer bpe"
+        )
+    state = State(replace(config, vocab_size=tokenizer.vocab_size), recipe, corpus.data, surveyed.digest)
+    data = _long_enough(tokenize(corpus, surveyed, tokenizer, console), state.config)
+    engine = program.engine(state.config, recipe.seed, given)
+    run.begin(_description(program, run, state, tokenizer, data))
+    console.say(_about(data, tokenizer))
+    return Training(engine, tokenizer, data, state, run, console)
+
+
+def resume(program: Program, given: Given, console: Console) -> Training:
+    """A run that goes on from its latest checkpoint as if it had never stopped. Flags change its recipe."""
+    run = find_run(given.get("out", "latest"))
+    checkpoint = run.checkpoint("latest")
+    state, tokenizer = checkpoint.state, checkpoint.tokenizer
+    if "preset" in given:
+        raise WrongUse("--preset is for a run that begins; one that is resumed has its recipe")
+    for name, value in chosen(GPTConfig, given).items():
+        if name != "dropout" and value != getattr(state.config, name):
+            raise WrongUse(f"{run.folder} is a model with {name} {getattr(state.config, name)}, which cannot change")
+    if given.get("tokenizer", tokenizer.kind) != tokenizer.kind:
+        raise WrongUse(f"{run.folder} is a model with a {tokenizer.kind} tokenizer, which cannot change")
+    recipe = changed(state.recipe, chosen(Recipe, given))
+    state = replace(state, recipe=recipe, config=changed(state.config, chosen(GPTConfig, given)))
+    if state.step >= recipe.steps:
+        raise WrongUse(f"{run.folder} has done its {recipe.steps} steps; to go on, --steps {2 * recipe.steps}")
+    engine = load_engine(program, checkpoint, given)
+    data = text_of(checkpoint, given.get("data"), console)
+    run.forget_after(state.step)
+    run.begin(_description(program, run, state, tokenizer, data))
+    console.say(_about(data, tokenizer))
+    console.say(f"going on after step {state.step} of {recipe.steps}")
+    return Training(engine, tokenizer, data, state, run, console)
+
+
+def load_engine(program: Program, checkpoint: Checkpoint, given: Given, to_train: bool = True) -> Engine:
+    """An engine with the weights of a checkpoint, and what its optimizer remembers if it is to train."""
+    state = checkpoint.state
+    engine = program.engine(state.config, state.recipe.seed, given)
+    try:
+        engine.load(checkpoint.weights(), checkpoint.optimizer_state() if to_train else {}, state.step)
+    except (KeyError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise WrongUse(f"{checkpoint.folder}: the weights are not those of its config: {reason}") from None
+    return engine
+
+
+def text_of(checkpoint: Checkpoint, data: str | None, console: Console, another: bool = False) -> Data:
+    """The text that a checkpoint was trained on, from where it was or from --data; `another` allows for other texts."""
+    corpus = find_corpus(data or checkpoint.state.data, console)
+    surveyed = survey(corpus, console)
+    if surveyed.digest != checkpoint.state.digest and not (another and data):
+        raise WrongUse(f"{corpus.name} is not the text that {checkpoint.folder} was trained on; give that by --data")
+    return _long_enough(tokenize(corpus, surveyed, checkpoint.tokenizer, console), checkpoint.state.config)
+
+
+def _long_enough(data: Data, config: GPTConfig) -> Data:
+    if len(data.train) <= config.block_size or len(data.validation) < 2:
+        raise WrongUse(
+            f"{data.name} is too short: {len(data.train)} tokens to train on, {len(data.validation)} to judge by. A "
+            f"window takes {config.block_size + 1}, judging 2; give more text or a smaller --block-size"
+        )
+    return data
+
+
+def _about(data: Data, tokenizer: Tokenizer) -> str:
+    surveyed = data.survey
+    told = [f"text: {data.name}", f"{surveyed.characters:,} characters", f"{len(surveyed.alphabet)} different"]
+    if tokenizer.kind != "char":
+        told.append(f"in {len(data.train) + len(data.validation):,} tokens, {tokenizer.vocab_size:,} different")
+    return ", ".join([*told, data.pairs] if data.pairs else told)
+
+
+def _description(program: Program, run: Run, state: State, tokenizer: Tokenizer, data: Data) -> dict[str, Any]:
+    """config.json: what the run is, for people and for its report."""
+    text = {"name": data.name, "characters": data.survey.characters, "digest": state.digest, "floor": data.floor}
+    return {
+        "command": program.name,
+        "name": run.folder.resolve().name,
+        "started": f"{datetime.now():%Y-%m-%dT%H:%M:%S}",
+        "corpus": text,
+        "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size},
+        "characters_per_token": data.characters_per_token,
+        "parameters": parameter_count(state.config),
+        "model": asdict(state.config),
+        "recipe": asdict(state.recipe),
+        "versions": versions(),
+    }

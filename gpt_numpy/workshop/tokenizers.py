@@ -1,0 +1,161 @@
+"""From text to numbers and back: by character, or by byte-level BPE trained on the user's own text.
+
+Both are saved as tokenizer.json beside the weights, since weights mean nothing without their tokenizer.
+"""
+
+import json
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from gpt_numpy.workshop.errors import WrongUse
+
+Ids = NDArray[Any]
+
+
+class Tokenizer(Protocol):
+    kind: str
+    vocab_size: int
+
+    def encode(self, text: str) -> Ids:
+        """The ids of a text; WrongUse for a character it does not know."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids. What ends in the middle of a character ends in U+FFFD."""
+
+    def to_json(self) -> str:
+        """What load_tokenizer reads."""
+
+
+def smallest_dtype(vocab_size: int) -> DTypeLike:
+    return np.uint8 if vocab_size <= 1 << 8 else np.uint16 if vocab_size <= 1 << 16 else np.uint32
+
+
+class CharTokenizer:
+    """One id for each character, in the order of their code points."""
+
+    kind = "char"
+
+    def __init__(self, characters: Iterable[str]) -> None:
+        self.characters = sorted(set(characters))
+        if not self.characters:
+            raise WrongUse("a tokenizer needs at least one character; the text is empty")
+        self.vocab_size = len(self.characters)
+        codes = [ord(character) for character in self.characters]
+        self._unknown = self.vocab_size
+        self._id_of = np.full(codes[-1] + 2, self._unknown, np.uint32)  # by code point; the last is for all beyond
+        self._id_of[codes] = np.arange(self.vocab_size)
+
+    def encode(self, text: str) -> Ids:
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+        ids = self._id_of[np.minimum(codes, len(self._id_of) - 1)]
+        if (unknown := ids == self._unknown).any():
+            raise WrongUse(f"{_named(text[int(unknown.argmax())])} is not among the {self.vocab_size} characters "
+                           f"that this tokenizer knows")  # fmt: skip
+        return ids.astype(smallest_dtype(self.vocab_size))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(self.characters[i] for i in ids)
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "char", "characters": "".join(self.characters)}, ensure_ascii=False)
+
+
+class BPETokenizer:
+    """Pieces of text that occur often, built up from bytes: every text has ids."""
+
+    kind = "bpe"
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.vocab_size = model.get_vocab_size()
+
+    @classmethod
+    def train(cls, pieces: Iterator[str], vocab_size: int) -> "BPETokenizer":
+        library = _bpe_library()
+        if vocab_size < 256:
+            raise WrongUse(f"--vocab-size {vocab_size}: byte-level BPE starts from the 256 bytes; give at least 256")
+        model = library.Tokenizer(library.models.BPE())
+        model.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        model.decoder = library.decoders.ByteLevel()
+        bytes_first = library.pre_tokenizers.ByteLevel.alphabet()
+        trainer = library.trainers.BpeTrainer(
+            vocab_size=vocab_size, initial_alphabet=bytes_first, show_progress=False, special_tokens=[]
+        )
+        model.train_from_iterator(pieces, trainer)
+        return cls(model)
+
+    def encode(self, text: str) -> Ids:
+        return np.array(self._model.encode(text).ids, smallest_dtype(self.vocab_size))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._model.decode([int(i) for i in ids], skip_special_tokens=False))
+
+    def to_json(self) -> str:
+        return str(self._model.to_str())
+
+
+def _bpe_library() -> Any:
+    try:
+        import tokenizers
+    except ImportError:
+        raise WrongUse(
+            "--tokenizer bpe needs the library tokenizers; install it with the extra: uv run --extra bpe ..."
+        ) from None
+    return tokenizers
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+        if content.get("kind") == "char":
+            return CharTokenizer(content["characters"])
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        raise WrongUse(f"{path} is not a tokenizer: {error}") from None
+    try:
+        return BPETokenizer(_bpe_library().Tokenizer.from_str(text))
+    except WrongUse:
+        raise
+    except Exception as error:  # the library raises nothing more special
+        raise WrongUse(f"{path} is not a tokenizer: {error}") from None
+
+
+def streamed(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
+    """Text as soon as it is certain: the bytes of one character may be spread over several tokens."""
+    waiting: list[int] = []
+    for token in tokens:
+        waiting.append(token)
+        text = tokenizer.decode(waiting)
+        if not text.endswith("\N{REPLACEMENT CHARACTER}") or len(waiting) == 4:  # a character has at most 4 bytes
+            yield text
+            waiting.clear()
+    yield tokenizer.decode(waiting)
+
+
+class PairCount:
+    """How many of the possible pairs of neighbouring characters occur; fed piece by piece."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._seen = np.zeros((vocab_size, vocab_size), np.bool_)
+        self._last: Ids = np.empty(0, np.intp)
+
+    def feed(self, ids: Ids) -> None:
+        joined = np.concatenate((self._last, ids)).astype(np.intp)
+        self._seen[joined[:-1], joined[1:]] = True
+        self._last = joined[-1:]
+
+    def __bool__(self) -> bool:
+        return bool(self._seen.any())
+
+    def __str__(self) -> str:
+        return f"{self._seen.sum():,} of {self._seen.size:,} pairs of characters occur"
+
+
+def _named(character: str) -> str:
+    name = unicodedata.name(character, "")
+    return f"the character {character!r} (U+{ord(character):04X}{' ' + name if name else ''})"
