@@ -1,5 +1,6 @@
-"""Arrays that cannot change: what a tensor holds, and how numbers from outside become one."""
+"""Arrays that cannot change, which is what a tensor holds; and large arrays taken a piece at a time."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -34,3 +35,16 @@ def _is_plain(data: ArrayLike) -> bool:
     if isinstance(data, list | tuple):
         return all(map(_is_plain, data))
     return type(data) in (bool, int, float)
+
+
+def pieces(*arrays: Array) -> Iterator[tuple[Array, ...]]:
+    """Arrays of one shape, some entries at a time: formulas of many steps then find each piece still in the cache.
+
+    What is written to must be contiguous, or it would be a copy that is written to.
+    """
+    flat = [array.reshape(-1) for array in arrays]
+    for start in range(0, flat[0].size, _PIECE):
+        yield tuple(array[start : start + _PIECE] for array in flat)
+
+
+_PIECE = 1 << 14  # entries; a handful of such arrays fit the cache next to a core

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from minitensor.arrays import read_only
+from minitensor.arrays import pieces, read_only
 from minitensor.op import Array
 from minitensor.tensor import Tensor
 
@@ -170,18 +170,19 @@ class AdamW(Optimizer):
     def _stepped(self, p: Array, g: Array, state: dict[str, Any], group: Group) -> Array:
         (b1, b2), lr = group["betas"], group["lr"]
         if not state:
-            state.update(step=0, exp_avg=np.zeros_like(p), exp_avg_sq=np.zeros_like(p))
-        m, v = state["exp_avg"], state["exp_avg_sq"]
+            state.update(step=0, exp_avg=np.zeros(p.shape, p.dtype), exp_avg_sq=np.zeros(p.shape, p.dtype))
         state["step"] += 1
         t = state["step"]
 
-        m *= b1
-        m += (1.0 - b1) * g
-        v *= b2
-        v += (1.0 - b2) * g * g
-        size = np.sqrt(v) / math.sqrt(1.0 - b2**t) + group["eps"]
-        stepped: Array = p * (1.0 - lr * group["weight_decay"])
-        stepped -= (lr / (1.0 - b1**t)) * m / size
+        stepped = np.empty(p.shape, p.dtype)
+        for p_, g_, m, v, new in pieces(p, g, state["exp_avg"], state["exp_avg_sq"], stepped):
+            m *= b1
+            m += (1.0 - b1) * g_
+            v *= b2
+            v += (1.0 - b2) * g_ * g_
+            size = np.sqrt(v) / math.sqrt(1.0 - b2**t) + group["eps"]
+            np.multiply(p_, 1.0 - lr * group["weight_decay"], out=new)
+            new -= (lr / (1.0 - b1**t)) * m / size
         return stepped
 
 

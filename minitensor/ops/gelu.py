@@ -6,13 +6,14 @@
 
     dx = dy (c(x) + x c'(x))      by the product rule, in both forms
 
-"tanh" is the older form, GPT-2's. Only x is kept; the backward computes c again, which costs less than the memory.
+"tanh" is the older form, GPT-2's. Kept are x and c. Both ways go piece by piece, since the formulas take a dozen steps.
 """
 
 import math
 
 import numpy as np
 
+from minitensor.arrays import pieces
 from minitensor.op import Array, Op
 from minitensor.ops.erf import erf_of
 
@@ -20,28 +21,31 @@ _CUBE = 0.044715
 _ROOT = math.sqrt(2.0 / math.pi)
 
 
-def gelu_forward(x: Array, *, approximate: str = "none") -> tuple[Array, tuple[Array, str]]:
-    return x * _chance(x, approximate), (x, approximate)
+def gelu_forward(x: Array, *, approximate: str = "none") -> tuple[Array, tuple[Array, Array, str]]:
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f'gelu: approximate is "none" or "tanh", not {approximate!r}')
+    y, c = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
+    for x_, y_, c_ in pieces(x, y, c):
+        c_[...] = 0.5 + 0.5 * (erf_of(x_ * math.sqrt(0.5)) if approximate == "none" else np.tanh(_s(x_)))
+        np.multiply(x_, c_, out=y_)
+    return y, (x, c, approximate)
 
 
-def gelu_backward(dy: Array, x: Array, approximate: str) -> tuple[Array]:
-    c = _chance(x, approximate)
-    if approximate == "none":
-        slope = np.exp(-0.5 * x * x) * (1.0 / math.sqrt(2.0 * math.pi))
-    else:
-        t = 2.0 * c - 1.0  # tanh(s)
-        slope = 0.5 * (1.0 - t * t) * _ROOT * (1.0 + 3.0 * _CUBE * x * x)
-    # y = x * c(x)
-    return (dy * (c + x * slope),)
+def gelu_backward(dy: Array, x: Array, c: Array, approximate: str) -> tuple[Array]:
+    dx = np.empty(x.shape, x.dtype)
+    for dx_, dy_, x_, c_ in pieces(dx, dy, x, c):
+        if approximate == "none":
+            slope = np.exp(-0.5 * x_ * x_) * (1.0 / math.sqrt(2.0 * math.pi))
+        else:
+            t = 2.0 * c_ - 1.0  # tanh(s)
+            slope = 0.5 * (1.0 - t * t) * _ROOT * (1.0 + 3.0 * _CUBE * x_ * x_)
+        # y = x * c(x)
+        np.multiply(dy_, c_ + x_ * slope, out=dx_)
+    return (dx,)
 
 
-def _chance(x: Array, approximate: str) -> Array:
-    """c(x), the part of x that passes."""
-    if approximate == "none":
-        return 0.5 + 0.5 * erf_of(x * math.sqrt(0.5))
-    if approximate == "tanh":
-        return 0.5 + 0.5 * np.tanh(_ROOT * (x + _CUBE * x * x * x))
-    raise ValueError(f'gelu: approximate is "none" or "tanh", not {approximate!r}')
+def _s(x: Array) -> Array:
+    return _ROOT * (x + _CUBE * x * x * x)
 
 
 gelu = Op("gelu", gelu_forward, gelu_backward)

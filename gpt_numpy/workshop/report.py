@@ -1,0 +1,149 @@
+"""The page of a run, report.html: what its losses, samples and settings say, in one file that needs no network."""
+
+import json
+import math
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_numpy.workshop.advice import PHASES, phase_of
+from gpt_numpy.workshop.judging import bits, perplexity
+from gpt_numpy.workshop.runs import Record, Run
+
+TEMPLATE = Path(__file__).with_name("report.html")
+POINTS = 1000  # of a curve: as many as a screen can show
+Values = NDArray[np.float64]
+
+
+def write_report(folder: Path) -> Path:
+    """Write folder/report.html from config.json and metrics.jsonl, however little there is yet."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    data = embedded(contents(config, list(Run(folder).records())))
+    page, beside = folder / "report.html", folder / "report.new"
+    beside.write_text(TEMPLATE.read_text(encoding="utf-8").replace("{{data}}", data), encoding="utf-8")
+    os.replace(beside, page)  # a reader sees the old page or the new one, never half of one
+    return page
+
+
+def contents(config: Record, records: list[Record]) -> Record:
+    """All that the page shows. Losses are in nats per character, whatever the tokens are."""
+    characters = config.get("characters_per_token") or 1.0
+    evaluations = [evaluation(record, characters) for record in records if record["kind"] == "evaluation"]
+    return {
+        "config": config,
+        "written": f"{datetime.now():%Y-%m-%d %H:%M}",
+        "phases": [phase._asdict() for phase in PHASES],
+        "curves": curves([record for record in records if record["kind"] == "step"], characters),
+        "evaluations": evaluations,
+        "best": best(evaluations, characters, config.get("corpus", {}).get("floor")),
+        "diagnoses": diagnoses(evaluations),
+    }
+
+
+def evaluation(record: Record, characters: float) -> Record:
+    training, validation = (number(record, name) / characters for name in ("train_loss", "val_loss"))
+    return {
+        "step": record["step"], "training": training, "validation": validation,
+        "meaning": phase_of(validation) if math.isfinite(validation) else None,
+        "sample": record.get("sample", ""), "diagnoses": record.get("diagnoses", []),
+    }  # fmt: skip
+
+
+def best(evaluations: list[Record], characters: float, floor: float | None) -> Record | None:
+    """The lowest validation loss, and what it amounts to."""
+    judged = [one for one in evaluations if math.isfinite(one["validation"])]
+    if not judged:
+        return None
+    lowest = min(judged, key=lambda one: float(one["validation"]))
+    loss = lowest["validation"]
+    return {
+        "step": lowest["step"], "loss": loss, "perplexity": perplexity(loss * characters), "bits": bits(loss),
+        "above_floor": None if floor is None else loss - floor,
+    }  # fmt: skip
+
+
+def diagnoses(evaluations: list[Record]) -> list[Record]:
+    """Each warning once, with the first and the last evaluation that gave it."""
+    steps: dict[str, list[int]] = {}
+    for one in evaluations:
+        for text in one["diagnoses"]:
+            steps.setdefault(text, []).append(one["step"])
+    return [{"text": text, "first": given[0], "last": given[-1]} for text, given in steps.items()]
+
+
+def curves(steps: list[Record], characters: float) -> Record:
+    """What was measured at each step, in buckets of steps."""
+    if not steps:
+        return {}
+    starts = buckets(len(steps))
+    numbers = [record["step"] for record in steps]
+    found: Record = {
+        "first": [numbers[start] for start in starts],
+        "last": [numbers[end - 1] for end in (*starts[1:], len(steps))],
+    }
+    for name in ("loss", "lr", "grad_norm", "characters_per_second"):
+        values = np.array([number(record, name) for record in steps])
+        found[name] = thinned(values / characters if name == "loss" else values, starts)
+    return found
+
+
+def buckets(count: int) -> NDArray[np.int64]:
+    """Where each bucket starts. The first and the last value have one of their own, so that a curve ends where it is."""
+    if count <= POINTS:
+        return np.arange(count)
+    inner = POINTS - 2
+    return np.concatenate([[0], 1 + np.arange(inner) * (count - 2) // inner, [count - 1]])
+
+
+def thinned(values: Values, starts: NDArray[np.int64]) -> dict[str, Values]:
+    """Of each bucket the mean, the extremes, and the mean smoothed over its neighbours; NaN is left out."""
+    known = np.isfinite(values)
+    sums = np.add.reduceat(np.where(known, values, 0.0), starts)
+    counts = np.add.reduceat(known.astype(np.float64), starts)
+    gaps = np.where(known, values, np.nan)
+    return {
+        "mean": ratio(sums, counts),
+        "low": np.fmin.reduceat(gaps, starts),
+        "high": np.fmax.reduceat(gaps, starts),
+        "smooth": ratio(around(sums), around(counts)),
+    }
+
+
+def around(values: Values) -> Values:
+    """Sums over a hundredth of the curve to each side; to the left end, no further than there is to the other side."""
+    here = np.arange(len(values))
+    reach = np.minimum(here, -(-len(values) // 100))
+    sums = np.concatenate([[0.0], values.cumsum()])
+    return np.asarray(sums[np.minimum(here + reach + 1, len(values))] - sums[here - reach])
+
+
+def ratio(sums: Values, counts: Values) -> Values:
+    return np.where(counts > 0, sums, np.nan) / np.maximum(counts, 1.0)
+
+
+def number(record: Record, name: str) -> float:
+    value = record.get(name)
+    return math.nan if value is None else float(value)
+
+
+def plain(value: Any) -> Any:
+    """As JSON has it: lists for arrays, six digits, and null for what is no number."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(item) for item in value]
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def embedded(value: Any) -> str:
+    """JSON in which a browser sees no markup; json.dumps writes all but ASCII, so U+2028 as well, as \\uXXXX."""
+    text = json.dumps(plain(value), separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
