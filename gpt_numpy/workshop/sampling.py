@@ -40,7 +40,7 @@ def chances(logits: NDArray[Any], how: Sampling) -> NDArray[np.float64]:
         return likeliest
     scaled = logits.astype(np.float64)
     scaled = np.exp((scaled - scaled.max()) / how.temperature)
-    order = np.argsort(-scaled, kind="stable")  # likeliest first; of equals, the first
+    order = np.argsort(-logits, kind="stable")  # likeliest first; of equals, the first
     if how.top_k:
         scaled[order[how.top_k :]] = 0.0
     p: NDArray[np.float64] = scaled / scaled.sum()

@@ -1,0 +1,66 @@
+"""How the next token is chosen."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis.extra.numpy import arrays
+from hypothesis.strategies import floats, integers
+
+from gpt_numpy.workshop.sampling import Sampling, chances
+
+PLAIN = Sampling(temperature=1.0, top_k=0)
+LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3]))
+
+
+def test_plain_chances_are_the_models() -> None:
+    np.testing.assert_allclose(chances(LOGITS, PLAIN), [0.1, 0.4, 0.2, 0.3], rtol=1e-12)
+
+
+def test_temperature_is_a_power_of_the_chances() -> None:
+    squares = np.array([0.01, 0.16, 0.04, 0.09])
+    np.testing.assert_allclose(chances(LOGITS, Sampling(0.5, 0)), squares / squares.sum(), rtol=1e-12)
+
+
+def test_top_k_keeps_the_likeliest() -> None:
+    np.testing.assert_allclose(chances(LOGITS, Sampling(1.0, 2)), [0, 4 / 7, 0, 3 / 7], rtol=1e-12)
+    assert np.count_nonzero(chances(np.zeros(5), Sampling(1.0, 2))) == 2  # of equals too
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"), [(0.3, [1]), (0.4, [1]), (0.41, [1, 3]), (0.75, [1, 2, 3]), (1.0, [0, 1, 2, 3])]
+)
+def test_top_p_keeps_the_fewest_that_reach_it(top_p: float, kept: list[int]) -> None:
+    assert np.flatnonzero(chances(LOGITS, Sampling(1.0, 0, top_p))).tolist() == kept
+
+
+def test_greedy_is_the_likeliest() -> None:
+    assert chances(LOGITS, Sampling(greedy=True)).tolist() == [0, 1, 0, 0]
+
+
+@given(
+    arrays(np.float32, integers(1, 20), elements=floats(-1e4, 1e4, width=32)),
+    floats(0.01, 100),
+    integers(0, 30),
+    floats(0.001, 1),
+)
+def test_chances_are_chances_whatever_the_logits(logits: np.ndarray, temperature: float, k: int, p: float) -> None:
+    found = chances(logits, Sampling(temperature, k, p))
+    assert found.shape == logits.shape
+    assert (found >= 0).all()
+    assert found.sum() == pytest.approx(1)
+    assert found[logits.argmax()] == found.max()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": 0.0}, "temperature is above 0, not 0.0"),
+        ({"temperature": float("nan")}, "temperature is above 0, not nan"),
+        ({"top_k": -1}, "top_k is at least 0, not -1"),
+        ({"top_p": 0.0}, "top_p is a chance above 0 and at most 1, not 0.0"),
+        ({"top_p": 1.5}, "top_p is a chance above 0 and at most 1, not 1.5"),
+    ],
+)
+def test_bad_settings_are_refused(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        Sampling(**settings)  # type: ignore[arg-type]
