@@ -116,8 +116,10 @@ class Engine:
         }
 
     def describe(self) -> str:
-        blas = [f"{pool['internal_api']} {pool['version']}" for pool in threadpool_info() if pool["user_api"] == "blas"]
-        return f"NumPy {np.__version__}, {self.threads} threads, each with its own {' and '.join(blas) or 'BLAS'}"
+        blas = {f"{pool['internal_api']} {pool['version']}" for pool in threadpool_info() if pool["user_api"] == "blas"}
+        return (
+            f"NumPy {np.__version__}, float32, {self.threads} threads, with one of {' or '.join(blas) or 'BLAS'} each"
+        )
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's memory

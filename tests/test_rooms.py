@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ["minitensor", "gpt_numpy", "gpt_torch", "bench", "tests"]
-SMALL_LIBRARIES = {"matplotlib", "platformdirs", "rich", "safetensors", "threadpoolctl", "tyro"}  # pyproject names them
+SMALL_LIBRARIES = {"matplotlib", "platformdirs", "rich", "safetensors", "threadpoolctl", "tokenizers"}  # see pyproject
 
 # From a path to what it may import, beside the standard library; the longest path that fits a file counts.
 MAY_IMPORT = {
@@ -113,7 +113,7 @@ def test_importing_minitensor_loads_numpy_and_nothing_else() -> None:
     assert tops - {"minitensor", "numpy"} <= set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize("readme", ["README.md", "minitensor/README.md"])
+@pytest.mark.parametrize("readme", ["README.md", "minitensor/README.md", "gpt_numpy/README.md"])
 def test_the_code_of_a_readme_prints_what_it_says(readme: str) -> None:
     text = (ROOT / readme).read_text(encoding="utf-8")
     code = text.split("```python\n")[1].split("```")[0]

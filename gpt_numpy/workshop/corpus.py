@@ -15,13 +15,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_numpy.workshop.choices import Written
 from gpt_numpy.workshop.console import Bar, Console
 from gpt_numpy.workshop.download import NotFetched, cache_folder, tiny_shakespeare
-from gpt_numpy.workshop.dramatist import Play, write_play
+from gpt_numpy.workshop.dramatist import write_play
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.tokenizers import BPETokenizer, CharTokenizer, PairCount, Tokenizer, smallest_dtype
 
-PIECE = 1 << 22  # bytes read at once
+PIECE = 1 << 20  # bytes read at once
 IN_MEMORY = 1 << 26  # bytes of text up to which its tokens are kept in memory
 VALIDATION = 0.1  # the last part, never trained on
 AT_MOST = 1_000_000  # tokens in it: more would not make the loss more certain, but each evaluation slower
@@ -89,7 +90,7 @@ class Dramatist:
     name = data = "dramatist"
 
     @cached_property
-    def play(self) -> Play:
+    def play(self) -> Written:
         return write_play()
 
     @property

@@ -89,7 +89,7 @@ class Training:
                 self.losses.append(record["loss"])
             else:
                 self.evaluations.append((record["step"], record["train_loss"], record["val_loss"]))
-        self._saved = self.state.step  # the step of the latest checkpoint
+        self._saved = self.state.step or None  # the step of the latest checkpoint
         self._seconds: deque[float] = deque(maxlen=50)  # of the latest steps
 
     def go(self) -> Stop:
@@ -102,7 +102,8 @@ class Training:
                 if (done or step % recipe.eval_every == 0) and not self._judged(step) and not stop:
                     self._judge(bar, stop)
                 tired = 0 < recipe.patience <= self.state.since_best
-                if (done or tired or stop or step % recipe.checkpoint_every == 0) and step != self._saved:
+                due = step > 0 and step % recipe.checkpoint_every == 0
+                if (due or done or tired or stop) and step != self._saved:
                     self._save()
                 if done or tired or stop:
                     break

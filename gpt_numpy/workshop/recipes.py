@@ -15,7 +15,7 @@ class Recipe:
     micro_batch: Annotated[int, "sequences in memory at once; the step is the same. 0: as many as are quick"] = 0
     order: Annotated[Literal["epochs", "random"], "shuffled epochs, or independent random windows"] = "random"
     lr: Annotated[float, "learning rate after the warm-up"] = 3e-4
-    min_lr: Annotated[float, "learning rate at the last step, where the cosine ends"] = 0.0
+    final_lr: Annotated[float, "what is left of it at the last step, as a part of --lr"] = 0.0
     warmup: Annotated[int, "steps in which the learning rate rises to --lr"] = 100
     beta1: Annotated[float, "AdamW: memory of the gradient's mean"] = 0.9
     beta2: Annotated[float, "AdamW: memory of the mean of its square"] = 0.999
@@ -46,7 +46,8 @@ class Recipe:
         if step < self.warmup:
             return self.lr * (step + 1) / (self.warmup + 1)
         part = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, part)))
+        cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, part)))
+        return self.lr * (self.final_lr + (1.0 - self.final_lr) * cosine)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ PRESETS = {
         "a small model that learns to write plays in minutes on a CPU",
         GPTConfig(block_size=64, n_layer=4, n_head=4, n_embd=128),
         Recipe(
-            steps=2000, batch_size=12, order="epochs", lr=1e-3, min_lr=1e-4, beta2=0.99, weight_decay=0.1,
+            steps=2000, batch_size=12, order="epochs", lr=1e-3, final_lr=0.1, beta2=0.99, weight_decay=0.1,
             grad_clip=1.0, eval_every=250,
         ),
     ),

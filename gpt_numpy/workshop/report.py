@@ -92,7 +92,7 @@ def curves(steps: list[Record], characters: float) -> Record:
 
 
 def buckets(count: int) -> NDArray[np.int64]:
-    """Where each bucket starts. The first and the last value have one of their own, so that a curve ends where it is."""
+    """Where each bucket starts. The first and the last value have one of their own: a curve ends where it ends."""
     if count <= POINTS:
         return np.arange(count)
     inner = POINTS - 2
@@ -109,7 +109,7 @@ def thinned(values: Values, starts: NDArray[np.int64]) -> dict[str, Values]:
         "mean": ratio(sums, counts),
         "low": np.fmin.reduceat(gaps, starts),
         "high": np.fmax.reduceat(gaps, starts),
-        "smooth": ratio(around(sums), around(counts)),
+        "smooth": np.where(counts > 0, ratio(around(sums), around(counts)), np.nan),
     }
 
 
@@ -136,8 +136,6 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
         return [plain(item) for item in value]
-    if isinstance(value, np.integer):
-        return int(value)
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value

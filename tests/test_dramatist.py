@@ -1,0 +1,133 @@
+"""The dramatist: plays in 65 characters, and the exact probability of each of them."""
+
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Generator
+
+import numpy as np
+import pytest
+
+from gpt_numpy.workshop.choices import Reader, Table, Writer, written
+from gpt_numpy.workshop.dramatist import surprisal_of, write_play
+
+CHARACTERS = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+PLAY = write_play(200_000)
+
+# ---- exact probabilities ----------------------------------------------------------------------------------------
+
+ANIMAL, MANY, DOES = Table({"cat": 2, "cow": 1, "dog": 3}), Table({"s ": 1, " ": 2}), Table({"ran.": 1, "sat.": 4})
+
+
+def toy() -> Generator[Table, str, None]:
+    """Small enough to write down all that it can write."""
+    while True:
+        animal = yield ANIMAL
+        if animal != "cow":
+            yield MANY
+        else:
+            yield Table({" ": 1})
+        yield DOES
+
+
+def all_texts(characters: int) -> dict[str, float]:
+    """Every text of this length with its probability, by trying all choices."""
+    found: Counter[str] = Counter()
+    for choices in itertools.product(range(3), repeat=4):
+        grammar, text, chance = toy(), "", 1.0
+        table = next(grammar)
+        for choice in choices:
+            if choice >= len(table.strings):
+                chance = 0.0  # counted under its other names already
+                break
+            chance *= float(np.diff([0.0, *table.below, 1.0])[choice])
+            text += table.strings[choice]
+            table = grammar.send(table.strings[choice])
+        found[text[:characters]] += chance
+    return {text: chance for text, chance in found.items() if chance}
+
+
+@pytest.mark.parametrize("characters", [1, 2, 3, 4, 5, 9])
+def test_surprisals_are_those_of_a_count_of_all_texts(characters: int) -> None:
+    texts = all_texts(characters)
+    assert sum(texts.values()) == pytest.approx(1)
+    for text, chance in texts.items():
+        surprisal = written(toy(), Reader(text), characters).surprisal
+        assert len(surprisal) == characters
+        assert math.exp(-surprisal.sum()) == pytest.approx(chance)
+
+
+def test_what_is_written_is_as_frequent_as_it_is_likely() -> None:
+    texts = all_texts(3)
+    counts = Counter(written(toy(), Writer(seed), 3).text for seed in range(3000))
+    for text, chance in texts.items():
+        assert counts[text] / 3000 == pytest.approx(chance, abs=4 * math.sqrt(chance / 3000))
+
+
+def test_strings_that_cannot_be_told_apart_are_refused() -> None:
+    with pytest.raises(ValueError, match="'king' and 'kings' cannot be in one table"):
+        Table({"kings": 1, "queen": 1, "king": 1})
+
+
+# ---- plays ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("characters", [0, 1, 10, 1000])
+def test_a_play_is_as_long_as_asked(characters: int) -> None:
+    play = write_play(characters)
+    assert len(play.text) == len(play.surprisal) == characters
+    assert play.text == PLAY.text[:characters]
+
+
+def test_seeds_are_plays() -> None:
+    assert write_play(1000, seed=5).text == write_play(1000, seed=5).text != write_play(1000, seed=6).text
+
+
+def test_it_has_the_65_characters() -> None:
+    assert "".join(sorted(set(PLAY.text))) == CHARACTERS
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_read_back_a_play_is_as_likely_as_when_it_was_written(seed: int) -> None:
+    play = write_play(20_000, seed)
+    np.testing.assert_allclose(surprisal_of(play.text), play.surprisal, rtol=1e-12)
+
+
+def test_what_it_cannot_have_written_is_refused() -> None:
+    for at in (0, 700, 19_000):
+        text = PLAY.text[:at] + "#" + PLAY.text[at + 1 : 20_000]
+        with pytest.raises(ValueError, match="nothing that could be written at character") as raised:
+            surprisal_of(text)
+        stopped = int(re.findall(r"character (\d+)", str(raised.value))[0])
+        assert at - 20 <= stopped <= at  # where the choice with the wrong character begins
+
+
+def test_the_floor_is_the_same_for_every_play_and_far_below_what_pairs_of_characters_tell() -> None:
+    other = write_play(200_000, seed=1)
+    error = math.hypot(*(play.surprisal.std() / math.sqrt(len(play.text)) for play in (PLAY, other)))
+    assert abs(PLAY.surprisal.mean() - other.surprisal.mean()) < 5 * error
+    pairs, singles = Counter(itertools.pairwise(PLAY.text)), Counter(PLAY.text[:-1])
+    by_pairs = -sum(n * math.log(n / singles[pair[0]]) for pair, n in pairs.items()) / (len(PLAY.text) - 1)
+    assert 0.4 < PLAY.surprisal.mean() < 0.5 * by_pairs
+
+
+def test_verbs_go_with_their_subjects() -> None:
+    lines = PLAY.text.splitlines()
+    assert sum(line.startswith("Thou art ") for line in lines) > 50
+    wrong = re.compile(
+        r"\b(I (art|is|are)|[Tt]hou (am|is|are)|[Hh]e (am|art|are)|[Tt]hey (am|art|is)|[Aa] \w+s (is|are)) "
+    )
+    assert not wrong.search(PLAY.text)
+
+
+def test_whoever_is_called_tends_to_answer() -> None:
+    speeches = re.findall(r"^([A-Z ]+):\n(.*?)\n\n", PLAY.text, re.MULTILINE | re.DOTALL)
+    answers = [
+        (re.findall(r"(?:, )(\w+)[.!;?:-]+\n?$", speech), following[0])
+        for (_, speech), following in itertools.pairwise(speeches)
+    ]
+    called = [(names[0].upper(), speaker) for names, speaker in answers if names]
+    assert len(called) > 100
+    assert 0.5 < sum(name == speaker for name, speaker in called) / len(called) < 0.8
+    assert all(one[0] != other[0] for one, other in itertools.pairwise(speeches))

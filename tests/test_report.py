@@ -1,0 +1,179 @@
+"""The page of a run: what it carries, that nothing from a run is markup in it, and that little or no data is enough."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpt_numpy.workshop.advice import PHASES
+from gpt_numpy.workshop.report import POINTS, TEMPLATE, buckets, thinned, write_report
+
+Record = dict[str, Any]
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)><!-- &lt; \u2028\u2029 {{data}}"
+
+
+def step(number: int, loss: float = 2.0) -> Record:
+    return {
+        "kind": "step",
+        "step": number,
+        "loss": loss,
+        "lr": 1e-3,
+        "grad_norm": 0.5,
+        "characters_per_second": 24680.0,
+    }
+
+
+def evaluation(number: int, loss: float, sample: str = "ROMEO:", diagnoses: Iterable[str] = ()) -> Record:
+    return {
+        "kind": "evaluation", "step": number, "train_loss": loss, "val_loss": loss, "best": True, "sample": sample,
+        "diagnoses": list(diagnoses),
+    }  # fmt: skip
+
+
+def begin(folder: Path, records: Iterable[Record], **changed: Any) -> Path:
+    """A run's folder."""
+    config = {
+        "command": "gpt-numpy", "name": "a run", "started": "2026-11-21T04:10:00",
+        "corpus": {"name": "input.txt", "characters": 1115394, "digest": "86c4", "floor": None},
+        "tokenizer": {"kind": "char", "vocab_size": 65}, "characters_per_token": 1.0, "parameters": 10795776,
+        "model": {"block_size": 64}, "recipe": {"steps": 500, "batch_size": 12}, "versions": {"python": "3.13"},
+    } | changed  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records), encoding="utf-8")
+    return folder
+
+
+def refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is no JSON")
+
+
+def data_of(page: Path) -> Any:
+    """What the script of the page will read."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(encoding="utf-8"))
+    assert found
+    return json.loads(found[1], parse_constant=refuse)
+
+
+def test_all_evaluations_and_the_final_numbers(tmp_path: Path) -> None:
+    records = [evaluation(0, 4.2, "xq"), step(1), evaluation(250, 1.5, "To be"), evaluation(500, 1.75, "or not")]
+    corpus = {"name": "input.txt", "floor": 1.25}
+    data = data_of(write_report(begin(tmp_path, records, corpus=corpus)))
+    assert [(one["step"], one["validation"], one["sample"]) for one in data["evaluations"]] == [
+        (0, 4.2, "xq"), (250, 1.5, "To be"), (500, 1.75, "or not"),
+    ]  # fmt: skip
+    assert [data["evaluations"][i]["meaning"] for i in (0, 1)] == ["knows nothing", "real words"]
+    assert data["best"] == pytest.approx(
+        {"step": 250, "loss": 1.5, "perplexity": math.exp(1.5), "bits": 1.5 / math.log(2), "above_floor": 0.25},
+        rel=1e-5,
+    )
+    assert data["curves"]["characters_per_second"]["mean"] == [24680.0]
+    assert [phase["above"] for phase in data["phases"]] == [phase.above for phase in PHASES]
+
+
+def test_losses_are_per_character_and_perplexity_per_token(tmp_path: Path) -> None:
+    data = data_of(write_report(begin(tmp_path, [step(1, 5.0), evaluation(1, 4.0)], characters_per_token=2.0)))
+    assert data["curves"]["loss"]["mean"] == [2.5]
+    assert data["evaluations"][0]["validation"] == data["best"]["loss"] == 2.0
+    assert data["best"]["perplexity"] == pytest.approx(math.exp(4.0), rel=1e-5)
+
+
+def test_each_diagnosis_once_with_its_first_and_last_step(tmp_path: Path) -> None:
+    records = [evaluation(i, 2.0, diagnoses=said) for i, said in enumerate([["a"], ["b", "a"], ["a"]])]
+    diagnoses = data_of(write_report(begin(tmp_path, records)))["diagnoses"]
+    assert diagnoses == [{"text": "a", "first": 0, "last": 2}, {"text": "b", "first": 1, "last": 1}]
+
+
+def test_nothing_from_a_run_is_markup(tmp_path: Path) -> None:
+    records = [evaluation(1, 2.0, HOSTILE, [HOSTILE])]
+    page = write_report(begin(tmp_path, records, name=HOSTILE, recipe={HOSTILE: HOSTILE}))
+    text, own = page.read_text(encoding="utf-8"), TEMPLATE.read_text(encoding="utf-8")
+    for mark in ("<", ">", "&", "\u2028", "\u2029"):
+        assert text.count(mark) == own.count(mark)
+    data = data_of(page)
+    assert data["config"]["name"] == data["evaluations"][0]["sample"] == data["diagnoses"][0]["text"] == HOSTILE
+
+
+def test_nothing_is_fetched(tmp_path: Path) -> None:
+    text = write_report(begin(tmp_path, [evaluation(1, 2.0)])).read_text(encoding="utf-8")
+    assert "default-src 'none'" in text
+    assert not re.search(r"://|\b(src|href|srcset)\s*=|@import|url\((?!#)|\bimport\b|fetch\(|XMLHttpRequest", text)
+
+
+@pytest.mark.parametrize("count", [1, 2, 999, 1000, 1001, 1999, 12345])
+def test_thinning_keeps_the_ends_and_the_extremes(count: int) -> None:
+    values = np.random.default_rng(0).normal(size=count)
+    starts = buckets(count)
+    thin = thinned(values, starts)
+    assert len(starts) == min(count, POINTS)
+    assert (np.diff(starts) > 0).all()
+    assert thin["mean"][0] == values[0]
+    assert thin["mean"][-1] == values[-1]
+    assert thin["low"].min() == values.min()
+    assert thin["high"].max() == values.max()
+    sizes = np.diff([*starts, count])
+    assert (thin["mean"] * sizes).sum() == pytest.approx(values.sum())
+
+
+def test_smoothing_keeps_a_line_and_tames_noise() -> None:
+    line = np.linspace(4.0, 2.0, 500)
+    noise = np.random.default_rng(0).normal(size=500)
+    np.testing.assert_allclose(thinned(line, buckets(500))["smooth"][:-5], line[:-5])
+    assert thinned(noise, buckets(500))["smooth"].std() < 0.5 * noise.std()
+
+
+def test_what_is_no_number_is_a_gap(tmp_path: Path) -> None:
+    records = [step(1, 3.0), step(2, math.nan), step(3, math.inf), step(4, 1.0), evaluation(4, math.nan)]
+    data = data_of(write_report(begin(tmp_path, records)))
+    for name in ("mean", "low", "high"):
+        assert data["curves"]["loss"][name] == [3.0, None, None, 1.0]
+    assert [value is None for value in data["curves"]["loss"]["smooth"]] == [False, True, True, False]
+    assert data["evaluations"][0]["validation"] is data["evaluations"][0]["meaning"] is data["best"] is None
+
+
+def test_a_bucket_leaves_out_what_is_no_number() -> None:
+    thin = thinned(np.array([1.0, math.nan, 3.0, math.nan, math.nan]), np.array([0, 3]))
+    assert [thin[name][0] for name in ("mean", "low", "high")] == [2.0, 1.0, 3.0]
+    assert all(np.isnan(values[1]) for values in thin.values())
+
+
+def test_a_run_that_has_written_no_metrics(tmp_path: Path) -> None:
+    (begin(tmp_path, []) / "metrics.jsonl").unlink()
+    data = data_of(write_report(tmp_path))
+    assert (data["curves"], data["evaluations"], data["best"]) == ({}, [], None)
+
+
+def test_a_last_line_that_is_cut_off(tmp_path: Path) -> None:
+    metrics = begin(tmp_path, [step(1), step(2), evaluation(2, 2.0)]) / "metrics.jsonl"
+    metrics.write_text(metrics.read_text(encoding="utf-8")[:-20], encoding="utf-8")
+    data = data_of(write_report(tmp_path))
+    assert (data["curves"]["last"], data["evaluations"]) == ([1, 2], [])
+
+
+def test_the_page_is_replaced_at_once(tmp_path: Path) -> None:
+    old = write_report(begin(tmp_path, [])).stat().st_ino
+    assert write_report(tmp_path).stat().st_ino != old
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "metrics.jsonl", "report.html"}
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium")
+def test_the_script_fills_the_page_in_and_runs_nothing_else(tmp_path: Path) -> None:
+    records = [evaluation(0, 4.2), *map(step, range(1, 50)), evaluation(49, 1.5, HOSTILE, [HOSTILE])]
+    page = write_report(begin(tmp_path, records, name=HOSTILE))
+    profile = tmp_path / "profile"
+    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
+    command += ["--virtual-time-budget=3000", "--dump-dom", page.as_uri()]
+    shown = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=True).stdout
+    assert '<dd>1.5000</dd><dd class="quiet">at step 49, the latest</dd>' in shown
+    assert "<dd>24,680</dd>" in shown
+    assert shown.count('<circle class="point') == 1 + 2  # the legend's, and one for each evaluation
+    assert "Written" in shown  # the last that the script does
+    assert "<img" not in shown
+    assert shown.count("<script") == 2
