@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Generator
 
 import numpy as np
@@ -33,7 +33,7 @@ def toy() -> Generator[Table, str, None]:
 
 def all_texts(characters: int) -> dict[str, float]:
     """Every text of this length with its probability, by trying all choices."""
-    found: Counter[str] = Counter()
+    found: dict[str, float] = defaultdict(float)
     for choices in itertools.product(range(3), repeat=4):
         grammar, text, chance = toy(), "", 1.0
         table = next(grammar)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -270,7 +271,7 @@ def test_a_checkpoint_is_whole_whenever_the_writing_ends(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_sync", counted(checkpoint._sync))
         patch.setattr(Path, "rename", counted(Path.rename))
-        patch.setattr(checkpoint.shutil, "rmtree", counted(checkpoint.shutil.rmtree))
+        patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
         with pytest.raises(Interrupted):
             save_checkpoint(folder, engine, old.tokenizer, states[21])
     found = load_checkpoint(folder)
