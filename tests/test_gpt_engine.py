@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis.strategies import integers
 
 import minitensor as mt
 from gpt_numpy import GPTConfig
-from gpt_numpy.engine import Engine, divide
+from gpt_numpy.engine import AT_ONCE, Engine, divide
 from gpt_numpy.workshop.engine import Ids
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.sampling import Sampling, generate, window_start
@@ -110,6 +111,24 @@ def test_threads_change_nothing_but_the_order_of_sums(threads: int) -> None:
 def test_micro_batches_add_up_to_the_whole_batch(micro_batch: int) -> None:
     recipe = replace(RECIPE, micro_batch=micro_batch)
     assert_close(trained(Engine(CONFIG, threads=2)), trained(Engine(CONFIG, threads=2), recipe))
+
+
+@pytest.mark.parametrize("judging", [False, True])
+def test_memory_does_not_grow_with_the_batch(judging: bool) -> None:
+    config = replace(CONFIG, block_size=64, n_embd=64)
+    engine = Engine(config, threads=2)
+    peaks = []
+    for rows in (2 * AT_ONCE // 64, 16 * AT_ONCE // 64):
+        tokens = np.random.default_rng(0).integers(0, config.vocab_size, (rows, 65))
+        tracemalloc.start()
+        if judging:
+            engine.loss(tokens[:, :-1], tokens[:, 1:])
+        else:
+            engine.train_step(tokens[:, :-1], tokens[:, 1:], RECIPE, 0)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[0] > 2 * AT_ONCE * 4 * config.n_embd * 4  # it counts NumPy's memory: both threads' widest arrays
+    assert peaks[1] < 1.3 * peaks[0]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
