@@ -2,11 +2,19 @@
 
 import sys
 
+from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.program import Program
+from gpt_torch.device import find_device
+from gpt_torch.engine import Engine, Options
+
+PROGRAM = Program(
+    "gpt-torch",
+    "The GPT in PyTorch, on a GPU or a CPU: train it, let it write, judge it.",
+    Options,
+    Engine,
+    preset=lambda options: "laptop" if find_device(options.device).type == "cpu" else "workshop",
+)
+
 
 def main() -> int:
-    """Say plainly that there is no command yet; status 2."""
-    print(
-        "gpt-torch: train, generate, eval, export and import are not written yet; see README.md for what is here",
-        file=sys.stderr,
-    )
-    return 2
+    return run(PROGRAM, sys.argv[1:])

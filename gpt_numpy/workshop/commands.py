@@ -64,7 +64,8 @@ def train(program: Program, arguments: Sequence[str]) -> int:
     parser = Parser(f"{program.name} train", "Train a model on a text. All that comes of it is in the run's folder.")
     group = parser.add_argument_group("the run")
     presets = "; ".join(f"{name}: {preset.meaning}" for name, preset in PRESETS.items())
-    group.add_argument("--preset", choices=PRESETS, help=f"where defaults come from. {presets} (default laptop)")
+    usual = program.preset(program.options())
+    group.add_argument("--preset", choices=PRESETS, help=f"where defaults come from. {presets} (default {usual})")
     group.add_argument(
         "--data", metavar="FILE",
         help="a UTF-8 text; or shakespeare, or dramatist (default data/input.txt, else shakespeare)",

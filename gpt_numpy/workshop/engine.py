@@ -4,7 +4,7 @@ One loop trains both engines, so either can go on from what the other saved.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,10 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Trained(NamedTuple):
-    """What a training step reports."""
+    """What a training step reports. float() of it may have to wait for a device that is still at work."""
 
-    loss: float  # mean over the batch, before the step
-    grad_norm: float  # before clipping
+    loss: SupportsFloat  # mean over the batch, before the step
+    grad_norm: SupportsFloat  # before clipping
 
 
 class Reader(Protocol):

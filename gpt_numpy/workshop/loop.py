@@ -18,7 +18,7 @@ from gpt_numpy.workshop.batches import Batch, batch_at
 from gpt_numpy.workshop.checkpoint import State, save_checkpoint
 from gpt_numpy.workshop.console import Bar, Console
 from gpt_numpy.workshop.corpus import Data
-from gpt_numpy.workshop.engine import Engine
+from gpt_numpy.workshop.engine import Engine, Trained
 from gpt_numpy.workshop.errors import RunFailed
 from gpt_numpy.workshop.judging import running_loss
 from gpt_numpy.workshop.report import write_report
@@ -27,6 +27,7 @@ from gpt_numpy.workshop.sampling import Sampling, generate, text_start
 from gpt_numpy.workshop.tokenizers import Tokenizer, streamed
 
 SAMPLE = 160  # tokens written at each evaluation
+READ_EVERY = 0.25  # seconds of work between two readings of what the steps reported: reading waits for the device
 COLUMNS = (
     BarColumn(bar_width=None),
     MofNCompleteColumn(),
@@ -90,7 +91,9 @@ class Training:
             else:
                 self.evaluations.append((record["step"], record["train_loss"], record["val_loss"]))
         self._saved = self.state.step or None  # the step of the latest checkpoint
-        self._seconds: deque[float] = deque(maxlen=50)  # of the latest steps
+        self._unread: list[tuple[int, Trained]] = []  # what steps reported, after the step's number
+        self._busy = 0.0  # seconds of work on them
+        self._speeds: deque[tuple[float, float]] = deque(maxlen=10)  # characters and seconds, of the latest readings
 
     def go(self) -> Stop:
         """Train until the recipe is done, nothing improves any more, or somebody asks to stop."""
@@ -104,7 +107,7 @@ class Training:
                 tired = 0 < recipe.patience <= self.state.since_best
                 due = step > 0 and step % recipe.checkpoint_every == 0
                 if (due or done or tired or stop) and step != self._saved:
-                    self._save()
+                    self._save(bar)
                 if done or tired or stop:
                     break
                 self._step(bar)
@@ -115,27 +118,39 @@ class Training:
         return stop
 
     def _step(self, bar: Bar) -> None:
-        step, recipe = self.state.step, self.state.recipe
+        step = self.state.step
         began = time.perf_counter()
-        ids, targets = self._batch(step)
-        trained = self.engine.train_step(ids, targets, recipe, step)
-        if not (math.isfinite(trained.loss) and math.isfinite(trained.grad_norm)):
-            raise RunFailed(
-                f"step {step + 1}: the loss is {trained.loss}, the norm of the gradient {trained.grad_norm}. The "
-                f"checkpoints in {self.run.folder} are from before; a lower --lr or --grad-clip 1 may help"
-            )
-        self._seconds.append(time.perf_counter() - began)
-        speed = ids.size * self.data.characters_per_token * len(self._seconds) / sum(self._seconds)
+        self._unread.append((step, self.engine.train_step(*self._batch(step), self.state.recipe, step)))
+        self._busy += time.perf_counter() - began
         self.state = replace(self.state, step=step + 1)
-        self.losses.append(trained.loss)
-        lr = recipe.lr_at(step)
-        self.run.record({
-            "kind": "step", "step": step + 1, "loss": trained.loss, "lr": lr, "grad_norm": trained.grad_norm,
-            "characters_per_second": round(speed, 1),
-        })  # fmt: skip
+        if self._busy >= READ_EVERY:
+            self._read(bar)
+
+    def _read(self, bar: Bar) -> None:
+        """Record and show what the latest steps reported."""
+        if not self._unread:
+            return
+        began = time.perf_counter()
+        reported = [(step, float(trained.loss), float(trained.grad_norm)) for step, trained in self._unread]
+        seconds = self._busy + time.perf_counter() - began
+        recipe, tokens = self.state.recipe, self.state.recipe.batch_size * self.state.config.block_size
+        self._speeds.append((len(reported) * tokens * self.data.characters_per_token, seconds))
+        speed = sum(done for done, _ in self._speeds) / sum(seconds for _, seconds in self._speeds)
+        self._unread, self._busy = [], 0.0
+        for step, loss, grad_norm in reported:
+            if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+                raise RunFailed(
+                    f"step {step + 1}: the loss is {loss}, the norm of the gradient {grad_norm}. The checkpoints in "
+                    f"{self.run.folder} are from before; a lower --lr or --grad-clip 1 may help"
+                )
+            self.losses.append(loss)
+            self.run.record({
+                "kind": "step", "step": step + 1, "loss": loss, "lr": recipe.lr_at(step), "grad_norm": grad_norm,
+                "characters_per_second": round(speed, 1),
+            })  # fmt: skip
         latest = self.losses[-20:]
         loss, validation = sum(latest) / len(latest), self.evaluations[-1][2]
-        figures = f"loss {loss:.3f}  val {validation:.3f}  lr {lr:.0e}  grad {trained.grad_norm:.1f}"
+        figures = f"loss {loss:.3f}  val {validation:.3f}  lr {recipe.lr_at(step):.0e}  grad {grad_norm:.1f}"
         bar.at(step + 1, f"{figures}  {speed / 1000:.1f}k chars/s")
 
     def _batch(self, step: int) -> Batch:
@@ -146,6 +161,7 @@ class Training:
 
     def _judge(self, bar: Bar, stop: Stop) -> None:
         """An evaluation, unless asked to stop on the way."""
+        self._read(bar)
         state = self.state
         for judged in running_loss(self.engine, self.data.validation):
             if stop:
@@ -190,6 +206,7 @@ class Training:
         for diagnosis in diagnoses:
             self.console.say(diagnosis, "yellow")
 
-    def _save(self) -> None:
+    def _save(self, bar: Bar) -> None:
+        self._read(bar)  # a step that went wrong ends the run here: what is saved is sound
         save_checkpoint(self.run.latest, self.engine, self.tokenizer, self.state)
         self._saved = self.state.step

@@ -18,6 +18,7 @@ class Program:
     about: str  # a line for its help
     options: type  # a dataclass: the flags that only this engine has
     make: Callable[[GPTConfig, int, Any], Engine]  # from config, seed and options
+    preset: Callable[[Any], str] = lambda options: "laptop"  # the one that suits the machine
 
     def engine(self, config: GPTConfig, seed: int, given: Given) -> Engine:
         return self.make(config, seed, self.options_from(given))

@@ -23,10 +23,10 @@ BPE_SIZE = 1024  # tokens that BPE learns if --vocab-size does not say
 
 def begin(program: Program, given: Given, console: Console) -> Training:
     """A run from the start, as the preset and the flags say."""
-    name = given.get("preset", "laptop")
+    options = program.options_from(given)  # what is wrong with a flag is said before any work
+    name = given.get("preset", program.preset(options))
     recipe = changed(PRESETS[name].recipe, chosen(Recipe, given))
     config = changed(PRESETS[name].model, chosen(GPTConfig, given))
-    program.options_from(given)  # what is wrong with a flag is said before any work
     run = new_run(given.get("out"), name)
     corpus = find_corpus(given.get("data"), console)
     surveyed = survey(corpus, console)

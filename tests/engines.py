@@ -1,0 +1,55 @@
+"""Both engines at a size where a step takes a moment, and how what they lead to is compared."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpt_numpy import GPTConfig
+from gpt_numpy.engine import Engine as NumpyEngine
+from gpt_numpy.workshop.engine import Engine, Ids
+from gpt_numpy.workshop.recipes import Recipe
+from gpt_torch.engine import Engine as TorchEngine
+from gpt_torch.engine import Options
+
+CONFIG = GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=8)
+RECIPE = Recipe(steps=10, batch_size=7, lr=1e-2, warmup=2, grad_clip=0.5, weight_decay=0.1)
+
+Make = Callable[..., Any]  # an engine from config and seed
+Everything = dict[str, np.ndarray[Any, Any]]
+
+
+def numpy_engine(config: GPTConfig, seed: int = 0) -> NumpyEngine:
+    return NumpyEngine(config, seed, threads=2)
+
+
+def torch_engine(config: GPTConfig, seed: int = 0) -> TorchEngine:
+    return TorchEngine(config, seed, Options(device="cpu"))
+
+
+ENGINES: dict[str, Make] = {"numpy": numpy_engine, "torch": torch_engine}
+
+
+def batch(rows: int = 7, seed: int = 0) -> tuple[Ids, Ids]:
+    tokens = np.random.default_rng(seed).integers(0, CONFIG.vocab_size, (rows, CONFIG.block_size + 1))
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+def trained(engine: Engine, recipe: Recipe = RECIPE, steps: range = range(3)) -> Everything:
+    """Everything that a few steps lead to, the reported numbers too."""
+    reported = [engine.train_step(*batch(seed=step), recipe, step) for step in steps]
+    numbers = [[float(number) for number in step] for step in reported]
+    return {**engine.weights(), **engine.optimizer_state(), "reported": np.array(numbers)}
+
+
+def assert_close(a: Everything, b: Everything, rtol: float = 1e-4) -> None:
+    """Equal but for the order of sums in float32."""
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        np.testing.assert_allclose(value, b[name], rtol, atol=rtol * np.abs(value).max(), err_msg=name)
+
+
+def assert_same(a: Everything, b: Everything) -> None:
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert np.array_equal(value, b[name]), name

@@ -1,0 +1,168 @@
+"""What the workshop asks of an engine, asked of both, and of one going on where the other stopped."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpt_numpy import GPTConfig
+from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.sampling import Sampling, generate, window_start
+from tests.engines import CONFIG, ENGINES, RECIPE, Make, assert_close, assert_same, batch, trained
+
+each_engine = pytest.mark.parametrize("make", ENGINES.values(), ids=ENGINES)
+
+
+# ---- training ---------------------------------------------------------------------------------------------------
+
+
+@each_engine
+def test_training_learns(make: Make) -> None:
+    engine = make(CONFIG)
+    recipe = replace(RECIPE, steps=60)
+    losses = [float(engine.train_step(*batch(), recipe, step).loss) for step in range(60)]
+    assert losses[0] == pytest.approx(np.log(11), abs=0.1)
+    assert losses[-1] < 0.5 * losses[0]
+    assert engine.loss(*batch()) == pytest.approx(losses[-1], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [CONFIG, replace(CONFIG, tie_weights=True), replace(CONFIG, bias=False), replace(CONFIG, gelu="tanh")],
+    ids=["plain", "tied", "without biases", "tanh"],
+)
+def test_both_engines_take_the_same_steps(config: GPTConfig) -> None:
+    by_hand, in_torch = (trained(make(config)) for make in ENGINES.values())
+    assert_close(by_hand, in_torch, rtol=1e-3)
+
+
+@each_engine
+@pytest.mark.parametrize("micro_batch", [1, 2, 3, 6])
+def test_micro_batches_add_up_to_the_whole_batch(make: Make, micro_batch: int) -> None:
+    recipe = replace(RECIPE, micro_batch=micro_batch)
+    assert_close(trained(make(CONFIG)), trained(make(CONFIG), recipe))
+
+
+@each_engine
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_two_runs_agree_bit_for_bit(make: Make, dropout: float) -> None:
+    config = replace(CONFIG, dropout=dropout)
+    first = trained(make(config))
+    trained(make(replace(config, n_layer=1)))  # what else is drawn in the process does not matter
+    assert_same(first, trained(make(config)))
+
+
+@each_engine
+def test_dropout_depends_on_seed_and_step(make: Make) -> None:
+    config = replace(CONFIG, dropout=0.3)
+
+    def loss(recipe: Recipe, step: int) -> float:
+        return float(make(config).train_step(*batch(), recipe, step).loss)
+
+    assert loss(RECIPE, 0) != loss(RECIPE, 1)
+    assert loss(RECIPE, 0) != loss(replace(RECIPE, seed=RECIPE.seed + 1), 0)
+
+
+@each_engine
+def test_dropout_differs_between_micro_batches(make: Make) -> None:
+    """The same row twice, one at a time, with other parts dropped each time."""
+    engine = make(replace(CONFIG, dropout=0.3))
+    ids, targets = batch(rows=1)
+    once = engine.train_step(ids, targets, replace(RECIPE, lr=0.0, weight_decay=0.0), 0)
+    twice = [np.repeat(array, 2, axis=0) for array in (ids, targets)]
+    both = engine.train_step(*twice, replace(RECIPE, lr=0.0, weight_decay=0.0, micro_batch=1), 0)
+    assert float(both.loss) != pytest.approx(float(once.loss), rel=1e-5)
+
+
+# ---- its state --------------------------------------------------------------------------------------------------
+
+
+@each_engine
+@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, tie_weights=True), replace(CONFIG, dropout=0.2)])
+def test_another_engine_goes_on_from_a_state_as_the_first_would(make: Make, config: GPTConfig) -> None:
+    first = make(config)
+    trained(first)
+    second = make(config, seed=99)
+    second.load(first.weights(), first.optimizer_state(), step=3)
+    assert_same(trained(first, steps=range(3, 6)), trained(second, steps=range(3, 6)))
+
+
+@pytest.mark.parametrize("tie_weights", [False, True])
+@pytest.mark.parametrize(("before", "after"), [("numpy", "torch"), ("torch", "numpy")])
+def test_one_engine_goes_on_from_what_the_other_saved(before: str, after: str, tie_weights: bool) -> None:
+    config = replace(CONFIG, tie_weights=tie_weights)
+    first, second = ENGINES[before](config), ENGINES[after](config, seed=99)
+    trained(first)
+    second.load(first.weights(), first.optimizer_state(), step=3)
+    assert_close(trained(first, steps=range(3, 6)), trained(second, steps=range(3, 6)), rtol=1e-3)
+
+
+@each_engine
+def test_what_an_engine_hands_out_is_a_snapshot(make: Make) -> None:
+    engine = make(CONFIG)
+    trained(engine)
+    kept = {**engine.weights(), **engine.optimizer_state()}
+    before = {name: value.copy() for name, value in kept.items()}
+    trained(engine, steps=range(3, 5))
+    assert_same(kept, before)
+
+
+@each_engine
+def test_the_optimizer_state_has_two_moments_for_each_parameter(make: Make) -> None:
+    engine = make(replace(CONFIG, tie_weights=True))
+    assert engine.optimizer_state() == {}
+    trained(engine)
+    names = [name for name, _ in engine.model.named_parameters()]
+    assert list(engine.optimizer_state()) == [f"{kind}.{n}" for kind in ("exp_avg", "exp_avg_sq") for n in names]
+
+
+# ---- reading and writing ----------------------------------------------------------------------------------------
+
+
+def lively(make: Make, config: GPTConfig = CONFIG) -> Any:
+    """An engine whose weights are large enough for every part to matter."""
+    engine = make(config)
+    random = np.random.default_rng(1)
+    weights = {name: w + 0.3 * random.standard_normal(w.shape, np.float32) for name, w in engine.weights().items()}
+    engine.load(weights, {}, 0)
+    return engine
+
+
+@each_engine
+@pytest.mark.parametrize("block_size", [1, 2, 3, 8])
+@pytest.mark.parametrize("prompt", [1, 5, 20])
+def test_cached_writing_is_writing_with_the_whole_window_read_anew_far_past_the_context(
+    make: Make, block_size: int, prompt: int
+) -> None:
+    engine = lively(make, replace(CONFIG, block_size=block_size))
+    engine.model.double()
+    text = [i % CONFIG.vocab_size for i in range(prompt)]
+    seen = []
+    read = engine.reader
+
+    class Recording:
+        def __init__(self) -> None:
+            self.reader = read()
+
+        def read(self, ids: list[int]) -> Any:
+            seen.append(self.reader.read(ids))
+            return seen[-1]
+
+    engine.reader = Recording
+    written = text + list(generate(engine, text, 40, Sampling(), seed=3))
+    assert len(seen) == 40
+    for i, logits in enumerate(seen):
+        so_far = written[: prompt + i]
+        window = so_far[window_start(len(so_far), block_size) :]
+        np.testing.assert_allclose(logits, read().read(window), rtol=1e-9, atol=1e-9)
+
+
+@each_engine
+def test_dropout_is_off_while_reading_and_judging(make: Make) -> None:
+    engine = lively(make, replace(CONFIG, dropout=0.5))
+    plain = lively(make)
+    ids, targets = batch()
+    engine.train_step(ids, targets, replace(RECIPE, lr=0.0, weight_decay=0.0), 0)
+    assert engine.loss(ids, targets) == plain.loss(ids, targets)
+    assert np.array_equal(engine.reader().read([1, 2, 3]), plain.reader().read([1, 2, 3]))

@@ -1,0 +1,146 @@
+"""gpt_torch: the same model as gpt_numpy's, line by line and number by number, and the same commands."""
+
+import difflib
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import gpt_torch
+from gpt_numpy import GPT, GPTConfig
+from gpt_numpy.cli import PROGRAM as BY_HAND
+from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.program import Program
+from gpt_numpy.workshop.runs import Run
+from gpt_torch.cli import PROGRAM as IN_TORCH
+from gpt_torch.device import find_device
+from tests.test_commands import PLAY, TINY
+from tests.test_gpt import VARIANTS, lively
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_two_model_files_differ_in_imports_devices_and_little_else() -> None:
+    ours, theirs = ((ROOT / room / "model.py").read_text(encoding="utf-8") for room in ("gpt_numpy", "gpt_torch"))
+    differing = [line for line in difflib.ndiff(ours.splitlines(), theirs.splitlines()) if line[0] in "+-"]
+    body = [line[1:].strip() for line in differing if "import" not in line and line[0] == "+"]
+    assert len(body) <= 5, body
+
+
+@pytest.mark.parametrize("config", [c for c in VARIANTS.values() if not c.dropout], ids=lambda c: "")
+def test_logits_loss_and_every_gradient_are_those_of_the_hand_written_model(config: GPTConfig) -> None:
+    by_hand = lively(config)
+    in_torch = gpt_torch.GPT(config, dtype=torch.float64)
+    in_torch.load_state_dict({name: torch.from_numpy(p.array.copy()) for name, p in by_hand.state_dict().items()})
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (3, config.block_size + 1))
+    ids, targets = tokens[:, :-1].copy(), tokens[:, 1:].copy()
+
+    logits, loss = by_hand(ids, targets)
+    loss.backward()
+    same_logits, same_loss = in_torch(torch.from_numpy(ids), torch.from_numpy(targets))
+    same_loss.backward()
+
+    np.testing.assert_allclose(logits.array, same_logits.detach().numpy(), rtol=1e-12, atol=1e-12)
+    assert loss.item() == pytest.approx(same_loss.item(), rel=1e-12)
+    parameters = dict(in_torch.named_parameters())
+    assert list(parameters) == [name for name, _ in by_hand.named_parameters()]
+    for name, parameter in by_hand.named_parameters():
+        reference = parameters[name].grad
+        assert parameter.grad is not None
+        assert reference is not None
+        expected: np.ndarray = reference.numpy()
+        size = float(np.linalg.norm(expected))
+        np.testing.assert_allclose(parameter.grad.array, expected, rtol=0, atol=1e-12 * size, err_msg=name)
+
+
+def test_equal_seeds_start_from_equal_weights() -> None:
+    ours, theirs = GPT(VARIANTS["plain"], seed=5).state_dict(), gpt_torch.GPT(VARIANTS["plain"], seed=5).state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(p.array, theirs[name].numpy()) for name, p in ours.items())
+
+
+def test_bad_inputs_are_refused() -> None:
+    model = gpt_torch.GPT(VARIANTS["plain"])
+    ids = torch.zeros((1, 9), dtype=torch.long)
+    with pytest.raises(ValueError, match="9 tokens do not fit the context, block_size 8"):
+        model(ids)
+    with pytest.raises(ValueError, match=r"ids are \(B, T\), rows of tokens; given \(9,\)"):
+        model(ids[0])
+    with pytest.raises(ValueError, match=r"targets \(1, 7\) go with ids \(1, 8\)"):
+        model(ids[:, :8], ids[:, :7])
+
+
+def test_a_device_that_is_not_here_is_named() -> None:
+    assert find_device("cpu") == torch.device("cpu")
+    absent = next(kind for kind in ("mps", "cuda") if find_device("auto").type != kind)
+    if absent == "mps" and torch.backends.mps.is_available():
+        pytest.skip("every kind of device is here")
+    with pytest.raises(ValueError, match=f"device {absent} is not here; what PyTorch .* finds is .*cpu"):
+        find_device(absent)
+
+
+# ---- the commands -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "play.txt").write_text(PLAY, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("before", "after"), [(BY_HAND, IN_TORCH), (IN_TORCH, BY_HAND)], ids=["to torch", "to NumPy"])
+def test_a_run_begun_with_one_goes_on_with_the_other(here: Path, before: Program, after: Program) -> None:
+    assert run(before, ["train", "--out", "unbroken", *TINY]) == 0
+    assert run(before, ["train", "--out", "handed-over", *TINY, "--steps", "3"]) == 0
+    assert run(after, ["train", "--out", "handed-over", "--resume", "--steps", "6"]) == 0
+    unbroken, handed_over = (losses(here / name) for name in ("unbroken", "handed-over"))
+    assert len(unbroken) == 6
+    assert handed_over == pytest.approx(unbroken, rel=1e-5)
+
+
+def losses(folder: Path) -> list[float]:
+    return [record["loss"] for record in Run(folder).records() if record["kind"] == "step"]
+
+
+def test_both_write_the_same_text_and_find_the_same_loss(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(IN_TORCH, ["train", "--out", "runs/one", *TINY]) == 0
+    said = []
+    for program in (BY_HAND, IN_TORCH):
+        capsys.readouterr()
+        assert run(program, ["generate", "--length", "100", "--seed", "3", "--prompt", "ROMEO"]) == 0
+        assert run(program, ["eval"]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert said[0].startswith("ROMEO")
+
+
+def test_help_has_the_flags_of_both_and_of_the_device(capsys: pytest.CaptureFixture[str]) -> None:
+    pages = []
+    for program in (BY_HAND, IN_TORCH):
+        with pytest.raises(SystemExit):
+            run(program, ["train", "--help"])
+        pages.append(set(re.findall(r"^  (--[a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE)))
+    assert pages[1] - pages[0] == {"--device"}
+    assert pages[0] <= pages[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--device", "toaster"], "--device: invalid choice: 'toaster'"),
+        (["train", "--threads", "-1"], "--threads is at least 0, not -1"),
+        (["train", "--device", "mps"], "--device mps is not here; what PyTorch"),
+    ],
+)
+def test_a_wrong_use_is_one_line_and_status_2(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    if torch.backends.mps.is_available() and "mps" in arguments:
+        pytest.skip("mps is here")
+    assert run(IN_TORCH, arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"gpt-torch: {message}")
+    assert said.count("\n") == 1
