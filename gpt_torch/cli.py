@@ -1,11 +1,47 @@
 """The command gpt-torch."""
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-from gpt_numpy.workshop.commands import run
-from gpt_numpy.workshop.program import Program
+from gpt_numpy.workshop.commands import add_which, run
+from gpt_numpy.workshop.console import Console
+from gpt_numpy.workshop.flags import Parser
+from gpt_numpy.workshop.program import Command, Program
+from gpt_numpy.workshop.runs import find_run, new_run
+from gpt_numpy.workshop.weights import parameter_count
 from gpt_torch.device import find_device
 from gpt_torch.engine import Engine, Options
+from gpt_torch.huggingface import export, import_folder
+
+
+def export_run(program: Program, arguments: Sequence[str]) -> int:
+    parser = Parser(f"{program.name} export", "Write a trained model as a folder that transformers loads as GPT-2.")
+    add_which(parser)
+    parser.add_argument("folder", metavar="FOLDER", help="the folder to write; new or empty")
+    given = parser.given(arguments)
+    checkpoint = find_run(given["run"]).checkpoint(given["checkpoint"])
+    export(checkpoint, Path(given["folder"]))
+    console = Console()
+    console.say(f"{checkpoint.folder}, step {checkpoint.state.step}, is in {given['folder']}; with transformers:")
+    console.say(f"GPT2LMHeadModel.from_pretrained({given['folder']!r})")
+    return 0
+
+
+def import_run(program: Program, arguments: Sequence[str]) -> int:
+    parser = Parser(f"{program.name} import", "Make a run of a GPT-2 in Hugging Face's format, for both engines.")
+    parser.add_argument("folder", metavar="FOLDER", help="with config.json, model.safetensors and a tokenizer")
+    parser.add_argument("--out", metavar="FOLDER", help="the run's folder (default a new one in runs)")
+    given = parser.given(arguments)
+    folder = Path(given["folder"])
+    imported = new_run(given.get("out"), folder.resolve().name)
+    state = import_folder(folder, imported)
+    console = Console()
+    console.say(f"run: {imported.folder}, {parameter_count(state.config):,} parameters")
+    console.say(f'next: {program.name} generate --run {imported.folder} --prompt "ROMEO:"')
+    console.say(f"or:   {program.name} train --resume --out {imported.folder} --data my.txt")
+    return 0
+
 
 PROGRAM = Program(
     "gpt-torch",
@@ -13,6 +49,10 @@ PROGRAM = Program(
     Options,
     Engine,
     preset=lambda options: "laptop" if find_device(options.device).type == "cpu" else "workshop",
+    commands={
+        "export": Command(export_run, {"export FOLDER": "the newest run as a GPT-2 for transformers"}),
+        "import": Command(import_run, {"import FOLDER": "a GPT-2 of transformers as a run"}),
+    },
 )
 
 

@@ -16,14 +16,14 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.engine import Arrays, Engine
+from gpt_numpy.workshop.engine import Arrays
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.tokenizers import Tokenizer, load_tokenizer
@@ -35,7 +35,7 @@ class State:
 
     config: GPTConfig
     recipe: Recipe
-    data: str  # what --data finds the corpus by
+    data: str  # what --data finds the corpus by; empty for a model that came from elsewhere
     digest: str  # SHA-256 of the corpus
     step: int = 0  # steps done
     best_step: int = 0
@@ -63,12 +63,20 @@ class Checkpoint:
         return _load_arrays(self.folder / "optimizer.safetensors")
 
 
-def save_checkpoint(folder: Path, engine: Engine, tokenizer: Tokenizer, state: State) -> None:
+class Saved(Protocol):
+    """Something with weights, such as an engine."""
+
+    def weights(self) -> Arrays: ...
+
+    def optimizer_state(self) -> Arrays: ...
+
+
+def save_checkpoint(folder: Path, model: Saved, tokenizer: Tokenizer, state: State) -> None:
     beside, before = _beside(folder, "new"), _beside(folder, "old")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    _write(beside / "model.safetensors", lambda path: save_file(_plain(engine.weights()), path))
-    _write(beside / "optimizer.safetensors", lambda path: save_file(_plain(engine.optimizer_state()), path))
+    _write(beside / "model.safetensors", lambda path: save_file(_plain(model.weights()), path))
+    _write(beside / "optimizer.safetensors", lambda path: save_file(_plain(model.optimizer_state()), path))
     _write(beside / "tokenizer.json", lambda path: path.write_text(tokenizer.to_json(), encoding="utf-8"))
     _write(beside / "state.json", lambda path: path.write_text(state.to_json(), encoding="utf-8"))
     _sync(beside)

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import numpy as np
@@ -13,7 +13,7 @@ from gpt_numpy.workshop.console import Console, visible
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
 from gpt_numpy.workshop.flags import Parser, add_fields, chosen
 from gpt_numpy.workshop.judging import bits, perplexity, running_loss
-from gpt_numpy.workshop.program import Program, made
+from gpt_numpy.workshop.program import Command, Program, made
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.runs import find_run
 from gpt_numpy.workshop.sampling import Sampling, generate, text_start
@@ -27,14 +27,14 @@ def run(program: Program, arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # on Windows a pipe would have another encoding
             stream.reconfigure(encoding="utf-8", errors="replace")
-    commands = {"train": train, "generate": write, "eval": judge}
+    commands = {**COMMANDS, **program.commands}
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
-            print(_help(program))
+            print(_help(program.name, program.about, commands))
             return 0
         if arguments[0] not in commands:
             raise WrongUse(f"{arguments[0]!r} is not one of {', '.join(commands)}; see {program.name} --help")
-        return commands[arguments[0]](program, arguments[1:])
+        return commands[arguments[0]].run(program, arguments[1:])
     except (WrongUse, RunFailed) as error:
         Console(sys.stderr).say(f"{program.name}: {error}", "red")
         return 2 if isinstance(error, WrongUse) else 1
@@ -45,19 +45,14 @@ def run(program: Program, arguments: Sequence[str]) -> int:
         return 0
 
 
-def _help(program: Program) -> str:
-    name = program.name
-    return f"""usage: {name} train | generate | eval  [flags]
-
-{program.about}
-
-  {name} train                         learn to write plays; takes minutes, saves as it goes
-  {name} train --data my.txt           learn from a text of your own
-  {name} train --resume                go on with the newest run
-  {name} generate --prompt "ROMEO:"    let the newest run write on
-  {name} eval                          how good the newest run is
-
-Each explains its flags: {name} train --help"""
+def _help(name: str, about: str, commands: Mapping[str, Command]) -> str:
+    lines = {f"{name} {example}": does for command in commands.values() for example, does in command.examples.items()}
+    width = max(map(len, lines))
+    return "\n".join([
+        f"usage: {name} {' | '.join(commands)}  [flags]", "", about, "",
+        *(f"  {line:<{width}}   {does}" for line, does in lines.items()), "",
+        f"Each explains its flags: {name} train --help",
+    ])  # fmt: skip
 
 
 def train(program: Program, arguments: Sequence[str]) -> int:
@@ -105,7 +100,7 @@ def train(program: Program, arguments: Sequence[str]) -> int:
 
 def write(program: Program, arguments: Sequence[str]) -> int:
     parser = Parser(f"{program.name} generate", "Let a trained model write on. The text alone goes to standard output.")
-    _add_which(parser)
+    add_which(parser)
     group = parser.add_argument_group("the text")
     group.add_argument("--prompt", metavar="TEXT", default="", help="what the text begins with")
     group.add_argument("--length", metavar="N", type=int, default=500, help="tokens to write (default 500)")
@@ -135,7 +130,7 @@ def write(program: Program, arguments: Sequence[str]) -> int:
 
 def judge(program: Program, arguments: Sequence[str]) -> int:
     parser = Parser(f"{program.name} eval", "How good a trained model is, over the whole validation part of its text.")
-    _add_which(parser)
+    add_which(parser)
     parser.add_argument("--data", metavar="FILE", help="judge by the validation part of another text")
     add_fields(parser, "the machine", program.options)
     given = parser.given(arguments)
@@ -157,10 +152,21 @@ def judge(program: Program, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _add_which(parser: Parser) -> None:
+def add_which(parser: Parser) -> None:
     group = parser.add_argument_group("the model")
     group.add_argument("--run", metavar="FOLDER", default="latest", help="a run's folder (default latest, the newest)")
     group.add_argument(
         "--checkpoint", choices=("best", "latest"), default="best",
         help="that of the lowest validation loss, or the last one (default best)",
     )  # fmt: skip
+
+
+COMMANDS = {
+    "train": Command(train, {
+        "train": "learn to write plays; takes minutes, saves as it goes",
+        "train --data my.txt": "learn from a text of your own",
+        "train --resume": "go on with the newest run",
+    }),
+    "generate": Command(write, {'generate --prompt "ROMEO:"': "let the newest run write on"}),
+    "eval": Command(judge, {"eval": "how good the newest run is"}),
+}  # fmt: skip

@@ -164,6 +164,7 @@ class Data:
     """A text as tokens, divided into the part to train on and the part to judge by."""
 
     name: str
+    found_by: str  # --data
     survey: Survey
     train: NDArray[Any]
     validation: NDArray[Any]
@@ -187,6 +188,7 @@ def tokenize(corpus: Corpus, surveyed: Survey, tokenizer: Tokenizer, console: Co
     floor = corpus.floor(split + 1) if tokenizer.kind == "char" and len(validation) > 1 else None
     return Data(
         corpus.name,
+        corpus.data,
         surveyed,
         tokens[:split],
         validation,

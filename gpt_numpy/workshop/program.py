@@ -1,7 +1,7 @@
 """What a command line of the workshop has to know of its engine."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from gpt_numpy.config import GPTConfig
@@ -13,12 +13,19 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Command:
+    run: "Callable[[Program, Sequence[str]], int]"
+    examples: Mapping[str, str]  # from arguments to what they do, for its help
+
+
+@dataclass(frozen=True)
 class Program:
     name: str  # of the command
     about: str  # a line for its help
     options: type  # a dataclass: the flags that only this engine has
     make: Callable[[GPTConfig, int, Any], Engine]  # from config, seed and options
     preset: Callable[[Any], str] = lambda options: "laptop"  # the one that suits the machine
+    commands: Mapping[str, Command] = field(default_factory=dict)  # beside train, generate and eval
 
     def engine(self, config: GPTConfig, seed: int, given: Given) -> Engine:
         return self.make(config, seed, self.options_from(given))

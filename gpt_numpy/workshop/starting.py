@@ -62,6 +62,7 @@ def resume(program: Program, given: Given, console: Console) -> Training:
         raise WrongUse(f"{run.folder} has done its {recipe.steps} steps; to go on, --steps {2 * recipe.steps}")
     engine = load_engine(program, checkpoint, given)
     data = text_of(checkpoint, given.get("data"), console)
+    state = replace(state, data=data.found_by, digest=data.survey.digest)
     run.forget_after(state.step)
     run.begin(_description(program, run, state, tokenizer, data))
     console.say(_about(data, tokenizer))
@@ -83,9 +84,12 @@ def load_engine(program: Program, checkpoint: Checkpoint, given: Given, to_train
 
 def text_of(checkpoint: Checkpoint, data: str | None, console: Console, another: bool = False) -> Data:
     """The text that a checkpoint was trained on, from where it was or from --data; `another` allows for other texts."""
-    corpus = find_corpus(data or checkpoint.state.data, console)
+    known = checkpoint.state
+    if not (data or known.data):
+        raise WrongUse(f"{checkpoint.folder} came without a text; give one by --data")
+    corpus = find_corpus(data or known.data, console)
     surveyed = survey(corpus, console)
-    if surveyed.digest != checkpoint.state.digest and not (another and data):
+    if known.digest not in (surveyed.digest, "") and not (another and data):
         raise WrongUse(f"{corpus.name} is not the text that {checkpoint.folder} was trained on; give that by --data")
     return _long_enough(tokenize(corpus, surveyed, checkpoint.tokenizer, console), checkpoint.state.config)
 

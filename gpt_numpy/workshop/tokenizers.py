@@ -7,7 +7,7 @@ import json
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -15,10 +15,11 @@ from numpy.typing import DTypeLike, NDArray
 from gpt_numpy.workshop.errors import WrongUse
 
 Ids = NDArray[Any]
+Kind = Literal["char", "bpe"]
 
 
 class Tokenizer(Protocol):
-    kind: str
+    kind: Kind
     vocab_size: int
 
     def encode(self, text: str) -> Ids:
@@ -38,7 +39,7 @@ def smallest_dtype(vocab_size: int) -> DTypeLike:
 class CharTokenizer:
     """One id for each character, in the order of their code points."""
 
-    kind = "char"
+    kind: Kind = "char"
 
     def __init__(self, characters: Iterable[str]) -> None:
         self.characters = sorted(set(characters))
@@ -68,7 +69,7 @@ class CharTokenizer:
 class BPETokenizer:
     """Pieces of text that occur often, built up from bytes: every text has ids."""
 
-    kind = "bpe"
+    kind: Kind = "bpe"
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -79,15 +80,23 @@ class BPETokenizer:
         library = _bpe_library()
         if vocab_size < 256:
             raise WrongUse(f"--vocab-size {vocab_size}: byte-level BPE starts from the 256 bytes; give at least 256")
-        model = library.Tokenizer(library.models.BPE())
-        model.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
-        model.decoder = library.decoders.ByteLevel()
+        model = _on_bytes(library.Tokenizer(library.models.BPE()))
         bytes_first = library.pre_tokenizers.ByteLevel.alphabet()
         trainer = library.trainers.BpeTrainer(
             vocab_size=vocab_size, initial_alphabet=bytes_first, show_progress=False, special_tokens=[]
         )
         model.train_from_iterator(pieces, trainer)
         return cls(model)
+
+    @classmethod
+    def from_files(cls, vocabulary: Path, merges: Path) -> "BPETokenizer":
+        """GPT-2's own two files."""
+        library = _bpe_library()
+        try:
+            model = library.Tokenizer(library.models.BPE.from_file(str(vocabulary), str(merges)))
+        except Exception as error:  # the library raises nothing more special
+            raise WrongUse(f"{vocabulary} and {merges.name} are not a tokenizer: {error}") from None
+        return cls(_on_bytes(model))
 
     def encode(self, text: str) -> Ids:
         return np.array(self._model.encode(text).ids, smallest_dtype(self.vocab_size))
@@ -97,6 +106,14 @@ class BPETokenizer:
 
     def to_json(self) -> str:
         return str(self._model.to_str())
+
+
+def _on_bytes(model: Any) -> Any:
+    """The same tokenizer taking text as bytes, and giving it back."""
+    library = _bpe_library()
+    model.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = library.decoders.ByteLevel()
+    return model
 
 
 def _bpe_library() -> Any:

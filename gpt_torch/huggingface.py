@@ -1,0 +1,223 @@
+"""GPT-2 in Hugging Face's format, both ways: a run becomes a folder that transformers loads, and such a folder a run.
+
+The numbers are the same; what differs is names and layout. Theirs has every matrix of a block the other way round,
+(in, out), and always has biases.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
+
+from gpt_numpy.config import GPTConfig
+from gpt_numpy.workshop.checkpoint import Checkpoint, State, save_checkpoint
+from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.runs import Run
+from gpt_numpy.workshop.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
+from gpt_numpy.workshop.weights import parameter_shapes
+
+Arrays = dict[str, NDArray[Any]]
+
+ACTIVATIONS = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}  # their names for the forms of GELU
+FIXED = {  # what our model has in one form only; theirs must be of that form
+    "model_type": "gpt2",
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}
+FINE_TUNING = Recipe(steps=1000, batch_size=8, lr=3e-5, weight_decay=0.1, grad_clip=1.0, eval_every=100)
+
+
+# ---- names ------------------------------------------------------------------------------------------------------
+
+
+def their_name(name: str) -> str:
+    """tok_emb -> transformer.wte, blocks.3 -> transformer.h.3; the rest is called the same."""
+    if name == "lm_head.weight":
+        return name
+    for ours, theirs in (("tok_emb.", "wte."), ("pos_emb.", "wpe."), ("blocks.", "h.")):
+        if name.startswith(ours):
+            name = theirs + name.removeprefix(ours)
+    return f"transformer.{name}"
+
+
+def turned(name: str, weight: NDArray[Any]) -> NDArray[Any]:
+    """A block's matrix the other way round; everything else as it is."""
+    return weight.T if name.startswith("blocks.") and weight.ndim == 2 else weight
+
+
+# ---- from a run to a folder -------------------------------------------------------------------------------------
+
+
+def export(checkpoint: Checkpoint, folder: Path) -> None:
+    """config.json, model.safetensors, tokenizer.json: what transformers' from_pretrained reads."""
+    if folder.exists() and any(folder.iterdir()):
+        raise WrongUse(f"{folder} is not empty; give another folder")
+    config = checkpoint.state.config
+    weights = checkpoint.weights()
+    theirs = {}
+    for name, shape in parameter_shapes(replace(config, bias=True)).items():
+        weight = weights.get(name, np.zeros(shape, np.float32))  # a bias that the model does not have is 0
+        theirs[their_name(name)] = np.ascontiguousarray(turned(name, weight))
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(theirs, folder / "model.safetensors", {"format": "pt"})
+    _write(folder / "config.json", _their_config(config))
+    (folder / "tokenizer.json").write_text(_their_tokenizer(checkpoint.tokenizer), encoding="utf-8")
+    _write(folder / "tokenizer_config.json", {
+        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.block_size,
+        "clean_up_tokenization_spaces": False,
+    })  # fmt: skip
+
+
+def _their_config(config: GPTConfig) -> dict[str, Any]:
+    return {
+        **FIXED,
+        "architectures": ["GPT2LMHeadModel"],
+        "activation_function": "gelu" if config.gelu == "exact" else "gelu_new",
+        "vocab_size": config.vocab_size,
+        "n_positions": config.block_size,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_embd": config.n_embd,
+        "n_inner": None,
+        **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), config.dropout),
+        "tie_word_embeddings": config.tie_weights,
+        "dtype": "float32",
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+
+
+def _their_tokenizer(tokenizer: Tokenizer) -> str:
+    """BPE is in their format already; characters become words of one character."""
+    if not isinstance(tokenizer, CharTokenizer):
+        return tokenizer.to_json()
+    each = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
+    ids = {character: i for i, character in enumerate(tokenizer.characters)}
+    return json.dumps({
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+        "pre_tokenizer": each, "post_processor": None, "decoder": {"type": "Fuse"},
+        "model": {"type": "WordLevel", "vocab": ids, "unk_token": tokenizer.characters[0]},
+    }, ensure_ascii=False)  # fmt: skip
+
+
+# ---- from a folder to a run -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Weights from elsewhere, before any step of ours."""
+
+    arrays: Arrays
+
+    def weights(self) -> Arrays:
+        return self.arrays
+
+    def optimizer_state(self) -> Arrays:
+        return {}
+
+
+def import_folder(folder: Path, run: Run) -> State:
+    """A run of no steps yet; it has no text, so to go on training takes --data."""
+    kept = _read(folder / "config.json")
+    config = _our_config(kept, folder)
+    tokenizer = _our_tokenizer(folder)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise WrongUse(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}")
+    weights = _our_weights(folder, config)
+    state = State(config, replace(FINE_TUNING, tokenizer=tokenizer.kind), data="", digest="")
+    run.begin({"command": "gpt-torch import", "name": run.folder.resolve().name, "from": str(folder)})
+    save_checkpoint(run.latest, Imported(weights), tokenizer, state)
+    return state
+
+
+def _our_config(kept: dict[str, Any], folder: Path) -> GPTConfig:
+    for name, expected in FIXED.items():
+        if (found := kept.get(name, expected)) != expected:
+            raise WrongUse(f"{folder}: {name} is {found!r}; the model here has {expected!r}")
+    if (activation := kept.get("activation_function", "gelu_new")) not in ACTIVATIONS:
+        raise WrongUse(f"{folder}: activation_function is {activation!r}; the model here has {', '.join(ACTIVATIONS)}")
+    if kept.get("n_inner") not in (None, 4 * kept.get("n_embd", 768)):
+        raise WrongUse(f"{folder}: n_inner is {kept['n_inner']}; the model here has 4 times n_embd")
+    try:
+        return GPTConfig(
+            vocab_size=kept.get("vocab_size", 50257),
+            block_size=kept.get("n_positions", 1024),
+            n_layer=kept.get("n_layer", 12),
+            n_head=kept.get("n_head", 12),
+            n_embd=kept.get("n_embd", 768),
+            dropout=kept.get("resid_pdrop", 0.1),
+            tie_weights=kept.get("tie_word_embeddings", True),
+            gelu=ACTIVATIONS[activation],  # type: ignore[arg-type]
+        )
+    except ValueError as error:
+        raise WrongUse(f"{folder / 'config.json'}: {error}") from None
+
+
+def _our_weights(folder: Path, config: GPTConfig) -> Arrays:
+    theirs = {name.removeprefix("transformer."): weight for name, weight in _their_weights(folder).items()}
+    weights = {}
+    for name, shape in parameter_shapes(config).items():
+        their = their_name(name).removeprefix("transformer.")
+        if their not in theirs:
+            raise WrongUse(f"{folder}: {their} is missing among the weights")
+        weight = turned(name, theirs[their])
+        if weight.shape != shape:
+            raise WrongUse(f"{folder}: {their} has the wrong shape, {theirs[their].shape}")
+        weights[name] = np.ascontiguousarray(weight)
+    if config.tie_weights:
+        weights["lm_head.weight"] = weights["tok_emb.weight"]
+    return weights
+
+
+def _their_weights(folder: Path) -> Arrays:
+    """From one file or, of a large model, from several that an index names."""
+    index = folder / "model.safetensors.index.json"
+    names = set(_read(index)["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    found: Arrays = {}
+    for name in sorted(names):
+        try:
+            read = load_file(folder / Path(name).name)
+            found |= {key: tensor.float().numpy() for key, tensor in read.items()}
+        except (OSError, SafetensorError) as error:
+            old = " (a pytorch_model.bin runs code when it is read; have it as safetensors)"
+            hint = old if (folder / "pytorch_model.bin").exists() else ""
+            raise WrongUse(f"{folder / name} cannot be read: {error}{hint}") from None
+    return found
+
+
+def _our_tokenizer(folder: Path) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    if not path.exists() and (folder / "vocab.json").exists():
+        return BPETokenizer.from_files(folder / "vocab.json", folder / "merges.txt")
+    kept = _read(path)
+    model = kept.get("model") or {}
+    vocabulary = model.get("vocab") or {}
+    if model.get("type") == "WordLevel" and list(vocabulary) == sorted(set("".join(vocabulary))):  # an export of ours
+        return CharTokenizer(vocabulary)
+    return load_tokenizer(path)
+
+
+# ---- files ------------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WrongUse(f"{path} cannot be read: {error}") from None
+    if not isinstance(kept, dict):
+        raise WrongUse(f"{path} is not a table of names and values")
+    return kept
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
