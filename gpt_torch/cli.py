@@ -13,6 +13,7 @@ from gpt_numpy.workshop.weights import parameter_count
 from gpt_torch.device import find_device
 from gpt_torch.engine import Engine, Options
 from gpt_torch.huggingface import export, import_folder
+from gpt_torch.selftest import self_test
 
 
 def export_run(program: Program, arguments: Sequence[str]) -> int:
@@ -49,6 +50,7 @@ PROGRAM = Program(
     Options,
     Engine,
     preset=lambda options: "laptop" if find_device(options.device).type == "cpu" else "workshop",
+    check=lambda config, options: self_test(config, options) if options.self_test else None,
     commands={
         "export": Command(export_run, {"export FOLDER": "the newest run as a GPT-2 for transformers"}),
         "import": Command(import_run, {"import FOLDER": "a GPT-2 of transformers as a run"}),

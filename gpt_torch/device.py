@@ -1,6 +1,8 @@
-"""Where the model runs."""
+"""Where the model runs, and in which numbers."""
 
 import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def find_device(name: str) -> torch.device:
@@ -14,9 +16,22 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def find_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The numbers that matrices are multiplied in, by name; or those that suit the device, by "auto".
+
+    CUDA cards from 2020 on have bfloat16; older ones only imitate it, slowly, and take float16.
+    """
+    if name != "auto":
+        return DTYPES[name]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
 def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
         return "Apple GPU (mps)"
-    return f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' * (threads > 1)}"

@@ -1,21 +1,31 @@
-"""The GPT in PyTorch at work: training steps, losses and reading, on one device."""
+"""The GPT in PyTorch at work: training steps, losses and reading, on one device.
+
+Weights, gradients and AdamW's memory are float32. In a lower precision only the products of matrices are, as autocast
+chooses. With float16, whose range is small, the loss is scaled up before the backward pass, the gradients down after.
+"""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
+from torch.utils.checkpoint import checkpoint
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.engine import Arrays, Ids, Trained
+from gpt_numpy.workshop.errors import RunFailed
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_torch.device import describe, find_device
+from gpt_torch.device import describe, find_device, find_dtype
 from gpt_torch.model import GPT, Cache
 
 
@@ -24,6 +34,14 @@ class Options:
     """What the machine is asked for."""
 
     device: Annotated[Literal["auto", "cuda", "mps", "cpu"], "where the model runs"] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        "numbers that matrices are multiplied in; auto: bfloat16 or float16 on CUDA, else float32",
+    ] = "auto"
+    attention: Annotated[Literal["fused", "math"], "one kernel, or the formula step by step, to compare"] = "fused"
+    compile: Annotated[Literal["auto", "on", "off"], "torch.compile for training; auto: on CUDA"] = "auto"
+    recompute: Annotated[bool, "keep only what enters each block, compute the rest again: long contexts fit"] = False
+    self_test: Annotated[bool, "before training, hold the device against float64 on the CPU"] = True
     threads: Annotated[int, "threads of the CPU to work with; 0: as many as PyTorch takes"] = 0
 
     def __post_init__(self) -> None:
@@ -36,45 +54,106 @@ class Engine:
     """A GPT, its optimizer, and the device that does the work."""
 
     def __init__(self, config: GPTConfig, seed: int = 0, options: Options | None = None) -> None:
-        options = options or Options()
-        if options.threads:
-            torch.set_num_threads(options.threads)
+        self.options = options or Options()
+        if self.options.threads:
+            torch.set_num_threads(self.options.threads)
         self.config = config
-        self.device = find_device(options.device)
+        self.device = find_device(self.options.device)
+        self.dtype = find_dtype(self.options.dtype, self.device)
         self.model = GPT(config, seed).to(self.device)
         self.parameters = dict(self.model.named_parameters())
         # Decay pulls matrices towards 0. Biases, and the scales of layer norms, which start at 1, are left alone.
         matrices = [p for p in self.parameters.values() if p.ndim >= 2]
         others = [p for p in self.parameters.values() if p.ndim < 2]
         self.optimizer = AdamW([{"params": matrices}, {"params": others}], fused=True)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        if self.options.recompute:
+            for block in self.model.blocks:
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        compiled = self.options.compile == "on" or (self.options.compile == "auto" and self.device.type == "cuda")
+        self.forward: Callable[..., Any] = torch.compile(self.model) if compiled else self.model
+        self.proven = not compiled  # what is compiled has run once
 
     # -- training and judging --
 
     def train_step(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Trained:
         self.model.train()
+        try:
+            loss = self.backward(ids, targets, recipe, step)
+        except torch.OutOfMemoryError as error:
+            raise self._too_large(ids, targets, recipe, step) from error
+        except Exception as error:
+            if self.proven:
+                raise
+            reason = str(error).strip().splitlines()[0]
+            print(f"torch.compile does not work here, so training goes on without it: {reason}", file=sys.stderr)
+            self.forward = self.model
+            loss = self.backward(ids, targets, recipe, step)
+        self.proven = True
+        self.scaler.unscale_(self.optimizer)
+        grad_norm = clip_grad_norm_(self.parameters.values(), recipe.grad_clip or math.inf)
+        for group, decay in zip(self.optimizer.param_groups, (recipe.weight_decay, 0.0), strict=True):
+            group.update(lr=recipe.lr_at(step), betas=(recipe.beta1, recipe.beta2), weight_decay=decay)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scaler.is_enabled():  # out of float16's range: no step was made, and the scale is smaller now
+            grad_norm = grad_norm.nan_to_num(0.0, 0.0)
+        return Trained(loss, grad_norm)
+
+    def backward(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Tensor:
+        """The loss of the whole batch, and its gradients, times the scaler's scale, in the parameters."""
+        self.optimizer.zero_grad()
         if self.config.dropout:
             torch.manual_seed(int(np.random.SeedSequence((recipe.seed, step)).generate_state(1)[0]))
         total = torch.zeros((), device=self.device)
         for piece in pieces(len(ids), recipe.micro_batch):
-            _, loss = self.model(self._there(ids[piece]), self._there(targets[piece]))
+            with self._as_asked():
+                _, loss = self.forward(self._there(ids[piece]), self._there(targets[piece]))
             loss = loss * (ids[piece].size / ids.size)
-            loss.backward()
+            self.scaler.scale(loss).backward()
             total += loss.detach()
-        grad_norm = clip_grad_norm_(self.parameters.values(), recipe.grad_clip or math.inf)
-        for group, decay in zip(self.optimizer.param_groups, (recipe.weight_decay, 0.0), strict=True):
-            group.update(lr=recipe.lr_at(step), betas=(recipe.beta1, recipe.beta2), weight_decay=decay)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return Trained(total, grad_norm)
+        return total
+
+    def _too_large(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> RunFailed:
+        """What to say when memory was not enough: a half, a quarter, ... of the batch is tried until one fits."""
+        rows = min(recipe.micro_batch or len(ids), len(ids))
+        while rows > 1:
+            rows //= 2
+            try:
+                self.backward(ids[:rows], targets[:rows], replace(recipe, micro_batch=rows), step)
+            except torch.OutOfMemoryError:
+                continue
+            return RunFailed(f"out of memory on {describe(self.device)}; --micro-batch {rows} fits, with equal results")
+        return RunFailed(f"out of memory on {describe(self.device)} with one sequence; a smaller --block-size may fit")
 
     @torch.no_grad()
     def loss(self, ids: Ids, targets: Ids) -> float:
         self.model.eval()
-        _, loss = self.model(self._there(ids), self._there(targets))
+        with self._as_asked():
+            _, loss = self.model(self._there(ids), self._there(targets))
         return float(loss)
 
+    @torch.no_grad()
+    def logits(self, ids: Ids) -> NDArray[Any]:
+        self.model.eval()
+        with self._as_asked():
+            return here(self.model(self._there(ids))[0].float())
+
+    @contextmanager
+    def _as_asked(self) -> Iterator[None]:
+        """In the precision and with the attention of the options."""
+        with ExitStack() as stack:
+            if self.dtype != torch.float32:
+                stack.enter_context(torch.autocast(self.device.type, self.dtype))
+            if self.options.attention == "math":
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            yield
+
     def _there(self, ids: Ids) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(ids)).to(self.device)
+        tensor = torch.from_numpy(np.ascontiguousarray(ids))
+        if self.device.type == "cuda":  # from pinned memory it is copied while the device works on
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
     # -- reading --
 
@@ -88,10 +167,18 @@ class Engine:
 
     def optimizer_state(self) -> Arrays:
         kept = {name: self.optimizer.state.get(p, {}) for name, p in self.parameters.items()}
-        return {f"{moment}.{name}": here(state[moment]) for moment in MOMENTS for name, state in kept.items() if state}
+        state = {f"{moment}.{name}": here(state[moment]) for moment in MOMENTS for name, state in kept.items() if state}
+        if state and self.scaler.is_enabled():
+            scale = self.scaler.state_dict()
+            steps = [float(state["step"]) for state in self.optimizer.state.values()]  # those that were not skipped
+            state[SCALER] = np.array([scale["scale"], scale["_growth_tracker"], max(steps)])
+        return state
 
     def load(self, weights: Arrays, optimizer_state: Arrays, step: int) -> None:
         self.model.load_state_dict({name: torch.tensor(weight) for name, weight in weights.items()})
+        if self.scaler.is_enabled() and SCALER in optimizer_state:
+            scale, growth, step = optimizer_state[SCALER].tolist()
+            self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)})
         whole = self.optimizer.state_dict()
         names = {p: name for name, p in self.parameters.items()}
         ordered = [names[p] for group in self.optimizer.param_groups for p in group["params"]]
@@ -104,10 +191,13 @@ class Engine:
         self.optimizer.load_state_dict(whole)  # brings them to the device
 
     def describe(self) -> str:
-        return f"PyTorch {torch.__version__}, float32, {describe(self.device)}"
+        precision = str(self.dtype).removeprefix("torch.")
+        how = [precision, f"{self.options.attention} attention", *["compiled"] * (not self.proven)]
+        return f"PyTorch {torch.__version__}, {', '.join(how)}, {describe(self.device)}"
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's memory
+SCALER = "scaler"  # of float16: the scale, the steps since it changed, the steps that were not skipped
 
 
 class Reader:

@@ -123,7 +123,7 @@ def test_help_has_the_flags_of_both_and_of_the_device(capsys: pytest.CaptureFixt
         with pytest.raises(SystemExit):
             run(program, ["train", "--help"])
         pages.append(set(re.findall(r"^  (--[a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE)))
-    assert pages[1] - pages[0] == {"--device"}
+    assert pages[1] - pages[0] == {"--device", "--dtype", "--attention", "--compile", "--recompute", "--self-test"}
     assert pages[0] <= pages[1]
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from gpt_numpy.config import GPTConfig
+from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.flags import Given, chosen
@@ -25,10 +26,15 @@ class Program:
     options: type  # a dataclass: the flags that only this engine has
     make: Callable[[GPTConfig, int, Any], Engine]  # from config, seed and options
     preset: Callable[[Any], str] = lambda options: "laptop"  # the one that suits the machine
+    check: Callable[[GPTConfig, Any], str | None] = lambda config, options: None  # of the machine, before training
     commands: Mapping[str, Command] = field(default_factory=dict)  # beside train, generate and eval
 
     def engine(self, config: GPTConfig, seed: int, given: Given) -> Engine:
         return self.make(config, seed, self.options_from(given))
+
+    def checked(self, config: GPTConfig, given: Given, console: Console) -> None:
+        if line := self.check(config, self.options_from(given)):
+            console.say(line)
 
     def options_from(self, given: Given) -> Any:
         return made(self.options, chosen(self.options, given))

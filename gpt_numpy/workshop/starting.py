@@ -38,6 +38,7 @@ def begin(program: Program, given: Given, console: Console) -> Training:
         )
     state = State(replace(config, vocab_size=tokenizer.vocab_size), recipe, corpus.data, surveyed.digest)
     data = _long_enough(tokenize(corpus, surveyed, tokenizer, console), state.config)
+    program.checked(state.config, given, console)
     engine = program.engine(state.config, recipe.seed, given)
     run.begin(_description(program, run, state, tokenizer, data))
     console.say(_about(data, tokenizer))
@@ -60,8 +61,9 @@ def resume(program: Program, given: Given, console: Console) -> Training:
     state = replace(state, recipe=recipe, config=changed(state.config, chosen(GPTConfig, given)))
     if state.step >= recipe.steps:
         raise WrongUse(f"{run.folder} has done its {recipe.steps} steps; to go on, --steps {2 * recipe.steps}")
-    engine = load_engine(program, checkpoint, given)
     data = text_of(checkpoint, given.get("data"), console)
+    program.checked(state.config, given, console)
+    engine = load_engine(program, checkpoint, given)
     state = replace(state, data=data.found_by, digest=data.survey.digest)
     run.forget_after(state.step)
     run.begin(_description(program, run, state, tokenizer, data))
