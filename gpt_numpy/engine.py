@@ -23,14 +23,17 @@ from gpt_numpy.config import GPTConfig
 from gpt_numpy.model import GPT, Cache
 from gpt_numpy.workshop.engine import Arrays, Ids, Trained
 from gpt_numpy.workshop.recipes import Recipe
-from minitensor import grad, manual_seed, no_grad
+from gpt_numpy.workshop.streams import DROPOUT
+from minitensor import grad, no_grad
 from minitensor.op import Array
 from minitensor.optim import AdamW, clip_grad_norm_
+from minitensor.random import use_generator
 from minitensor.tensor import wrap
 
 Share = tuple[float, list[Array]]  # of the mean loss over a batch, and of its gradients
 
 AT_ONCE = 1024  # tokens that a thread works on at once: matrices large enough for BLAS, activations small enough for us
+ALL_AT_ONCE = 4096  # tokens that all threads together work on at once: many threads take less each
 
 
 class Engine:
@@ -57,7 +60,7 @@ class Engine:
 
         def share(piece: slice) -> Share:
             if self.config.dropout:
-                manual_seed((recipe.seed, step, piece.start))
+                use_generator(Rows([(recipe.seed, step, row, DROPOUT) for row in range(len(ids))[piece]]))
             _, loss = self.model(ids[piece], targets[piece])
             loss = loss * (ids[piece].size / ids.size)
             return loss.item(), [g.array for g in grad(loss, parameters) if g is not None]
@@ -86,7 +89,8 @@ class Engine:
 
     def _over_threads(self, work: Callable[[slice], Share], ids: Ids, limit: int = 0) -> Share:
         """The sum of what work gives for all pieces of the batch, always added in the same order."""
-        shares = divide(len(ids), self.threads, max(1, AT_ONCE // ids.shape[1]), limit)
+        rows = max(1, ALL_AT_ONCE // ids.shape[1])
+        shares = divide(len(ids), self.threads, max(1, AT_ONCE // ids.shape[1]), min(limit or rows, rows))
 
         def of_one_thread(pieces: list[slice]) -> Share:
             return reduce(_add, map(work, pieces))
@@ -117,8 +121,8 @@ class Engine:
 
     def describe(self) -> str:
         blas = {f"{pool['internal_api']} {pool['version']}" for pool in threadpool_info() if pool["user_api"] == "blas"}
-        return (
-            f"NumPy {np.__version__}, float32, {self.threads} threads, with one of {' or '.join(blas) or 'BLAS'} each"
+        return f"NumPy {np.__version__}, float32, {self.threads} thread{'s' * (self.threads > 1)}, " + (
+            f"with one of {' or '.join(blas)} each" if blas else "each with a BLAS that does not tell its threads"
         )
 
 
@@ -153,7 +157,20 @@ def divide(rows: int, threads: int, at_once: int, limit: int = 0) -> list[list[s
 
 
 def _add(a: Share, b: Share) -> Share:
-    return a[0] + b[0], [x + y for x, y in zip(a[1], b[1], strict=True)]
+    """The sum, in the arrays of the first where those are a sum already and nobody else's."""
+    sums = [np.add(x, y, out=x if x.flags.writeable else None) for x, y in zip(a[1], b[1], strict=True)]
+    return a[0] + b[0], sums
+
+
+class Rows(np.random.Generator):
+    """Random numbers for a batch, each row from a stream of its own: how the batch is divided does not matter."""
+
+    def __init__(self, seeds: list[tuple[int, ...]]) -> None:
+        super().__init__(np.random.PCG64(0))
+        self.streams = [np.random.default_rng(seed) for seed in seeds]
+
+    def random(self, shape: Any = None, dtype: Any = np.float64, out: Any = None) -> Any:
+        return np.stack([stream.random(shape[1:], dtype) for stream in self.streams])
 
 
 def available_cores() -> int:

@@ -1,5 +1,6 @@
 """The command gpt-torch."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,11 +37,16 @@ def import_run(program: Program, arguments: Sequence[str]) -> int:
     given = parser.given(arguments)
     folder = Path(given["folder"])
     imported = new_run(given.get("out"), folder.resolve().name)
-    state = import_folder(folder, imported)
+    try:
+        state = import_folder(folder, imported)
+    except BaseException:
+        imported.give_up()
+        raise
     console = Console()
     console.say(f"run: {imported.folder}, {parameter_count(state.config):,} parameters")
-    console.say(f'next: {program.name} generate --run {imported.folder} --prompt "ROMEO:"')
-    console.say(f"or:   {program.name} train --resume --out {imported.folder} --data my.txt")
+    name = shlex.quote(str(imported.folder))
+    console.say(f"next: {program.name} generate --run {name}")
+    console.say(f"or:   {program.name} train --resume --out {name} --data my.txt")
     return 0
 
 

@@ -25,6 +25,7 @@ from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.engine import Arrays, Ids, Trained
 from gpt_numpy.workshop.errors import RunFailed
 from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.streams import DROPOUT
 from gpt_torch.device import describe, find_device, find_dtype
 from gpt_torch.model import GPT, Cache
 
@@ -57,6 +58,7 @@ class Engine:
         self.options = options or Options()
         if self.options.threads:
             torch.set_num_threads(self.options.threads)
+        self.threads = torch.get_num_threads()
         self.config = config
         self.device = find_device(self.options.device)
         self.dtype = find_dtype(self.options.dtype, self.device)
@@ -104,7 +106,7 @@ class Engine:
         """The loss of the whole batch, and its gradients, times the scaler's scale, in the parameters."""
         self.optimizer.zero_grad()
         if self.config.dropout:
-            torch.manual_seed(int(np.random.SeedSequence((recipe.seed, step)).generate_state(1)[0]))
+            torch.manual_seed(int(np.random.SeedSequence((recipe.seed, step, DROPOUT)).generate_state(1)[0]))
         total = torch.zeros((), device=self.device)
         for piece in pieces(len(ids), recipe.micro_batch):
             with self._as_asked():

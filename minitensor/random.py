@@ -20,6 +20,11 @@ def manual_seed(seed: int | Sequence[int]) -> np.random.Generator:
     return _generators.own
 
 
+def use_generator(generator: np.random.Generator) -> None:
+    """Let this thread draw from a generator of your own."""
+    _generators.own = generator
+
+
 def generator() -> np.random.Generator:
     """This thread's generator."""
     return _generators.own

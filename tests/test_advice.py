@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from gpt_numpy.workshop.advice import diagnose, phase_of
+from gpt_numpy.workshop.advice import diagnose, meaning_of, phase_of
 from gpt_numpy.workshop.judging import bits, perplexity
 
 NOISE = np.random.default_rng(0).normal(0, 0.05, 2000)
@@ -28,8 +28,18 @@ def test_the_table_of_phases(loss: float, training: bool, meaning: str) -> None:
     assert phase_of(loss, training).startswith(meaning)
 
 
-def found(losses: list[float], evaluations: list[tuple[int, float, float]]) -> str:
-    return "; ".join(diagnose(losses, evaluations))
+def found(losses: list[float], evaluations: list[tuple[int, float, float]], since: int = 250) -> str:
+    return "; ".join(diagnose(losses, evaluations, since))
+
+
+def test_before_the_first_step_nothing_is_known_however_long_the_tokens_are() -> None:
+    assert meaning_of(2.0, 2.0, at_start=True) == phase_of(2.0, at_start=True) == "knows nothing"
+
+
+def test_what_is_known_of_the_training_text_alone_is_said_so() -> None:
+    assert meaning_of(1.5, 1.6, at_start=False) == "real words"
+    assert meaning_of(1.1, 1.6, at_start=False) == "real words; in training: names, phrases"
+    assert meaning_of(0.8, 1.9, at_start=False).startswith("real words; in training: learning by heart")
 
 
 def test_a_healthy_run_is_left_alone() -> None:
@@ -44,18 +54,27 @@ def test_a_loss_that_does_not_fall() -> None:
     assert "not falling" not in found(flat[:99], [])  # too early to say
 
 
-def test_a_spike_and_its_step() -> None:
+@pytest.mark.parametrize("at", [750, 751, 850, 960, 999])
+def test_a_spike_and_its_step(at: int) -> None:
     losses = FALLING.copy()
-    losses[960] = 4.0
-    assert "a spike: the loss of step 961 was 4.00" in found(losses, [])
-    losses[960] = FALLING[960] + 0.15  # noise
+    losses[at] = 4.0
+    assert f"a spike: the loss of step {at + 1} was 4.00" in found(losses, [])
+    losses[at] = FALLING[at] + 0.15  # noise
     assert found(losses, []) == ""
+
+
+def test_a_spike_is_told_of_once() -> None:
+    losses = FALLING.copy()
+    losses[749] = 4.0
+    assert found(losses, [], since=250) == ""
+    assert "a spike" in found(losses[:750], [], since=250)
 
 
 def test_overfitting_names_the_best_step() -> None:
     evaluations = [(0, 4.2, 4.2), (250, 2.0, 2.1), (500, 1.5, 1.7), (750, 1.3, 1.75), (1000, 1.1, 1.85)]
     assert "overfitting: best was step 500, validation loss 1.700" in found(FALLING, evaluations)
     assert "overfitting" not in found(FALLING, evaluations[:-1])  # once may be chance
+    assert "overfitting" not in found(FALLING, [*evaluations, (1250, 1.0, 1.8)])  # it falls again
 
 
 def test_a_loss_that_rises_everywhere_is_not_overfitting() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import integers
 
-from gpt_numpy.engine import AT_ONCE, Engine, divide
+from gpt_numpy.engine import ALL_AT_ONCE, AT_ONCE, Engine, Rows, divide
 from minitensor.optim import AdamW, clip_grad_norm_
 from tests.engines import CONFIG, RECIPE, assert_close, batch, trained
 
@@ -58,12 +58,37 @@ def test_a_batch_is_divided_into_each_row_once_within_the_limits(
     assert max(counts) - min(counts) <= 1
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("threads", [2, 3, 16])
-def test_threads_change_nothing_but_the_order_of_sums(threads: int) -> None:
-    assert_close(trained(Engine(CONFIG, threads=1)), trained(Engine(CONFIG, threads=threads)))
+@pytest.mark.parametrize("micro_batch", [0, 1, 3])
+def test_threads_and_pieces_change_nothing_but_the_order_of_sums(
+    threads: int, micro_batch: int, dropout: float
+) -> None:
+    config, recipe = replace(CONFIG, dropout=dropout), replace(RECIPE, micro_batch=micro_batch)
+    assert_close(trained(Engine(config, threads=1)), trained(Engine(config, threads=threads), recipe))
     ids, targets = batch()
     loss = Engine(CONFIG, threads=threads).loss(ids, targets)
     assert loss == pytest.approx(Engine(CONFIG, threads=1).loss(ids, targets), rel=1e-6)
+
+
+def test_rows_drop_different_numbers() -> None:
+    first, second = Rows([(1, 2, 0), (1, 2, 1)]).random((2, 3, 4), np.float32)
+    assert (first != second).all()
+    assert np.array_equal(Rows([(1, 2, 1)]).random((1, 3, 4), np.float32)[0], second)
+
+
+def test_many_threads_share_the_memory_of_a_few() -> None:
+    """The tokens at once, and with them the activations, are as many; each thread has gradients of its own."""
+    config = replace(CONFIG, block_size=64, n_embd=16)
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (4 * ALL_AT_ONCE // 64, 65))
+    peaks = []
+    for threads in (4, 32):
+        engine = Engine(config, threads=threads)
+        tracemalloc.start()
+        engine.train_step(tokens[:, :-1], tokens[:, 1:], RECIPE, 0)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
 
 
 @pytest.mark.parametrize("judging", [False, True])
@@ -71,7 +96,7 @@ def test_memory_does_not_grow_with_the_batch(judging: bool) -> None:
     config = replace(CONFIG, block_size=64, n_embd=64)
     engine = Engine(config, threads=2)
     peaks = []
-    for rows in (2 * AT_ONCE // 64, 16 * AT_ONCE // 64):
+    for rows in (2 * AT_ONCE // 64, 32 * AT_ONCE // 64):
         tokens = np.random.default_rng(0).integers(0, config.vocab_size, (rows, 65))
         tracemalloc.start()
         if judging:

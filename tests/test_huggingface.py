@@ -194,7 +194,7 @@ def test_a_model_that_is_not_ours_is_one_line(
     said = capsys.readouterr().err
     assert said.startswith(f"gpt-torch: {message}")
     assert said.count("\n") == 1
-    assert not (here / "runs").exists()
+    assert not (here / "runs" / "one").exists()
 
 
 def test_a_pickled_file_is_not_read(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
+from gpt_numpy import engine as engine_module
 from gpt_numpy.cli import PROGRAM
 from gpt_numpy.engine import Engine
 from gpt_numpy.workshop import checkpoint, loop
@@ -21,9 +22,9 @@ from gpt_numpy.workshop.checkpoint import load_checkpoint, save_checkpoint
 from gpt_numpy.workshop.commands import run
 from gpt_numpy.workshop.engine import Trained
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.judging import running_loss
+from gpt_numpy.workshop.judging import Judged, running_loss
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
-from gpt_numpy.workshop.runs import Run
+from gpt_numpy.workshop.runs import Run, find_run, new_run
 
 PLAY = "".join(f"SCENE {i}. {'to be or not to be ' * (i % 3)}that is question {i * i}\n" for i in range(80))
 TINY = [
@@ -133,27 +134,30 @@ class Killed(BaseException):
     """Ends a run as a power cut would: nothing is saved, nothing tidied."""
 
 
-@pytest.mark.parametrize("dies_at", [3, 10, 13, 19])
-def test_a_run_that_died_and_was_resumed_is_the_unbroken_run(
-    dies_at: int, train: Train, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train("whole", "--dropout", "0.1")
+def dies(at: int, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trained]:
+    """The engine dies before this step; gives the step that does not."""
     step = Engine.train_step
 
     def deadly(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
-        if number == dies_at:
+        if number == at:
             raise Killed
         return step(self, ids, targets, recipe, number)
 
     monkeypatch.setattr(Engine, "train_step", deadly)
+    return step
+
+
+@pytest.mark.parametrize("dies_at", [0, 3, 7, 10, 13, 19])
+def test_a_run_that_died_and_was_resumed_is_the_unbroken_run(
+    dies_at: int, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train("whole", "--dropout", "0.1")
+    step = dies(dies_at, monkeypatch)
     with pytest.raises(Killed):
         train("broken", "--dropout", "0.1")
     monkeypatch.setattr(Engine, "train_step", step)
-    if dies_at < 10:  # before the first checkpoint there is nothing to go on from
-        assert train("broken", "--resume") == 2
-    else:
-        assert train("broken", "--resume") == 0
-        assert_same_run("whole", "broken")
+    assert train("broken", "--resume") == 0
+    assert_same_run("whole", "broken")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -187,15 +191,133 @@ def test_a_signal_while_judging_stops_the_judging(train: Train, monkeypatch: pyt
     def interrupted(self: Engine, ids: Any, targets: Any) -> float:
         nonlocal judged
         judged += 1
-        if judged == 3:
+        if judged == 1:
             os.kill(os.getpid(), signal.SIGINT)
         return loss(self, ids, targets)
 
     monkeypatch.setattr(Engine, "loss", interrupted)
     assert train("broken") == 130
+    assert judged == 1
+    assert records("broken", "evaluation") == []
+    assert Run(Path("broken")).checkpoint("best").state.step == 0  # there is no best yet
     monkeypatch.setattr(Engine, "loss", loss)
     assert train("broken", "--resume") == 0
     assert_same_run("whole", "broken")
+
+
+def test_a_signal_in_the_last_evaluation_loses_nothing(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    train("whole")
+    loss = Engine.loss
+    steps: list[int] = []
+    step = Engine.train_step
+
+    def counted(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
+        steps.append(number)
+        return step(self, ids, targets, recipe, number)
+
+    def interrupted(self: Engine, ids: Any, targets: Any) -> float:
+        if steps[-1:] == [19]:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss(self, ids, targets)
+
+    monkeypatch.setattr(Engine, "train_step", counted)
+    monkeypatch.setattr(Engine, "loss", interrupted)
+    assert train("broken") == 130
+    monkeypatch.setattr(Engine, "loss", loss)
+    assert train("broken", "--resume") == 0
+    assert_same_run("whole", "broken")
+    assert train("broken", "--resume") == 2
+
+
+def test_on_another_machine_it_goes_on_with_as_many_threads(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "available_cores", lambda: 3)
+    train("whole", "--threads", "0")
+    whole_step = dies(12, monkeypatch)
+    with pytest.raises(Killed):
+        train("broken", "--threads", "0")
+    monkeypatch.setattr(Engine, "train_step", whole_step)
+    monkeypatch.setattr(engine_module, "available_cores", lambda: 1)
+    assert train("broken", "--resume") == 0
+    assert_same_run("whole", "broken")
+
+
+def test_the_newest_run_is_found(train: Train) -> None:
+    train("runs/b")
+    train("runs/a", "--seed", "2")
+    assert find_run("latest").folder == Path("runs/a")
+    train("runs/b", "--resume", "--steps", "21")
+    assert find_run("latest").folder == Path("runs/b")
+    shutil.rmtree("runs/b/checkpoints/latest")
+    shutil.rmtree("runs/b/checkpoints/best")
+    assert find_run("latest").folder == Path("runs/a")
+
+
+def test_runs_that_begin_together_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = [new_run(None, "laptop").folder for _ in range(5)]
+    assert len(set(folders)) == 5
+    assert all(folder.is_dir() for folder in folders)
+
+
+def test_a_text_that_moved_is_remembered(train: Train) -> None:
+    train("a")
+    Path("play.txt").rename("moved.txt")
+    assert train("a", "--resume", "--steps", "22") == 2
+    assert train("a", "--resume", "--steps", "22", "--data", "moved.txt") == 0
+    assert train("a", "--resume", "--steps", "24") == 0
+
+
+def test_a_damaged_record_costs_itself_alone(train: Train) -> None:
+    train("a")
+    metrics = Path("a/metrics.jsonl")
+    lines = metrics.read_text(encoding="utf-8").splitlines()
+    lines[3] = lines[3][:10] + "\N{REPLACEMENT CHARACTER}"
+    metrics.write_text("\n".join(lines), encoding="utf-8")
+    assert train("a", "--resume", "--steps", "22") == 0
+    assert len(records("a", "step")) + len(records("a", "evaluation")) == len(lines) - 2 + 3  # the end is new
+    metrics.unlink()
+    assert train("a", "--resume", "--steps", "23") == 0
+
+
+def test_since_the_best_is_counted_over_a_stop(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("a", "--lr", "0", "--patience", "3", "--steps", "10") == 0
+    assert train("a", "--resume", "--steps", "100") == 0
+    assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 15]
+
+
+def test_dropout_can_be_changed_in_a_run(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    train("a")
+    used, step = [], Engine.train_step
+
+    def noted(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
+        used.append(self.config.dropout)
+        return step(self, ids, targets, recipe, number)
+
+    monkeypatch.setattr(Engine, "train_step", noted)
+    assert train("a", "--resume", "--steps", "21", "--dropout", "0.2") == 0
+    assert Run(Path("a")).checkpoint("latest").state.config.dropout == 0.2
+    assert used == [0.2]
+
+
+def test_a_second_signal_ends_at_once(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Engine.train_step
+
+    def interrupted(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, ids, targets, recipe, number)
+
+    monkeypatch.setattr(Engine, "train_step", interrupted)
+    assert train("a") == 130
+    assert not Path("a/checkpoints/latest").exists()
+
+
+def test_after_a_run_signals_do_what_they_did_before(train: Train) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    train("a", "--steps", "1")
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_more_steps_can_be_asked_for_later(train: Train) -> None:
@@ -284,6 +406,52 @@ def test_a_checkpoint_is_whole_whenever_the_writing_ends(
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
 
 
+def test_the_disk_has_all_of_a_checkpoint_before_it_counts(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    train("a")
+    done: list[str] = []
+
+    def noted(what: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def function(*given: Any) -> Any:
+            done.append(what)
+            return original(*given)
+
+        return function
+
+    monkeypatch.setattr(os, "fsync", noted("sync", os.fsync))
+    monkeypatch.setattr(Path, "rename", noted("rename", Path.rename))
+    assert train("a", "--resume", "--steps", "21", "--eval-every", "100") == 0
+    assert done[: done.index("rename")].count("sync") >= 5  # four files and their folder
+
+
+def test_a_checkpoint_that_is_cut_off_is_one_line(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    train("a")
+    path = Path("a/checkpoints/latest/model.safetensors")
+    path.write_bytes(path.read_bytes()[:-10])
+    assert train("a", "--resume", "--steps", "22") == 2
+    assert "model.safetensors cannot be read" in capsys.readouterr().err
+
+
+def test_a_checkpoint_from_the_future_is_one_line(train: Train) -> None:
+    train("a")
+    path = Path("a/checkpoints/latest/state.json")
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    kept["recipe"]["from_the_future"] = 1
+    path.write_text(json.dumps(kept), encoding="utf-8")
+    with pytest.raises(WrongUse, match="cannot be understood"):
+        load_checkpoint(path.parent)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
+def test_a_checkpoint_of_other_shapes_is_one_line(train: Train, capsys: pytest.CaptureFixture[str], file: str) -> None:
+    train("a")
+    path = Path("a/checkpoints/latest") / file
+    arrays = load_file(path)
+    name = next(iter(arrays))
+    save_file({**arrays, name: arrays[name][:-1].copy()}, path)
+    assert train("a", "--resume", "--steps", "22") == 2
+    assert f"is damaged: {name} should be" in capsys.readouterr().err
+
+
 def test_a_checkpoint_that_is_not_one_is_a_wrong_use(tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match=r"holds no checkpoint: state.json: No such file"):
         load_checkpoint(tmp_path)
@@ -293,6 +461,43 @@ def test_a_checkpoint_that_is_not_one_is_a_wrong_use(tmp_path: Path) -> None:
 
 
 # ---- how it ends ------------------------------------------------------------------------------------------------
+
+
+def test_the_last_step_is_judged_wherever_it_is(train: Train) -> None:
+    train("a", "--steps", "18")
+    assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 15, 18]
+
+
+def test_patience_starts_anew_at_each_best(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    validation = iter([5.0, 6.0, 4.0, 5.0, 5.0, 3.0])
+    monkeypatch.setattr(loop, "running_loss", lambda *_: iter([Judged(1.0, next(validation))]))
+    train("a", "--patience", "2", "--steps", "100")
+    assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 15, 20]
+
+
+def test_an_early_end_is_saved(train: Train) -> None:
+    assert train("a", "--patience", "1", "--lr", "0", "--steps", "100") == 0
+    assert Run(Path("a")).checkpoint("latest").state.step == 5
+
+
+def test_each_evaluation_writes_another_sample_and_the_page(train: Train) -> None:
+    train("a", "--lr", "0", "--weight-decay", "0")
+    evaluations = records("a", "evaluation")
+    assert len({record["sample"] for record in evaluations}) == len(evaluations) == 5
+    assert all(
+        f'"step":{record["step"]},' in Path("a/report.html").read_text(encoding="utf-8") for record in evaluations
+    )
+
+
+def test_the_first_weights_depend_on_the_seed(train: Train) -> None:
+    train("a", "--steps", "1")
+    train("b", "--steps", "1", "--seed", "7")
+    assert records("a", "evaluation")[0]["val_loss"] != records("b", "evaluation")[0]["val_loss"]
+
+
+def test_the_norm_is_recorded_as_it_was_before_clipping(train: Train) -> None:
+    train("a", "--grad-clip", "0.001")
+    assert all(record["grad_norm"] > 0.001 for record in records("a", "step"))
 
 
 def test_patience_ends_a_run_that_gets_no_better(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
@@ -315,6 +520,73 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_last_checkpoint(
     assert train("a") == 1
     assert "step 13: the loss is nan" in capsys.readouterr().err
     assert Run(Path("a")).checkpoint("latest").state.step == 10
+
+
+def test_a_validation_loss_that_is_not_a_number_ends_the_run(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loss, step = Engine.loss, Engine.train_step
+    done = 0
+
+    def counted(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
+        nonlocal done
+        done = number + 1
+        return step(self, ids, targets, recipe, number)
+
+    monkeypatch.setattr(Engine, "train_step", counted)
+    monkeypatch.setattr(Engine, "loss", lambda *given: loss(*given) if done < 15 else float("nan"))
+    assert train("a") == 1
+    assert "step 15: the validation loss is nan" in capsys.readouterr().err
+    assert records("a", "end")[-1]["reason"].startswith("it failed: step 15: the validation loss is nan")
+    assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10]
+
+
+def test_a_step_whose_gradient_is_not_a_number_is_not_saved(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = Engine.train_step
+
+    def broken(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
+        found = step(self, ids, targets, recipe, number)
+        return Trained(found.loss, float("inf")) if number == 9 else found
+
+    monkeypatch.setattr(Engine, "train_step", broken)
+    assert train("a") == 1
+    assert "step 10: the loss is" in capsys.readouterr().err
+    assert Run(Path("a")).checkpoint("latest").state.step < 10
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "reason"),
+    [
+        ([], 0, "all steps are done"),
+        (["--patience", "1", "--lr", "0"], 0, "it was no better in 1 evaluations"),
+    ],
+)
+def test_how_a_run_ended_is_recorded_and_on_its_page(train: Train, flags: list[str], status: int, reason: str) -> None:
+    assert train("a", *flags) == status
+    assert [record["reason"] for record in records("a", "end")] == [reason]
+    assert f'"ended":"{reason}"' in Path("a/report.html").read_text(encoding="utf-8")
+    if not flags:
+        assert train("a", "--resume", "--steps", "22") == 0
+        assert [record["step"] for record in records("a", "end")] == [22]
+
+
+def test_what_is_recorded_is_what_was_done(train: Train) -> None:
+    train("a")
+    recipe = Run(Path("a")).checkpoint("latest").state.recipe
+    assert [record["lr"] for record in records("a", "step")] == [recipe.lr_at(step) for step in range(20)]
+    assert all(record["grad_norm"] > 0 for record in records("a", "step"))
+    train("flat", "--lr", "0", "--steps", "110", "--eval-every", "110")
+    assert "not falling" in records("flat", "evaluation")[-1]["diagnoses"][0]
+
+
+@pytest.mark.parametrize("flags", [["--beta1", "0.5"], ["--beta2", "0.5"], ["--weight-decay", "0.9"]])
+def test_each_flag_of_adamw_matters(train: Train, flags: list[str]) -> None:
+    train("plain")
+    train("other", *flags)
+    assert records("plain", "step")[0]["loss"] == records("other", "step")[0]["loss"]
+    assert records("plain", "step")[-1]["loss"] != records("other", "step")[-1]["loss"]
 
 
 def test_a_run_in_another_thread_needs_no_signals(train: Train) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.streams import EPOCHS, WINDOWS
 
 Ids = NDArray[np.int64]
 Batch = tuple[Ids, Ids]  # tokens (B, T), and for each the one that comes next (B, T)
@@ -25,7 +26,7 @@ def batch_at(tokens: NDArray[Any], block_size: int, recipe: Recipe, step: int) -
 def starts_at(length: int, block_size: int, recipe: Recipe, step: int) -> list[int]:
     """Where the windows of a step begin; each has block_size tokens and the one after them."""
     if recipe.order == "random":
-        random = np.random.default_rng((recipe.seed, step))
+        random = np.random.default_rng((recipe.seed, step, WINDOWS))
         return [int(start) for start in random.integers(0, length - block_size, recipe.batch_size)]
     count = max(1, (length - block_size) // block_size)  # of windows in an epoch
     starts = []
@@ -39,7 +40,7 @@ def starts_at(length: int, block_size: int, recipe: Recipe, step: int) -> list[i
 @lru_cache(maxsize=2)  # a batch may end one epoch and begin the next
 def _epoch(length: int, block_size: int, count: int, seed: int, epoch: int) -> tuple[int, NDArray[np.uint32]]:
     """An epoch cuts the text into windows side by side, each time at other places, and shuffles them."""
-    random = np.random.default_rng((seed, epoch))
+    random = np.random.default_rng((seed, epoch, EPOCHS))
     offset = int(random.integers(0, length - count * block_size))
     windows = np.arange(count, dtype=np.uint32)
     random.shuffle(windows)

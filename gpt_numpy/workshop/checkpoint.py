@@ -41,6 +41,7 @@ class State:
     best_step: int = 0
     best_loss: float | None = None  # on the validation split; None before the first evaluation
     since_best: int = 0  # evaluations
+    threads: int = 0  # of the engine: with as many, the run goes on bit for bit
 
     def to_json(self) -> str:
         return json.dumps({"format": 1, **asdict(self), "versions": versions()}, indent=2)
@@ -89,18 +90,25 @@ def save_checkpoint(folder: Path, model: Saved, tokenizer: Tokenizer, state: Sta
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    if not folder.exists() and _beside(folder, "old").exists():  # ended between the two renames
-        folder = _beside(folder, "old")
+    folder = saved_in(folder) or folder
     path = folder / "state.json"
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         plain = {field.name: kept[field.name] for field in fields(State) if field.name not in ("config", "recipe")}
         state = State(config=GPTConfig(**kept["config"]), recipe=Recipe(**kept["recipe"]), **plain)
+        tokenizer = load_tokenizer(folder / "tokenizer.json")
+        if tokenizer.vocab_size > state.config.vocab_size:
+            raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model {state.config.vocab_size}")
     except OSError as error:
         raise WrongUse(f"{folder} holds no checkpoint: {path.name}: {error.strerror}") from None
     except (ValueError, TypeError, KeyError) as error:
         raise WrongUse(f"{path} cannot be understood: {error}") from None
-    return Checkpoint(folder, state, load_tokenizer(folder / "tokenizer.json"))
+    return Checkpoint(folder, state, tokenizer)
+
+
+def saved_in(folder: Path) -> Path | None:
+    """Where a checkpoint by this name is, if there is one; a writing that ended between its renames left it aside."""
+    return next((path for path in (folder, _beside(folder, "old")) if (path / "state.json").is_file()), None)
 
 
 def _load_arrays(path: Path) -> Arrays:

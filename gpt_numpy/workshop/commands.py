@@ -1,6 +1,7 @@
 """The commands train, generate and eval, the same for both engines."""
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -38,11 +39,21 @@ def run(program: Program, arguments: Sequence[str]) -> int:
     except (WrongUse, RunFailed) as error:
         Console(sys.stderr).say(f"{program.name}: {error}", "red")
         return 2 if isinstance(error, WrongUse) else 1
-    except KeyboardInterrupt:
-        return 130
+    except MemoryError:
+        Console(sys.stderr).say(
+            f"{program.name}: memory was not enough; a smaller --micro-batch, --block-size or --n-embd may fit",
+            "red",
+        )
+        return 1
     except BrokenPipeError:  # whoever read our output has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a disk that is full, a folder that went away
+        where = f"{error.filename}: " if error.filename else ""
+        Console(sys.stderr).say(f"{program.name}: {where}{error.strerror or error}", "red")
+        return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _help(name: str, about: str, commands: Mapping[str, Command]) -> str:
@@ -94,7 +105,7 @@ def train(program: Program, arguments: Sequence[str]) -> int:
             "bold",
         )
     console.say(f"curves and samples: {folder / 'report.html'}")
-    console.say(f'next: {program.name} generate --run {folder} --prompt "ROMEO:"')
+    console.say(f"next: {program.name} generate --run {shlex.quote(str(folder))}")
     return 0
 
 
@@ -148,7 +159,7 @@ def judge(program: Program, arguments: Sequence[str]) -> int:
     if data.floor is not None:
         console.say(f"least possible        {data.floor:.4f}")
     console.say(f"perplexity            {perplexity(judged.mean):.3f}")
-    console.say(f"bits per character    {bits(per_character):.4f}")
+    console.say(f"bits per character    {bits(per_character):.3f}")
     return 0
 
 

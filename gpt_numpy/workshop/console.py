@@ -1,5 +1,6 @@
 """What a command shows: lines, and on a terminal a progress bar. Into a file or a pipe go the lines alone."""
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -29,17 +30,25 @@ class Bar:
             self._progress.update(self._task, completed=completed, figures=figures)
 
 
+class _Rich(Rich):
+    def on_broken_pipe(self) -> None:  # instead of ending the program
+        raise BrokenPipeError
+
+
 class Console:
     """Lines to one stream. Text from a model or a file is shown as it is: it cannot steer the terminal."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stdout
         self.is_terminal = terminal = self.stream.isatty()
-        self._rich = Rich(file=self.stream, force_terminal=terminal, highlight=False, markup=False, emoji=False)
+        self._rich = _Rich(file=self.stream, force_terminal=terminal, highlight=False, markup=False, emoji=False)
 
     def say(self, line: str = "", style: str | None = None) -> None:
-        self._rich.print(visible(line), style=style, soft_wrap=True)
-        self.stream.flush()
+        try:
+            self._rich.print(visible(line), style=style, soft_wrap=True)
+            self.stream.flush()
+        except BrokenPipeError:  # whoever read this has seen enough, as `head` has; the work goes on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
     @contextmanager
     def bar(self, what: str, total: float, *columns: Any, live: bool = True) -> Iterator[Bar]:
@@ -61,4 +70,4 @@ def visible(text: str) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line end
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)")  # all but tab and line ends

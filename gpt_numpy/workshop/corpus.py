@@ -20,7 +20,7 @@ from gpt_numpy.workshop.console import Bar, Console
 from gpt_numpy.workshop.download import NotFetched, cache_folder, tiny_shakespeare
 from gpt_numpy.workshop.dramatist import write_play
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.tokenizers import BPETokenizer, CharTokenizer, PairCount, Tokenizer, smallest_dtype
+from gpt_numpy.workshop.tokenizers import BPETokenizer, CharTokenizer, PairCount, Tokenizer, last_seam, smallest_dtype
 
 PIECE = 1 << 20  # bytes read at once
 IN_MEMORY = 1 << 26  # bytes of text up to which its tokens are kept in memory
@@ -135,6 +135,8 @@ def survey(corpus: Corpus, console: Console) -> Survey:
             characters += len(piece)
             alphabet |= set(piece)
             digest.update(piece.encode("utf-8"))
+    if not characters:
+        raise WrongUse(f"{corpus.name} is empty")
     return Survey(characters, "".join(sorted(alphabet)), digest.hexdigest())
 
 
@@ -182,10 +184,9 @@ def tokenize(corpus: Corpus, surveyed: Survey, tokenizer: Tokenizer, console: Co
         tokens = _encoded_in_file(corpus, surveyed, tokenizer, pairs, console)
     split = len(tokens) - _validation(len(tokens))
     validation = tokens[split:]
-    characters = len(validation)
-    if tokenizer.kind != "char":
-        characters = len(tokenizer.decode(validation.tolist()))
-    floor = corpus.floor(split + 1) if tokenizer.kind == "char" and len(validation) > 1 else None
+    characters = len(_text(tokenizer, validation))
+    predicted = characters - len(_text(tokenizer, validation[:1]))  # all but the first token
+    floor = corpus.floor(surveyed.characters - predicted) if predicted else None
     return Data(
         corpus.name,
         corpus.data,
@@ -198,21 +199,25 @@ def tokenize(corpus: Corpus, surveyed: Survey, tokenizer: Tokenizer, console: Co
     )
 
 
+def _text(tokenizer: Tokenizer, tokens: NDArray[Any]) -> str:
+    return tokenizer.decode(tokens.tolist()).decode("utf-8", "replace")
+
+
 def _encoded(corpus: Corpus, tokenizer: Tokenizer, pairs: PairCount | None, console: Console) -> Iterator[NDArray[Any]]:
     with console.bar(f"encoding {corpus.name}", corpus.size, live=corpus.size > PIECE) as bar:
-        for piece in _whole_lines(corpus.pieces(bar)):
+        for piece in _cut_at_seams(corpus.pieces(bar)):
             ids = tokenizer.encode(piece)
             if pairs is not None:
                 pairs.feed(ids)
             yield ids
 
 
-def _whole_lines(pieces: Iterator[str]) -> Iterator[str]:
-    """The same text cut after line ends, so that no piece of BPE is cut in two; a very long line is cut anyway."""
+def _cut_at_seams(pieces: Iterator[str]) -> Iterator[str]:
+    """The same text cut where BPE may be cut; where that is nowhere for long, anywhere."""
     begun = ""
     for piece in pieces:
         begun += piece
-        end = begun.rfind("\n") + 1 or (len(begun) if len(begun) > 2 * PIECE else 0)
+        end = last_seam(begun) or (len(begun) if len(begun) > 2 * PIECE else 0)
         if end:
             yield begun[:end]
             begun = begun[end:]
@@ -224,18 +229,24 @@ def _encoded_in_file(
     corpus: Corpus, surveyed: Survey, tokenizer: Tokenizer, pairs: PairCount | None, console: Console
 ) -> NDArray[Any]:
     key = hashlib.sha256((surveyed.digest + tokenizer.to_json()).encode()).hexdigest()[:32]
-    path = cache_folder() / f"{key}.tokens"
-    dtype = smallest_dtype(tokenizer.vocab_size)
-    if not path.exists():
-        beside = path.with_suffix(f".{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with beside.open("wb") as file:
-                for ids in _encoded(corpus, tokenizer, pairs, console):
-                    file.write(ids.astype(dtype).data)
-            beside.replace(path)
-        except OSError as error:
-            raise WrongUse(f"{path.parent} cannot keep the tokens of {corpus.name}: {error.strerror}") from None
-        finally:
-            beside.unlink(missing_ok=True)
+    dtype = np.dtype(smallest_dtype(tokenizer.vocab_size))
+    for path in cache_folder().glob(f"{key}-*.tokens"):
+        if path.stat().st_size == int(path.stem.split("-")[1]) * dtype.itemsize:  # whole
+            return np.memmap(path, dtype, "r")
+    beside = cache_folder() / f"{key}.{os.getpid()}"
+    count = 0
+    try:
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            for ids in _encoded(corpus, tokenizer, pairs, console):
+                file.write(ids.astype(dtype).data)
+                count += len(ids)
+            file.flush()
+            os.fsync(file.fileno())
+        path = beside.with_name(f"{key}-{count}.tokens")
+        beside.replace(path)
+    except OSError as error:
+        raise WrongUse(f"{beside.parent} cannot keep the tokens of {corpus.name}: {error.strerror}") from None
+    finally:
+        beside.unlink(missing_ok=True)
     return np.memmap(path, dtype, "r")

@@ -1,6 +1,7 @@
 """Tiny Shakespeare: fetched once, checked, and kept in the user's cache."""
 
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -51,7 +52,7 @@ def _fetch(console: Console) -> bytes:
             while len(data) <= SIZE and (piece := answer.read(1 << 14)):
                 data += piece
                 bar.at(len(data))
-    except (OSError, ValueError) as error:  # no network, an error page, a line that broke
+    except (OSError, ValueError, http.client.HTTPException) as error:  # no network, an error page, a line that broke
         reason = getattr(error, "reason", None) or error
         raise NotFetched(f"{ADDRESS} could not be read: {reason}") from None
     return bytes(data)

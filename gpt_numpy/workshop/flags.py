@@ -22,6 +22,7 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             argument_default=argparse.SUPPRESS,
         )
+        self.color = False  # from Python 3.14 on, help would be in colour even in a pipe
 
     def error(self, message: str) -> NoReturn:
         raise WrongUse(f"{message.removeprefix('argument ')}; see {self.prog} --help")

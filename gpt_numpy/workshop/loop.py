@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from gpt_numpy.workshop.advice import diagnose, phase_of
+from gpt_numpy.workshop.advice import diagnose, meaning_of
 from gpt_numpy.workshop.batches import Batch, batch_at
 from gpt_numpy.workshop.checkpoint import State, save_checkpoint
 from gpt_numpy.workshop.console import Bar, Console
@@ -24,6 +24,7 @@ from gpt_numpy.workshop.judging import running_loss
 from gpt_numpy.workshop.report import write_report
 from gpt_numpy.workshop.runs import Run
 from gpt_numpy.workshop.sampling import Sampling, generate, text_start
+from gpt_numpy.workshop.streams import SAMPLES
 from gpt_numpy.workshop.tokenizers import Tokenizer, streamed
 
 SAMPLE = 160  # tokens written at each evaluation
@@ -88,7 +89,7 @@ class Training:
         for record in self.run.records():  # of a run that is resumed
             if record["kind"] == "step":
                 self.losses.append(record["loss"])
-            else:
+            elif record["kind"] == "evaluation":
                 self.evaluations.append((record["step"], record["train_loss"], record["val_loss"]))
         self._saved = self.state.step or None  # the step of the latest checkpoint
         self._unread: list[tuple[int, Trained]] = []  # what steps reported, after the step's number
@@ -97,6 +98,13 @@ class Training:
 
     def go(self) -> Stop:
         """Train until the recipe is done, nothing improves any more, or somebody asks to stop."""
+        try:
+            return self._go()
+        except RunFailed as error:
+            self._end(f"it failed: {error}")
+            raise
+
+    def _go(self) -> Stop:
         recipe = self.state.recipe
         with stop_on_signals() as stop, self.console.bar("", recipe.steps, *COLUMNS) as bar:
             while True:
@@ -113,9 +121,17 @@ class Training:
                 self._step(bar)
         if stop:
             self.console.say(f"stopped and saved at step {step}; go on with --resume", "yellow")
+            self._end("it was stopped")
         elif tired and not done:
             self.console.say(f"no better in {recipe.patience} evaluations: ended early, at step {step}", "yellow")
+            self._end(f"it was no better in {recipe.patience} evaluations")
+        else:
+            self._end("all steps are done")
         return stop
+
+    def _end(self, reason: str) -> None:
+        self.run.record({"kind": "end", "step": self.state.step, "reason": reason})
+        write_report(self.run.folder)
 
     def _step(self, bar: Bar) -> None:
         step = self.state.step
@@ -149,7 +165,7 @@ class Training:
                 "characters_per_second": round(speed, 1),
             })  # fmt: skip
         latest = self.losses[-20:]
-        loss, validation = sum(latest) / len(latest), self.evaluations[-1][2]
+        loss, validation = sum(latest) / len(latest), self.evaluations[-1][2] if self.evaluations else math.nan
         figures = f"loss {loss:.3f}  val {validation:.3f}  lr {recipe.lr_at(step):.0e}  grad {grad_norm:.1f}"
         bar.at(step + 1, f"{figures}  {speed / 1000:.1f}k chars/s")
 
@@ -168,6 +184,11 @@ class Training:
                 return
             bar.at(state.step, f"judging {judged.part:.0%}")
         validation = judged.mean
+        if not math.isfinite(validation):
+            raise RunFailed(
+                f"step {state.step}: the validation loss is {validation}. The checkpoints in {self.run.folder} are "
+                "from before; a lower --lr or --grad-clip 1 may help"
+            )
         latest = self.losses[-min(100, state.recipe.eval_every) :] or [self.engine.loss(*self._batch(0))]
         training = sum(latest) / len(latest)
         self.evaluations.append((state.step, training, validation))
@@ -176,7 +197,7 @@ class Training:
             self.state = replace(state, best_step=state.step, best_loss=validation, since_best=0)
         else:
             self.state = replace(state, since_best=state.since_best + 1)
-        diagnoses = diagnose(self.losses, self.evaluations)
+        diagnoses = diagnose(self.losses, self.evaluations, since=state.recipe.eval_every)
         sample = self._sample()
         self.run.record({
             "kind": "evaluation", "step": state.step, "train_loss": training, "val_loss": validation, "best": best,
@@ -189,7 +210,7 @@ class Training:
 
     def _sample(self) -> str:
         start = text_start(self.tokenizer)
-        tokens = generate(self.engine, start, SAMPLE, Sampling(), (self.state.recipe.seed, self.state.step))
+        tokens = generate(self.engine, start, SAMPLE, Sampling(), (self.state.recipe.seed, self.state.step, SAMPLES))
         return "".join(streamed(self.tokenizer, tokens))
 
     def _show(self, training: float, validation: float, sample: str, diagnoses: list[str]) -> None:
@@ -197,7 +218,7 @@ class Training:
         floor = "" if self.data.floor is None else f" (floor {self.data.floor:.3f})"
         if per_character != 1.0:
             floor = f" ({validation * per_character:.3f} a character)"
-        meaning = phase_of(validation * per_character)
+        meaning = meaning_of(training * per_character, validation * per_character, at_start=self.state.step == 0)
         self.console.say(
             f"step {self.state.step:>5}   train {training:.3f}   val {validation:.3f}{floor}   {meaning}", "bold"
         )

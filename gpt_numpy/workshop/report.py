@@ -41,6 +41,7 @@ def contents(config: Record, records: list[Record]) -> Record:
         "evaluations": evaluations,
         "best": best(evaluations, characters, config.get("corpus", {}).get("floor")),
         "diagnoses": diagnoses(evaluations),
+        "ended": next((record["reason"] for record in records if record["kind"] == "end"), None),
     }
 
 
@@ -48,7 +49,7 @@ def evaluation(record: Record, characters: float) -> Record:
     training, validation = (number(record, name) / characters for name in ("train_loss", "val_loss"))
     return {
         "step": record["step"], "training": training, "validation": validation,
-        "meaning": phase_of(validation) if math.isfinite(validation) else None,
+        "meaning": phase_of(validation, at_start=record["step"] == 0) if math.isfinite(validation) else None,
         "sample": record.get("sample", ""), "diagnoses": record.get("diagnoses", []),
     }  # fmt: skip
 

@@ -3,11 +3,12 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gpt_numpy.workshop.checkpoint import Checkpoint, load_checkpoint
+from gpt_numpy.workshop.checkpoint import Checkpoint, load_checkpoint, saved_in
 from gpt_numpy.workshop.errors import WrongUse
 
 RUNS = Path("runs")
@@ -29,54 +30,78 @@ class Run:
     def best(self) -> Path:
         return self.folder / "checkpoints" / "best"
 
-    def begin(self, config: Record) -> None:
+    def claim(self) -> None:
+        """Make the folder, before anything takes time; WrongUse if it is somebody else's."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+            if any(self.folder.iterdir()):
+                what = "holds a run already; go on with it by --resume" if self.metrics.exists() else "is not empty"
+                raise WrongUse(f"{self.folder} {what}, or give another folder")
         except OSError as error:
             raise WrongUse(f"{self.folder} cannot be written: {error.strerror}") from None
+
+    def give_up(self) -> None:
+        """Nothing came of it: an empty folder goes."""
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def begin(self, config: Record) -> None:
+        """Say what the run is; when it is resumed, it has begun when it began."""
+        path = self.folder / "config.json"
+        if path.exists():
+            config["started"] = json.loads(path.read_text(encoding="utf-8")).get("started", config.get("started"))
+        path.write_text(json.dumps(config, indent=2), encoding="utf-8")
 
     def record(self, record: Record) -> None:
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def records(self) -> Iterator[Record]:
-        """What was recorded; without a last line that was cut off."""
+        """What was recorded; a line that was cut off or damaged is left out."""
         if self.metrics.exists():
-            for line in self.metrics.read_text(encoding="utf-8").splitlines():
-                try:
+            for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+                with suppress(ValueError):
                     yield json.loads(line)
-                except ValueError:
-                    return
 
     def forget_after(self, step: int) -> None:
-        """Drop what was recorded after this step: it will be done again."""
-        kept = [record for record in self.records() if record["step"] <= step]
+        """Drop what was recorded after this step, and that the run ended: it goes on, and will do this again."""
+        kept = [record for record in self.records() if record["kind"] != "end" and record["step"] <= step]
         beside = self.metrics.with_suffix(".new")
         beside.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         os.replace(beside, self.metrics)
 
     def checkpoint(self, which: str) -> Checkpoint:
-        """ "best" or "latest"; the latest too where no evaluation has chosen a best yet."""
-        if which == "best" and not self.best.exists():
-            which = "latest"
-        return load_checkpoint(self.folder / "checkpoints" / which)
+        """ "best"; or "latest", that of the most steps, which may be the best one."""
+        if which == "best" and saved_in(self.best):
+            return load_checkpoint(self.best)
+        kept = [load_checkpoint(folder) for folder in (self.latest, self.best) if saved_in(folder)]
+        if not kept:
+            raise WrongUse(f"{self.folder} holds no checkpoint; a run saves its first one at its first evaluation")
+        return max(kept, key=lambda checkpoint: checkpoint.state.step)
+
+    def saved_at(self) -> int:
+        """When its newest checkpoint was written, in nanoseconds; 0 if there is none."""
+        kept = [saved_in(folder) for folder in (self.latest, self.best)]
+        return max((folder.stat().st_mtime_ns for folder in kept if folder), default=0)
 
 
 def new_run(out: str | None, preset: str) -> Run:
-    """A folder of its own for a run that begins."""
+    """A folder of its own for a run that begins, made at once, so that two that begin together get two."""
     if out is not None:
-        if Run(Path(out)).metrics.exists():
-            raise WrongUse(f"{out} holds a run already; go on with it by --resume, or give another folder")
-        return Run(Path(out))
+        run = Run(Path(out))
+        run.claim()
+        return run
     name = f"{datetime.now():%Y-%m-%d-%H%M%S}-{preset}"
-    return Run(next(folder for folder in _numbered(RUNS / name) if not folder.exists()))
-
-
-def _numbered(folder: Path) -> Iterator[Path]:
-    yield folder
-    for number in range(2, 1000):
-        yield folder.with_name(f"{folder.name}-{number}")
+    for number in range(1, 1000):
+        folder = RUNS / (f"{name}-{number}" if number > 1 else name)
+        try:
+            folder.mkdir(parents=True)
+            return Run(folder)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise WrongUse(f"{folder} cannot be written: {error.strerror}; give another by --out") from None
+    raise WrongUse(f"{RUNS} has no place for {name}; give a folder by --out")
 
 
 def find_run(name: str) -> Run:
@@ -85,7 +110,7 @@ def find_run(name: str) -> Run:
         if not Path(name).is_dir():
             raise WrongUse(f"{name} is not the folder of a run; the newest is found by: latest")
         return Run(Path(name))
-    found = [path for path in RUNS.glob("*/checkpoints/latest/state.json") if path.is_file()]
-    if not found:
+    newest = max((Run(folder) for folder in RUNS.glob("*")), key=Run.saved_at, default=None)
+    if newest is None or not newest.saved_at():
         raise WrongUse(f"no run in {RUNS}{os.sep} has saved a checkpoint yet; train one first, or name its folder")
-    return Run(max(found, key=lambda path: path.stat().st_mtime_ns).parents[2])
+    return newest

@@ -15,8 +15,8 @@ from gpt_numpy.workshop.loop import Training
 from gpt_numpy.workshop.program import Program, changed
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.runs import Run, find_run, new_run
-from gpt_numpy.workshop.tokenizers import Tokenizer
-from gpt_numpy.workshop.weights import parameter_count
+from gpt_numpy.workshop.tokenizers import Tokenizer, check_bpe
+from gpt_numpy.workshop.weights import parameter_count, parameter_shapes
 
 BPE_SIZE = 1024  # tokens that BPE learns if --vocab-size does not say
 
@@ -27,7 +27,17 @@ def begin(program: Program, given: Given, console: Console) -> Training:
     name = given.get("preset", program.preset(options))
     recipe = changed(PRESETS[name].recipe, chosen(Recipe, given))
     config = changed(PRESETS[name].model, chosen(GPTConfig, given))
+    if recipe.tokenizer == "bpe":
+        check_bpe(given.get("vocab_size", BPE_SIZE))
     run = new_run(given.get("out"), name)
+    try:
+        return _begin(program, given, console, run, config, recipe)
+    except BaseException:
+        run.give_up()
+        raise
+
+
+def _begin(program: Program, given: Given, console: Console, run: Run, config: GPTConfig, recipe: Recipe) -> Training:
     corpus = find_corpus(given.get("data"), console)
     surveyed = survey(corpus, console)
     tokenizer = train_tokenizer(recipe.tokenizer, given.get("vocab_size", BPE_SIZE), corpus, surveyed, console)
@@ -36,10 +46,11 @@ def begin(program: Program, given: Given, console: Console) -> Training:
             f"--vocab-size {given['vocab_size']}: the text has {tokenizer.vocab_size} different characters, and as "
             "many tokens; for another number, --tokenizer bpe"
         )
-    state = State(replace(config, vocab_size=tokenizer.vocab_size), recipe, corpus.data, surveyed.digest)
-    data = _long_enough(tokenize(corpus, surveyed, tokenizer, console), state.config)
-    program.checked(state.config, given, console)
-    engine = program.engine(state.config, recipe.seed, given)
+    config = replace(config, vocab_size=tokenizer.vocab_size)
+    data = _long_enough(tokenize(corpus, surveyed, tokenizer, console), config)
+    program.checked(config, given, console)
+    engine = program.engine(config, recipe.seed, given)
+    state = State(config, recipe, corpus.data, surveyed.digest, threads=engine.threads)
     run.begin(_description(program, run, state, tokenizer, data))
     console.say(_about(data, tokenizer))
     return Training(engine, tokenizer, data, state, run, console)
@@ -59,12 +70,14 @@ def resume(program: Program, given: Given, console: Console) -> Training:
         raise WrongUse(f"{run.folder} is a model with a {tokenizer.kind} tokenizer, which cannot change")
     recipe = changed(state.recipe, chosen(Recipe, given))
     state = replace(state, recipe=recipe, config=changed(state.config, chosen(GPTConfig, given)))
-    if state.step >= recipe.steps:
+    ended = any(record["kind"] == "evaluation" and record["step"] == state.step for record in run.records())
+    if state.step >= recipe.steps and ended:
         raise WrongUse(f"{run.folder} has done its {recipe.steps} steps; to go on, --steps {2 * recipe.steps}")
     data = text_of(checkpoint, given.get("data"), console)
     program.checked(state.config, given, console)
-    engine = load_engine(program, checkpoint, given)
-    state = replace(state, data=data.found_by, digest=data.survey.digest)
+    given = {"threads": state.threads, **given}  # as many as before, so that it goes on bit for bit
+    engine = load_engine(program, replace(checkpoint, state=state), given)
+    state = replace(state, data=data.found_by, digest=data.survey.digest, threads=engine.threads)
     run.forget_after(state.step)
     run.begin(_description(program, run, state, tokenizer, data))
     console.say(_about(data, tokenizer))
@@ -75,12 +88,16 @@ def resume(program: Program, given: Given, console: Console) -> Training:
 def load_engine(program: Program, checkpoint: Checkpoint, given: Given, to_train: bool = True) -> Engine:
     """An engine with the weights of a checkpoint, and what its optimizer remembers if it is to train."""
     state = checkpoint.state
+    weights, memory = checkpoint.weights(), checkpoint.optimizer_state() if to_train else {}
+    for name, shape in parameter_shapes(state.config).items():
+        moments = [f"{moment}.{name}" for moment in ("exp_avg", "exp_avg_sq") if memory]
+        for arrays, of_parameter in ((weights, [name]), (memory, moments)):
+            for key in of_parameter:
+                found = arrays[key].shape if key in arrays else "nothing"
+                if found != shape:
+                    raise WrongUse(f"{checkpoint.folder} is damaged: {key} should be {shape}, and is {found}")
     engine = program.engine(state.config, state.recipe.seed, given)
-    try:
-        engine.load(checkpoint.weights(), checkpoint.optimizer_state() if to_train else {}, state.step)
-    except (KeyError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise WrongUse(f"{checkpoint.folder}: the weights are not those of its config: {reason}") from None
+    engine.load(weights, memory, state.step)
     return engine
 
 
@@ -124,6 +141,7 @@ def _description(program: Program, run: Run, state: State, tokenizer: Tokenizer,
         "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size},
         "characters_per_token": data.characters_per_token,
         "parameters": parameter_count(state.config),
+        "threads": state.threads,
         "model": asdict(state.config),
         "recipe": asdict(state.recipe),
         "versions": versions(),

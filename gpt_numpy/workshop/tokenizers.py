@@ -3,7 +3,10 @@
 Both are saved as tokenizer.json beside the weights, since weights mean nothing without their tokenizer.
 """
 
+import codecs
+import itertools
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,8 +28,8 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> Ids:
         """The ids of a text; WrongUse for a character it does not know."""
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids. What ends in the middle of a character ends in U+FFFD."""
+    def decode(self, ids: Sequence[int]) -> bytes:
+        """The UTF-8 of ids; a token may be a part of a character."""
 
     def to_json(self) -> str:
         """What load_tokenizer reads."""
@@ -59,8 +62,8 @@ class CharTokenizer:
                            f"that this tokenizer knows")  # fmt: skip
         return ids.astype(smallest_dtype(self.vocab_size))
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return "".join(self.characters[i] for i in ids)
+    def decode(self, ids: Sequence[int]) -> bytes:
+        return "".join(self.characters[i] for i in ids).encode("utf-8", "surrogatepass")
 
     def to_json(self) -> str:
         return json.dumps({"kind": "char", "characters": "".join(self.characters)}, ensure_ascii=False)
@@ -74,18 +77,18 @@ class BPETokenizer:
     def __init__(self, model: Any) -> None:
         self._model = model
         self.vocab_size = model.get_vocab_size()
+        self._bytes = [_bytes_of(model.id_to_token(i) or "") for i in range(self.vocab_size)]
 
     @classmethod
     def train(cls, pieces: Iterator[str], vocab_size: int) -> "BPETokenizer":
+        check_bpe(vocab_size)
         library = _bpe_library()
-        if vocab_size < 256:
-            raise WrongUse(f"--vocab-size {vocab_size}: byte-level BPE starts from the 256 bytes; give at least 256")
         model = _on_bytes(library.Tokenizer(library.models.BPE()))
         bytes_first = library.pre_tokenizers.ByteLevel.alphabet()
         trainer = library.trainers.BpeTrainer(
             vocab_size=vocab_size, initial_alphabet=bytes_first, show_progress=False, special_tokens=[]
         )
-        model.train_from_iterator(pieces, trainer)
+        model.train_from_iterator(itertools.chain.from_iterable(map(_paragraphs, pieces)), trainer)
         return cls(model)
 
     @classmethod
@@ -99,13 +102,64 @@ class BPETokenizer:
         return cls(_on_bytes(model))
 
     def encode(self, text: str) -> Ids:
-        return np.array(self._model.encode(text).ids, smallest_dtype(self.vocab_size))
+        pieces = list(_paragraphs(text))
+        ids = [encoded.ids for encoded in self._model.encode_batch_fast(pieces, add_special_tokens=False)]
+        return np.array(list(itertools.chain.from_iterable(ids)), smallest_dtype(self.vocab_size))
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self._model.decode([int(i) for i in ids], skip_special_tokens=False))
+    def decode(self, ids: Sequence[int]) -> bytes:
+        return b"".join(self._bytes[i] for i in ids if i < self.vocab_size)  # a model may have ids to spare
 
     def to_json(self) -> str:
         return str(self._model.to_str())
+
+
+def check_bpe(vocab_size: int) -> None:
+    """WrongUse where BPE cannot be trained."""
+    _bpe_library()
+    if vocab_size < 256:
+        raise WrongUse(f"--vocab-size {vocab_size}: byte-level BPE starts from the 256 bytes; give at least 256")
+
+
+def last_seam(text: str) -> int:
+    """Behind the last line end that stands between two visible characters; 0 if there is none.
+
+    BPE looks at words and at runs of white space. Cut at a seam, a text has the same tokens as in one piece.
+    """
+    end = len(text) - 1
+    while (end := text.rfind("\n", 1, end)) > 0:
+        if not (text[end - 1].isspace() or text[end + 1].isspace()):
+            return end + 1
+    return 0
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    """A text cut at seams into parts of some thousand characters, on which the library works side by side."""
+    start = 0
+    while start < len(text):
+        seam = _SEAM.search(text, start + 4096)
+        end = seam.end() if seam else len(text)
+        yield text[start:end]
+        start = end
+
+
+_SEAM = re.compile(r"(?<=\S)\n(?=\S)")
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Which byte each character of a token stands for: those that can be seen for themselves, others from 256 on."""
+    seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    unseen = [byte for byte in range(256) if byte not in seen]
+    return {chr(byte): byte for byte in seen} | {chr(256 + i): byte for i, byte in enumerate(unseen)}
+
+
+_BYTE_OF = _byte_alphabet()
+
+
+def _bytes_of(token: str) -> bytes:
+    try:
+        return bytes(_BYTE_OF[character] for character in token)
+    except KeyError:  # a token that was added to the alphabet, as <|endoftext|> is
+        return token.encode("utf-8")
 
 
 def _on_bytes(model: Any) -> Any:
@@ -144,14 +198,10 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 def streamed(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
     """Text as soon as it is certain: the bytes of one character may be spread over several tokens."""
-    waiting: list[int] = []
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for token in tokens:
-        waiting.append(token)
-        text = tokenizer.decode(waiting)
-        if not text.endswith("\N{REPLACEMENT CHARACTER}") or len(waiting) == 4:  # a character has at most 4 bytes
-            yield text
-            waiting.clear()
-    yield tokenizer.decode(waiting)
+        yield decoder.decode(tokenizer.decode([token]))
+    yield decoder.decode(b"", final=True)
 
 
 class PairCount:
