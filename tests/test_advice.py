@@ -94,3 +94,10 @@ def test_perplexity_and_bits() -> None:
     assert perplexity(math.log(65)) == pytest.approx(65)
     assert bits(math.log(8)) == pytest.approx(3)
     assert perplexity(1e9) == math.inf
+
+
+def test_no_false_warnings() -> None:
+    assert "a plateau" not in found(FALLING, [(250 * i, 2 + 0.1 * i, 2.1 + 0.1 * i) for i in range(6)])  # it rises
+    barely = [(0, 4.2, 4.2), (250, 2.0, 2.1), (500, 1.5, 1.7), (750, 1.3, 1.705), (1000, 1.1, 1.71)]
+    assert found(FALLING, barely) == ""
+    assert found([4.2] * 19 + [5.5], []) == ""  # too early for a spike

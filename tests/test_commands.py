@@ -1,5 +1,6 @@
 """gpt-numpy as a user meets it: its pages of help, its output, and one line for each wrong use."""
 
+import json
 import math
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import fields
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from gpt_numpy.cli import PROGRAM
 from gpt_numpy.workshop import download
 from gpt_numpy.workshop.commands import run
 from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.runs import Run
 
 ROOT = Path(__file__).parent.parent
 PLAY = "".join(f"SCENE {i}.\nEnter ROMEO, who says {i * i}: farewell!\n" for i in range(60))
@@ -121,12 +124,125 @@ def test_eval_on_another_text(here: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "tokens of other.txt" in capsys.readouterr().out
 
 
-def test_bpe(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bpe_is_told_of_per_token_and_per_character(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(PROGRAM, ["train", *TINY, "--tokenizer", "bpe", "--vocab-size", "300", "--out", "bpe"]) == 0
-    assert "tokens, 300 different" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    per_token = json.loads((here / "bpe" / "config.json").read_text(encoding="utf-8"))["characters_per_token"]
+    loss = Run(here / "bpe").checkpoint("best").state.best_loss
+    assert loss is not None
+    assert per_token > 1.2
+    assert "tokens, 300 different" in out
+    assert f"({loss / per_token:.3f} a character)" in out
+    assert f"{loss / per_token / math.log(2):.3f} bits a character" in out
+    assert run(PROGRAM, ["eval", "--run", "bpe"]) == 0
+    out = capsys.readouterr().out
+    assert f"bits per character    {loss / per_token / math.log(2):.3f}\n" in out
+    assert f"perplexity            {math.exp(loss):.3f}\n" in out
     assert run(PROGRAM, ["generate", "--run", "bpe", "--prompt", "naïve ☃ ", "--length", "10"]) == 0
     assert capsys.readouterr().out.startswith("naïve ☃ ")
-    assert run(PROGRAM, ["eval", "--run", "bpe"]) == 0
+
+
+def test_the_best_checkpoint_is_judged_unless_the_latest_is_asked_for(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(PROGRAM, ["train", *TINY, "--lr", "5", "--warmup", "0", "--grad-clip", "0", "--out", "worse"])
+    assert Run(here / "worse").checkpoint("latest").state.best_step == 0
+    for flags, step in (([], 0), (["--checkpoint", "latest"], 6)):
+        capsys.readouterr()
+        assert run(PROGRAM, ["eval", "--run", "worse", *flags]) == 0
+        assert f", step {step}, on" in capsys.readouterr().out
+
+
+def test_eval_wants_the_text_of_the_run_or_one_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "mine.txt").write_text(PLAY, encoding="utf-8")
+    assert run(PROGRAM, ["train", *TINY, "--data", "mine.txt", "--out", "mine"]) == 0
+    (here / "mine.txt").write_text(PLAY + "Enter", encoding="utf-8")
+    assert run(PROGRAM, ["eval", "--run", "mine"]) == 2
+    assert "is not the text that" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("size", "status"), [("17", 0), ("18", 2)])
+def test_a_text_of_just_one_window_will_do(here: Path, size: str, status: int) -> None:
+    (here / "short.txt").write_text("ab" * 10, encoding="utf-8")  # 18 to train on
+    flags = ["--data", "short.txt", "--block-size", size, "--steps", "1", "--out", f"short-{size}"]
+    assert run(PROGRAM, ["train", *TINY, *flags]) == status
+
+
+@pytest.mark.parametrize(
+    "flags", [["--temperature", "9"], ["--top-k", "1"], ["--top-p", "0.01"], ["--greedy"]], ids=str
+)
+def test_each_flag_of_sampling_matters(here: Path, capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
+    said = []
+    for more in ([], flags):
+        run(PROGRAM, ["generate", "--seed", "1", "--length", "100", *more])
+        said.append(capsys.readouterr().out)
+    assert said[0] != said[1]
+
+
+def test_threads_are_as_many_as_asked_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(PROGRAM, ["train", *TINY, "--threads", "3", "--out", "three"])
+    assert "float32, 3 threads" in capsys.readouterr().out
+    assert json.loads((here / "three" / "config.json").read_text(encoding="utf-8"))["threads"] == 3
+
+
+def test_the_dramatists_floor_stands_beside_the_loss(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(PROGRAM, ["train", *TINY, "--data", "dramatist", "--block-size", "64", "--steps", "1", "--out", "dramatist"])
+    assert re.search(r"^step +1 +train .* val .* \(floor 0\.58\d\) ", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_text_streams_as_it_is_made(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[str] = []
+
+    class Out(StringIO):
+        def flush(self) -> None:
+            flushed.append(self.getvalue())
+
+    monkeypatch.setattr(sys, "stdout", Out())
+    assert run(PROGRAM, ["generate", "--prompt", "R", "--length", "20"]) == 0
+    assert [len(text) for text in flushed[:20]] == list(range(2, 22))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pty there")
+def test_on_a_terminal_there_is_a_bar_and_text_cannot_steer_it(here: Path) -> None:
+    (here / "steering.txt").write_text(PLAY.replace("!", "\x1b[2J!"), encoding="utf-8")
+    flags = ["--data", "steering.txt", "--steps", "8", "--eval-every", "4", "--out", "terminal"]
+    shown, status = on_a_terminal(here, "train", *TINY, *flags)
+    assert status == 0
+    assert "8/8" in shown or "7/8" in shown or "chars/s" in shown
+    assert "\x1b[2J" not in shown
+    shown, status = on_a_terminal(here, "generate", "--run", "terminal", "--prompt", "\x1b[2J", "--temperature", "9")
+    assert status == 0
+    assert "\ufffd[2J" in shown
+    assert "\x1b[2J" not in shown
+
+
+def on_a_terminal(folder: Path, *arguments: str) -> tuple[str, int]:
+    import pty
+
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, *arguments],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100"},
+        stdin=follower, stdout=follower, stderr=follower,
+    )  # fmt: skip
+    os.close(follower)
+    shown = b""
+    try:
+        while piece := os.read(leader, 1 << 16):
+            shown += piece
+    except OSError:  # how a terminal says that nobody writes to it any more
+        pass
+    os.close(leader)
+    return shown.decode("utf-8", "replace"), process.wait(timeout=60)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no head there")
+def test_training_goes_on_when_nobody_reads_its_output(here: Path) -> None:
+    line = f'"{sys.executable}" -c "{MAIN}" train {" ".join(TINY)} --out unread | head -n 1; exit ${{PIPESTATUS[0]}}'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", line], cwd=here, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Run(here / "unread").checkpoint("latest").state.step == 6
 
 
 def test_ctrl_c_saves_and_ends_with_status_130(folder: Path) -> None:
@@ -146,10 +262,10 @@ def test_ctrl_c_saves_and_ends_with_status_130(folder: Path) -> None:
 
 
 def test_a_reader_that_leaves_early_is_no_error(folder: Path) -> None:
-    line = f'"{sys.executable}" -c "{MAIN}" generate --length 3000 | head -c 10'
-    done = subprocess.run(
-        line, shell=True, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
+    line = f'"{sys.executable}" -c "{MAIN}" generate --length 3000 | head -c 10; exit ${{PIPESTATUS[0]}}'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0
     assert "Traceback" not in done.stderr
     assert "Error" not in done.stderr
 
@@ -208,3 +324,29 @@ def test_without_a_run_there_is_nothing_to_write_with(
     monkeypatch.chdir(tmp_path)
     assert run(PROGRAM, ["generate"]) == 2
     assert "no run in runs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (MemoryError(), "memory was not enough; a smaller "),
+        (OSError(28, "No space left on device", "runs/x"), "runs/x: No space left on device"),
+    ],
+)
+def test_trouble_with_the_machine_is_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, trouble: Exception, said: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr("gpt_numpy.engine.Engine.loss", fail)
+    assert run(PROGRAM, ["eval"]) == 1
+    assert capsys.readouterr().err.startswith(f"gpt-numpy: {said}")
+
+
+def test_a_folder_with_something_in_it_is_left_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "occupied").mkdir()
+    (here / "occupied" / "config.json").write_text("occupied", encoding="utf-8")
+    assert run(PROGRAM, ["train", *TINY, "--out", "occupied"]) == 2
+    assert "occupied is not empty; give another folder" in capsys.readouterr().err
+    assert (here / "occupied" / "config.json").read_text(encoding="utf-8") == "occupied"

@@ -1,9 +1,11 @@
 """Where the text comes from, what is wrong with bad files, the download, and texts larger than memory."""
 
 import hashlib
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import StringIO
@@ -18,6 +20,7 @@ from gpt_numpy.workshop import corpus, download
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.corpus import Dramatist, TextFile, find_corpus, survey, tokenize, train_tokenizer
 from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.tokenizers import CharTokenizer
 
 PLAY = "ROMEO:\nIt is the east, and naïve Juliet is the sun 🌞.\n\n" * 40
 
@@ -78,6 +81,11 @@ def test_without_network_the_dramatist_and_a_line_that_says_so(console: Console)
     assert "dramatist" in shown(console)
 
 
+def test_the_dramatist_by_name_comes_before_data_input_txt(tmp_path: Path, console: Console) -> None:
+    written(tmp_path / "data" / "input.txt")
+    assert find_corpus("dramatist", console).name == "dramatist"
+
+
 def test_the_dramatist_by_name_needs_no_network_and_says_nothing(console: Console) -> None:
     assert find_corpus("dramatist", console).name == "dramatist"
     assert shown(console) == ""
@@ -113,6 +121,19 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         TextFile(tmp_path / "gone.txt")
     with pytest.raises(WrongUse, match=r"is a folder; give the text file in it"):
         TextFile(tmp_path)
+
+
+def test_an_odd_byte_is_named_by_its_place_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "PIECE", 5)
+    with pytest.raises(WrongUse, match="zero byte at 9"):
+        list(TextFile(written(tmp_path / "a", b"text text\0text")).pieces())
+    with pytest.raises(WrongUse, match="near byte 11"):
+        list(TextFile(written(tmp_path / "b", b"caf caf caf\xe9 au")).pieces())
+
+
+def test_a_mark_and_nothing_else_is_empty(tmp_path: Path, console: Console) -> None:
+    with pytest.raises(WrongUse, match="is empty"):
+        survey(TextFile(written(tmp_path / "bom.txt", b"\xef\xbb\xbf")), console)
 
 
 # ---- the download -----------------------------------------------------------------------------------------------
@@ -182,6 +203,44 @@ def test_something_else_is_not_used(
     assert not list(tmp_path.glob("cache/*"))
 
 
+def test_no_more_is_read_than_the_text_is_long(
+    serve: type[Server], console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(200, b"x" * 1_000_000)
+    monkeypatch.setattr(download, "SIZE", 1000)
+    with pytest.raises(download.NotFetched, match="sent 16,384 bytes"):
+        download.tiny_shakespeare(console)
+
+
+def test_a_cache_that_cannot_be_written_is_no_disaster(serve: type[Server], console: Console, tmp_path: Path) -> None:
+    serve()  # type: ignore[call-arg]
+    written(tmp_path / "cache", "a file")
+    assert find_corpus(None, console).name == "dramatist"
+    assert "cannot be written" in shown(console)
+
+
+@pytest.mark.parametrize("answer", [b"", b"what?\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nbroken off"])
+def test_a_network_that_is_none_is_waited_for_only_so_long(
+    answer: bytes, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(download, "ADDRESS", f"http://127.0.0.1:{server.getsockname()[1]}/")
+
+        def odd() -> None:
+            connection, _ = server.accept()
+            connection.recv(1000)
+            if answer:
+                connection.sendall(answer)
+                connection.close()
+
+        threading.Thread(target=odd, daemon=True).start()
+        began = time.monotonic()
+        assert find_corpus(None, console).name == "dramatist"
+        assert time.monotonic() - began < 5
+    assert shown(console).count("\n") == 1
+
+
 def test_the_real_address_and_sum() -> None:
     code = "from gpt_numpy.workshop import download as d; print(d.ADDRESS, d.SHA256, d.SIZE)"
     root = Path(__file__).parent.parent
@@ -244,7 +303,74 @@ def test_a_large_text_goes_through_a_file_once_and_is_the_same(
         assert whole.decode() == PLAY
 
 
-def test_bpe_learns_from_the_training_part_alone(tmp_path: Path, console: Console) -> None:
+def test_tokens_in_the_cache_are_those_of_this_text_and_this_tokenizer(
+    tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "IN_MEMORY", 0)
+    for name, content in (("one", "ab" * 50), ("other", "ba" * 50)):
+        file = TextFile(written(tmp_path / name, content))
+        for known in ("ab", "abc\n"):
+            tokenizer = CharTokenizer(known)
+            data = tokenize(file, survey(file, console), tokenizer, console)
+            assert tokenizer.decode(data.train.tolist()).decode() == content[:90]
+
+
+def test_damaged_tokens_are_made_again(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "IN_MEMORY", 0)
+    file, tokenizer = TextFile(written(tmp_path / "text", "ab" * 50)), CharTokenizer("ab")
+    for size in (60, 0):
+        tokenize(file, survey(file, console), tokenizer, console)
+        (kept,) = (tmp_path / "cache").iterdir()
+        kept.write_bytes(kept.read_bytes()[:size])
+        assert len(tokenize(file, survey(file, console), tokenizer, console).train) == 90
+
+
+def test_tokens_that_come_to_nothing_leave_nothing(
+    tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "IN_MEMORY", 0)
+    file = TextFile(written(tmp_path / "text", "ab" * 50))
+    with pytest.raises(WrongUse, match="is not among the 1 characters"):
+        tokenize(file, survey(file, console), CharTokenizer("a"), console)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_pieces_are_cut_where_bpe_may_be_cut(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = TextFile(written(tmp_path / "play.txt"))
+    surveyed = survey(file, console)
+    tokenizer = train_tokenizer("bpe", 300, file, surveyed, console)
+    for piece in (61, 101):
+        monkeypatch.setattr(corpus, "PIECE", piece)
+        data = tokenize(file, surveyed, tokenizer, console)
+        assert [*data.train.tolist(), *data.validation.tolist()] == tokenizer.encode(PLAY).tolist()
+
+
+def test_a_line_without_end_is_cut_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "PIECE", 10)
+    assert max(map(len, corpus._cut_at_seams(iter(["x" * 10] * 100)))) <= 30
+
+
+def test_the_dramatists_floor_is_known_for_bpe_too(console: Console) -> None:
+    play = Dramatist()
+    surveyed = survey(play, console)
+    by_char, by_bpe = (
+        tokenize(play, surveyed, train_tokenizer(kind, 300, play, surveyed, console), console)
+        for kind in ("char", "bpe")
+    )
+    assert by_bpe.floor == pytest.approx(by_char.floor, rel=0.02)
+    assert by_bpe.floor != by_char.floor  # another first token
+
+
+def test_a_file_is_found_from_every_folder(tmp_path: Path) -> None:
+    written(tmp_path / "play.txt")
+    assert TextFile(Path("play.txt")).data == str(tmp_path / "play.txt")
+
+
+@pytest.mark.parametrize("piece", [100, 1 << 20])
+def test_bpe_learns_from_the_training_part_alone(
+    piece: int, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "PIECE", piece)
     rare = "qzqzqzqz"
     file = TextFile(written(tmp_path / "play.txt", "some words of a play\n" * 90 + f"{rare} {rare}\n" * 10))
     tokenizer = train_tokenizer("bpe", 400, file, survey(file, console), console)
@@ -278,7 +404,7 @@ console = Console()
 def read():
     file = corpus.TextFile(Path(sys.argv[1]))
     surveyed = corpus.survey(file, console)
-    return corpus.tokenize(file, surveyed, corpus.train_tokenizer("char", 0, file, surveyed, console), console)
+    return corpus.tokenize(file, surveyed, corpus.train_tokenizer(sys.argv[3], 300, file, surveyed, console), console)
 corpus.IN_MEMORY = 0
 read()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -286,15 +412,16 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in other units elsewhere")
-def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "least", "most"), [("char", 2, 80), ("bpe", 10, 40)])
+def test_memory_does_not_grow_with_the_text(kind: str, least: int, most: int, tmp_path: Path) -> None:
     peaks = []
-    for megabytes in (2, 80):
+    for megabytes in (least, most):
         path = tmp_path / f"{megabytes}.txt"
         with path.open("w", encoding="utf-8") as file:
             for i in range(megabytes):
                 file.write((f"line {i} of a very long text\n" * 50_000)[: 1 << 20])
-        command = [sys.executable, "-c", MEMORY, str(path), str(tmp_path / "cache")]
+        command = [sys.executable, "-c", MEMORY, str(path), str(tmp_path / "cache"), kind]
         root = Path(__file__).parent.parent
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
         peaks.append(int(done.stdout) / 1024)
-    assert peaks[1] - peaks[0] < 20  # MB, for 78 MB more text
+    assert peaks[1] - peaks[0] < 20  # MB, for 30 or 78 MB more text

@@ -1,5 +1,6 @@
 """The dramatist: plays in 65 characters, and the exact probability of each of them."""
 
+import hashlib
 import itertools
 import math
 import re
@@ -13,6 +14,7 @@ from gpt_numpy.workshop.choices import Reader, Table, Writer, written
 from gpt_numpy.workshop.dramatist import surprisal_of, write_play
 
 CHARACTERS = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+DIGEST = "cd534df0098f1da238ebb8986bdfd0935c54ef2deec8bdd452ca646856170858"
 PLAY = write_play(200_000)
 
 # ---- exact probabilities ----------------------------------------------------------------------------------------
@@ -101,6 +103,14 @@ def test_what_it_cannot_have_written_is_refused() -> None:
             surprisal_of(text)
         stopped = int(re.findall(r"character (\d+)", str(raised.value))[0])
         assert at - 20 <= stopped <= at  # where the choice with the wrong character begins
+
+
+def test_the_play_stays_the_same_for_all_time() -> None:
+    """Runs on it are resumed only with the very same text."""
+    play = write_play()
+    assert len(play.text) == 1_115_394
+    assert hashlib.sha256(play.text.encode()).hexdigest() == DIGEST
+    assert play.surprisal.mean() == pytest.approx(0.5832968480603018, rel=1e-9)
 
 
 def test_the_floor_is_the_same_for_every_play_and_far_below_what_pairs_of_characters_tell() -> None:

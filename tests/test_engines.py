@@ -38,6 +38,21 @@ def test_both_engines_take_the_same_steps(config: GPTConfig) -> None:
 
 
 @each_engine
+def test_clipping_at_0_is_none(make: Make) -> None:
+    never, far = (trained(make(CONFIG), replace(RECIPE, grad_clip=clip)) for clip in (0.0, 1e9))
+    assert_close(never, far)
+
+
+@each_engine
+@pytest.mark.parametrize(("name", "memory"), [("beta1", "exp_avg"), ("beta2", "exp_avg_sq")])
+def test_the_betas_are_those_of_the_recipe(make: Make, name: str, memory: str) -> None:
+    key = f"{memory}.tok_emb.weight"
+    changed: dict[str, Any] = {name: 0.5}
+    usual, other = trained(make(CONFIG))[key], trained(make(CONFIG), replace(RECIPE, **changed))[key]
+    assert not np.allclose(usual, other, rtol=1e-2, atol=0)
+
+
+@each_engine
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 6])
 def test_micro_batches_add_up_to_the_whole_batch(make: Make, micro_batch: int) -> None:
     recipe = replace(RECIPE, micro_batch=micro_batch)
@@ -162,6 +177,7 @@ def test_cached_writing_is_writing_with_the_whole_window_read_anew_far_past_the_
 def test_dropout_is_off_while_reading_and_judging(make: Make) -> None:
     engine = lively(make, replace(CONFIG, dropout=0.5))
     plain = lively(make)
+    assert np.array_equal(engine.reader().read([1, 2, 3]), plain.reader().read([1, 2, 3]))
     ids, targets = batch()
     engine.train_step(ids, targets, replace(RECIPE, lr=0.0, weight_decay=0.0), 0)
     assert engine.loss(ids, targets) == plain.loss(ids, targets)

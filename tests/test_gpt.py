@@ -1,6 +1,7 @@
 """gpt_numpy's model: parameters, start, gradients, what it may see, its cache, and what it refuses."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,6 +152,21 @@ def test_dropout_is_for_training_alone() -> None:
     assert not np.array_equal(model(x)[0].array, model(x)[0].array)
     model.eval()
     assert np.array_equal(model(x)[0].array, lively(SMALL)(x)[0].array)
+
+
+@pytest.mark.parametrize("place", ["drop", "blocks.1.attn", "blocks.1.attn.drop", "blocks.1.mlp.drop"])
+def test_each_place_of_dropout_drops(place: str) -> None:
+    model, x = lively(VARIANTS["with dropout"]), ids(2, 8)
+    model.eval()
+    plain = model(x)[0].array
+    dict(model.named_modules())[place].training = True
+    assert not np.array_equal(model(x)[0].array, plain)
+
+
+@pytest.mark.parametrize(("gelu", "at_1"), [("exact", 0.8413447460685429), ("tanh", 0.8411919906082768)])
+def test_the_form_of_gelu_is_that_of_the_configuration(gelu: Any, at_1: float) -> None:
+    mlp = GPT(replace(SMALL, gelu=gelu), dtype=np.float64).blocks[0].mlp
+    assert mlp.gelu(mt.tensor(np.ones(1))).item() == pytest.approx(at_1, rel=1e-9)
 
 
 # ---- the cache --------------------------------------------------------------------------------------------------

@@ -109,6 +109,18 @@ def test_memory_does_not_grow_with_the_batch(judging: bool) -> None:
     assert peaks[1] < 1.3 * peaks[0]
 
 
+def test_micro_batches_are_no_larger_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+
+    def noted(rows: int, threads: int, at_once: int, limit: int) -> list[list[slice]]:
+        limits.append(limit)
+        return divide(rows, threads, at_once, limit)
+
+    monkeypatch.setattr("gpt_numpy.engine.divide", noted)
+    Engine(CONFIG, threads=1).train_step(*batch(), replace(RECIPE, micro_batch=2), 0)
+    assert limits == [2]
+
+
 def test_blas_keeps_to_one_thread_beside_ours() -> None:
     code = (
         "from gpt_numpy import GPTConfig\n"

@@ -83,6 +83,12 @@ def test_losses_are_per_character_and_perplexity_per_token(tmp_path: Path) -> No
     assert data["curves"]["loss"]["mean"] == [2.5]
     assert data["evaluations"][0]["validation"] == data["best"]["loss"] == 2.0
     assert data["best"]["perplexity"] == pytest.approx(math.exp(4.0), rel=1e-5)
+    assert data["best"]["bits"] == pytest.approx(2.0 / math.log(2), rel=1e-5)
+    assert data["curves"]["lr"]["mean"] == [step(1)["lr"]]
+
+
+def test_a_perplexity_beyond_all_numbers_is_none(tmp_path: Path) -> None:
+    assert data_of(write_report(begin(tmp_path, [evaluation(1, 1000.0)])))["best"]["perplexity"] is None
 
 
 def test_each_diagnosis_once_with_its_first_and_last_step(tmp_path: Path) -> None:

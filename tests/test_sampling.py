@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 from hypothesis.strategies import floats, integers
 
-from gpt_numpy.workshop.sampling import Sampling, chances
+from gpt_numpy.workshop.sampling import Sampling, chances, text_start
+from gpt_numpy.workshop.tokenizers import CharTokenizer
 
 PLAIN = Sampling(temperature=1.0, top_k=0)
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3]))
@@ -23,7 +24,8 @@ def test_temperature_is_a_power_of_the_chances() -> None:
 
 def test_top_k_keeps_the_likeliest() -> None:
     np.testing.assert_allclose(chances(LOGITS, Sampling(1.0, 2)), [0, 4 / 7, 0, 3 / 7], rtol=1e-12)
-    assert np.count_nonzero(chances(np.zeros(5), Sampling(1.0, 2))) == 2  # of equals too
+    of_equals = chances(np.tile(np.array([0.0, 1.0, 0.5], np.float32), 2000), Sampling(1.0, 3))
+    assert np.flatnonzero(of_equals).tolist() == [1, 4, 7]  # the first
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,7 @@ def test_chances_are_chances_whatever_the_logits(logits: np.ndarray, temperature
     [
         ({"temperature": 0.0}, "temperature is above 0, not 0.0"),
         ({"temperature": float("nan")}, "temperature is above 0, not nan"),
+        ({"temperature": float("inf")}, "temperature is above 0, not inf"),
         ({"top_k": -1}, "top_k is at least 0, not -1"),
         ({"top_p": 0.0}, "top_p is a chance above 0 and at most 1, not 0.0"),
         ({"top_p": 1.5}, "top_p is a chance above 0 and at most 1, not 1.5"),
@@ -64,3 +67,12 @@ def test_chances_are_chances_whatever_the_logits(logits: np.ndarray, temperature
 def test_bad_settings_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         Sampling(**settings)  # type: ignore[arg-type]
+
+
+def test_the_usual_settings() -> None:
+    assert Sampling() == Sampling(temperature=0.7, top_k=50, top_p=1.0, greedy=False)
+
+
+def test_without_a_prompt_a_text_begins_after_a_line() -> None:
+    assert text_start(CharTokenizer("\tab\n")) == [1]
+    assert text_start(CharTokenizer("ab")) == [0]

@@ -14,7 +14,9 @@ from gpt_numpy.workshop.tokenizers import (
     CharTokenizer,
     PairCount,
     Tokenizer,
+    last_seam,
     load_tokenizer,
+    smallest_dtype,
     streamed,
 )
 
@@ -43,7 +45,7 @@ def test_ids_take_as_few_bytes_as_will_do(size: int, dtype: type) -> None:
     assert tokenizer.encode(chr(1000 + size - 1)).tolist() == [size - 1]
 
 
-@pytest.mark.parametrize("unknown", ["é", "A", "\0", "\U0010ffff", "b"])
+@pytest.mark.parametrize("unknown", ["é", "A", "\0", "\U0010ffff", "b", "\udcff"])
 def test_an_unknown_character_is_named(unknown: str) -> None:
     with pytest.raises(WrongUse, match=rf"U\+{ord(unknown):04X}.* is not among the 2 characters"):
         CharTokenizer("ac").encode("aca" + unknown + "c")
@@ -81,14 +83,53 @@ def test_a_bad_tokenizer_file_is_one_line(content: str, tmp_path: Path) -> None:
 @given(ANY_TEXT)
 def test_a_stream_is_the_text_and_never_half_a_character(text: str) -> None:
     pieces = list(streamed(BPE, BPE.encode(text).tolist()))
-    assert "".join(pieces) == text
-    assert "\ufffd" in text or all("\ufffd" not in piece for piece in pieces)
+    assert "".join(pieces) == text  # U+FFFD, the sign for what is no character, may be in it as any other
 
 
 @given(lists(integers(0, 299)))
 def test_any_ids_can_be_streamed(ids: list[int]) -> None:
-    pieces = list(streamed(BPE, ids))
-    assert len(pieces) <= len(ids) + 1
+    assert "".join(streamed(BPE, ids)) == BPE.decode(ids).decode("utf-8", "replace")
+
+
+def test_what_is_no_character_is_shown_at_once() -> None:
+    byte = int(BPE.encode("☃")[0])
+    tokens = iter([byte] * 9)
+    stream = streamed(BPE, tokens)
+    assert [next(stream) for _ in range(3)] == ["", "\ufffd", "\ufffd"]
+    assert len(list(tokens)) == 6
+    assert "".join(streamed(BPE, [byte])) == "\ufffd"
+
+
+@given(text("ab \n\t.", max_size=60), integers(1, 20))
+def test_cut_at_a_seam_a_text_has_the_same_tokens(text: str, long: int) -> None:
+    whole = BPE.encode("x" + text)
+    begun = ("x" + text)[: long + 1]
+    cut = last_seam(begun)
+    parts = ("x" + text)[:cut], ("x" + text)[cut:]
+    assert [i for part in parts for i in BPE.encode(part)] == whole.tolist()
+
+
+def test_a_long_text_is_encoded_in_parts_that_change_nothing() -> None:
+    long = "\n".join(["a b\n", " c", "d  e", "", "f.\t"] * 3000)
+    model = BPE._model.encode(long, add_special_tokens=False)
+    assert BPE.encode(long).tolist() == model.ids
+
+
+def test_ids_grow_with_the_vocabulary() -> None:
+    sizes = (256, 257, 1 << 16, (1 << 16) + 1)
+    assert [smallest_dtype(size) for size in sizes] == [np.uint8, np.uint16, np.uint16, np.uint32]
+
+
+def test_no_text_is_special() -> None:
+    assert len(BPE.encode("<|endoftext|>")) > 1
+
+
+def test_a_token_that_was_added_is_its_name() -> None:
+    import tokenizers
+
+    model = tokenizers.Tokenizer.from_str(BPE.to_json())
+    model.add_special_tokens(["<|endoftext|>"])
+    assert BPETokenizer(model).decode([300, 0]) == b"<|endoftext|>" + BPE.decode([0])
 
 
 @given(lists(text("abc\n", max_size=5)))

@@ -627,6 +627,7 @@ def test_the_presets_are_as_stated() -> None:
         ({"batch_size": 1.5}, "batch_size is a whole number of at least 1, not 1.5"),
         ({"lr": -1.0}, "lr is a number of at least 0, not -1.0"),
         ({"lr": float("inf")}, "lr is a number of at least 0, not inf"),
+        ({"beta1": 1.0}, "beta1 is below 1, not 1.0"),
         ({"beta2": 1.0}, "beta2 is below 1, not 1.0"),
         ({"order": "sorted"}, "order is epochs or random, not 'sorted'"),
         ({"patience": -1}, "patience is a whole number of at least 0, not -1"),

@@ -12,9 +12,9 @@ from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.advice import phase_of
 from gpt_numpy.workshop.console import Console, visible
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
-from gpt_numpy.workshop.flags import Parser, add_fields, chosen
+from gpt_numpy.workshop.flags import Parser, add_fields, chosen, made
 from gpt_numpy.workshop.judging import bits, perplexity, running_loss
-from gpt_numpy.workshop.program import Command, Program, made
+from gpt_numpy.workshop.program import Command, Program
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.runs import find_run
 from gpt_numpy.workshop.sampling import Sampling, generate, text_start

@@ -53,7 +53,7 @@ def _fetch(console: Console) -> bytes:
                 data += piece
                 bar.at(len(data))
     except (OSError, ValueError, http.client.HTTPException) as error:  # no network, an error page, a line that broke
-        reason = getattr(error, "reason", None) or error
+        reason = " ".join(str(getattr(error, "reason", None) or error).split())
         raise NotFetched(f"{ADDRESS} could not be read: {reason}") from None
     return bytes(data)
 

@@ -2,12 +2,13 @@
 
 import argparse
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from gpt_numpy.workshop.errors import WrongUse
 
+T = TypeVar("T")
 Given = dict[str, Any]  # what was on the command line
 
 
@@ -79,3 +80,17 @@ def _number(kind: Any) -> Any:
 def chosen(kind: type, given: Given) -> Given:
     """Those of the given flags that are fields of this dataclass."""
     return {field.name: given[field.name] for field in fields(kind) if field.name in given}
+
+
+def made(kind: Callable[..., T], values: Given) -> T:
+    """A dataclass from flags; what it refuses is a wrong use."""
+    try:
+        return kind(**values)
+    except ValueError as error:  # its message begins with the name of the field
+        name, _, rest = str(error).partition(" ")
+        raise WrongUse(f"--{name.replace('_', '-')} {rest}") from None
+
+
+def changed(original: T, values: Given) -> T:
+    """The same with other values in some fields."""
+    return made(type(original), {**asdict(original), **values})  # type: ignore[call-overload]

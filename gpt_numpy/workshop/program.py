@@ -1,16 +1,13 @@
 """What a command line of the workshop has to know of its engine."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.engine import Engine
-from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.flags import Given, chosen
-
-T = TypeVar("T")
+from gpt_numpy.workshop.flags import Given, chosen, made
 
 
 @dataclass(frozen=True)
@@ -38,17 +35,3 @@ class Program:
 
     def options_from(self, given: Given) -> Any:
         return made(self.options, chosen(self.options, given))
-
-
-def made(kind: Callable[..., T], values: Given) -> T:
-    """A dataclass from flags; what it refuses is a wrong use."""
-    try:
-        return kind(**values)
-    except ValueError as error:  # its message begins with the name of the field
-        name, _, rest = str(error).partition(" ")
-        raise WrongUse(f"--{name.replace('_', '-')} {rest}") from None
-
-
-def changed(original: T, values: Given) -> T:
-    """The same with other values in some fields."""
-    return made(type(original), {**asdict(original), **values})  # type: ignore[call-overload]

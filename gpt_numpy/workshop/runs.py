@@ -35,8 +35,11 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if any(self.folder.iterdir()):
-                what = "holds a run already; go on with it by --resume" if self.metrics.exists() else "is not empty"
-                raise WrongUse(f"{self.folder} {what}, or give another folder")
+                if self.metrics.exists():
+                    raise WrongUse(
+                        f"{self.folder} holds a run already; go on with it by --resume, or give another folder"
+                    )
+                raise WrongUse(f"{self.folder} is not empty; give another folder")
         except OSError as error:
             raise WrongUse(f"{self.folder} cannot be written: {error.strerror}") from None
 

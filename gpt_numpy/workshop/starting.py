@@ -10,9 +10,9 @@ from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.corpus import Data, find_corpus, survey, tokenize, train_tokenizer
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.flags import Given, chosen
+from gpt_numpy.workshop.flags import Given, changed, chosen
 from gpt_numpy.workshop.loop import Training
-from gpt_numpy.workshop.program import Program, changed
+from gpt_numpy.workshop.program import Program
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.runs import Run, find_run, new_run
 from gpt_numpy.workshop.tokenizers import Tokenizer, check_bpe
