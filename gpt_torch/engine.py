@@ -80,10 +80,11 @@ class Engine:
 
     def train_step(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Trained:
         self.model.train()
+        loss = None
         try:
             loss = self.backward(ids, targets, recipe, step)
-        except torch.OutOfMemoryError as error:
-            raise self._too_large(ids, targets, recipe, step) from error
+        except torch.OutOfMemoryError:
+            pass  # and with the error go the activations that it holds on to
         except Exception as error:
             if self.proven:
                 raise
@@ -91,6 +92,8 @@ class Engine:
             print(f"torch.compile does not work here, so training goes on without it: {reason}", file=sys.stderr)
             self.forward = self.model
             loss = self.backward(ids, targets, recipe, step)
+        if loss is None:
+            raise self._too_large(ids, targets, recipe, step)
         self.proven = True
         self.scaler.unscale_(self.optimizer)
         grad_norm = clip_grad_norm_(self.parameters.values(), recipe.grad_clip or math.inf)
