@@ -16,6 +16,7 @@ from gpt_numpy.workshop.program import Program
 from gpt_numpy.workshop.runs import Run
 from gpt_torch.cli import PROGRAM as IN_TORCH
 from gpt_torch.device import find_device
+from gpt_torch.model import Cache
 from tests.test_commands import PLAY, TINY
 from tests.test_gpt import VARIANTS, lively
 
@@ -53,6 +54,18 @@ def test_logits_loss_and_every_gradient_are_those_of_the_hand_written_model(conf
         expected: np.ndarray = reference.numpy()
         size = float(np.linalg.norm(expected))
         np.testing.assert_allclose(parameter.grad.array, expected, rtol=0, atol=1e-12 * size, err_msg=name)
+
+
+@pytest.mark.parametrize("cuts", [[1] * 8, [8], [3, 5], [5, 1, 2], [1, 7]], ids=str)
+def test_read_piece_by_piece_or_at_once_gives_the_same_logits(cuts: list[int]) -> None:
+    model = gpt_torch.GPT(VARIANTS["plain"], dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, dtype=torch.float64))
+        x = torch.arange(16).reshape(2, 8) % 11
+        cache: Cache = {}
+        pieces = [model(piece, cache=cache)[0] for piece in torch.split(x, cuts, dim=1)]
+        torch.testing.assert_close(torch.cat(pieces, dim=1), model(x)[0], rtol=1e-12, atol=1e-12)
 
 
 def test_equal_seeds_start_from_equal_weights() -> None:
@@ -115,6 +128,17 @@ def test_both_write_the_same_text_and_find_the_same_loss(here: Path, capsys: pyt
         said.append(capsys.readouterr().out)
     assert said[0] == said[1]
     assert said[0].startswith("ROMEO")
+
+
+def test_the_device_is_tested_before_training_unless_told_not_to(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for flags in ([], ["--resume", "--steps", "8"], ["--resume", "--steps", "9", "--no-self-test"]):
+        begin = [] if "--resume" in flags else TINY
+        assert run(IN_TORCH, ["train", "--out", "one", *begin, *flags]) == 0
+        said.append("self-test: loss, gradients and causality as in float64" in capsys.readouterr().out)
+    assert said == [True, True, False]
 
 
 def test_help_has_the_flags_of_both_and_of_the_device(capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,6 +115,12 @@ def test_a_long_text_is_encoded_in_parts_that_change_nothing() -> None:
     assert BPE.encode(long).tolist() == model.ids
 
 
+def test_parts_are_not_cut_in_white_space() -> None:
+    tokenizer = BPETokenizer.train(iter(["a\n\n\nb " * 100]), 270)
+    long = "a" * 5000 + "\n\n\nb"
+    assert tokenizer.encode(long).tolist() == tokenizer._model.encode(long, add_special_tokens=False).ids
+
+
 def test_ids_grow_with_the_vocabulary() -> None:
     sizes = (256, 257, 1 << 16, (1 << 16) + 1)
     assert [smallest_dtype(size) for size in sizes] == [np.uint8, np.uint16, np.uint16, np.uint32]
