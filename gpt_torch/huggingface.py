@@ -59,7 +59,7 @@ def turned(name: str, weight: NDArray[Any]) -> NDArray[Any]:
 
 def export(checkpoint: Checkpoint, folder: Path) -> None:
     """config.json, model.safetensors, tokenizer.json: what transformers' from_pretrained reads."""
-    if folder.exists() and any(folder.iterdir()):
+    if folder.is_file() or (folder.exists() and any(folder.iterdir())):
         raise WrongUse(f"{folder} is not empty; give another folder")
     config = checkpoint.state.config
     weights = checkpoint.weights()

@@ -27,10 +27,10 @@ PAST = "the past, when a later character changes,"
 
 def self_test(config: GPTConfig, options: Options) -> str:
     """A line on how well it went; RunFailed names what is wrong, and the way out."""
-    small = replace(
-        config, vocab_size=min(config.vocab_size, 256), block_size=min(config.block_size, 64), dropout=0.0,
-        n_layer=min(config.n_layer, 2), n_head=min(config.n_head, 2),
-        n_embd=config.n_embd // config.n_head * min(config.n_head, 2),
+    n_head, head_size = min(config.n_head, 2), max(config.n_embd // config.n_head, 16)
+    small = replace(  # not so small that a gradient is 0, or that there is no past
+        config, vocab_size=min(max(config.vocab_size, 2), 256), block_size=min(max(config.block_size, 2), 64),
+        n_layer=min(config.n_layer, 2), n_head=n_head, n_embd=n_head * head_size, dropout=0.0,
     )  # fmt: skip
     # Five times the weights of a start: with those, attention looks everywhere alike, and a fault in it hardly shows.
     weights = {name: w if "ln_" in name else 5 * w for name, w in initial_weights(small, seed=0).items()}

@@ -188,6 +188,11 @@ def test_threads_are_as_many_as_asked_for(here: Path, capsys: pytest.CaptureFixt
 def test_the_dramatists_floor_stands_beside_the_loss(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(PROGRAM, ["train", *TINY, "--data", "dramatist", "--block-size", "64", "--steps", "1", "--out", "dramatist"])
     assert re.search(r"^step +1 +train .* val .* \(floor 0\.58\d\) ", capsys.readouterr().out, re.MULTILINE)
+    flags = ["--data", "dramatist", "--tokenizer", "bpe", "--vocab-size", "300", "--steps", "1", "--out", "by-bpe"]
+    run(PROGRAM, ["train", *TINY, *flags])
+    assert re.search(r"^step +1 .* \(\d\.\d+ a character, floor 0\.58\d\) ", capsys.readouterr().out, re.MULTILINE)
+    run(PROGRAM, ["eval", "--run", "by-bpe"])
+    assert re.search(r"^least possible +0\.58\d\d a character$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_text_streams_as_it_is_made(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

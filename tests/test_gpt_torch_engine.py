@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from gpt_numpy import GPTConfig
 from gpt_numpy.workshop.errors import RunFailed
 from gpt_numpy.workshop.recipes import PRESETS
 from gpt_torch.device import find_dtype
@@ -144,6 +145,11 @@ def test_what_does_not_fit_into_memory_says_what_does(fits: int, said: str) -> N
 def test_a_sound_device_passes_with_room_to_spare(dtype: Any, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpt_torch.selftest.ALLOWED", {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2})
     assert self_test(PRESETS[model].model, replace(CPU, dtype=dtype)).startswith("self-test: loss, gradients and caus")
+
+
+def test_a_model_of_almost_nothing_is_no_fault_of_the_device() -> None:
+    least = GPTConfig(vocab_size=1, block_size=1, n_layer=1, n_head=1, n_embd=1)
+    assert self_test(least, CPU).startswith("self-test: loss, gradients and causality")
 
 
 def leaky(q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0, is_causal: bool = False) -> Any:

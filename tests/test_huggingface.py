@@ -208,5 +208,7 @@ def test_nothing_is_written_over(here: Path, capsys: pytest.CaptureFixture[str])
     assert run(BY_HAND, ["train", "--out", "runs/one", *TINY]) == 0
     assert run(IN_TORCH, ["export", "runs"]) == 2
     assert "runs is not empty; give another folder" in capsys.readouterr().err
+    assert run(IN_TORCH, ["export", "play.txt"]) == 2
+    assert "play.txt is not empty; give another folder" in capsys.readouterr().err
     assert run(IN_TORCH, ["export"]) == 2
     assert "FOLDER" in capsys.readouterr().err

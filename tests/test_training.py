@@ -276,6 +276,7 @@ def test_a_damaged_record_costs_itself_alone(train: Train) -> None:
     assert train("a", "--resume", "--steps", "22") == 0
     assert len(records("a", "step")) + len(records("a", "evaluation")) == len(lines) - 2 + 3  # the end is new
     metrics.unlink()
+    Path("a/config.json").write_text("{", encoding="utf-8")
     assert train("a", "--resume", "--steps", "23") == 0
 
 

@@ -157,7 +157,8 @@ def judge(program: Program, arguments: Sequence[str]) -> int:
     console.say(f"{checkpoint.folder}, step {checkpoint.state.step}, on {len(data.validation):,} tokens of {data.name}")
     console.say(f"validation loss       {judged.mean:.4f}    {phase_of(per_character)}")
     if data.floor is not None:
-        console.say(f"least possible        {data.floor:.4f}")
+        of_what = " a character" if data.characters_per_token != 1.0 else ""
+        console.say(f"least possible        {data.floor:.4f}{of_what}")
     console.say(f"perplexity            {perplexity(judged.mean):.3f}")
     console.say(f"bits per character    {bits(per_character):.3f}")
     return 0

@@ -215,12 +215,12 @@ class Training:
 
     def _show(self, training: float, validation: float, sample: str, diagnoses: list[str]) -> None:
         per_character = 1.0 / self.data.characters_per_token
-        floor = "" if self.data.floor is None else f" (floor {self.data.floor:.3f})"
-        if per_character != 1.0:
-            floor = f" ({validation * per_character:.3f} a character)"
+        beside = [f"{validation * per_character:.3f} a character"] if per_character != 1.0 else []
+        beside += [f"floor {self.data.floor:.3f}"] if self.data.floor is not None else []
+        told = f" ({', '.join(beside)})" if beside else ""
         meaning = meaning_of(training * per_character, validation * per_character, at_start=self.state.step == 0)
         self.console.say(
-            f"step {self.state.step:>5}   train {training:.3f}   val {validation:.3f}{floor}   {meaning}", "bold"
+            f"step {self.state.step:>5}   train {training:.3f}   val {validation:.3f}{told}   {meaning}", "bold"
         )
         for line in sample.strip("\n").splitlines():
             self.console.say(f"    {line}", "dim")

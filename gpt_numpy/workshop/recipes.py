@@ -22,7 +22,7 @@ class Recipe:
     weight_decay: Annotated[float, "AdamW: pull of the matrices towards 0"] = 0.01
     grad_clip: Annotated[float, "largest norm of all gradients together; 0: as they are"] = 0.0
     eval_every: Annotated[int, "steps between evaluations on the whole validation split"] = 200
-    checkpoint_every: Annotated[int, "steps between checkpoints, beside those of evaluations"] = 1000
+    checkpoint_every: Annotated[int, "steps between checkpoints, beside the one at each new best"] = 1000
     patience: Annotated[int, "evaluations without a new best before the run ends; 0: no early end"] = 0
     seed: Annotated[int, "decides the first weights, the batches and dropout"] = 1337
 

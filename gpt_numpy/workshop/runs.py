@@ -51,8 +51,10 @@ class Run:
     def begin(self, config: Record) -> None:
         """Say what the run is; when it is resumed, it has begun when it began."""
         path = self.folder / "config.json"
-        if path.exists():
-            config["started"] = json.loads(path.read_text(encoding="utf-8")).get("started", config.get("started"))
+        with suppress(OSError, ValueError):  # it is for people; without it a run goes on as well
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if "started" in before:
+                config = {**config, "started": before["started"]}
         path.write_text(json.dumps(config, indent=2), encoding="utf-8")
 
     def record(self, record: Record) -> None:
