@@ -22,7 +22,7 @@ PROGRAM = Program(
     "gpt-numpy",
     "The GPT written by hand on NumPy: train it, let it write, judge it.",
     Options,
-    lambda config, seed, options: Engine(config, seed, options.threads or None),
+    lambda config, seed, options, processes: Engine(config, seed, options.threads or None),
 )
 
 

@@ -42,6 +42,7 @@ class Engine:
     def __init__(self, config: GPTConfig, seed: int = 0, threads: int | None = None) -> None:
         self.config = config
         self.threads = threads or available_cores()
+        self.peak: float | None = None
         self.model = GPT(config, seed)
         self.parameters = dict(self.model.named_parameters())
         # Decay pulls matrices towards 0. Biases, and the scales of layer norms, which start at 1, are left alone.

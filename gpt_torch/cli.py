@@ -1,8 +1,10 @@
 """The command gpt-torch."""
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from gpt_numpy.workshop.commands import add_which, run
@@ -12,6 +14,7 @@ from gpt_numpy.workshop.program import Command, Program
 from gpt_numpy.workshop.runs import find_run, new_run
 from gpt_numpy.workshop.weights import parameter_count
 from gpt_torch.device import find_device
+from gpt_torch.distributed import joined
 from gpt_torch.engine import Engine, Options
 from gpt_torch.huggingface import export, import_folder
 from gpt_torch.selftest import self_test
@@ -65,4 +68,7 @@ PROGRAM = Program(
 
 
 def main() -> int:
-    return run(PROGRAM, sys.argv[1:])
+    with joined() as processes:
+        if not processes.first:
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        return run(replace(PROGRAM, processes=processes), sys.argv[1:])

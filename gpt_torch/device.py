@@ -1,18 +1,25 @@
 """Where the model runs, and in which numbers."""
 
+import os
+
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def find_device(name: str) -> torch.device:
-    """By its name; or the fastest kind that this machine has, by "auto"."""
+    """By its name; or the fastest kind that this machine has, by "auto". Under torchrun each process has one."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # on this machine
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if processes > 1:
+        here["mps"] = False  # PyTorch cannot divide a model over it
     if name == "auto":
         name = next(kind for kind, usable in here.items() if usable)
     if not here[name]:
         usable = " and ".join(kind for kind in here if here[kind])
         raise ValueError(f"device {name} is not here; what PyTorch {torch.__version__} finds is {usable}")
+    if name == "cuda" and processes > (cards := torch.cuda.device_count()):
+        raise ValueError(f"device cuda is here {cards} times, for {processes} processes; --nproc-per-node {cards} fits")
     return torch.device(name)
 
 
@@ -26,6 +33,20 @@ def find_dtype(name: str, device: torch.device) -> torch.dtype:
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+# FLOP/s of matrix products in 16 bits, without sparsity, as NVIDIA states them. A card is the first that it fits.
+PEAKS = {
+    "B200": 2250e12, "H200": 989e12, "GH200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12,
+    "L40S": 362e12, "L4": 121e12, "V100": 125e12, "T4": 65e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
+}  # fmt: skip
+
+
+def peak_of(device: torch.device, dtype: torch.dtype) -> float | None:
+    if device.type != "cuda" or dtype == torch.float32:
+        return None
+    card = torch.cuda.get_device_name(device)
+    return next((peak for name, peak in PEAKS.items() if name in card), None)
 
 
 def describe(device: torch.device) -> str:

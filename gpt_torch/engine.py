@@ -1,4 +1,4 @@
-"""The GPT in PyTorch at work: training steps, losses and reading, on one device.
+"""The GPT in PyTorch at work: training steps, losses and reading, on one device or, a part on each, on many.
 
 Weights, gradients and AdamW's memory are float32. In a lower precision only the products of matrices are, as autocast
 chooses. With float16, whose range is small, the loss is scaled up before the backward pass, the gradients down after.
@@ -6,17 +6,19 @@ chooses. With float16, whose range is small, the loss is scaled up before the ba
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from torch.utils.checkpoint import checkpoint
@@ -24,9 +26,11 @@ from torch.utils.checkpoint import checkpoint
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.engine import Arrays, Ids, Trained
 from gpt_numpy.workshop.errors import RunFailed
+from gpt_numpy.workshop.processes import Processes
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.streams import DROPOUT
-from gpt_torch.device import describe, find_device, find_dtype
+from gpt_torch.device import describe, find_device, find_dtype, peak_of
+from gpt_torch.distributed import divided, like, noticing_loss, shares, summed, whole
 from gpt_torch.model import GPT, Cache
 
 
@@ -42,42 +46,60 @@ class Options:
     attention: Annotated[Literal["fused", "math"], "one kernel, or the formula step by step, to compare"] = "fused"
     compile: Annotated[Literal["auto", "on", "off"], "torch.compile for training; auto: on CUDA"] = "auto"
     recompute: Annotated[bool, "keep only what enters each block, compute the rest again: long contexts fit"] = False
+    parallel: Annotated[
+        Literal["ddp", "fsdp"],
+        "under torchrun: the whole model on each device, or a part, for models too large for one",
+    ] = "ddp"
     self_test: Annotated[bool, "before training, hold the device against float64 on the CPU"] = True
     threads: Annotated[int, "threads of the CPU to work with; 0: as many as PyTorch takes"] = 0
 
     def __post_init__(self) -> None:
         if self.threads < 0:
             raise ValueError(f"threads is at least 0, not {self.threads}")
-        find_device(self.device)
+        device = find_device(self.device)
+        if self.parallel == "fsdp" and not dist.is_initialized():
+            raise ValueError("parallel fsdp is for many processes, and this one is alone: start it by torchrun")
+        if self.parallel == "fsdp" and find_dtype(self.dtype, device) == torch.float16:
+            raise ValueError("parallel fsdp does not go with float16; --dtype float32 does, and bfloat16 if it is here")
 
 
 class Engine:
     """A GPT, its optimizer, and the device that does the work."""
 
-    def __init__(self, config: GPTConfig, seed: int = 0, options: Options | None = None) -> None:
+    def __init__(
+        self, config: GPTConfig, seed: int = 0, options: Options | None = None, processes: Processes | None = None
+    ) -> None:
         self.options = options or Options()
+        self.processes = processes or Processes()
         if self.options.threads:
             torch.set_num_threads(self.options.threads)
         self.threads = torch.get_num_threads()
         self.config = config
         self.device = find_device(self.options.device)
         self.dtype = find_dtype(self.options.dtype, self.device)
-        self.model = GPT(config, seed).to(self.device)
-        self.parameters = dict(self.model.named_parameters())
-        # Decay pulls matrices towards 0. Biases, and the scales of layer norms, which start at 1, are left alone.
-        matrices = [p for p in self.parameters.values() if p.ndim >= 2]
-        others = [p for p in self.parameters.values() if p.ndim < 2]
-        self.optimizer = AdamW([{"params": matrices}, {"params": others}], fused=True)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        peak = peak_of(self.device, self.dtype)
+        self.peak = peak and peak * self.processes.size
+        self.model = GPT(config, seed)
         if self.options.recompute:
             for block in self.model.blocks:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        self.together = divided(self.model, self.device, self.options.parallel, self.processes.size)
+        self.parameters = dict(self.model.named_parameters())
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         compiled = self.options.compile == "on" or (self.options.compile == "auto" and self.device.type == "cuda")
-        self.forward: Callable[..., Any] = torch.compile(self.model) if compiled else self.model
+        self.forward: Callable[..., Any] = torch.compile(self.together) if compiled else self.together
         self.proven = not compiled  # what is compiled has run once
+
+    @cached_property
+    def optimizer(self) -> AdamW:  # made when it is first needed: PyTorch takes seconds to load it
+        # Decay pulls matrices towards 0. Biases, and the scales of layer norms, which start at 1, are left alone.
+        matrices = [p for p in self.parameters.values() if p.ndim >= 2]
+        others = [p for p in self.parameters.values() if p.ndim < 2]
+        return AdamW([{"params": matrices}, {"params": others}], fused=True)
 
     # -- training and judging --
 
+    @noticing_loss()
     def train_step(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Trained:
         self.model.train()
         loss = None
@@ -89,14 +111,15 @@ class Engine:
             if self.proven:
                 raise
             reason = str(error).strip().splitlines()[0]
-            print(f"torch.compile does not work here, so training goes on without it: {reason}", file=sys.stderr)
-            self.forward = self.model
+            if self.processes.first:
+                print(f"torch.compile does not work here, so training goes on without it: {reason}", file=sys.stderr)
+            self.forward = self.together
             loss = self.backward(ids, targets, recipe, step)
         if loss is None:
-            raise self._too_large(ids, targets, recipe, step)
+            raise self._too_large(ids, targets, recipe)
         self.proven = True
         self.scaler.unscale_(self.optimizer)
-        grad_norm = clip_grad_norm_(self.parameters.values(), recipe.grad_clip or math.inf)
+        grad_norm = whole(clip_grad_norm_(self.parameters.values(), recipe.grad_clip or math.inf))
         for group, decay in zip(self.optimizer.param_groups, (recipe.weight_decay, 0.0), strict=True):
             group.update(lr=recipe.lr_at(step), betas=(recipe.beta1, recipe.beta2), weight_decay=decay)
         self.scaler.step(self.optimizer)
@@ -108,35 +131,60 @@ class Engine:
     def backward(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Tensor:
         """The loss of the whole batch, and its gradients, times the scaler's scale, in the parameters."""
         self.optimizer.zero_grad()
-        if self.config.dropout:
-            torch.manual_seed(int(np.random.SeedSequence((recipe.seed, step, DROPOUT)).generate_state(1)[0]))
         total = torch.zeros((), device=self.device)
-        for piece in pieces(len(ids), recipe.micro_batch):
-            with self._as_asked():
-                _, loss = self.forward(self._there(ids[piece]), self._there(targets[piece]))
-            loss = loss * (ids[piece].size / ids.size)
-            self.scaler.scale(loss).backward()
-            total += loss.detach()
-        return total
+        pieces = shares(len(ids), recipe.micro_batch, self.processes)
+        for piece in pieces:
+            if self.config.dropout:
+                seed = np.random.SeedSequence((recipe.seed, step, piece.start, DROPOUT))
+                torch.manual_seed(int(seed.generate_state(1)[0]))
+            with self._exchanging(piece is pieces[-1]):
+                total += self._backward(ids, targets, piece)
+        return summed(total, self.processes)
 
-    def _too_large(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> RunFailed:
+    def _backward(self, ids: Ids, targets: Ids, piece: slice) -> Tensor:
+        """The part that some rows have in the loss of the batch, and in its gradients."""
+        loss = self._part(self.forward, ids, targets, piece)
+        torch.autograd.backward(self.scaler.scale(loss * self.processes.size))
+        return loss.detach()
+
+    def _part(self, forward: Callable[..., Any], ids: Ids, targets: Ids, piece: slice) -> Tensor:
+        part = ids[piece].size / ids.size
+        piece = piece if part else slice(0, 1)  # others wait for this process even where it has nothing to do
+        with self._as_asked():
+            loss: Tensor = forward(self._there(ids[piece]), self._there(targets[piece]))[1]
+        return loss * part
+
+    @contextmanager
+    def _exchanging(self, now: bool) -> Iterator[None]:
+        """Whether a backward pass adds up the gradients of all processes: after the last piece of a batch is enough."""
+        if isinstance(self.together, DistributedDataParallel) and not now:
+            with self.together.no_sync():
+                yield
+        else:
+            yield
+
+    def _too_large(self, ids: Ids, targets: Ids, recipe: Recipe) -> RunFailed:
         """What to say when memory was not enough: a half, a quarter, ... of the batch is tried until one fits."""
-        rows = min(recipe.micro_batch or len(ids), len(ids))
+        rows = max(piece.stop - piece.start for piece in shares(len(ids), recipe.micro_batch, self.processes))
+        if self.options.parallel == "fsdp":  # where no process can try anything alone
+            return RunFailed(f"out of memory on {describe(self.device)}; try --micro-batch {max(1, rows // 2)}")
         while rows > 1:
             rows //= 2
             try:
-                self.backward(ids[:rows], targets[:rows], replace(recipe, micro_batch=rows), step)
+                self.optimizer.zero_grad()
+                with self._exchanging(False):
+                    self._backward(ids, targets, slice(0, rows))
             except torch.OutOfMemoryError:
                 continue
             return RunFailed(f"out of memory on {describe(self.device)}; --micro-batch {rows} fits, with equal results")
         return RunFailed(f"out of memory on {describe(self.device)} with one sequence; a smaller --block-size may fit")
 
+    @noticing_loss()
     @torch.no_grad()
     def loss(self, ids: Ids, targets: Ids) -> float:
         self.model.eval()
-        with self._as_asked():
-            _, loss = self.model(self._there(ids), self._there(targets))
-        return float(loss)
+        (piece,) = shares(len(ids), 0, self.processes)
+        return float(summed(self._part(self.model, ids, targets, piece), self.processes))
 
     @torch.no_grad()
     def logits(self, ids: Ids) -> NDArray[Any]:
@@ -168,11 +216,11 @@ class Engine:
     # -- its state --
 
     def weights(self) -> Arrays:
-        return {name: here(weight) for name, weight in self.model.state_dict().items()}
+        return self._gathered(self.model.state_dict())
 
     def optimizer_state(self) -> Arrays:
         kept = {name: self.optimizer.state.get(p, {}) for name, p in self.parameters.items()}
-        state = {f"{moment}.{name}": here(state[moment]) for moment in MOMENTS for name, state in kept.items() if state}
+        state = self._gathered({f"{m}.{name}": state[m] for m in MOMENTS for name, state in kept.items() if state})
         if state and self.scaler.is_enabled():
             scale = self.scaler.state_dict()
             steps = [float(state["step"]) for state in self.optimizer.state.values()]  # those that were not skipped
@@ -180,25 +228,40 @@ class Engine:
         return state
 
     def load(self, weights: Arrays, optimizer_state: Arrays, step: int) -> None:
-        self.model.load_state_dict({name: torch.tensor(weight) for name, weight in weights.items()})
+        now = self.model.state_dict()
+        self.model.load_state_dict({name: like(now[name], torch.tensor(weight)) for name, weight in weights.items()})
+        if not optimizer_state and "optimizer" not in vars(self):
+            return
         if self.scaler.is_enabled() and SCALER in optimizer_state:
             scale, growth, step = optimizer_state[SCALER].tolist()
             self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)})
-        whole = self.optimizer.state_dict()
+        memory = self.optimizer.state_dict()
         names = {p: name for name, p in self.parameters.items()}
         ordered = [names[p] for group in self.optimizer.param_groups for p in group["params"]]
-        whole["state"] = {
+        memory["state"] = {
             i: {"step": torch.tensor(float(step))}
-            | {moment: torch.tensor(optimizer_state[f"{moment}.{name}"]) for moment in MOMENTS}
+            | {m: like(now[name], torch.tensor(optimizer_state[f"{m}.{name}"])) for m in MOMENTS}
             for i, name in enumerate(ordered)
             if optimizer_state
         }
-        self.optimizer.load_state_dict(whole)  # brings them to the device
+        self.optimizer.load_state_dict(memory)  # brings them to the device
+
+    @noticing_loss()
+    def _gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+        """For NumPy, on the first process, which saves them; the others hand over their parts."""
+        arrays = {}
+        for name, tensor in tensors.items():
+            everything = whole(tensor)
+            if self.processes.first:
+                arrays[name] = here(everything)
+        return arrays
 
     def describe(self) -> str:
         precision = str(self.dtype).removeprefix("torch.")
         how = [precision, f"{self.options.attention} attention", *["compiled"] * (not self.proven)]
-        return f"PyTorch {torch.__version__}, {', '.join(how)}, {describe(self.device)}"
+        size = self.processes.size
+        many = f", in each of {size} processes ({self.options.parallel})" if size > 1 else ""
+        return f"PyTorch {torch.__version__}, {', '.join(how)}, {describe(self.device)}{many}"
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's memory
@@ -217,12 +280,6 @@ class Reader:
         self.model.eval()
         logits, _ = self.model(torch.tensor([ids], device=self.device), cache=self.cache)
         return here(logits[0, -1])
-
-
-def pieces(rows: int, at_once: int) -> Iterator[slice]:
-    """A batch in parts of at most so many rows; 0: whole."""
-    at_once = at_once or rows
-    return (slice(start, start + at_once) for start in range(0, rows, at_once))
 
 
 def here(tensor: Tensor) -> NDArray[Any]:

@@ -35,7 +35,7 @@ def self_test(config: GPTConfig, options: Options) -> str:
     # Five times the weights of a start: with those, attention looks everywhere alike, and a fault in it hardly shows.
     weights = {name: w if "ln_" in name else 5 * w for name, w in initial_weights(small, seed=0).items()}
     tokens = np.random.default_rng(0).integers(0, small.vocab_size, (2, small.block_size + 1))
-    tested = Engine(small, options=replace(options, compile="off"))
+    tested = Engine(small, options=replace(options, compile="off", parallel="ddp"))
     tested.load(weights, {}, 0)
     reference = GPT(small, dtype=torch.float64)
     reference.load_state_dict({name: torch.tensor(w) for name, w in weights.items()})

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -300,18 +301,23 @@ def test_dropout_can_be_changed_in_a_run(train: Train, monkeypatch: pytest.Monke
     assert used == [0.2]
 
 
-def test_a_second_signal_ends_at_once(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pause", [0.0, 0.1])
+def test_a_signal_that_comes_again_ends_at_once_unless_it_is_the_same(
+    pause: float, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpt_numpy.workshop.loop.SAME_SIGNAL", 0.05)
     step = Engine.train_step
 
     def interrupted(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
         if number == 3:
             os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(pause)
             os.kill(os.getpid(), signal.SIGINT)
         return step(self, ids, targets, recipe, number)
 
     monkeypatch.setattr(Engine, "train_step", interrupted)
     assert train("a") == 130
-    assert not Path("a/checkpoints/latest").exists()
+    assert Path("a/checkpoints/latest").exists() == (pause == 0.0)
 
 
 def test_after_a_run_signals_do_what_they_did_before(train: Train) -> None:

@@ -42,6 +42,7 @@ class State:
     best_loss: float | None = None  # on the validation split; None before the first evaluation
     since_best: int = 0  # evaluations
     threads: int = 0  # of the engine: with as many, the run goes on bit for bit
+    processes: int = 1  # each with as many threads
 
     def to_json(self) -> str:
         return json.dumps({"format": 1, **asdict(self), "versions": versions()}, indent=2)

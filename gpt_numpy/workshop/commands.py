@@ -3,8 +3,9 @@
 import os
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import timedelta
 
 import numpy as np
 
@@ -14,13 +15,14 @@ from gpt_numpy.workshop.console import Console, visible
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
 from gpt_numpy.workshop.flags import Parser, add_fields, chosen, made
 from gpt_numpy.workshop.judging import bits, perplexity, running_loss
+from gpt_numpy.workshop.loop import Training
 from gpt_numpy.workshop.program import Command, Program
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.runs import find_run
 from gpt_numpy.workshop.sampling import Sampling, generate, text_start
 from gpt_numpy.workshop.starting import begin, load_engine, resume, text_of
 from gpt_numpy.workshop.tokenizers import streamed
-from gpt_numpy.workshop.weights import parameter_count
+from gpt_numpy.workshop.weights import flops_per_token, parameter_count
 
 
 def run(program: Program, arguments: Sequence[str]) -> int:
@@ -35,9 +37,13 @@ def run(program: Program, arguments: Sequence[str]) -> int:
             return 0
         if arguments[0] not in commands:
             raise WrongUse(f"{arguments[0]!r} is not one of {', '.join(commands)}; see {program.name} --help")
-        return commands[arguments[0]].run(program, arguments[1:])
+        command = commands[arguments[0]]
+        if program.processes.size > 1 and not command.together:
+            raise WrongUse(f"{arguments[0]} is for one process; start it without torchrun")
+        return command.run(program, arguments[1:])
     except (WrongUse, RunFailed) as error:
-        Console(sys.stderr).say(f"{program.name}: {error}", "red")
+        if program.processes.to_say(error):
+            Console(sys.stderr).say(f"{program.name}: {error}", "red")
         return 2 if isinstance(error, WrongUse) else 1
     except MemoryError:
         Console(sys.stderr).say(
@@ -92,21 +98,38 @@ def train(program: Program, arguments: Sequence[str]) -> int:
     )
     console.say(f"engine: {training.engine.describe()}")
     console.say(f"run: {folder}   (Ctrl-C saves, --resume goes on)")
-    began = datetime.now()
+    began = time.monotonic()
     stop = training.go()
-    if stop.signal:
+    if stop:
         return 128 + stop.signal
     state = training.state
     if state.best_loss is not None:
         per_character = state.best_loss / training.data.characters_per_token
         console.say(
             f"best validation loss {state.best_loss:.4f} at step {state.best_step}: {bits(per_character):.3f} bits a "
-            f"character. Took {str(datetime.now() - began).split('.')[0]}",
+            "character",
             "bold",
         )
+    console.say(_pace(training, time.monotonic() - began))
     console.say(f"curves and samples: {folder / 'report.html'}")
     console.say(f"next: {program.name} generate --run {shlex.quote(str(folder))}")
     return 0
+
+
+def _pace(training: Training, seconds: float) -> str:
+    """How long it took, and how fast the steps were."""
+    took = f"took {timedelta(seconds=round(seconds))}"
+    steady, engine = training.steady, training.engine
+    if steady is None or not steady.tokens:
+        return took
+    rate = steady.speed * flops_per_token(engine.config)
+    told = [
+        f"{took}, {timedelta(seconds=round(steady.seconds))} of it in training steps",
+        f"{steady.speed * training.data.characters_per_token:,.0f} characters per second",
+        f"{rate / 1e12:.3g} TFLOP/s",
+        *([f"{rate / engine.peak:.1%} of the peak"] if engine.peak else []),
+    ]
+    return ", ".join(told)
 
 
 def write(program: Program, arguments: Sequence[str]) -> int:
@@ -178,7 +201,7 @@ COMMANDS = {
         "train": "learn to write plays; takes minutes, saves as it goes",
         "train --data my.txt": "learn from a text of your own",
         "train --resume": "go on with the newest run",
-    }),
+    }, together=True),
     "generate": Command(write, {'generate --prompt "ROMEO:"': "let the newest run write on"}),
-    "eval": Command(judge, {"eval": "how good the newest run is"}),
+    "eval": Command(judge, {"eval": "how good the newest run is"}, together=True),
 }  # fmt: skip

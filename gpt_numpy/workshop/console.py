@@ -22,7 +22,7 @@ from rich.progress import (
 class Bar:
     """Progress on one piece of work, or nothing where nobody would see it."""
 
-    def __init__(self, progress: Progress | None, task: TaskID | None) -> None:
+    def __init__(self, progress: Progress | None = None, task: TaskID | None = None) -> None:
         self._progress, self._task = progress, task
 
     def at(self, completed: float, figures: str = "") -> None:
@@ -54,7 +54,7 @@ class Console:
     def bar(self, what: str, total: float, *columns: Any, live: bool = True) -> Iterator[Bar]:
         """A bar until the block ends. It makes way for lines, and leaves nothing behind."""
         if not self.is_terminal or not live:
-            yield Bar(None, None)
+            yield Bar()
             return
         with Progress(*(columns or PERCENT), console=self._rich, transient=True, expand=True) as progress:
             yield Bar(progress, progress.add_task(what, total=total, figures=""))

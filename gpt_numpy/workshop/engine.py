@@ -33,6 +33,7 @@ class Reader(Protocol):
 class Engine(Protocol):
     config: GPTConfig
     threads: int  # of the CPU; another number may add in another order
+    peak: float | None  # FLOP/s that the maker of the device states, where that is known
 
     def train_step(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Trained:
         """One step on the whole batch. What it does depends on nothing but these and the state."""

@@ -1,4 +1,4 @@
-"""The two ways in which a command ends early, each in one line."""
+"""The ways in which a command ends early, each in one line."""
 
 
 class WrongUse(Exception):
@@ -7,3 +7,7 @@ class WrongUse(Exception):
 
 class RunFailed(Exception):
     """A run cannot go on; the message says what was kept. Exit status 1."""
+
+
+class Lost(RunFailed):
+    """Another process of the run has gone."""

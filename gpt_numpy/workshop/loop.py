@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
@@ -15,12 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from gpt_numpy.workshop.advice import diagnose, meaning_of
 from gpt_numpy.workshop.batches import Batch, batch_at
-from gpt_numpy.workshop.checkpoint import State, save_checkpoint
+from gpt_numpy.workshop.checkpoint import State
 from gpt_numpy.workshop.console import Bar, Console
 from gpt_numpy.workshop.corpus import Data
 from gpt_numpy.workshop.engine import Engine, Trained
-from gpt_numpy.workshop.errors import RunFailed
+from gpt_numpy.workshop.errors import Lost, RunFailed
 from gpt_numpy.workshop.judging import running_loss
+from gpt_numpy.workshop.processes import Processes
 from gpt_numpy.workshop.report import write_report
 from gpt_numpy.workshop.runs import Run
 from gpt_numpy.workshop.sampling import Sampling, generate, text_start
@@ -29,6 +30,7 @@ from gpt_numpy.workshop.tokenizers import Tokenizer, streamed
 
 SAMPLE = 160  # tokens written at each evaluation
 READ_EVERY = 0.25  # seconds of work between two readings of what the steps reported: reading waits for the device
+SAME_SIGNAL = 1.0  # seconds within which a signal that comes again is the same
 COLUMNS = (
     BarColumn(bar_width=None),
     MofNCompleteColumn(),
@@ -39,26 +41,37 @@ COLUMNS = (
 
 @dataclass
 class Stop:
-    """Which signal asked the loop to end, if any did."""
+    """Which signal asked the run to end, if any did; true once all processes have heard of it."""
 
-    signal: int | None = None
+    processes: Processes
+    noted: int = 0  # what this process has got
+    signal: int = 0  # what all have heard of
 
     def __bool__(self) -> bool:
-        return self.signal is not None
+        return self.signal > 0
+
+    def listen(self) -> None:
+        (self.signal,) = self.processes.largest(self.noted)
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Stop]:
-    """Ctrl-C and SIGTERM are noted, for the loop to stop where nothing is half done. A second one ends at once."""
-    stop = Stop()
+def stop_on_signals(processes: Processes) -> Iterator[Stop]:
+    """Ctrl-C and SIGTERM are noted, for the loop to stop where nothing is half done. Another one ends at once, unless
+    it comes so soon that it is the same: a terminal and a launcher both pass on what they get."""
+    stop = Stop(processes)
     if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
         yield stop
         return
     before: dict[int, Any] = {}
+    noted_at = 0.0
 
     def note(number: int, frame: FrameType | None) -> None:
-        stop.signal = number
-        restore()
+        nonlocal noted_at
+        if not stop.noted:
+            stop.noted, noted_at = number, time.monotonic()
+        elif time.monotonic() - noted_at > SAME_SIGNAL:
+            restore()
+            signal.raise_signal(number)
 
     def restore() -> None:
         for number, handler in before.items():
@@ -72,6 +85,22 @@ def stop_on_signals() -> Iterator[Stop]:
         restore()
 
 
+@dataclass(frozen=True)
+class Work:
+    """Training that was done, and how long it took."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.tokens + other.tokens, self.seconds + other.seconds)
+
+    @property
+    def speed(self) -> float:
+        """Tokens per second."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
 @dataclass
 class Training:
     """A run under way: the engine trains, the state says how far it is, the folder keeps what happened."""
@@ -82,11 +111,14 @@ class Training:
     state: State
     run: Run
     console: Console
+    processes: Processes
     losses: list[float] = field(default_factory=list)  # of each step
     evaluations: list[tuple[int, float, float]] = field(default_factory=list)  # step, training and validation loss
 
     def __post_init__(self) -> None:
         for record in self.run.records():  # of a run that is resumed
+            if record["step"] > self.state.step:
+                continue
             if record["kind"] == "step":
                 self.losses.append(record["loss"])
             elif record["kind"] == "evaluation":
@@ -94,21 +126,33 @@ class Training:
         self._saved = self.state.step or None  # the step of the latest checkpoint
         self._unread: list[tuple[int, Trained]] = []  # what steps reported, after the step's number
         self._busy = 0.0  # seconds of work on them
-        self._speeds: deque[tuple[float, float]] = deque(maxlen=10)  # characters and seconds, of the latest readings
+        self._latest: deque[Work] = deque(maxlen=10)  # of the latest readings
+        self.steady: Work | None = None  # all but the first step, in which engines warm up
 
     def go(self) -> Stop:
         """Train until the recipe is done, nothing improves any more, or somebody asks to stop."""
-        try:
-            return self._go()
-        except RunFailed as error:
-            self._end(f"it failed: {error}")
-            raise
+        with stop_on_signals(self.processes) as stop:
+            try:
+                self._go(stop)
+                self.processes.largest(0)  # a launcher ends all where one ends early, and the first has more to write
+            except Lost as error:
+                step = self.state.step
+                self._keep_alone()
+                raise Lost(f"{error} after step {step}; --resume goes on from the newest checkpoint") from error
+            except RunFailed as error:
+                self._end(f"it failed: {error}")
+                raise
+        return stop
 
-    def _go(self) -> Stop:
+    def _go(self, stop: Stop) -> None:
         recipe = self.state.recipe
-        with stop_on_signals() as stop, self.console.bar("", recipe.steps, *COLUMNS) as bar:
+        with self.console.bar("", recipe.steps, *COLUMNS) as bar:
             while True:
                 step = self.state.step
+                unread = self._busy >= READ_EVERY or (self.steady is None and self._busy > 0)
+                stop.signal, read = self.processes.largest(stop.noted, unread)
+                if read:
+                    self._read(bar)
                 done = step >= recipe.steps
                 if (done or step % recipe.eval_every == 0) and not self._judged(step) and not stop:
                     self._judge(bar, stop)
@@ -118,7 +162,7 @@ class Training:
                     self._save(bar)
                 if done or tired or stop:
                     break
-                self._step(bar)
+                self._step()
         if stop:
             self.console.say(f"stopped and saved at step {step}; go on with --resume", "yellow")
             self._end("it was stopped")
@@ -127,20 +171,31 @@ class Training:
             self._end(f"it was no better in {recipe.patience} evaluations")
         else:
             self._end("all steps are done")
-        return stop
 
     def _end(self, reason: str) -> None:
         self.run.record({"kind": "end", "step": self.state.step, "reason": reason})
-        write_report(self.run.folder)
+        self._report()
 
-    def _step(self, bar: Bar) -> None:
+    def _keep_alone(self) -> None:
+        """Another process has gone. What this one has is as it was after the latest step; an engine that has only a
+        part of the weights cannot save them, and then the checkpoint before is the newest."""
+        if not self.processes.first:
+            return
+        with suppress(RunFailed):
+            self._save(Bar())
+            self.console.say(f"saved at step {self.state.step}; go on with --resume", "yellow")
+        self._end("another process was lost")
+
+    def _report(self) -> None:
+        if self.processes.first:
+            write_report(self.run.folder)
+
+    def _step(self) -> None:
         step = self.state.step
         began = time.perf_counter()
         self._unread.append((step, self.engine.train_step(*self._batch(step), self.state.recipe, step)))
         self._busy += time.perf_counter() - began
         self.state = replace(self.state, step=step + 1)
-        if self._busy >= READ_EVERY:
-            self._read(bar)
 
     def _read(self, bar: Bar) -> None:
         """Record and show what the latest steps reported."""
@@ -150,8 +205,12 @@ class Training:
         reported = [(step, float(trained.loss), float(trained.grad_norm)) for step, trained in self._unread]
         seconds = self._busy + time.perf_counter() - began
         recipe, tokens = self.state.recipe, self.state.recipe.batch_size * self.state.config.block_size
-        self._speeds.append((len(reported) * tokens * self.data.characters_per_token, seconds))
-        speed = sum(done for done, _ in self._speeds) / sum(seconds for _, seconds in self._speeds)
+        done = Work(len(reported) * tokens, seconds)
+        self.steady = Work() if self.steady is None else self.steady + done
+        recent = sum(self._latest, done)
+        if self.steady.seconds:
+            self._latest.append(done)
+        speed = recent.speed * self.data.characters_per_token
         self._unread, self._busy = [], 0.0
         for step, loss, grad_norm in reported:
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
@@ -180,6 +239,7 @@ class Training:
         self._read(bar)
         state = self.state
         for judged in running_loss(self.engine, self.data.validation):
+            stop.listen()
             if stop:
                 return
             bar.at(state.step, f"judging {judged.part:.0%}")
@@ -205,8 +265,8 @@ class Training:
         })  # fmt: skip
         self._show(training, validation, sample, diagnoses)
         if best:
-            save_checkpoint(self.run.best, self.engine, self.tokenizer, self.state)
-        write_report(self.run.folder)
+            self.run.save(self.run.best, self.engine, self.tokenizer, self.state)
+        self._report()
 
     def _sample(self) -> str:
         start = text_start(self.tokenizer)
@@ -229,5 +289,5 @@ class Training:
 
     def _save(self, bar: Bar) -> None:
         self._read(bar)  # a step that went wrong ends the run here: what is saved is sound
-        save_checkpoint(self.run.latest, self.engine, self.tokenizer, self.state)
+        self.run.save(self.run.latest, self.engine, self.tokenizer, self.state)
         self._saved = self.state.step

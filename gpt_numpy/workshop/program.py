@@ -8,12 +8,14 @@ from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.flags import Given, chosen, made
+from gpt_numpy.workshop.processes import Processes
 
 
 @dataclass(frozen=True)
 class Command:
     run: "Callable[[Program, Sequence[str]], int]"
     examples: Mapping[str, str]  # from arguments to what they do, for its help
+    together: bool = False  # whether many processes can do it
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,14 @@ class Program:
     name: str  # of the command
     about: str  # a line for its help
     options: type  # a dataclass: the flags that only this engine has
-    make: Callable[[GPTConfig, int, Any], Engine]  # from config, seed and options
+    make: Callable[[GPTConfig, int, Any, Processes], Engine]  # from config, seed and options
     preset: Callable[[Any], str] = lambda options: "laptop"  # the one that suits the machine
     check: Callable[[GPTConfig, Any], str | None] = lambda config, options: None  # of the machine, before training
     commands: Mapping[str, Command] = field(default_factory=dict)  # beside train, generate and eval
+    processes: Processes = field(default_factory=Processes)  # that run this command together
 
     def engine(self, config: GPTConfig, seed: int, given: Given) -> Engine:
-        return self.make(config, seed, self.options_from(given))
+        return self.make(config, seed, self.options_from(given), self.processes)
 
     def checked(self, config: GPTConfig, given: Given, console: Console) -> None:
         if line := self.check(config, self.options_from(given)):

@@ -8,8 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gpt_numpy.workshop.checkpoint import Checkpoint, load_checkpoint, saved_in
+from gpt_numpy.workshop.checkpoint import Checkpoint, Saved, State, load_checkpoint, save_checkpoint, saved_in
 from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.tokenizers import Tokenizer
 
 RUNS = Path("runs")
 Record = dict[str, Any]
@@ -75,6 +76,9 @@ class Run:
         beside.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         os.replace(beside, self.metrics)
 
+    def save(self, folder: Path, model: Saved, tokenizer: Tokenizer, state: State) -> None:
+        save_checkpoint(folder, model, tokenizer, state)
+
     def checkpoint(self, which: str) -> Checkpoint:
         """ "best"; or "latest", that of the most steps, which may be the best one."""
         if which == "best" and saved_in(self.best):
@@ -88,6 +92,25 @@ class Run:
         """When its newest checkpoint was written, in nanoseconds; 0 if there is none."""
         kept = [saved_in(folder) for folder in (self.latest, self.best)]
         return max((folder.stat().st_mtime_ns for folder in kept if folder), default=0)
+
+
+class Onlooker(Run):
+    """A run in the eyes of a process that does not write it, because another does."""
+
+    def give_up(self) -> None:
+        pass
+
+    def begin(self, config: Record) -> None:
+        pass
+
+    def record(self, record: Record) -> None:
+        pass
+
+    def forget_after(self, step: int) -> None:
+        pass
+
+    def save(self, folder: Path, model: Saved, tokenizer: Tokenizer, state: State) -> None:
+        model.weights(), model.optimizer_state()  # the parts that this process has go to the one that writes
 
 
 def new_run(out: str | None, preset: str) -> Run:

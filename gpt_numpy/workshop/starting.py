@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from gpt_numpy.config import GPTConfig
@@ -14,7 +15,7 @@ from gpt_numpy.workshop.flags import Given, changed, chosen
 from gpt_numpy.workshop.loop import Training
 from gpt_numpy.workshop.program import Program
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
-from gpt_numpy.workshop.runs import Run, find_run, new_run
+from gpt_numpy.workshop.runs import RUNS, Onlooker, Run, find_run, new_run
 from gpt_numpy.workshop.tokenizers import Tokenizer, check_bpe
 from gpt_numpy.workshop.weights import parameter_count, parameter_shapes
 
@@ -29,7 +30,7 @@ def begin(program: Program, given: Given, console: Console) -> Training:
     config = changed(PRESETS[name].model, chosen(GPTConfig, given))
     if recipe.tokenizer == "bpe":
         check_bpe(given.get("vocab_size", BPE_SIZE))
-    run = new_run(given.get("out"), name)
+    run = new_run(given.get("out"), name) if program.processes.first else Onlooker(Path(given.get("out", RUNS)))
     try:
         return _begin(program, given, console, run, config, recipe)
     except BaseException:
@@ -38,27 +39,33 @@ def begin(program: Program, given: Given, console: Console) -> Training:
 
 
 def _begin(program: Program, given: Given, console: Console, run: Run, config: GPTConfig, recipe: Recipe) -> Training:
-    corpus = find_corpus(given.get("data"), console)
-    surveyed = survey(corpus, console)
-    tokenizer = train_tokenizer(recipe.tokenizer, given.get("vocab_size", BPE_SIZE), corpus, surveyed, console)
+    with program.processes.one_ahead():
+        corpus = find_corpus(given.get("data"), console)
+        surveyed = survey(corpus, console)
+        tokenizer = train_tokenizer(recipe.tokenizer, given.get("vocab_size", BPE_SIZE), corpus, surveyed, console)
+        data = tokenize(corpus, surveyed, tokenizer, console)
     if tokenizer.kind == "char" and given.get("vocab_size", tokenizer.vocab_size) != tokenizer.vocab_size:
         raise WrongUse(
             f"--vocab-size {given['vocab_size']}: the text has {tokenizer.vocab_size} different characters, and as "
             "many tokens; for another number, --tokenizer bpe"
         )
     config = replace(config, vocab_size=tokenizer.vocab_size)
-    data = _long_enough(tokenize(corpus, surveyed, tokenizer, console), config)
+    _check_length(data, config)
+    program.processes.agree("flags or text", f"{config} {recipe} {surveyed.digest} {tokenizer.to_json()}")
     program.checked(config, given, console)
     engine = program.engine(config, recipe.seed, given)
-    state = State(config, recipe, corpus.data, surveyed.digest, threads=engine.threads)
+    state = State(
+        config, recipe, corpus.data, surveyed.digest, threads=engine.threads, processes=program.processes.size
+    )
     run.begin(_description(program, run, state, tokenizer, data))
     console.say(_about(data, tokenizer))
-    return Training(engine, tokenizer, data, state, run, console)
+    return Training(engine, tokenizer, data, state, run, console, program.processes)
 
 
 def resume(program: Program, given: Given, console: Console) -> Training:
     """A run that goes on from its latest checkpoint as if it had never stopped. Flags change its recipe."""
     run = find_run(given.get("out", "latest"))
+    run = run if program.processes.first else Onlooker(run.folder)
     checkpoint = run.checkpoint("latest")
     state, tokenizer = checkpoint.state, checkpoint.tokenizer
     if "preset" in given:
@@ -70,19 +77,25 @@ def resume(program: Program, given: Given, console: Console) -> Training:
         raise WrongUse(f"{run.folder} is a model with a {tokenizer.kind} tokenizer, which cannot change")
     recipe = changed(state.recipe, chosen(Recipe, given))
     state = replace(state, recipe=recipe, config=changed(state.config, chosen(GPTConfig, given)))
-    ended = any(record["kind"] == "evaluation" and record["step"] == state.step for record in run.records())
-    if state.step >= recipe.steps and ended:
+    judged = any(record["kind"] == "evaluation" and record["step"] == state.step for record in run.records())
+    if state.step >= recipe.steps and judged:
         raise WrongUse(f"{run.folder} has done its {recipe.steps} steps; to go on, --steps {2 * recipe.steps}")
-    data = text_of(checkpoint, given.get("data"), console)
+    with program.processes.one_ahead():
+        data = text_of(checkpoint, given.get("data"), console)
+    everything = f"{state.config} {recipe} {data.survey.digest} {tokenizer.to_json()} {state.step} {judged}"
+    program.processes.agree("flags, text or the run's folder", everything)
     program.checked(state.config, given, console)
-    given = {"threads": state.threads, **given}  # as many as before, so that it goes on bit for bit
+    if state.processes == program.processes.size:
+        given = {"threads": state.threads, **given}  # as many as before, so that it goes on bit for bit
     engine = load_engine(program, replace(checkpoint, state=state), given)
-    state = replace(state, data=data.found_by, digest=data.survey.digest, threads=engine.threads)
+    state = replace(
+        state, data=data.found_by, digest=data.survey.digest, threads=engine.threads, processes=program.processes.size
+    )
     run.forget_after(state.step)
     run.begin(_description(program, run, state, tokenizer, data))
     console.say(_about(data, tokenizer))
     console.say(f"going on after step {state.step} of {recipe.steps}")
-    return Training(engine, tokenizer, data, state, run, console)
+    return Training(engine, tokenizer, data, state, run, console, program.processes)
 
 
 def load_engine(program: Program, checkpoint: Checkpoint, given: Given, to_train: bool = True) -> Engine:
@@ -110,16 +123,17 @@ def text_of(checkpoint: Checkpoint, data: str | None, console: Console, another:
     surveyed = survey(corpus, console)
     if known.digest not in (surveyed.digest, "") and not (another and data):
         raise WrongUse(f"{corpus.name} is not the text that {checkpoint.folder} was trained on; give that by --data")
-    return _long_enough(tokenize(corpus, surveyed, checkpoint.tokenizer, console), checkpoint.state.config)
+    found = tokenize(corpus, surveyed, checkpoint.tokenizer, console)
+    _check_length(found, known.config)
+    return found
 
 
-def _long_enough(data: Data, config: GPTConfig) -> Data:
+def _check_length(data: Data, config: GPTConfig) -> None:
     if len(data.train) <= config.block_size or len(data.validation) < 2:
         raise WrongUse(
             f"{data.name} is too short: {len(data.train)} tokens to train on, {len(data.validation)} to judge by. A "
             f"window takes {config.block_size + 1}, judging 2; give more text or a smaller --block-size"
         )
-    return data
 
 
 def _about(data: Data, tokenizer: Tokenizer) -> str:

@@ -23,6 +23,17 @@ def parameter_count(config: GPTConfig) -> int:
     return sum(math.prod(shape) for shape in parameter_shapes(config).values())
 
 
+def flops_per_token(config: GPTConfig) -> int:
+    """Of a training step: each matrix product once forward, and twice as much backward, for its two gradients.
+
+    A product of (1, n) and (n, m) takes n m multiplications and as many additions. Attention is counted as if nothing
+    were masked, as is the custom.
+    """
+    C, V, T = config.n_embd, config.vocab_size, config.block_size
+    of_block = 2 * 12 * C * C + 2 * 2 * T * C  # c_attn, c_proj, c_fc, c_proj; q k' and weights v
+    return 3 * (config.n_layer * of_block + 2 * V * C)
+
+
 def initial_weights(config: GPTConfig, seed: int) -> Weights:
     """GPT-2's start: normal numbers of size 0.02, biases 0, layer norms 1.
 

@@ -1,0 +1,41 @@
+"""Processes that train one model together. Here is the one that is alone; gpt_torch/distributed.py has many.
+
+Each makes the same decisions in the same order, on the same batches; an engine takes its part of each batch, and adds
+up what the parts lead to. The first process alone writes and speaks.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gpt_numpy.workshop.errors import WrongUse
+
+
+class Processes:
+    """One process, alone."""
+
+    rank = 0
+    size = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def largest(self, *numbers: int) -> tuple[int, ...]:
+        """Of each number the largest that any process has. Each process waits here for all others."""
+        return numbers
+
+    @contextmanager
+    def one_ahead(self) -> Iterator[None]:
+        """On each machine one process goes ahead: what it fetches and caches, the others find."""
+        yield
+
+    def to_say(self, error: Exception) -> bool:
+        """Whether this process is to say what went wrong: what all find is said once."""
+        return True
+
+    def agree(self, what: str, value: str) -> None:
+        """WrongUse unless all processes have the same."""
+        number = int(hashlib.sha256(value.encode("utf-8")).hexdigest()[:15], 16)
+        if self.largest(number, -number) != (number, -number):
+            raise WrongUse(f"the processes differ in {what}: each machine needs the same command and the same files")

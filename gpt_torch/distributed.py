@@ -1,0 +1,142 @@
+"""Many processes, on one machine or several, that train one model: each computes a part of every batch.
+
+    loss of the batch = sum over processes of (rows of the process / rows of the batch) * mean loss of its rows
+
+and so for the gradients. DistributedDataParallel and FSDP leave each process with the mean of all gradients, a sum
+divided by the number of processes; so each first multiplies its loss by that number.
+
+torchrun starts the processes, and tells each by its environment which one it is.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+from gpt_numpy.workshop.errors import Lost
+from gpt_numpy.workshop.processes import Processes
+from gpt_torch.model import GPT
+
+PATIENCE = timedelta(minutes=10)  # with a process that does not answer: it may be saving a large model
+
+
+class Group(Processes):
+    """This process and those that torchrun started with it."""
+
+    def __init__(self, store: Store) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.ahead = os.environ["LOCAL_RANK"] == "0"  # of those on this machine
+        self.said = PrefixStore("said", store)
+
+    def largest(self, *numbers: int) -> tuple[int, ...]:
+        tensor = torch.tensor(numbers)
+        with noticing_loss():
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return tuple(tensor.tolist())
+
+    @contextmanager
+    def one_ahead(self) -> Iterator[None]:
+        if not self.ahead:
+            self.largest(0)
+        try:
+            yield
+        finally:
+            if self.ahead:
+                self.largest(0)
+
+    def to_say(self, error: Exception) -> bool:
+        try:
+            first = self.said.add(str(error), 1) == 1
+            alone = self.said.add("", 1) == 1
+        except RuntimeError:  # nobody is left to ask
+            return True
+        return first and (alone or not isinstance(error, Lost))  # the others know why it went, and have said it
+
+
+@contextmanager
+def joined() -> Iterator[Processes]:
+    """The processes of torchrun; without it, this one alone."""
+    if not dist.is_torchelastic_launched():
+        yield Processes()
+        return
+    backend = "gloo"
+    if torch.cuda.is_available() and dist.is_nccl_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(1, cores // int(os.environ["LOCAL_WORLD_SIZE"])))  # torchrun would leave each with one
+    store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    try:
+        yield Group(store)
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def noticing_loss() -> Iterator[None]:
+    """Lost instead of what gloo and NCCL say when another process has gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise Lost("another process of this run was lost") from error
+        raise
+
+
+def divided(model: GPT, device: torch.device, how: str, size: int) -> nn.Module:
+    """The model on its device, as so many processes train it together: each has all of it, or ("fsdp") a part."""
+    if how == "fsdp":
+        from torch.distributed.device_mesh import init_device_mesh  # seconds, which other runs need not wait
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh(device.type, (size,))
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh)  # whole on each device only while it computes
+        fully_shard(model, mesh=mesh)
+        return model
+    model.to(device)
+    return DistributedDataParallel(model, gradient_as_bucket_view=True) if size > 1 else model
+
+
+def shares(rows: int, at_once: int, processes: Processes) -> list[slice]:
+    """This process's part of a batch in pieces of at most so many rows; 0: in one.
+
+    All processes get equally many pieces, so that they exchange gradients equally often; some pieces may be empty.
+    """
+    ends = [rows * rank // processes.size for rank in range(processes.size + 1)]
+    most = -(-rows // processes.size)
+    count = -(-most // (at_once or most))
+    begin, mine = ends[processes.rank], ends[processes.rank + 1] - ends[processes.rank]
+    cuts = [begin + mine * i // count for i in range(count + 1)]
+    return [slice(a, b) for a, b in itertools.pairwise(cuts)]
+
+
+def summed(tensor: Tensor, processes: Processes) -> Tensor:
+    """Over all processes."""
+    if processes.size > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor of which each process may have a part."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """A whole tensor divided among the processes as the parameter is."""
+    if not hasattr(parameter, "full_tensor"):
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(parameter, DTensor)
+    return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)

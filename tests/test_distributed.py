@@ -1,0 +1,227 @@
+"""Many processes train as one process with the whole batch would: for real, with torchrun, on the CPU."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt_numpy.cli import PROGRAM as numpy_program
+from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.processes import Processes
+from gpt_numpy.workshop.runs import Run
+from gpt_torch.cli import PROGRAM
+from gpt_torch.device import find_device
+from gpt_torch.distributed import shares
+from tests.engines import assert_close
+from tests.together import CASES, cases, computed
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+
+
+def torchrun(processes: int, *command: str, **settings: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*TORCHRUN, "--nproc-per-node", str(processes), *command], text=True, encoding="utf-8",
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **settings,
+    )  # fmt: skip
+
+
+def of(size: int, rank: int = 0) -> Processes:
+    processes = Processes()
+    processes.size, processes.rank = size, rank
+    return processes
+
+
+# ---- who takes what ---------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 40), st.integers(0, 9), st.integers(1, 9))
+def test_the_processes_share_a_batch_between_them(rows: int, at_once: int, size: int) -> None:
+    taken, counts = [], set()
+    for rank in range(size):
+        pieces = shares(rows, at_once, of(size, rank))
+        counts.add(len(pieces))
+        taken += [row for piece in pieces for row in range(rows)[piece]]
+        assert all(len(range(rows)[piece]) <= (at_once or rows) for piece in pieces)
+    assert taken == list(range(rows))
+    assert len(counts) == 1  # or one would wait for the gradients of a piece that no other has
+
+
+# ---- the same numbers -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Where so many processes have left what they computed."""
+
+    @cache
+    def folder(size: int) -> Path:
+        folder = tmp_path_factory.mktemp("together")
+        process = torchrun(size, "-m", "tests.together", str(folder))
+        output, _ = process.communicate(timeout=500)
+        assert process.returncode == 0, output
+        return folder
+
+    return folder
+
+
+@pytest.mark.parametrize(("size", "how", "name"), [(size, *case) for size in (2, 3) for case in cases(size)])
+def test_many_processes_compute_what_one_does(
+    size: int, how: str, name: str, together: Callable[[int], Path], tmp_path: Path
+) -> None:
+    case = CASES[name]
+    if case.config.dropout:  # rows that go together, in a process or in a piece, draw their random numbers together
+        case = replace(case, recipe=replace(case.recipe, micro_batch=-(-case.rows // size)))
+    many, one = dict(np.load(together(size) / f"{how} {name}.npz")), computed(case, Processes(), tmp_path)
+    if case.low:
+        many, one = ({key: some[key] for key in ("reported", "losses")} for some in (many, one))
+    assert_close(many, one, 0.02 if case.low else 1e-3)  # of the keys' bias all is rounding: its true gradient is 0
+
+
+# ---- the command ------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parent.parent
+PLAY = "".join(f"SCENE {i}. Enter ROMEO, who says {i * i}: farewell!\n" for i in range(60))
+TRAIN = [
+    *("train", "--data", "play.txt", "--out", "a", "--device", "cpu", "--no-self-test"),
+    *("--n-layer", "1", "--n-head", "2", "--n-embd", "8", "--block-size", "8", "--batch-size", "5"),
+    *("--steps", "10", "--eval-every", "4", "--warmup", "2", "--lr", "0.01", "--preset", "workshop"),
+]
+# The command, but in one process something happens before the sixth step. Flags may have the rank in them.
+MAIN = """
+import os, signal, sys, time
+import torch
+from gpt_torch import cli, engine
+from gpt_numpy.workshop import loop
+
+rank = int(os.environ["RANK"])
+loop.SAMPLE = 10
+sys.argv = [argument.replace("RANK", str(rank)) for argument in sys.argv]
+step = engine.Engine.train_step
+
+def disturbed(self, ids, targets, recipe, number):
+    if number == 5 and rank == {rank}:
+        {happens}
+    return step(self, ids, targets, recipe, number)
+
+engine.Engine.train_step = disturbed
+sys.exit(cli.main())
+"""
+KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
+ASKED = "os.kill(os.getpid(), signal.SIGTERM)"
+FULL = """
+        def full(ids, targets):
+            if len(ids) > 1:
+                raise torch.OutOfMemoryError
+            return self.together(ids, targets)
+        self.forward = full
+"""
+
+
+def commanded(folder: Path, processes: int, happens: str, rank: int, *flags: str) -> tuple[int, str]:
+    """The status and the output of the command in many processes, in one of which something may happen."""
+    (folder / "play.txt").write_text(PLAY, encoding="utf-8")
+    code = MAIN.format(rank=rank, happens=happens)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = torchrun(
+        processes, "--no-python", sys.executable, "-c", code, *TRAIN, *flags, cwd=folder, env=environment
+    )
+    output, _ = process.communicate(timeout=200)
+    return process.returncode, output
+
+
+def records(folder: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (folder / "a" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def test_a_run_in_many_processes_is_the_run_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many, one = tmp_path / "many", tmp_path / "one"
+    for folder in (many, one):
+        folder.mkdir()
+    status, output = commanded(many, 2, "pass", 0)
+    assert status == 0, output
+    (one / "play.txt").write_text(PLAY, encoding="utf-8")
+    monkeypatch.chdir(one)
+    assert run(PROGRAM, TRAIN) == 0
+    for kind, figures in (("step", ("loss", "grad_norm", "lr")), ("evaluation", ("train_loss", "val_loss"))):
+        assert [[record[name] for name in ("step", *figures)] for record in records(many, kind)] == [
+            pytest.approx([record[name] for name in ("step", *figures)], rel=1e-4) for record in records(one, kind)
+        ]
+    assert {path.relative_to(many) for path in many.rglob("*")} == {path.relative_to(one) for path in one.rglob("*")}
+    assert output.count("best validation loss") == 1  # only one process speaks
+    assert "in each of 2 processes (ddp)" in output
+
+
+@pytest.mark.parametrize(
+    ("happens", "rank", "flags", "said", "saved", "reason"),
+    [
+        (KILLED, 1, (), "saved at step 5; go on with --resume", 5, "another process was lost"),
+        (KILLED, 0, (), "another process of this run was lost after step 5; --resume goes on", 4, None),
+        (KILLED, 1, ("--parallel", "fsdp"), "another process of this run was lost", 4, "another process was lost"),
+        (ASKED, 1, (), "stopped and saved at step 6; go on with --resume", 6, "it was stopped"),
+        (FULL, 1, (), "out of memory on CPU, 1 thread; --micro-batch 1 fits", 5, "another process was lost"),
+    ],
+    ids=["lost", "the first is lost", "lost with a part of the model", "asked to stop", "out of memory"],
+)
+def test_what_happens_to_one_process_ends_all_with_a_checkpoint(
+    happens: str, rank: int, flags: tuple[str, ...], said: str, saved: int, reason: str | None,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    status, output = commanded(tmp_path, 2, happens, rank, *flags)
+    assert status == 1, output  # torchrun's
+    assert output.count(said) == 1, output
+    assert output.count("gpt-torch: ") == ("stopped" not in said), output  # one line for one cause
+    monkeypatch.chdir(tmp_path)
+    assert Run(Path("a")).checkpoint("latest").state.step == saved
+    assert [record["reason"] for record in records(tmp_path, "end")] == [reason] * (reason is not None)
+    assert run(numpy_program, ["train", "--resume", "--out", "a"]) == 0  # alone, and with the other engine
+    assert [record["step"] for record in records(tmp_path, "step")] == list(range(1, 11))
+
+
+def test_processes_that_were_asked_for_different_things_say_so(tmp_path: Path) -> None:
+    status, output = commanded(tmp_path, 2, "pass", 0, "--seed", "RANK")
+    assert status == 1, output
+    assert output.count("gpt-torch: the processes differ in flags or text") == 1, output
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("name", ["generate", "export", "import"])
+def test_what_many_processes_cannot_do_together_says_so(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(replace(PROGRAM, processes=of(2)), [name]) == 2
+    assert capsys.readouterr().err == f"gpt-torch: {name} is for one process; start it without torchrun\n"
+
+
+def test_what_many_processes_need_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(PROGRAM, ["train", "--parallel", "fsdp"]) == 2
+    said = "gpt-torch: --parallel fsdp is for many processes, and this one is alone: start it by torchrun\n"
+    assert capsys.readouterr().err == said
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    assert run(PROGRAM, ["train", "--parallel", "fsdp", "--dtype", "float16"]) == 2
+    assert "--parallel fsdp does not go with float16; --dtype float32 does" in capsys.readouterr().err
+
+
+def test_each_process_needs_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert find_device("auto").type == "cuda"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="device cuda is here 2 times, for 3 processes; --nproc-per-node 2 fits"):
+        find_device("auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert find_device("auto").type == "cpu"  # for two, and not the Apple GPU
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert find_device("auto").type == "mps"

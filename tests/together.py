@@ -1,0 +1,82 @@
+"""What processes compute together: started by torchrun, for test_distributed.py to hold against one process alone."""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from gpt_numpy import GPTConfig
+from gpt_numpy.workshop.processes import Processes
+from gpt_numpy.workshop.recipes import Recipe
+from gpt_torch.distributed import joined
+from gpt_torch.engine import Engine, Options
+from tests.engines import CONFIG, RECIPE, Everything, batch
+
+CPU = Options(device="cpu")
+
+
+@dataclass(frozen=True)
+class Case:
+    options: Options = CPU
+    config: GPTConfig = CONFIG
+    recipe: Recipe = RECIPE
+    rows: int = 7  # which neither 2 nor 3 processes can share evenly
+    low: bool = False  # in precision: then AdamW, whose first steps are as large for any gradient, makes much of little
+
+
+CASES = {
+    "plain": Case(),
+    "one sequence at a time": Case(recipe=replace(RECIPE, micro_batch=1)),
+    "fewer sequences than processes": Case(rows=1),
+    "tied": Case(config=replace(CONFIG, tie_weights=True)),
+    "dropout": Case(config=replace(CONFIG, dropout=0.3)),
+    "recompute": Case(options=replace(CPU, recompute=True)),
+    "bfloat16": Case(options=replace(CPU, dtype="bfloat16"), low=True),
+    "float16": Case(options=replace(CPU, dtype="float16"), low=True),
+    "compiled": Case(options=replace(CPU, compile="on")),
+}
+
+
+def cases(size: int) -> list[tuple[Literal["ddp", "fsdp"], str]]:
+    """How so many processes divide a model, and the name of a case."""
+    ddp, fsdp = set(CASES), set(CASES) - {"float16"}  # which is refused there
+    if size > 2:  # the rest does not depend on how many they are
+        ddp = fsdp = {"plain", "one sequence at a time", "fewer sequences than processes", "dropout"}
+    return [*(("ddp", name) for name in sorted(ddp)), *(("fsdp", name) for name in sorted(fsdp))]
+
+
+def computed(case: Case, processes: Processes, folder: Path) -> Everything:
+    """What four steps lead to, with a stop after two of them, and the losses of some texts."""
+    engine = Engine(case.config, 0, case.options, processes)
+    reported = [engine.train_step(*batch(case.rows, seed=step), case.recipe, step) for step in (0, 1)]
+    weights, memory = folder / "weights.npz", folder / "memory.npz"
+    for file, arrays in ((weights, engine.weights()), (memory, engine.optimizer_state())):
+        if processes.first:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's annotation takes no arrays by name
+    processes.largest(0)  # now they are written
+    engine = Engine(case.config, 99, case.options, processes)
+    engine.load(dict(np.load(weights)), dict(np.load(memory)), step=2)
+    reported += [engine.train_step(*batch(case.rows, seed=step), case.recipe, step) for step in (2, 3)]
+    losses = [engine.loss(*batch(rows, seed=rows)) for rows in (1, 2, 8)]
+    everything = {
+        "reported": np.array([[float(number) for number in step] for step in reported]),
+        "losses": np.array(losses),
+        "read": engine.reader().read([1, 2, 3]),
+    }
+    return {**everything, **engine.weights(), **engine.optimizer_state()}
+
+
+def main(folder: Path) -> None:
+    with joined() as processes:
+        for how, name in cases(processes.size):
+            case = CASES[name]
+            everything = computed(replace(case, options=replace(case.options, parallel=how)), processes, folder)
+            processes.agree(f"{how} {name}", str([everything[key].tolist() for key in ("reported", "losses", "read")]))
+            if processes.first:
+                np.savez(folder / f"{how} {name}.npz", **everything)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
