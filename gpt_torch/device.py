@@ -1,6 +1,7 @@
 """Where the model runs, and in which numbers."""
 
 import os
+import re
 
 import torch
 
@@ -46,7 +47,7 @@ def peak_of(device: torch.device, dtype: torch.dtype) -> float | None:
     if device.type != "cuda" or dtype == torch.float32:
         return None
     card = torch.cuda.get_device_name(device)
-    return next((peak for name, peak in PEAKS.items() if name in card), None)
+    return next((peak for name, peak in PEAKS.items() if re.search(rf"\b{name}\b", card)), None)
 
 
 def describe(device: torch.device) -> str:

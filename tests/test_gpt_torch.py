@@ -1,12 +1,15 @@
 """gpt_torch: the same model as gpt_numpy's, line by line and number by number, and the same commands."""
 
 import difflib
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 import gpt_torch
 from gpt_numpy import GPT, GPTConfig
@@ -14,8 +17,9 @@ from gpt_numpy.cli import PROGRAM as BY_HAND
 from gpt_numpy.workshop.commands import run
 from gpt_numpy.workshop.program import Program
 from gpt_numpy.workshop.runs import Run
+from gpt_numpy.workshop.weights import flops_per_token
 from gpt_torch.cli import PROGRAM as IN_TORCH
-from gpt_torch.device import find_device
+from gpt_torch.device import find_device, peak_of
 from gpt_torch.model import Cache
 from tests.test_commands import PLAY, TINY
 from tests.test_gpt import VARIANTS, lively
@@ -147,7 +151,9 @@ def test_help_has_the_flags_of_both_and_of_the_device(capsys: pytest.CaptureFixt
         with pytest.raises(SystemExit):
             run(program, ["train", "--help"])
         pages.append(set(re.findall(r"^  (--[a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE)))
-    assert pages[1] - pages[0] == {"--device", "--dtype", "--attention", "--compile", "--recompute", "--self-test"}
+    assert pages[1] - pages[0] == {
+        "--device", "--dtype", "--attention", "--compile", "--recompute", "--parallel", "--self-test",
+    }  # fmt: skip
     assert pages[0] <= pages[1]
 
 
@@ -168,3 +174,44 @@ def test_a_wrong_use_is_one_line_and_status_2(
     said = capsys.readouterr().err
     assert said.startswith(f"gpt-torch: {message}")
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_operations_of_a_step_are_as_many_as_pytorch_counts(tied: bool) -> None:
+    config = GPTConfig(vocab_size=17, block_size=16, n_layer=3, n_head=2, n_embd=32, tie_weights=tied)
+    ids = torch.zeros(4, 16, dtype=torch.long)
+    with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):
+        gpt_torch.GPT(config)(ids, ids)[1].backward()
+    assert counted.get_total_flops() == 4 * 16 * flops_per_token(config)
+
+
+def test_a_run_ends_with_its_time_its_speed_and_its_share_of_the_peak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("play.txt").write_text(PLAY, encoding="utf-8")
+    monkeypatch.setattr("gpt_torch.engine.peak_of", lambda device, dtype: 1e9)
+    assert run(IN_TORCH, ["train", *TINY, "--device", "cpu", "--no-self-test", "--out", "a"]) == 0
+    told = re.search(
+        r"took 0:00:\d\d, 0:00:\d\d of it in training steps, (\S+) characters per second, (\S+) TFLOP/s, (\S+)% of the",
+        capsys.readouterr().out,
+    )
+    assert told
+    speed, teraflops, share = (float(number.replace(",", "")) for number in told.groups())
+    config = Run(Path("a")).checkpoint("latest").state.config
+    assert teraflops * 1e12 == pytest.approx(speed * flops_per_token(config), rel=0.01)
+    assert share / 100 == pytest.approx(teraflops * 1e12 / 1e9, rel=0.02)
+    steps = [json.loads(line) for line in Path("a/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    speeds = [record["characters_per_second"] for record in steps if record["kind"] == "step"]
+    assert min(speeds[1:]) <= speed <= 1.01 * max(speeds[1:])  # without the first step, in which PyTorch warms up
+
+
+def test_the_peak_is_known_of_some_cards_in_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, expected in (
+        ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L40S", 362e12), ("NVIDIA L4", 121e12), ("NVIDIA L40", None),
+    ):  # fmt: skip
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, it=name: it)
+        assert peak_of(torch.device("cuda"), torch.bfloat16) == expected
+    assert peak_of(torch.device("cuda"), torch.float32) is None
+    assert peak_of(torch.device("cpu"), torch.bfloat16) is None
