@@ -45,6 +45,14 @@ def test_recomputing_drops_the_same_numbers_again() -> None:
     assert_close(trained(recomputed), trained(Engine(config, options=CPU)), 1e-3)
 
 
+def test_each_piece_of_a_batch_drops_numbers_of_its_own() -> None:
+    engine = Engine(replace(CONFIG, dropout=0.3), options=CPU)
+    ids, targets = (np.repeat(tokens, 2, axis=0) for tokens in batch(1))
+    recipe = replace(RECIPE, micro_batch=1)
+    one, two = (float(engine.backward(ids[:rows], targets[:rows], recipe, 0)) for rows in (1, 2))
+    assert one != pytest.approx(two, rel=1e-4)
+
+
 def test_recomputing_keeps_less() -> None:
     kept = []
     for recompute in (False, True):
