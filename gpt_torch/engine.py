@@ -101,7 +101,7 @@ class Engine:
 
     @noticing_loss()
     def train_step(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Trained:
-        self.model.train()
+        for_training(self.model, True)
         loss = None
         try:
             loss = self.backward(ids, targets, recipe, step)
@@ -182,13 +182,13 @@ class Engine:
     @noticing_loss()
     @torch.no_grad()
     def loss(self, ids: Ids, targets: Ids) -> float:
-        self.model.eval()
+        for_training(self.model, False)
         (piece,) = shares(len(ids), 0, self.processes)
         return float(summed(self._part(self.model, ids, targets, piece), self.processes))
 
     @torch.no_grad()
     def logits(self, ids: Ids) -> NDArray[Any]:
-        self.model.eval()
+        for_training(self.model, False)
         with self._as_asked():
             return here(self.model(self._there(ids))[0].float())
 
@@ -277,9 +277,15 @@ class Reader:
 
     @torch.no_grad()
     def read(self, ids: Sequence[int]) -> NDArray[Any]:
-        self.model.eval()
+        for_training(self.model, False)
         logits, _ = self.model(torch.tensor([ids], device=self.device), cache=self.cache)
         return here(logits[0, -1])
+
+
+def for_training(model: GPT, yes: bool) -> None:
+    """With dropout or without. Where it is so already, PyTorch would set it again in every layer, at each token."""
+    if model.training != yes:
+        model.train(yes)
 
 
 def here(tensor: Tensor) -> NDArray[Any]:

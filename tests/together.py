@@ -74,6 +74,7 @@ def main(folder: Path) -> None:
             case = CASES[name]
             everything = computed(replace(case, options=replace(case.options, parallel=how)), processes, folder)
             processes.agree(f"{how} {name}", str([everything[key].tolist() for key in ("reported", "losses", "read")]))
+            assert ("ln_f.weight" in everything) == processes.first  # which alone has to hold all of a large model
             if processes.first:
                 np.savez(folder / f"{how} {name}.npz", **everything)  # type: ignore[arg-type]
 

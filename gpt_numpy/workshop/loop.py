@@ -179,8 +179,6 @@ class Training:
     def _keep_alone(self) -> None:
         """Another process has gone. What this one has is as it was after the latest step; an engine that has only a
         part of the weights cannot save them, and then the checkpoint before is the newest."""
-        if not self.processes.first:
-            return
         with suppress(RunFailed):
             self._save(Bar())
             self.console.say(f"saved at step {self.state.step}; go on with --resume", "yellow")
