@@ -10,16 +10,18 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 def find_device(name: str) -> torch.device:
     """By its name; or the fastest kind that this machine has, by "auto". Under torchrun each process has one."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # on this machine
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if processes > 1:
-        here["mps"] = False  # PyTorch cannot divide a model over it
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if name == "mps":
+            raise ValueError("device mps is for one process; --device cpu is for many too")
+        here["mps"] = False
     if name == "auto":
         name = next(kind for kind, usable in here.items() if usable)
     if not here[name]:
         usable = " and ".join(kind for kind in here if here[kind])
         raise ValueError(f"device {name} is not here; what PyTorch {torch.__version__} finds is {usable}")
-    if name == "cuda" and processes > (cards := torch.cuda.device_count()):
+    processes, cards = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()  # of this machine
+    if name == "cuda" and processes > cards:
         raise ValueError(f"device cuda is here {cards} times, for {processes} processes; --nproc-per-node {cards} fits")
     return torch.device(name)
 

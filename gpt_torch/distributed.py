@@ -52,13 +52,12 @@ class Group(Processes):
             if self.ahead:
                 self.largest(0)
 
-    def to_say(self, error: Exception) -> bool:
+    def to_say(self, reason: str, is_known: bool) -> bool:
         try:
-            first = self.said.add(str(error), 1) == 1
-            alone = self.said.add("", 1) == 1
+            first, first_of_all = (self.said.add(key, 1) == 1 for key in (reason, "anything"))
         except RuntimeError:  # nobody is left to ask
             return True
-        return first and (alone or not isinstance(error, Lost))  # the others know why it went, and have said it
+        return first_of_all if is_known else first
 
 
 @contextmanager

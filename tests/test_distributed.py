@@ -236,12 +236,15 @@ def test_each_process_needs_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", "6")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert find_device("auto").type == "cuda"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     with pytest.raises(ValueError, match="device cuda is here 2 times, for 3 processes; --nproc-per-node 2 fits"):
         find_device("auto")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert find_device("auto").type == "cpu"  # for two, and not the Apple GPU
-    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert find_device("auto").type == "cpu"
+    with pytest.raises(ValueError, match="device mps is for one process; --device cpu is for many"):
+        find_device("mps")
+    monkeypatch.delenv("WORLD_SIZE")
     assert find_device("auto").type == "mps"

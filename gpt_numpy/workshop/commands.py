@@ -12,7 +12,7 @@ import numpy as np
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.advice import phase_of
 from gpt_numpy.workshop.console import Console, visible
-from gpt_numpy.workshop.errors import RunFailed, WrongUse
+from gpt_numpy.workshop.errors import Lost, RunFailed, WrongUse
 from gpt_numpy.workshop.flags import Parser, add_fields, chosen, made
 from gpt_numpy.workshop.judging import bits, perplexity, running_loss
 from gpt_numpy.workshop.loop import Training
@@ -41,25 +41,27 @@ def run(program: Program, arguments: Sequence[str]) -> int:
         if program.processes.size > 1 and not command.together:
             raise WrongUse(f"{arguments[0]} is for one process; start it without torchrun")
         return command.run(program, arguments[1:])
-    except (WrongUse, RunFailed) as error:
-        if program.processes.to_say(error):
-            Console(sys.stderr).say(f"{program.name}: {error}", "red")
-        return 2 if isinstance(error, WrongUse) else 1
+    except WrongUse as error:
+        return _ended(program, str(error), 2)
+    except RunFailed as error:
+        return _ended(program, str(error), 1, is_known=isinstance(error, Lost))
     except MemoryError:
-        Console(sys.stderr).say(
-            f"{program.name}: memory was not enough; a smaller --micro-batch, --block-size or --n-embd may fit",
-            "red",
-        )
-        return 1
+        return _ended(program, "memory was not enough; a smaller --micro-batch, --block-size or --n-embd may fit", 1)
     except BrokenPipeError:  # whoever read our output has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a disk that is full, a folder that went away
         where = f"{error.filename}: " if error.filename else ""
-        Console(sys.stderr).say(f"{program.name}: {where}{error.strerror or error}", "red")
-        return 1
+        return _ended(program, f"{where}{error.strerror or error}", 1)
     except KeyboardInterrupt:
         return 130
+
+
+def _ended(program: Program, reason: str, status: int, is_known: bool = False) -> int:
+    """`is_known`: no news where another process has said something."""
+    if program.processes.to_say(reason, is_known):
+        Console(sys.stderr).say(f"{program.name}: {reason}", "red")
+    return status
 
 
 def _help(name: str, about: str, commands: Mapping[str, Command]) -> str:
@@ -172,7 +174,8 @@ def judge(program: Program, arguments: Sequence[str]) -> int:
     console = Console()
     checkpoint = find_run(given["run"]).checkpoint(given["checkpoint"])
     engine = load_engine(program, checkpoint, given, to_train=False)
-    data = text_of(checkpoint, given.get("data"), console, another=True)
+    with program.processes.one_ahead():
+        data = text_of(checkpoint, given.get("data"), console, another=True)
     with console.bar("judging", 1.0) as bar:
         for judged in running_loss(engine, data.validation):
             bar.at(judged.part)

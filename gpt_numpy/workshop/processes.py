@@ -30,8 +30,9 @@ class Processes:
         """On each machine one process goes ahead: what it fetches and caches, the others find."""
         yield
 
-    def to_say(self, error: Exception) -> bool:
-        """Whether this process is to say what went wrong: what all find is said once."""
+    def to_say(self, reason: str, is_known: bool) -> bool:
+        """Whether this process is to say why it ends: what all find is said once, and what `is_known` where none has
+        said anything."""
         return True
 
     def agree(self, what: str, value: str) -> None:

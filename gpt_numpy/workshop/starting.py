@@ -77,12 +77,13 @@ def resume(program: Program, given: Given, console: Console) -> Training:
         raise WrongUse(f"{run.folder} is a model with a {tokenizer.kind} tokenizer, which cannot change")
     recipe = changed(state.recipe, chosen(Recipe, given))
     state = replace(state, recipe=recipe, config=changed(state.config, chosen(GPTConfig, given)))
-    judged = any(record["kind"] == "evaluation" and record["step"] == state.step for record in run.records())
+    known = [record for record in run.records() if record["step"] <= state.step]
+    judged = any(record["kind"] == "evaluation" and record["step"] == state.step for record in known)
     if state.step >= recipe.steps and judged:
         raise WrongUse(f"{run.folder} has done its {recipe.steps} steps; to go on, --steps {2 * recipe.steps}")
     with program.processes.one_ahead():
         data = text_of(checkpoint, given.get("data"), console)
-    everything = f"{state.config} {recipe} {data.survey.digest} {tokenizer.to_json()} {state.step} {judged}"
+    everything = f"{state.config} {recipe} {data.survey.digest} {tokenizer.to_json()} {state.step} {len(known)}"
     program.processes.agree("flags, text or the run's folder", everything)
     program.checked(state.config, given, console)
     if state.processes == program.processes.size:
