@@ -310,9 +310,9 @@ def test_a_signal_that_comes_again_ends_at_once_unless_it_is_the_same(
 
     def interrupted(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
         if number == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             time.sleep(pause)
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return step(self, ids, targets, recipe, number)
 
     monkeypatch.setattr(Engine, "train_step", interrupted)
