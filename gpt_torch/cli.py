@@ -71,4 +71,9 @@ def main() -> int:
     with joined() as processes:
         if not processes.first:
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        return run(replace(PROGRAM, processes=processes), sys.argv[1:])
+        status = run(replace(PROGRAM, processes=processes), sys.argv[1:])
+        if status and processes.size > 1:  # taking leave of processes that may be gone, or wait for us, has no end
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+        return status

@@ -86,9 +86,13 @@ def noticing_loss() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, dist.DistError) or "gloo" in str(error):
+        if is_loss(error):
             raise Lost("another process of this run was lost") from error
         raise
+
+
+def is_loss(error: Exception) -> bool:
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def divided(model: GPT, device: torch.device, how: str, size: int) -> nn.Module:

@@ -30,7 +30,7 @@ from gpt_numpy.workshop.processes import Processes
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.streams import DROPOUT
 from gpt_torch.device import describe, find_device, find_dtype, peak_of
-from gpt_torch.distributed import divided, like, noticing_loss, shares, summed, whole
+from gpt_torch.distributed import divided, is_loss, like, noticing_loss, shares, summed, whole
 from gpt_torch.model import GPT, Cache
 
 
@@ -83,7 +83,10 @@ class Engine:
         if self.options.recompute:
             for block in self.model.blocks:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-        self.together = divided(self.model, self.device, self.options.parallel, self.processes.size)
+        asked = f"{self.device.type} {self.dtype} {self.options.parallel}"
+        self.processes.agree("--device, --dtype or --parallel, or in what those are by themselves", asked)
+        with noticing_loss():
+            self.together = divided(self.model, self.device, self.options.parallel, self.processes.size)
         self.parameters = dict(self.model.named_parameters())
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         compiled = self.options.compile == "on" or (self.options.compile == "auto" and self.device.type == "cuda")
@@ -108,7 +111,7 @@ class Engine:
         except torch.OutOfMemoryError:
             pass  # and with the error go the activations that it holds on to
         except Exception as error:
-            if self.proven:
+            if self.proven or is_loss(error):
                 raise
             reason = str(error).strip().splitlines()[0]
             if self.processes.first:
@@ -168,12 +171,12 @@ class Engine:
         rows = max(piece.stop - piece.start for piece in shares(len(ids), recipe.micro_batch, self.processes))
         if self.options.parallel == "fsdp":  # where no process can try anything alone
             return RunFailed(f"out of memory on {describe(self.device)}; try --micro-batch {max(1, rows // 2)}")
+        forward = self.forward if self.processes.size == 1 else self.model  # of which other processes do not hear
+        self.optimizer.zero_grad()
         while rows > 1:
             rows //= 2
             try:
-                self.optimizer.zero_grad()
-                with self._exchanging(False):
-                    self._backward(ids, targets, slice(0, rows))
+                torch.autograd.grad(self._part(forward, ids, targets, slice(0, rows)), list(self.parameters.values()))
             except torch.OutOfMemoryError:
                 continue
             return RunFailed(f"out of memory on {describe(self.device)}; --micro-batch {rows} fits, with equal results")
@@ -227,6 +230,7 @@ class Engine:
             state[SCALER] = np.array([scale["scale"], scale["_growth_tracker"], max(steps)])
         return state
 
+    @noticing_loss()
     def load(self, weights: Arrays, optimizer_state: Arrays, step: int) -> None:
         now = self.model.state_dict()
         self.model.load_state_dict({name: like(now[name], torch.tensor(weight)) for name, weight in weights.items()})
@@ -275,6 +279,7 @@ class Reader:
         self.model, self.device = model, device
         self.cache: Cache = {}
 
+    @noticing_loss()
     @torch.no_grad()
     def read(self, ids: Sequence[int]) -> NDArray[Any]:
         for_training(self.model, False)

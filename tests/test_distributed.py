@@ -95,7 +95,7 @@ def test_many_processes_compute_what_one_does(
 ROOT = Path(__file__).parent.parent
 PLAY = "".join(f"SCENE {i}. Enter ROMEO, who says {i * i}: farewell!\n" for i in range(60))
 TRAIN = [
-    *("train", "--data", "play.txt", "--out", "a", "--device", "cpu", "--no-self-test"),
+    *("train", "--data", "play.txt", "--out", "a", "--device", "cpu", "--no-self-test", "--threads", "1"),
     *("--n-layer", "1", "--n-head", "2", "--n-embd", "8", "--block-size", "8", "--batch-size", "5"),
     *("--steps", "10", "--eval-every", "4", "--warmup", "2", "--lr", "0.01", "--preset", "workshop"),
 ]
@@ -200,21 +200,30 @@ def test_processes_that_were_asked_for_different_things_say_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Pair(Processes):
-        """This process, and one that was asked for what is in the file."""
+        """This process, and one that was asked for `usual`, or for the same where that is still empty."""
+
+        def __init__(self) -> None:
+            self.said: list[tuple[int, ...]] = []
 
         def largest(self, *numbers: int) -> tuple[int, ...]:
-            other = json.loads(file.read_text(encoding="utf-8")) if file.exists() else numbers
-            file.write_text(json.dumps(numbers), encoding="utf-8")
-            return tuple(map(max, numbers, other)) if len(numbers) == len(other) else numbers
+            self.said.append(numbers)
+            return tuple(map(max, numbers, usual[len(self.said) - 1])) if usual else numbers
 
-    file = tmp_path / "asked"
+    usual: list[tuple[int, ...]] = []
     monkeypatch.chdir(tmp_path)
     Path("play.txt").write_text(PLAY, encoding="utf-8")
     monkeypatch.setattr(loop.Training, "go", lambda self: loop.Stop(self.processes))
-    for status, out, flags in ((0, "a", ()), (0, "b", ()), (2, "c", ("--seed", "2"))):
-        assert run(replace(PROGRAM, processes=Pair()), [*TRAIN, "--out", out, *flags]) == status
-    assert capsys.readouterr().err.startswith("gpt-torch: the processes differ in flags or text: each machine needs")
-    assert not Path("c").exists()
+    for status, out, flags, differing in (
+        (0, "a", (), None),
+        (0, "b", (), None),
+        (2, "c", ("--seed", "2"), "flags or text: each machine needs the same"),
+        (2, "d", ("--dtype", "float16"), "--device, --dtype or --parallel, or in what those are by themselves"),
+    ):
+        pair = Pair()
+        assert run(replace(PROGRAM, processes=pair), [*TRAIN, "--out", out, *flags]) == status
+        assert capsys.readouterr().err.startswith(f"gpt-torch: the processes differ in {differing}") == (status == 2)
+        assert Path(out).exists() == (status == 0)
+        usual = usual or pair.said
 
 
 @pytest.mark.parametrize("name", ["generate", "export", "import"])

@@ -95,8 +95,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     path = folder / "state.json"
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        plain = {field.name: kept[field.name] for field in fields(State) if field.name not in ("config", "recipe")}
-        state = State(config=GPTConfig(**kept["config"]), recipe=Recipe(**kept["recipe"]), **plain)
+        plain = {field.name: kept[field.name] for field in fields(State) if field.name in kept}
+        state = State(**{**plain, "config": GPTConfig(**kept["config"]), "recipe": Recipe(**kept["recipe"])})
         tokenizer = load_tokenizer(folder / "tokenizer.json")
         if tokenizer.vocab_size > state.config.vocab_size:
             raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model {state.config.vocab_size}")

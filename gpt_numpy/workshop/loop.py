@@ -23,7 +23,7 @@ from gpt_numpy.workshop.errors import Lost, RunFailed
 from gpt_numpy.workshop.judging import running_loss
 from gpt_numpy.workshop.processes import Processes
 from gpt_numpy.workshop.report import write_report
-from gpt_numpy.workshop.runs import Run
+from gpt_numpy.workshop.runs import Record, Run
 from gpt_numpy.workshop.sampling import Sampling, generate, text_start
 from gpt_numpy.workshop.streams import SAMPLES
 from gpt_numpy.workshop.tokenizers import Tokenizer, streamed
@@ -82,7 +82,8 @@ def stop_on_signals(processes: Processes) -> Iterator[Stop]:
     try:
         yield stop
     finally:
-        restore()
+        if processes.size == 1:  # of many, all are about to end, and a launcher hurries them before they have said why
+            restore()
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,12 @@ class Training:
     run: Run
     console: Console
     processes: Processes
+    before: list[Record]  # what was recorded up to here, of a run that is resumed
     losses: list[float] = field(default_factory=list)  # of each step
     evaluations: list[tuple[int, float, float]] = field(default_factory=list)  # step, training and validation loss
 
     def __post_init__(self) -> None:
-        for record in self.run.records():  # of a run that is resumed
-            if record["step"] > self.state.step:
-                continue
+        for record in self.before:
             if record["kind"] == "step":
                 self.losses.append(record["loss"])
             elif record["kind"] == "evaluation":
@@ -134,7 +134,6 @@ class Training:
         with stop_on_signals(self.processes) as stop:
             try:
                 self._go(stop)
-                self.processes.largest(0)  # a launcher ends all where one ends early, and the first has more to write
             except Lost as error:
                 step = self.state.step
                 self._keep_alone()
@@ -142,6 +141,8 @@ class Training:
             except RunFailed as error:
                 self._end(f"it failed: {error}")
                 raise
+            with suppress(Lost):  # a launcher ends all where one ends early, and the first has most to write
+                self.processes.largest(0)
         return stop
 
     def _go(self, stop: Stop) -> None:

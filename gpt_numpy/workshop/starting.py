@@ -59,7 +59,7 @@ def _begin(program: Program, given: Given, console: Console, run: Run, config: G
     )
     run.begin(_description(program, run, state, tokenizer, data))
     console.say(_about(data, tokenizer))
-    return Training(engine, tokenizer, data, state, run, console, program.processes)
+    return Training(engine, tokenizer, data, state, run, console, program.processes, [])
 
 
 def resume(program: Program, given: Given, console: Console) -> Training:
@@ -96,7 +96,7 @@ def resume(program: Program, given: Given, console: Console) -> Training:
     run.begin(_description(program, run, state, tokenizer, data))
     console.say(_about(data, tokenizer))
     console.say(f"going on after step {state.step} of {recipe.steps}")
-    return Training(engine, tokenizer, data, state, run, console, program.processes)
+    return Training(engine, tokenizer, data, state, run, console, program.processes, known)
 
 
 def load_engine(program: Program, checkpoint: Checkpoint, given: Given, to_train: bool = True) -> Engine:
