@@ -10,7 +10,6 @@ number of threads alone. So two runs agree bit for bit.
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
@@ -22,6 +21,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.model import GPT, Cache
 from gpt_numpy.workshop.engine import Arrays, Ids, Trained
+from gpt_numpy.workshop.processes import available_cores
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.streams import DROPOUT
 from minitensor import grad, no_grad
@@ -172,10 +172,3 @@ class Rows(np.random.Generator):
 
     def random(self, shape: Any = None, dtype: Any = np.float64, out: Any = None) -> Any:
         return np.stack([stream.random(shape[1:], dtype) for stream in self.streams])
-
-
-def available_cores() -> int:
-    """The cores that this process may use, which on a cluster are fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

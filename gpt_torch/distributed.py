@@ -22,7 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from gpt_numpy.workshop.errors import Lost
-from gpt_numpy.workshop.processes import Processes
+from gpt_numpy.workshop.processes import Processes, available_cores
 from gpt_torch.model import GPT
 
 PATIENCE = timedelta(minutes=10)  # with a process that does not answer: it may be saving a large model
@@ -70,8 +70,8 @@ def joined() -> Iterator[Processes]:
     if torch.cuda.is_available() and dist.is_nccl_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // int(os.environ["LOCAL_WORLD_SIZE"])))  # torchrun would leave each with one
+    share = available_cores() // int(os.environ["LOCAL_WORLD_SIZE"])
+    torch.set_num_threads(max(1, share))  # torchrun would leave each process with one
     store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:

@@ -5,6 +5,7 @@ up what the parts lead to. The first process alone writes and speaks.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -40,3 +41,10 @@ class Processes:
         number = int(hashlib.sha256(value.encode("utf-8")).hexdigest()[:15], 16)
         if self.largest(number, -number) != (number, -number):
             raise WrongUse(f"the processes differ in {what}: each machine needs the same command and the same files")
+
+
+def available_cores() -> int:
+    """The cores that this process may use, which on a cluster are fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
