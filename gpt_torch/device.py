@@ -4,6 +4,7 @@ import os
 import re
 
 import torch
+import torch.distributed as dist
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -11,7 +12,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def find_device(name: str) -> torch.device:
     """By its name; or the fastest kind that this machine has, by "auto". Under torchrun each process has one."""
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1:
         if name == "mps":
             raise ValueError("device mps is for one process; --device cpu is for many too")
         here["mps"] = False

@@ -23,9 +23,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gpt_numpy.workshop.errors import Lost
 from gpt_numpy.workshop.processes import Processes, available_cores
-from gpt_torch.model import GPT
+from gpt_torch.model import GPT, MLP, CausalSelfAttention
 
 PATIENCE = timedelta(minutes=10)  # with a process that does not answer: it may be saving a large model
+LONG = timedelta(days=1)  # for one that goes ahead: it may be fetching and tokenizing a large text
 
 
 class Group(Processes):
@@ -34,7 +35,8 @@ class Group(Processes):
     def __init__(self, store: Store) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.ahead = os.environ["LOCAL_RANK"] == "0"  # of those on this machine
-        self.said = PrefixStore("said", store)
+        self.machine, self.machines = int(os.environ["GROUP_RANK"]), int(os.environ["GROUP_WORLD_SIZE"])
+        self.said, self.done, self.times = PrefixStore("said", store), PrefixStore("done", store), 0
 
     def largest(self, *numbers: int) -> tuple[int, ...]:
         tensor = torch.tensor(numbers)
@@ -44,13 +46,18 @@ class Group(Processes):
 
     @contextmanager
     def one_ahead(self) -> Iterator[None]:
-        if not self.ahead:
-            self.largest(0)
-        try:
-            yield
-        finally:
+        self.times += 1
+        done = [f"{self.times} {machine}" for machine in range(self.machines)]
+        with noticing_loss():
             if self.ahead:
-                self.largest(0)
+                try:
+                    yield
+                finally:
+                    self.done.set(done[self.machine], "")
+                self.done.wait(done, LONG)
+            else:
+                self.done.wait(done, LONG)
+                yield
 
     def to_say(self, reason: str, is_known: bool) -> bool:
         try:
@@ -95,15 +102,19 @@ def is_loss(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
-def divided(model: GPT, device: torch.device, how: str, size: int) -> nn.Module:
+def divided(model: GPT, device: torch.device, dtype: torch.dtype, how: str, size: int) -> nn.Module:
     """The model on its device, as so many processes train it together: each has all of it, or ("fsdp") a part."""
     if how == "fsdp":
         from torch.distributed.device_mesh import init_device_mesh  # seconds, which other runs need not wait
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         mesh = init_device_mesh(device.type, (size,))
-        for block in model.blocks:
-            fully_shard(block, mesh=mesh)  # whole on each device only while it computes
+        # The large matrices of a block are whole on each device only while they are needed, and then already in the
+        # numbers that autocast would copy them to, which would keep the copies until the backward pass.
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        for part in list(model.modules()):
+            if isinstance(part, CausalSelfAttention | MLP):
+                fully_shard(part, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh)
         return model
     model.to(device)

@@ -6,11 +6,12 @@ chooses. With float16, whose range is small, the loss is scaled up before the ba
 
 import math
 import sys
+from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -86,12 +87,12 @@ class Engine:
         asked = f"{self.device.type} {self.dtype} {self.options.parallel}"
         self.processes.agree("--device, --dtype or --parallel, or in what those are by themselves", asked)
         with noticing_loss():
-            self.together = divided(self.model, self.device, self.options.parallel, self.processes.size)
+            self.together = divided(self.model, self.device, self.dtype, self.options.parallel, self.processes.size)
         self.parameters = dict(self.model.named_parameters())
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        compiled = self.options.compile == "on" or (self.options.compile == "auto" and self.device.type == "cuda")
-        self.forward: Callable[..., Any] = torch.compile(self.together) if compiled else self.together
-        self.proven = not compiled  # what is compiled has run once
+        self.compiled = self.options.compile == "on" or (self.options.compile == "auto" and self.device.type == "cuda")
+        self.forward: Callable[..., Any] = torch.compile(self.together) if self.compiled else self.together
+        self.proven = not self.compiled  # what is compiled has run once
 
     @cached_property
     def optimizer(self) -> AdamW:  # made when it is first needed: PyTorch takes seconds to load it
@@ -113,10 +114,10 @@ class Engine:
         except Exception as error:
             if self.proven or is_loss(error):
                 raise
-            reason = str(error).strip().splitlines()[0]
+            reason, *_ = [*str(error).strip().splitlines(), type(error).__name__]
             if self.processes.first:
                 print(f"torch.compile does not work here, so training goes on without it: {reason}", file=sys.stderr)
-            self.forward = self.together
+            self.forward, self.compiled = self.together, False
             loss = self.backward(ids, targets, recipe, step)
         if loss is None:
             raise self._too_large(ids, targets, recipe)
@@ -205,6 +206,10 @@ class Engine:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             yield
 
+    def for_reading(self) -> AbstractContextManager[None]:
+        """One token at a time takes longer in a lower precision; but in parts, blocks are in nothing else."""
+        return self._as_asked() if self.options.parallel == "fsdp" else nullcontext()
+
     def _there(self, ids: Ids) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(ids))
         if self.device.type == "cuda":  # from pinned memory it is copied while the device works on
@@ -214,7 +219,7 @@ class Engine:
     # -- reading --
 
     def reader(self) -> "Reader":
-        return Reader(self.model, self.device)
+        return Reader(self)
 
     # -- its state --
 
@@ -262,7 +267,7 @@ class Engine:
 
     def describe(self) -> str:
         precision = str(self.dtype).removeprefix("torch.")
-        how = [precision, f"{self.options.attention} attention", *["compiled"] * (not self.proven)]
+        how = [precision, f"{self.options.attention} attention", *["compiled"] * self.compiled]
         size = self.processes.size
         many = f", in each of {size} processes ({self.options.parallel})" if size > 1 else ""
         return f"PyTorch {torch.__version__}, {', '.join(how)}, {describe(self.device)}{many}"
@@ -275,16 +280,18 @@ SCALER = "scaler"  # of float16: the scale, the steps since it changed, the step
 class Reader:
     """Reads a text piece by piece, keeping the keys and values of what it has read."""
 
-    def __init__(self, model: GPT, device: torch.device) -> None:
-        self.model, self.device = model, device
-        self.cache: Cache = {}
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.cache = cast(Cache, UserDict())  # of a dict, PyTorch's FSDP has handed on copies on CUDA (2.11)
 
     @noticing_loss()
     @torch.no_grad()
     def read(self, ids: Sequence[int]) -> NDArray[Any]:
-        for_training(self.model, False)
-        logits, _ = self.model(torch.tensor([ids], device=self.device), cache=self.cache)
-        return here(logits[0, -1])
+        model, device = self.engine.model, self.engine.device
+        for_training(model, False)
+        with self.engine.for_reading():
+            logits, _ = model(torch.tensor([ids], device=device), cache=self.cache)
+        return here(logits[0, -1].float())
 
 
 def for_training(model: GPT, yes: bool) -> None:

@@ -1,5 +1,6 @@
 """Both engines at a size where a step takes a moment, and how what they lead to is compared."""
 
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ from gpt_torch.engine import Options
 
 CONFIG = GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=8)
 RECIPE = Recipe(steps=10, batch_size=7, lr=1e-2, warmup=2, grad_clip=0.5, weight_decay=0.1)
+
+COMPILER = any(map(shutil.which, ("g++", "clang++", "cl")))  # without one, torch.compile does nothing on the CPU
 
 Make = Callable[..., Any]  # an engine from config and seed
 Everything = dict[str, np.ndarray[Any, Any]]

@@ -31,11 +31,17 @@ from tests.together import CASES, cases, computed
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
 
 
-def torchrun(processes: int, *command: str, **settings: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+def torchrun(processes: int, *command: str, **settings: Any) -> tuple[int, str]:
+    """Its status and its output."""
+    process = subprocess.Popen(
         [*TORCHRUN, "--nproc-per-node", str(processes), *command], text=True, encoding="utf-8",
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **settings,
     )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=500)
+    finally:
+        process.terminate()  # if that took too long; then it ends the processes that it started
+    return process.returncode, output
 
 
 def of(size: int, rank: int = 0) -> Processes:
@@ -69,9 +75,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     @cache
     def folder(size: int) -> Path:
         folder = tmp_path_factory.mktemp("together")
-        process = torchrun(size, "-m", "tests.together", str(folder))
-        output, _ = process.communicate(timeout=500)
-        assert process.returncode == 0, output
+        status, output = torchrun(size, "-m", "tests.together", str(folder))
+        assert status == 0, output
         return folder
 
     return folder
@@ -94,51 +99,61 @@ def test_many_processes_compute_what_one_does(
 
 ROOT = Path(__file__).parent.parent
 PLAY = "".join(f"SCENE {i}. Enter ROMEO, who says {i * i}: farewell!\n" for i in range(60))
+MACHINE = ["--device", "cpu", "--no-self-test", "--threads", "1"]
 TRAIN = [
-    *("train", "--data", "play.txt", "--out", "a", "--device", "cpu", "--no-self-test", "--threads", "1"),
+    *("train", "--data", "play.txt", "--out", "a", *MACHINE),
     *("--n-layer", "1", "--n-head", "2", "--n-embd", "8", "--block-size", "8", "--batch-size", "5"),
     *("--steps", "10", "--eval-every", "4", "--warmup", "2", "--lr", "0.01", "--preset", "workshop"),
 ]
-# The command, but in one process something happens before the sixth step.
+# The command, but in one process something happens in a method of the engine, after so many steps.
 MAIN = """
-import os, signal, sys, time
+import os, signal, sys
 import torch
 from gpt_torch import cli, engine
 from gpt_numpy.workshop import loop
 
 rank = int(os.environ["RANK"])
 loop.SAMPLE = 10
-step = engine.Engine.train_step
+train_step, method, steps = engine.Engine.train_step, engine.Engine.{where}, 0
 
-def disturbed(self, ids, targets, recipe, number):
-    if number == 5 and rank == {rank}:
+def counted(self, *batch):
+    global steps
+    steps += 1
+    return train_step(self, *batch)
+
+def disturbed(self, *batch):
+    if steps == {after} and rank == {rank}:
         {happens}
-    return step(self, ids, targets, recipe, number)
+    return method(self, *batch)
 
-engine.Engine.train_step = disturbed
+engine.Engine.train_step = counted
+method = counted if method is train_step else method
+engine.Engine.{where} = disturbed
 sys.exit(cli.main())
 """
 KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
 ASKED = "os.kill(os.getpid(), signal.SIGTERM)"
+LOST = "another process of this run was lost"
 FULL = """
+        def fail(gradient):
+            raise torch.OutOfMemoryError
         def full(ids, targets):
-            if len(ids) > 1:
-                raise torch.OutOfMemoryError
-            return self.together(ids, targets)
+            logits, loss = self.together(ids, targets)
+            loss.register_hook(fail)
+            return logits, loss
         self.forward = full
 """
 
 
-def commanded(folder: Path, processes: int, happens: str, rank: int, *flags: str) -> tuple[int, str]:
+def commanded(
+    folder: Path, processes: int, command: list[str], happens: str = "pass", rank: int = 0,
+    where: str = "train_step", after: int = 5,
+) -> tuple[int, str]:  # fmt: skip
     """The status and the output of the command in many processes, in one of which something may happen."""
     (folder / "play.txt").write_text(PLAY, encoding="utf-8")
-    code = MAIN.format(rank=rank, happens=happens)
+    code = MAIN.format(rank=rank, happens=happens, where=where, after=after)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = torchrun(
-        processes, "--no-python", sys.executable, "-c", code, *TRAIN, *flags, cwd=folder, env=environment
-    )
-    output, _ = process.communicate(timeout=200)
-    return process.returncode, output
+    return torchrun(processes, "--no-python", sys.executable, "-c", code, *command, cwd=folder, env=environment)
 
 
 def records(folder: Path, kind: str) -> list[dict[str, Any]]:
@@ -146,12 +161,22 @@ def records(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 
-def test_a_run_in_many_processes_is_the_run_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_in_many_processes_and_then_in_others_is_the_run_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     many, one = tmp_path / "many", tmp_path / "one"
     for folder in (many, one):
         folder.mkdir()
-    status, output = commanded(many, 2, "pass", 0)
+    status, output = commanded(many, 2, TRAIN, ASKED, rank=1)
+    assert status == 1  # torchrun's
+    assert output.count("stopped and saved at step 6; go on with --resume") == 1, output
+    assert "gpt-torch: " not in output
+    assert [record["reason"] for record in records(many, "end")] == ["it was stopped"]
+    assert "in each of 2 processes (ddp)" in output
+    status, output = commanded(many, 3, ["train", "--resume", "--out", "a", *MACHINE, "--parallel", "fsdp"])
     assert status == 0, output
+    assert output.count("going on after step 6 of 10") == 1, output
+    assert "in each of 3 processes (fsdp)" in output
     (one / "play.txt").write_text(PLAY, encoding="utf-8")
     monkeypatch.chdir(one)
     assert run(PROGRAM, TRAIN) == 0
@@ -161,37 +186,30 @@ def test_a_run_in_many_processes_is_the_run_of_one(tmp_path: Path, monkeypatch: 
         ]
     assert {path.relative_to(many) for path in many.rglob("*")} == {path.relative_to(one) for path in one.rglob("*")}
     assert output.count("best validation loss") == 1  # only one process speaks
-    assert "in each of 2 processes (ddp)" in output
 
 
 @pytest.mark.parametrize(
-    ("happens", "rank", "flags", "said", "saved", "reason"),
+    ("happens", "rank", "where", "after", "how", "said", "saved"),
     [
-        (KILLED, 1, (), "saved at step 5; go on with --resume", 5, "another process was lost"),
-        (
-            KILLED,
-            0,
-            ("--parallel", "fsdp"),
-            "another process of this run was lost after step 5; --resume goes",
-            4,
-            None,
-        ),
-        (ASKED, 1, (), "stopped and saved at step 6; go on with --resume", 6, "it was stopped"),
-        (FULL, 1, (), "out of memory on CPU, 1 thread; --micro-batch 1 fits", 5, "another process was lost"),
+        (KILLED, 0, "train_step", 5, "fsdp", f"{LOST} after step 5; --resume goes on from the newest checkpoint", 4),
+        (KILLED, 1, "loss", 4, "fsdp", f"{LOST} after step 4; --resume goes on from the newest checkpoint", 0),
+        (KILLED, 1, "reader", 8, "ddp", "saved at step 8; go on with --resume", 8),
+        (FULL, 1, "train_step", 5, "ddp", "out of memory on CPU, 1 thread; --micro-batch 1 fits", 5),
     ],
-    ids=["lost", "the first is lost, and a part of the model", "asked to stop", "out of memory"],
+    ids=["the first, with a part of the model", "judging, with a part", "sampling", "out of memory"],
 )
-def test_what_happens_to_one_process_ends_all_with_a_checkpoint(
-    happens: str, rank: int, flags: tuple[str, ...], said: str, saved: int, reason: str | None,
+def test_a_process_that_is_lost_ends_all_with_a_checkpoint(
+    happens: str, rank: int, where: str, after: int, how: str, said: str, saved: int,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    status, output = commanded(tmp_path, 2, happens, rank, *flags)
+    status, output = commanded(tmp_path, 2, [*TRAIN, "--parallel", how], happens, rank, where, after)
     assert status == 1, output  # torchrun's
     assert output.count(said) == 1, output
-    assert output.count("gpt-torch: ") == ("stopped" not in said), output  # one line for one cause
+    assert output.count("gpt-torch: ") == 1, output  # one line for one cause
     monkeypatch.chdir(tmp_path)
     assert Run(Path("a")).checkpoint("latest").state.step == saved
-    assert [record["reason"] for record in records(tmp_path, "end")] == [reason] * (reason is not None)
+    assert [record["reason"] for record in records(tmp_path, "end")] == ["another process was lost"] * (rank != 0)
+    assert not list(Path("a/checkpoints").glob(".*"))  # nothing half written
     assert run(numpy_program, ["train", "--resume", "--out", "a"]) == 0  # alone, and with the other engine
     assert [record["step"] for record in records(tmp_path, "step")] == list(range(1, 11))
 
@@ -245,6 +263,7 @@ def test_each_process_needs_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(dist, "is_torchelastic_launched", lambda: True)
     monkeypatch.setenv("WORLD_SIZE", "6")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert find_device("auto").type == "cuda"
@@ -255,5 +274,5 @@ def test_each_process_needs_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch)
     assert find_device("auto").type == "cpu"
     with pytest.raises(ValueError, match="device mps is for one process; --device cpu is for many"):
         find_device("mps")
-    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setattr(dist, "is_torchelastic_launched", lambda: False)  # a cluster may set WORLD_SIZE all the same
     assert find_device("auto").type == "mps"

@@ -15,7 +15,7 @@ from gpt_numpy.workshop.recipes import PRESETS
 from gpt_torch.device import find_dtype
 from gpt_torch.engine import Engine, Options
 from gpt_torch.selftest import self_test
-from tests.engines import CONFIG, RECIPE, assert_close, assert_same, batch, trained
+from tests.engines import COMPILER, CONFIG, RECIPE, assert_close, assert_same, batch, trained
 
 CPU = Options(device="cpu")
 LAPTOP = PRESETS["laptop"].model
@@ -36,7 +36,9 @@ LAPTOP = PRESETS["laptop"].model
 )
 def test_options_change_how_a_step_is_made_and_not_what_it_is(options: Options, micro_batch: int) -> None:
     recipe = replace(RECIPE, micro_batch=micro_batch)
-    assert_close(trained(Engine(CONFIG, options=options), recipe), trained(Engine(CONFIG, options=CPU), recipe), 1e-3)
+    engine = Engine(CONFIG, options=options)
+    assert_close(trained(engine, recipe), trained(Engine(CONFIG, options=CPU), recipe), 1e-3)
+    assert engine.compiled == (options.compile == "on" and COMPILER)
 
 
 def test_recomputing_drops_the_same_numbers_again() -> None:

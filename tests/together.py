@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from torch.distributed.tensor import DTensor
 
 from gpt_numpy import GPTConfig
 from gpt_numpy.workshop.processes import Processes
 from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.weights import parameter_count
 from gpt_torch.distributed import joined
 from gpt_torch.engine import Engine, Options
-from tests.engines import CONFIG, RECIPE, Everything, batch
+from tests.engines import COMPILER, CONFIG, RECIPE, Everything, batch
 
 CPU = Options(device="cpu")
 
@@ -35,7 +37,7 @@ CASES = {
     "recompute": Case(options=replace(CPU, recompute=True)),
     "bfloat16": Case(options=replace(CPU, dtype="bfloat16"), low=True),
     "float16": Case(options=replace(CPU, dtype="float16"), low=True),
-    "compiled": Case(options=replace(CPU, compile="on")),
+    "compiled, one sequence at a time": Case(options=replace(CPU, compile="on"), recipe=replace(RECIPE, micro_batch=1)),
 }
 
 
@@ -59,11 +61,16 @@ def computed(case: Case, processes: Processes, folder: Path) -> Everything:
     engine = Engine(case.config, 99, case.options, processes)
     engine.load(dict(np.load(weights)), dict(np.load(memory)), step=2)
     reported += [engine.train_step(*batch(case.rows, seed=step), case.recipe, step) for step in (2, 3)]
+    assert engine.compiled == (case.options.compile == "on" and COMPILER)
+    mine = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in engine.parameters.values())
+    share = mine / parameter_count(case.config)
+    assert share < 0.6 if case.options.parallel == "fsdp" else share == 1
     losses = [engine.loss(*batch(rows, seed=rows)) for rows in (1, 2, 8)]
+    reader = engine.reader()
     everything = {
         "reported": np.array([[float(number) for number in step] for step in reported]),
         "losses": np.array(losses),
-        "read": engine.reader().read([1, 2, 3]),
+        "read": np.stack([reader.read(ids) for ids in ([1, 2], [3], [4])]),
     }
     return {**everything, **engine.weights(), **engine.optimizer_state()}
 

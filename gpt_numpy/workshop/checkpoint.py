@@ -9,6 +9,7 @@ It is written beside, brought to the disk, and renamed. Between the two renames 
 that one is whole under another name, where reading finds it.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -64,6 +65,11 @@ class Checkpoint:
     def optimizer_state(self) -> Arrays:
         return _load_arrays(self.folder / "optimizer.safetensors")
 
+    def digest(self) -> str:
+        """SHA-256 of the weights."""
+        with (self.folder / "model.safetensors").open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
 
 class Saved(Protocol):
     """Something with weights, such as an engine."""
@@ -75,9 +81,10 @@ class Saved(Protocol):
 
 def save_checkpoint(folder: Path, model: Saved, tokenizer: Tokenizer, state: State) -> None:
     beside, before = _beside(folder, "new"), _beside(folder, "old")
+    weights = _plain(model.weights())  # which other processes may have to hand over, and may fail to
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    _write(beside / "model.safetensors", lambda path: save_file(_plain(model.weights()), path))
+    _write(beside / "model.safetensors", lambda path: save_file(weights, path))
     _write(beside / "optimizer.safetensors", lambda path: save_file(_plain(model.optimizer_state()), path))
     _write(beside / "tokenizer.json", lambda path: path.write_text(tokenizer.to_json(), encoding="utf-8"))
     _write(beside / "state.json", lambda path: path.write_text(state.to_json(), encoding="utf-8"))

@@ -176,6 +176,7 @@ def judge(program: Program, arguments: Sequence[str]) -> int:
     engine = load_engine(program, checkpoint, given, to_train=False)
     with program.processes.one_ahead():
         data = text_of(checkpoint, given.get("data"), console, another=True)
+    program.processes.agree("flags, text or the run's folder", f"{data.survey.digest} {checkpoint.digest()}")
     with console.bar("judging", 1.0) as bar:
         for judged in running_loss(engine, data.validation):
             bar.at(judged.part)

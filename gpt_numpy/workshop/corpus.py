@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -233,7 +234,7 @@ def _encoded_in_file(
     for path in cache_folder().glob(f"{key}-*.tokens"):
         if path.stat().st_size == int(path.stem.split("-")[1]) * dtype.itemsize:  # whole
             return np.memmap(path, dtype, "r")
-    beside = cache_folder() / f"{key}.{os.getpid()}"
+    beside = cache_folder() / f"{key}.{uuid4().hex}"
     count = 0
     try:
         beside.parent.mkdir(parents=True, exist_ok=True)

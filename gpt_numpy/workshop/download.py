@@ -2,10 +2,10 @@
 
 import hashlib
 import http.client
-import os
 import urllib.error
 import urllib.request
 from pathlib import Path
+from uuid import uuid4
 
 from platformdirs import user_cache_path
 
@@ -35,7 +35,7 @@ def tiny_shakespeare(console: Console) -> Path:
         raise NotFetched(f"{ADDRESS} sent {len(data):,} bytes that are not tiny Shakespeare (SHA-256 differs)")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{os.getpid()}")
+        beside = path.with_suffix(f".{uuid4().hex}")
         beside.write_bytes(data)
         beside.replace(path)
     except OSError as error:

@@ -29,6 +29,7 @@ from gpt_numpy.workshop.streams import SAMPLES
 from gpt_numpy.workshop.tokenizers import Tokenizer, streamed
 
 SAMPLE = 160  # tokens written at each evaluation
+ALONE = 20.0  # seconds to save in after a loss: a device may wait for the lost one, and torchrun ends all after 30
 READ_EVERY = 0.25  # seconds of work between two readings of what the steps reported: reading waits for the device
 SAME_SIGNAL = 1.0  # seconds within which a signal that comes again is the same
 COLUMNS = (
@@ -135,9 +136,9 @@ class Training:
             try:
                 self._go(stop)
             except Lost as error:
-                step = self.state.step
+                saved = "; --resume goes on from the newest checkpoint" if self.evaluations else ""
                 self._keep_alone()
-                raise Lost(f"{error} after step {step}; --resume goes on from the newest checkpoint") from error
+                raise Lost(f"{error} after step {self.state.step}{saved}") from error
             except RunFailed as error:
                 self._end(f"it failed: {error}")
                 raise
@@ -178,11 +179,23 @@ class Training:
         self._report()
 
     def _keep_alone(self) -> None:
-        """Another process has gone. What this one has is as it was after the latest step; an engine that has only a
-        part of the weights cannot save them, and then the checkpoint before is the newest."""
-        with suppress(RunFailed):
-            self._save(Bar())
-            self.console.say(f"saved at step {self.state.step}; go on with --resume", "yellow")
+        """Another process has gone. What this one has is as it was after the latest step. But an engine that has only a
+        part of the weights cannot save them, nor can one whose device waits for the lost process; then the checkpoint
+        before stays the newest."""
+
+        def save() -> None:
+            try:
+                if self.state.step != self._saved:
+                    self._save(Bar())
+                self.console.say(f"saved at step {self.state.step}; go on with --resume", "yellow")
+            except Lost:
+                pass
+            except RunFailed as error:
+                self.console.say(str(error), "yellow")
+
+        saving = threading.Thread(target=save, daemon=True)
+        saving.start()
+        saving.join(ALONE)
         self._end("another process was lost")
 
     def _report(self) -> None:

@@ -83,8 +83,8 @@ def resume(program: Program, given: Given, console: Console) -> Training:
         raise WrongUse(f"{run.folder} has done its {recipe.steps} steps; to go on, --steps {2 * recipe.steps}")
     with program.processes.one_ahead():
         data = text_of(checkpoint, given.get("data"), console)
-    everything = f"{state.config} {recipe} {data.survey.digest} {tokenizer.to_json()} {state.step} {len(known)}"
-    program.processes.agree("flags, text or the run's folder", everything)
+    kept = f"{tokenizer.to_json()} {state.step} {checkpoint.digest()} {len(known)}"
+    program.processes.agree("flags, text or the run's folder", f"{state.config} {recipe} {data.survey.digest} {kept}")
     program.checked(state.config, given, console)
     if state.processes == program.processes.size:
         given = {"threads": state.threads, **given}  # as many as before, so that it goes on bit for bit
