@@ -1,9 +1,12 @@
 """Many processes train as one process with the whole batch would: for real, with torchrun, on the CPU."""
 
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -16,15 +19,20 @@ import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from gpt_numpy.cli import PROGRAM as numpy_program
 from gpt_numpy.workshop import loop
 from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.engine import Ids, Trained
+from gpt_numpy.workshop.errors import Lost
 from gpt_numpy.workshop.processes import Processes
+from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs import Run
 from gpt_torch.cli import PROGRAM
 from gpt_torch.device import find_device
 from gpt_torch.distributed import shares
+from gpt_torch.engine import Engine
 from tests.engines import assert_close
 from tests.together import CASES, cases, computed
 
@@ -214,20 +222,55 @@ def test_a_process_that_is_lost_ends_all_with_a_checkpoint(
     assert [record["step"] for record in records(tmp_path, "step")] == list(range(1, 11))
 
 
+@pytest.mark.parametrize(("what", "said"), [("hangs", ""), ("wrong", "step 3: the loss is nan")])
+def test_what_is_left_after_a_loss_is_saved_only_if_it_can_be_and_is_sound(
+    what: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step, save, done = Engine.train_step, Run.save, threading.Event()
+
+    def lost(self: Engine, ids: Ids, targets: Ids, recipe: Recipe, number: int) -> Trained:
+        if number == 3:
+            raise Lost(LOST)
+        trained = step(self, ids, targets, recipe, number)
+        return Trained(math.nan, math.nan) if what == "wrong" and number == 2 else trained
+
+    def hanging(self: Run, folder: Path, *saved: Any) -> None:
+        if folder == self.latest and what == "hangs":
+            done.wait()  # as for a device that waits for the process that was lost
+            raise Lost(LOST)
+        save(self, folder, *saved)
+
+    monkeypatch.setattr(Engine, "train_step", lost)
+    monkeypatch.setattr(Run, "save", hanging)
+    monkeypatch.setattr(loop, "ALONE", 1.0)
+    monkeypatch.chdir(tmp_path)
+    Path("play.txt").write_text(PLAY, encoding="utf-8")
+    assert run(PROGRAM, TRAIN) == 1
+    output, errors = capsys.readouterr()
+    assert errors == f"gpt-torch: {LOST} after step 3; --resume goes on from the newest checkpoint\n"
+    assert said in output
+    assert "saved at" not in output
+    assert [record["reason"] for record in records(tmp_path, "end")] == ["another process was lost"]
+    assert Run(Path("a")).checkpoint("latest").state.step == 0
+    done.set()
+
+
+class Pair(Processes):
+    """This process, and one that says what another such pair has said, or without one the same as this."""
+
+    def __init__(self, other: "Pair | None" = None) -> None:
+        self.said: list[tuple[int, ...]] = []
+        self.answers = iter(other.said if other else [])
+
+    def largest(self, *numbers: int) -> tuple[int, ...]:
+        self.said.append(numbers)
+        return tuple(map(max, numbers, next(self.answers, numbers)))
+
+
 def test_processes_that_were_asked_for_different_things_say_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Pair(Processes):
-        """This process, and one that was asked for `usual`, or for the same where that is still empty."""
-
-        def __init__(self) -> None:
-            self.said: list[tuple[int, ...]] = []
-
-        def largest(self, *numbers: int) -> tuple[int, ...]:
-            self.said.append(numbers)
-            return tuple(map(max, numbers, usual[len(self.said) - 1])) if usual else numbers
-
-    usual: list[tuple[int, ...]] = []
+    usual = None
     monkeypatch.chdir(tmp_path)
     Path("play.txt").write_text(PLAY, encoding="utf-8")
     monkeypatch.setattr(loop.Training, "go", lambda self: loop.Stop(self.processes))
@@ -237,11 +280,32 @@ def test_processes_that_were_asked_for_different_things_say_so(
         (2, "c", ("--seed", "2"), "flags or text: each machine needs the same"),
         (2, "d", ("--dtype", "float16"), "--device, --dtype or --parallel, or in what those are by themselves"),
     ):
-        pair = Pair()
+        pair = Pair(usual)
         assert run(replace(PROGRAM, processes=pair), [*TRAIN, "--out", out, *flags]) == status
         assert capsys.readouterr().err.startswith(f"gpt-torch: the processes differ in {differing}") == (status == 2)
         assert Path(out).exists() == (status == 0)
-        usual = usual or pair.said
+        usual = usual or pair
+
+
+@pytest.mark.parametrize("command", [["train", "--resume", "--out"], ["eval", "--run"]], ids=["resume", "eval"])
+def test_processes_that_find_different_weights_say_so(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("play.txt").write_text(PLAY, encoding="utf-8")
+    assert run(PROGRAM, TRAIN) == 0
+    for copy in ("b", "c"):
+        shutil.copytree("a", copy)
+    for which in ("best", "latest"):
+        path = Path("c/checkpoints") / which / "model.safetensors"
+        save_file({name: weight + 0.1 for name, weight in load_file(path).items()}, path)
+    monkeypatch.setattr(loop.Training, "go", lambda self: loop.Stop(self.processes))
+    more = ["--steps", "20"] * (command[0] == "train")
+    one = Pair()
+    assert run(replace(PROGRAM, processes=one), [*command, "a", *more]) == 0
+    assert run(replace(PROGRAM, processes=Pair(one)), [*command, "b", *more]) == 0
+    assert run(replace(PROGRAM, processes=Pair(one)), [*command, "c", *more]) == 2
+    assert "the processes differ in flags, text or the run's folder: each machine" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["generate", "export", "import"])
