@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from torch.distributed.tensor import DTensor
 
 from gpt_numpy import GPTConfig
@@ -59,12 +60,17 @@ def computed(case: Case, processes: Processes, folder: Path) -> Everything:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's annotation takes no arrays by name
     processes.largest(0)  # now they are written
     engine = Engine(case.config, 99, case.options, processes)
+    computed_in = set()  # which numbers the matrices of a block are in while they are needed
+    matrix = engine.model.get_submodule("blocks.0.mlp.c_fc")
+    matrix.register_forward_hook(lambda *_: computed_in.add(matrix.weight.dtype))
     engine.load(dict(np.load(weights)), dict(np.load(memory)), step=2)
     reported += [engine.train_step(*batch(case.rows, seed=step), case.recipe, step) for step in (2, 3)]
     assert engine.compiled == (case.options.compile == "on" and COMPILER)
     mine = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in engine.parameters.values())
     share = mine / parameter_count(case.config)
-    assert share < 0.6 if case.options.parallel == "fsdp" else share == 1
+    in_parts = case.options.parallel == "fsdp"
+    assert share < 0.6 if in_parts else share == 1
+    assert computed_in == {engine.dtype if in_parts else torch.float32}  # or autocast keeps a copy of each
     losses = [engine.loss(*batch(rows, seed=rows)) for rows in (1, 2, 8)]
     reader = engine.reader()
     everything = {

@@ -1,0 +1,17 @@
+"""Memory that a step frees stays with the process, for the next step.
+
+Each step makes the same large arrays. glibc, the C library of most Linux systems, hands large arrays back as soon as
+they are freed, and the system then clears every page of the new ones before they can be used.
+"""
+
+import ctypes
+import sys
+
+TRIM_THRESHOLD, MMAP_MAX = -1, -4  # M_... in glibc's malloc.h
+
+
+def keep_freed_memory() -> None:
+    """For the whole process, for good; where the C library has no such setting, nothing."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(MMAP_MAX, 0)  # large arrays come from the heap too,
+        libc.mallopt(TRIM_THRESHOLD, -1)  # and the heap never shrinks
