@@ -60,9 +60,6 @@ def computed(case: Case, processes: Processes, folder: Path) -> Everything:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's annotation takes no arrays by name
     processes.largest(0)  # now they are written
     engine = Engine(case.config, 99, case.options, processes)
-    computed_in = set()  # which numbers the matrices of a block are in while they are needed
-    matrix = engine.model.get_submodule("blocks.0.mlp.c_fc")
-    matrix.register_forward_hook(lambda *_: computed_in.add(matrix.weight.dtype))
     engine.load(dict(np.load(weights)), dict(np.load(memory)), step=2)
     reported += [engine.train_step(*batch(case.rows, seed=step), case.recipe, step) for step in (2, 3)]
     assert engine.compiled == (case.options.compile == "on" and COMPILER)
@@ -70,8 +67,11 @@ def computed(case: Case, processes: Processes, folder: Path) -> Everything:
     share = mine / parameter_count(case.config)
     in_parts = case.options.parallel == "fsdp"
     assert share < 0.6 if in_parts else share == 1
-    assert computed_in == {engine.dtype if in_parts else torch.float32}  # or autocast keeps a copy of each
+    computed_in = set()  # which numbers the matrices of a block are in while they are needed
+    matrix = engine.model.get_submodule("blocks.0.mlp.c_fc")
+    matrix.register_forward_hook(lambda *_: computed_in.add(matrix.weight.dtype))
     losses = [engine.loss(*batch(rows, seed=rows)) for rows in (1, 2, 8)]
+    assert computed_in == {engine.dtype if in_parts else torch.float32}  # in parts, autocast would keep copies
     reader = engine.reader()
     everything = {
         "reported": np.array([[float(number) for number in step] for step in reported]),
