@@ -12,7 +12,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def find_device(name: str) -> torch.device:
     """By its name; or the fastest kind that this machine has, by "auto". Under torchrun each process has one."""
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1:
+    processes = on_this_machine = 1
+    if dist.is_torchelastic_launched():
+        processes, on_this_machine = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if processes > 1:
         if name == "mps":
             raise ValueError("device mps is for one process; --device cpu is for many too")
         here["mps"] = False
@@ -21,9 +24,10 @@ def find_device(name: str) -> torch.device:
     if not here[name]:
         usable = " and ".join(kind for kind in here if here[kind])
         raise ValueError(f"device {name} is not here; what PyTorch {torch.__version__} finds is {usable}")
-    processes, cards = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()  # of this machine
-    if name == "cuda" and processes > cards:
-        raise ValueError(f"device cuda is here {cards} times, for {processes} processes; --nproc-per-node {cards} fits")
+    cards = torch.cuda.device_count()
+    if name == "cuda" and on_this_machine > cards:
+        needed = f"for {on_this_machine} processes; --nproc-per-node {cards} fits"
+        raise ValueError(f"device cuda is here {cards} times, {needed}")
     return torch.device(name)
 
 

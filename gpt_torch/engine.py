@@ -90,9 +90,13 @@ class Engine:
             self.together = divided(self.model, self.device, self.dtype, self.options.parallel, self.processes.size)
         self.parameters = dict(self.model.named_parameters())
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.compiled = self.options.compile == "on" or (self.options.compile == "auto" and self.device.type == "cuda")
-        self.forward: Callable[..., Any] = torch.compile(self.together) if self.compiled else self.together
-        self.proven = not self.compiled  # what is compiled has run once
+        compiled = self.options.compile == "on" or (self.options.compile == "auto" and self.device.type == "cuda")
+        self.forward: Callable[..., Any] = torch.compile(self.together) if compiled else self.together
+        self.proven = not compiled  # what is compiled has run once
+
+    @property
+    def compiled(self) -> bool:
+        return self.forward is not self.together
 
     @cached_property
     def optimizer(self) -> AdamW:  # made when it is first needed: PyTorch takes seconds to load it
@@ -117,7 +121,7 @@ class Engine:
             reason, *_ = [*str(error).strip().splitlines(), type(error).__name__]
             if self.processes.first:
                 print(f"torch.compile does not work here, so training goes on without it: {reason}", file=sys.stderr)
-            self.forward, self.compiled = self.together, False
+            self.forward = self.together
             loss = self.backward(ids, targets, recipe, step)
         if loss is None:
             raise self._too_large(ids, targets, recipe)

@@ -63,7 +63,10 @@ def by_hand(config: GPTConfig, weights: Arrays, ids: Array, targets: Array, how:
         logits, loss = model(ids, targets)
     leaves = {**dict(model.named_parameters()), **seen}
     gradients = mt.grad(loss, list(leaves.values()))
-    found = {name: g.array for name, g in zip(leaves, gradients, strict=True) if g is not None}
+    found = {}
+    for name, gradient in zip(leaves, gradients, strict=True):
+        assert gradient is not None, f"nothing comes back to {name}"
+        found[name] = gradient.array
     return Passed(logits.array, loss.item(), {name: t.array for name, t in seen.items()}, found)
 
 

@@ -1,6 +1,7 @@
 """What processes compute together: started by torchrun, for test_distributed.py to hold against one process alone."""
 
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -81,8 +82,17 @@ def computed(case: Case, processes: Processes, folder: Path) -> Everything:
     return {**everything, **engine.weights(), **engine.optimizer_state()}
 
 
+def goes_ahead(processes: Processes, folder: Path) -> None:
+    with processes.one_ahead():
+        if processes.first:
+            time.sleep(0.5)  # in which the others would arrive
+            (folder / "found").touch()
+        assert (folder / "found").exists()
+
+
 def main(folder: Path) -> None:
     with joined() as processes:
+        goes_ahead(processes, folder)
         for how, name in cases(processes.size):
             case = CASES[name]
             everything = computed(replace(case, options=replace(case.options, parallel=how)), processes, folder)
