@@ -10,6 +10,7 @@ torchrun starts the processes, and tells each by its environment which one it is
 
 import itertools
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -80,8 +81,11 @@ def joined() -> Iterator[Processes]:
         backend = "cpu:gloo,cuda:nccl"
     share = available_cores() // int(os.environ["LOCAL_WORLD_SIZE"])
     torch.set_num_threads(max(1, share))  # torchrun would leave each process with one
-    store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    except RuntimeError as error:
+        sys.exit(f"gpt-torch: the processes do not find each other: {str(error).strip().splitlines()[0]}")
     try:
         yield Group(store)
     finally:

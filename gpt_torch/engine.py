@@ -184,7 +184,7 @@ class Engine:
                 torch.autograd.grad(self._part(forward, ids, targets, slice(0, rows)), list(self.parameters.values()))
             except torch.OutOfMemoryError:
                 continue
-            return RunFailed(f"out of memory on {describe(self.device)}; --micro-batch {rows} fits, with equal results")
+            return RunFailed(f"out of memory on {describe(self.device)}; --micro-batch {rows} fits")
         return RunFailed(f"out of memory on {describe(self.device)} with one sequence; a smaller --block-size may fit")
 
     @noticing_loss()

@@ -29,6 +29,7 @@ from gpt_numpy.workshop.errors import Lost
 from gpt_numpy.workshop.processes import Processes
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs import Run
+from gpt_torch import distributed
 from gpt_torch.cli import PROGRAM
 from gpt_torch.device import find_device
 from gpt_torch.distributed import shares
@@ -322,6 +323,19 @@ def test_what_many_processes_need_says_so(capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     assert run(PROGRAM, ["train", "--parallel", "fsdp", "--dtype", "float16"]) == 2
     assert "--parallel fsdp does not go with float16; --dtype float32 does" in capsys.readouterr().err
+
+
+def test_processes_that_do_not_find_each_other_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no address for eth7\nand much more")
+
+    monkeypatch.setattr(dist, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr(distributed, "rendezvous", nobody)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as ended, distributed.joined():
+        raise AssertionError
+    assert ended.value.code == "gpt-torch: the processes do not find each other: no address for eth7"
 
 
 def test_each_process_needs_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
