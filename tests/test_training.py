@@ -6,7 +6,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -301,6 +301,15 @@ def test_dropout_can_be_changed_in_a_run(train: Train, monkeypatch: pytest.Monke
     assert used == [0.2]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C does what it usually does, also where a script has started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("pause", [0.0, 0.1])
 def test_a_signal_that_comes_again_ends_at_once_unless_it_is_the_same(
     pause: float, train: Train, monkeypatch: pytest.MonkeyPatch
