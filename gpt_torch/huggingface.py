@@ -69,7 +69,7 @@ def export(checkpoint: Checkpoint, folder: Path) -> None:
         theirs[their_name(name)] = np.ascontiguousarray(turned(name, weight))
     folder.mkdir(parents=True, exist_ok=True)
     save_file(theirs, folder / "model.safetensors", {"format": "pt"})
-    _write(folder / "config.json", _their_config(config))
+    _write(folder / "config.json", their_config(config))
     (folder / "tokenizer.json").write_text(_their_tokenizer(checkpoint.tokenizer), encoding="utf-8")
     _write(folder / "tokenizer_config.json", {
         "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.block_size,
@@ -77,7 +77,7 @@ def export(checkpoint: Checkpoint, folder: Path) -> None:
     })  # fmt: skip
 
 
-def _their_config(config: GPTConfig) -> dict[str, Any]:
+def their_config(config: GPTConfig) -> dict[str, Any]:
     return {
         **FIXED,
         "architectures": ["GPT2LMHeadModel"],

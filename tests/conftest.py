@@ -1,4 +1,4 @@
-"""Settings of hypothesis and torch, and the table at the end of a run."""
+"""Settings of hypothesis and torch, and the tables at the end of a run."""
 
 import os
 from typing import Any
@@ -27,8 +27,7 @@ torch.set_num_threads(1)  # the arrays are tiny: threads would only wait for eac
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    lines = REPORT.lines()
-    if lines:
-        terminalreporter.section("minitensor against torch")
+    for title, lines in REPORT.tables().items():
+        terminalreporter.section(title)
         for line in lines:
             terminalreporter.write_line(line)

@@ -1,13 +1,12 @@
-"""Both models with equal weights on one batch, and every number on the way, so that a test can compare them.
+"""Both models on one problem, and every number on the way, by name, so that a test can compare them.
 
-Each model is run in two ways: as it is, attention in one piece; and with attention in stages, so that the gradients of
-scores and weights can be seen too. What they pass through is noted by replacing, for a moment, the function that
-computes attention and the one that drops, in the library that the model calls.
+Values have their own names, gradients a d in front. Each model is run in two ways: as it is, attention in one piece; and
+with attention in stages, so that scores and weights can be seen too. What a model passes through is noted by replacing,
+for a moment, the function that computes attention and the one that drops, in the library that the model calls.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal
 from unittest.mock import patch
 
@@ -15,8 +14,8 @@ import numpy as np
 import torch
 from torch.nn import functional as torch_F
 
-import gpt_numpy
-import gpt_torch
+import gpt_numpy.model
+import gpt_torch.model
 import minitensor as mt
 from gpt_numpy import GPTConfig
 from minitensor import functional as mini_F
@@ -24,25 +23,18 @@ from minitensor.op import Array
 from minitensor.ops.attention import attention_scores, attention_values, attention_weights
 from minitensor.random import use_generator
 from minitensor.tensor import apply
+from tests.problems import Arrays, Problem
 
-Arrays = dict[str, Array]
 Attention = Literal["whole", "staged"]
 
 
-@dataclass
-class Passed:
-    """What a model made of a batch: values and gradients by name, parameters and what lies between them alike."""
-
-    logits: Array
-    loss: float
-    values: Arrays
-    gradients: Arrays
+# ---- whole models -----------------------------------------------------------------------------------------------
 
 
-def by_hand(config: GPTConfig, weights: Arrays, ids: Array, targets: Array, how: Attention, dtype: Any) -> Passed:
+def by_hand(problem: Problem, how: Attention = "whole", dtype: Any = np.float64) -> Arrays:
     """gpt_numpy's model."""
-    model = gpt_numpy.GPT(config, dtype=dtype)
-    model.load_state_dict(weights)
+    model = gpt_numpy.GPT(problem.config, dtype=dtype)
+    model.load_state_dict(problem.weights)
     seen: dict[str, Any] = {}
 
     def staged(q: Any, k: Any, v: Any, mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False) -> Any:
@@ -60,20 +52,15 @@ def by_hand(config: GPTConfig, weights: Arrays, ids: Array, targets: Array, how:
         watched(model, seen),
         patch.object(mini_F, "scaled_dot_product_attention", whole if how == "whole" else staged),
     ):
-        logits, loss = model(ids, targets)
-    leaves = {**dict(model.named_parameters()), **seen}
-    gradients = mt.grad(loss, list(leaves.values()))
-    found = {}
-    for name, gradient in zip(leaves, gradients, strict=True):
-        assert gradient is not None, f"nothing comes back to {name}"
-        found[name] = gradient.array
-    return Passed(logits.array, loss.item(), {name: t.array for name, t in seen.items()}, found)
+        seen["logits"], loss = model(problem.ids, problem.targets)
+    values = {"loss": loss.array, **{name: shown(t.array) for name, t in seen.items()}}
+    return values | hand_gradients(loss, {**dict(model.named_parameters()), **seen})
 
 
-def in_torch(config: GPTConfig, weights: Arrays, ids: Array, targets: Array, how: Attention, dtype: Any) -> Passed:
+def in_torch(problem: Problem, how: Attention = "whole", dtype: Any = torch.float64) -> Arrays:
     """gpt_torch's model. What it drops is drawn as minitensor draws it."""
-    model = gpt_torch.GPT(config, dtype=dtype)
-    model.load_state_dict({name: torch.tensor(weight, dtype=dtype) for name, weight in weights.items()})
+    model = gpt_torch.GPT(problem.config, dtype=dtype)
+    model.load_state_dict(torch_weights(problem.weights, dtype))
     seen: dict[str, Any] = {}
     random = np.random.default_rng(MASKS)
 
@@ -93,17 +80,15 @@ def in_torch(config: GPTConfig, weights: Arrays, ids: Array, targets: Array, how
         return note(seen, q=q, k=k, v=v, heads=attention(q, k, v, *settings, **named))
 
     attention = torch_F.scaled_dot_product_attention
-    patched = whole if how == "whole" and not config.dropout else staged
+    patched = whole if how == "whole" and not problem.config.dropout else staged
     with (
         watched(model, seen),
         patch.object(torch_F, "scaled_dot_product_attention", patched),
         patch.object(torch_F, "dropout", dropout),
     ):
-        logits, loss = model(torch.from_numpy(ids), torch.from_numpy(targets))
-    leaves = {**dict(model.named_parameters()), **seen}
-    gradients = torch.autograd.grad(loss, list(leaves.values()))
-    found = {name: g.numpy() for name, g in zip(leaves, gradients, strict=True)}
-    return Passed(logits.detach().numpy(), loss.item(), {name: t.detach().numpy() for name, t in seen.items()}, found)
+        seen["logits"], loss = model(torch.from_numpy(problem.ids), torch.from_numpy(problem.targets))
+    values = {"loss": loss.detach().numpy(), **{name: shown(t.detach().numpy()) for name, t in seen.items()}}
+    return values | torch_gradients(loss, {**dict(model.named_parameters()), **seen})
 
 
 MASKS = 7  # the seed of what is dropped
@@ -128,3 +113,49 @@ def watched(model: Any, seen: dict[str, Any]) -> Iterator[None]:
     model.drop.forward = noted
     yield
     model.drop.forward = forward
+
+
+# ---- one layer alone --------------------------------------------------------------------------------------------
+
+
+def layer_by_hand(name: str, config: GPTConfig, weights: Arrays, x: Array, dy: Array, dtype: Any = np.float64) -> Arrays:
+    """A class of gpt_numpy.model, given x and the gradient dy of what it makes of it."""
+    layer = getattr(gpt_numpy.model, name)(config)
+    layer.to(dtype).load_state_dict(weights)
+    given = mt.tensor(x.astype(dtype), requires_grad=True)
+    y = layer(given)
+    return {"y": y.array, **hand_gradients(y, {"x": given, **dict(layer.named_parameters())}, dy.astype(dtype))}
+
+
+def layer_in_torch(name: str, config: GPTConfig, weights: Arrays, x: Array, dy: Array) -> Arrays:
+    layer = getattr(gpt_torch.model, name)(config).double()
+    layer.load_state_dict(torch_weights(weights, torch.float64))
+    given = torch.tensor(x, requires_grad=True)
+    y = layer(given)
+    leaves = {"x": given, **dict(layer.named_parameters())}
+    return {"y": y.detach().numpy(), **torch_gradients(y, leaves, torch.from_numpy(dy))}
+
+
+# ---- what they give ---------------------------------------------------------------------------------------------
+
+
+def shown(value: Array) -> Array:
+    """Scores that are masked as 0: infinities cannot be subtracted."""
+    return np.where(np.isneginf(value), 0.0, value)
+
+
+def hand_gradients(y: Any, leaves: dict[str, Any], dy: Any = None) -> Arrays:
+    found = {}
+    for name, gradient in zip(leaves, mt.grad(y, list(leaves.values()), dy), strict=True):
+        assert gradient is not None, f"nothing comes back to {name}"
+        found[f"d {name}"] = gradient.array
+    return found
+
+
+def torch_gradients(y: Any, leaves: dict[str, Any], dy: Any = None) -> Arrays:
+    gradients = torch.autograd.grad(y, list(leaves.values()), dy)
+    return {f"d {name}": gradient.numpy() for name, gradient in zip(leaves, gradients, strict=True)}
+
+
+def torch_weights(weights: Arrays, dtype: Any) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(weight, dtype=dtype) for name, weight in weights.items()}

@@ -1,28 +1,67 @@
-"""What a person reads at the end of a test run: how far, at most, each operation is from torch."""
+"""What a person reads at the end of a test run: how far, at most, each gradient is from torch's."""
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 @dataclass
-class Row:
+class Operation:
     examples: int = 0
     forward: float = 0.0
     backward: float = 0.0
 
 
 @dataclass
-class Report:
-    rows: dict[tuple[str, str], Row] = field(default_factory=lambda: defaultdict(Row))
+class Worst:
+    """Of a tensor in many problems: the largest error relative to its norm, and to what rounding moves it by."""
 
-    def add(self, op: str, dtype: str, forward: float, backward: float) -> None:
-        row = self.rows[op, dtype]
+    relative: float = 0.0
+    roundings: float = 0.0
+
+
+class Difference(NamedTuple):
+    """Between two trainings after a step: relative in the loss, in norm in the weights."""
+
+    loss: float
+    weights: float
+
+
+WELL = 1e-4  # a tensor that rounding to float32 moves by less, relative to its norm, keeps its digits
+
+
+@dataclass
+class Report:
+    operations: dict[tuple[str, str], Operation] = field(default_factory=lambda: defaultdict(Operation))
+    tensors: dict[tuple[str, str], Worst] = field(default_factory=lambda: defaultdict(Worst))
+    steps: dict[tuple[int, str], Difference] = field(default_factory=dict)
+
+    def add_operation(self, op: str, dtype: str, forward: float, backward: float) -> None:
+        row = self.operations[op, dtype]
         row.examples += 1
         row.forward = max(row.forward, forward)
         row.backward = max(row.backward, backward)
 
-    def lines(self) -> list[str]:
-        ops = list(dict.fromkeys(op for op, _ in self.rows))
+    def add_tensor(self, name: str, dtype: str, off: float, norm: float, rounding: float) -> None:
+        """`rounding` is what rounding to float32 moves the tensor by."""
+        worst = self.tensors[re.sub(r"\d+", "*", name), dtype]
+        if rounding < WELL * norm:
+            worst.relative = max(worst.relative, off / norm)
+        if rounding:
+            worst.roundings = max(worst.roundings, off / rounding)
+
+    def tables(self) -> dict[str, list[str]]:
+        """By title, without those that nothing was added to."""
+        tables = {
+            "each operation of minitensor against torch": self._operations(),
+            "gpt_numpy against gpt_torch": self._tensors(),
+            "gpt_numpy and gpt_torch, trained side by side": self._steps(),
+        }
+        return {title: lines for title, lines in tables.items() if lines}
+
+    def _operations(self) -> list[str]:
+        ops = list(dict.fromkeys(op for op, _ in self.operations))
         if not ops:
             return []
         lines = [
@@ -32,11 +71,49 @@ class Report:
             f"{'op':18}{'':9}{'forward':>10}{'backward':>10}{'':10}{'forward':>10}{'backward':>10}",
         ]
         for op in ops:
-            wide, narrow = self.rows[op, "float64"], self.rows[op, "float32"]
+            wide, narrow = self.operations[op, "float64"], self.operations[op, "float32"]
             lines.append(
                 f"{op:18}{wide.examples:9}{wide.forward:10.1e}{wide.backward:10.1e}"
                 f"{narrow.examples:10}{narrow.forward:10.1e}{narrow.backward:10.1e}"
             )
+        return lines
+
+    def _tensors(self) -> list[str]:
+        names = list(dict.fromkeys(name for name, _ in self.tensors))
+        values = [name for name in names if f"d {name}" in names or not name.startswith("d ")]
+        parameters = [name.removeprefix("d ") for name in names if name.startswith("d ") and name[2:] not in values]
+        if not names:
+            return []
+        lines = [
+            "Largest error of a whole tensor against torch in float64, relative to its norm where its digits are its own",
+            f"(rounding to float32 moves it by less than {WELL:.0e}), and, in all problems, in roundings: in float32 at",
+            "most 8 times what rounding moves it by (see tests/rounding.py)",
+            "",
+            f"{'':28}{'value':^30}  {'gradient':^30}",
+            f"{'':28}{'float64':>10}{'float32':>10}{'roundings':>10}  {'float64':>10}{'float32':>10}{'roundings':>10}",
+        ]
+        for name in values + parameters:
+            value = self._worst(name) if name in values else " " * 30
+            gradient = self._worst(f"d {name}") if f"d {name}" in names else ""
+            lines.append(f"{name:28}{value}  {gradient}".rstrip())
+        return lines
+
+    def _worst(self, name: str) -> str:
+        wide, narrow = self.tensors[name, "float64"], self.tensors[name, "float32"]
+        return f"{wide.relative:10.1e}{narrow.relative:10.1e}{narrow.roundings:10.1f}"
+
+    def _steps(self) -> list[str]:
+        if not self.steps:
+            return []
+        lines = [
+            "Equal weights, batches, clipping, schedule and AdamW; how far apart after a step, relative",
+            "",
+            f"{'':8}{'float64':^22}{'float32':^22}",
+            f"{'steps':8}{'loss':>10}{'weights':>10}{'':2}{'loss':>10}{'weights':>10}",
+        ]
+        for step in sorted({step for step, _ in self.steps}):
+            found = [self.steps.get((step, dtype)) for dtype in ("float64", "float32")]
+            lines.append(f"{step:<8}" + "  ".join("" if d is None else f"{d.loss:10.1e}{d.weights:10.1e}" for d in found))
         return lines
 
 

@@ -35,7 +35,7 @@ def test_float64_agrees_with_torch(name: str, data: Any, seed: int) -> None:
     example = CASES[name].make(Drawn(data.draw))
     note(repr(example))
     errors = compare(CASES[name], through_engine(operation(OPS[name])), example, upstream(seed))
-    REPORT.add(name, "float64", *errors)
+    REPORT.add_operation(name, "float64", *errors)
 
 
 @every_op
@@ -45,7 +45,7 @@ def test_float32_agrees_with_torch_in_float64(name: str, data: Any, seed: int) -
     note(repr(example))
     run = through_engine(operation(OPS[name]), np.float32)
     errors = compare(CASES[name], run, example, upstream(seed), float32=True)
-    REPORT.add(name, "float32", *errors)
+    REPORT.add_operation(name, "float32", *errors)
 
 
 @every_op

@@ -9,7 +9,8 @@
     dx_nv    = dloss_n (p_nv - q_nv)                         softmax and logarithm cancel to a difference
 
 Rows whose target is `ignore_index` have share 0, and "mean" divides by the number of the others.
-The logits and one number a row are kept; the probabilities are computed again in the backward.
+From all logits of a row the largest is subtracted, which changes neither p nor the loss: nothing overflows, and where
+the logits are large no digits are lost. They and two numbers a row are kept; the backward computes p again.
 """
 
 import numpy as np
@@ -24,7 +25,7 @@ def cross_entropy_forward(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
-) -> tuple[Array, tuple[Array, Array, Array, Array, float]]:
+) -> tuple[Array, tuple[Array, Array, Array, Array, Array, float]]:
     V = logits.shape[-1]
     counted = targets != ignore_index
     outside = counted & ((targets < 0) | (targets >= V))
@@ -32,11 +33,11 @@ def cross_entropy_forward(
         raise IndexError(f"cross_entropy: target {targets[outside][0]} is not one of the {V} classes, 0 to {V - 1}")
     target = np.where(counted, targets, 0)[..., None]  # (..., 1)
 
-    largest = logits.max(-1, keepdims=True)
-    logsum = largest + np.log(np.exp(logits - largest).sum(-1, keepdims=True))  # (..., 1)
-    losses = (logsum - (1.0 - label_smoothing) * np.take_along_axis(logits, target, -1))[..., 0]
+    largest = logits.max(-1, keepdims=True)  # (..., 1)
+    total = np.exp(logits - largest).sum(-1, keepdims=True)  # (..., 1)
+    losses = (np.log(total) - (1.0 - label_smoothing) * (np.take_along_axis(logits, target, -1) - largest))[..., 0]
     if label_smoothing:
-        losses = losses - label_smoothing * logits.mean(-1)
+        losses = losses - label_smoothing * (logits - largest).mean(-1)
     losses = np.where(counted, losses, 0.0)
 
     share = counted.astype(logits.dtype)  # of each row in y
@@ -50,16 +51,17 @@ def cross_entropy_forward(
         share /= count or 1
     else:
         raise ValueError(f'cross_entropy: reduction is "mean", "sum" or "none", not {reduction!r}')
-    return y, (logits, logsum, target, share, label_smoothing)
+    return y, (logits, largest, total, target, share, label_smoothing)
 
 
 def cross_entropy_backward(
-    dy: Array, logits: Array, logsum: Array, target: Array, share: Array, label_smoothing: float
+    dy: Array, logits: Array, largest: Array, total: Array, target: Array, share: Array, label_smoothing: float
 ) -> tuple[Array, None]:
     dlosses = (dy * share)[..., None]
-    # losses = logsum - (1 - s) logits[target] - s mean(logits)
-    dlogits = logits - logsum
+    # losses = log(total) - (1 - s) (logits[target] - largest) - s mean(logits - largest), in which largest cancels
+    dlogits = logits - largest
     np.exp(dlogits, out=dlogits)
+    dlogits /= total
     if label_smoothing:
         dlogits -= label_smoothing / logits.shape[-1]
     at_target = np.take_along_axis(dlogits, target, -1) - (1.0 - label_smoothing)
