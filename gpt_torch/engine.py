@@ -139,15 +139,15 @@ class Engine:
     def backward(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Tensor:
         """The loss of the whole batch, and its gradients, times the scaler's scale, in the parameters."""
         self.optimizer.zero_grad()
-        total = torch.zeros((), device=self.device)
+        losses = []
         pieces = shares(len(ids), recipe.micro_batch, self.processes)
         for piece in pieces:
             if self.config.dropout:
                 seed = np.random.SeedSequence((recipe.seed, step, piece.start, DROPOUT))
                 torch.manual_seed(int(seed.generate_state(1)[0]))
             with self._exchanging(piece is pieces[-1]):
-                total += self._backward(ids, targets, piece)
-        return summed(total, self.processes)
+                losses.append(self._backward(ids, targets, piece))
+        return summed(torch.stack(losses).sum(), self.processes)
 
     def _backward(self, ids: Ids, targets: Ids, piece: slice) -> Tensor:
         """The part that some rows have in the loss of the batch, and in its gradients."""

@@ -1,8 +1,8 @@
 """Both models on one problem, and every number on the way, by name, so that a test can compare them.
 
-Values have their own names, gradients a d in front. Each model is run in two ways: as it is, attention in one piece; and
-with attention in stages, so that scores and weights can be seen too. What a model passes through is noted by replacing,
-for a moment, the function that computes attention and the one that drops, in the library that the model calls.
+Values have their own names, gradients a d in front. Each model is run in two ways: as it is, attention in one piece;
+and with attention in stages, so that scores and weights can be seen too. What a model passes through is noted by
+replacing, for a moment, the function that computes attention and the one that drops, in the library that it calls.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,8 +31,8 @@ Attention = Literal["whole", "staged"]
 # ---- whole models -----------------------------------------------------------------------------------------------
 
 
-def by_hand(problem: Problem, how: Attention = "whole", dtype: Any = np.float64) -> Arrays:
-    """gpt_numpy's model."""
+def by_hand(problem: Problem, how: Attention = "whole", dtype: Any = np.float64, times: float = 1.0) -> Arrays:
+    """gpt_numpy's model. The gradients are those of `times` the loss."""
     model = gpt_numpy.GPT(problem.config, dtype=dtype)
     model.load_state_dict(problem.weights)
     seen: dict[str, Any] = {}
@@ -54,10 +54,10 @@ def by_hand(problem: Problem, how: Attention = "whole", dtype: Any = np.float64)
     ):
         seen["logits"], loss = model(problem.ids, problem.targets)
     values = {"loss": loss.array, **{name: shown(t.array) for name, t in seen.items()}}
-    return values | hand_gradients(loss, {**dict(model.named_parameters()), **seen})
+    return values | hand_gradients(loss * times, {**dict(model.named_parameters()), **seen})
 
 
-def in_torch(problem: Problem, how: Attention = "whole", dtype: Any = torch.float64) -> Arrays:
+def in_torch(problem: Problem, how: Attention = "whole", dtype: Any = torch.float64, times: float = 1.0) -> Arrays:
     """gpt_torch's model. What it drops is drawn as minitensor draws it."""
     model = gpt_torch.GPT(problem.config, dtype=dtype)
     model.load_state_dict(torch_weights(problem.weights, dtype))
@@ -88,7 +88,7 @@ def in_torch(problem: Problem, how: Attention = "whole", dtype: Any = torch.floa
     ):
         seen["logits"], loss = model(torch.from_numpy(problem.ids), torch.from_numpy(problem.targets))
     values = {"loss": loss.detach().numpy(), **{name: shown(t.detach().numpy()) for name, t in seen.items()}}
-    return values | torch_gradients(loss, {**dict(model.named_parameters()), **seen})
+    return values | torch_gradients(loss * times, {**dict(model.named_parameters()), **seen})
 
 
 MASKS = 7  # the seed of what is dropped
@@ -118,7 +118,9 @@ def watched(model: Any, seen: dict[str, Any]) -> Iterator[None]:
 # ---- one layer alone --------------------------------------------------------------------------------------------
 
 
-def layer_by_hand(name: str, config: GPTConfig, weights: Arrays, x: Array, dy: Array, dtype: Any = np.float64) -> Arrays:
+def layer_by_hand(
+    name: str, config: GPTConfig, weights: Arrays, x: Array, dy: Array, dtype: Any = np.float64
+) -> Arrays:
     """A class of gpt_numpy.model, given x and the gradient dy of what it makes of it."""
     layer = getattr(gpt_numpy.model, name)(config)
     layer.to(dtype).load_state_dict(weights)

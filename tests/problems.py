@@ -1,6 +1,6 @@
 """Models and batches for hypothesis to draw: any configuration, weights small and large, ids that repeat."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from hypothesis import strategies as st
@@ -54,7 +54,7 @@ def moved(start: Arrays, config: GPTConfig, seed: int, size: float) -> Arrays:
     """The weights after a random step of this size."""
     random = np.random.default_rng(seed)
     steps = {name: size * random.standard_normal(w.shape) for name, w in start.items()}
-    weights: dict[str, Any] = {name: (w + steps[name]).astype(np.float32).astype(np.float64) for name, w in start.items()}
+    weights: Arrays = {name: (w + steps[name]).astype(np.float32).astype(np.float64) for name, w in start.items()}
     if config.tie_weights and "lm_head.weight" in weights:
         weights["lm_head.weight"] = weights["tok_emb.weight"]
     return weights

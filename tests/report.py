@@ -24,8 +24,8 @@ class Worst:
 class Difference(NamedTuple):
     """Between two trainings after a step: relative in the loss, in norm in the weights."""
 
-    loss: float
-    weights: float
+    loss: float = float("nan")
+    weights: float = float("nan")
 
 
 WELL = 1e-4  # a tensor that rounding to float32 moves by less, relative to its norm, keeps its digits
@@ -85,9 +85,9 @@ class Report:
         if not names:
             return []
         lines = [
-            "Largest error of a whole tensor against torch in float64, relative to its norm where its digits are its own",
-            f"(rounding to float32 moves it by less than {WELL:.0e}), and, in all problems, in roundings: in float32 at",
-            "most 8 times what rounding moves it by (see tests/rounding.py)",
+            "Largest error of a whole tensor against torch in float64, relative to its norm; and roundings: how many",
+            "times what rounding to float32 moves it by it is off in float32, at most 8 (see tests/rounding.py). Where",
+            f"rounding moves a tensor by {WELL:.0e} of its norm or more, since numbers cancel, only roundings count it.",
             "",
             f"{'':28}{'value':^30}  {'gradient':^30}",
             f"{'':28}{'float64':>10}{'float32':>10}{'roundings':>10}  {'float64':>10}{'float32':>10}{'roundings':>10}",
@@ -112,8 +112,8 @@ class Report:
             f"{'steps':8}{'loss':>10}{'weights':>10}{'':2}{'loss':>10}{'weights':>10}",
         ]
         for step in sorted({step for step, _ in self.steps}):
-            found = [self.steps.get((step, dtype)) for dtype in ("float64", "float32")]
-            lines.append(f"{step:<8}" + "  ".join("" if d is None else f"{d.loss:10.1e}{d.weights:10.1e}" for d in found))
+            found = [self.steps.get((step, dtype), Difference()) for dtype in ("float64", "float32")]
+            lines.append(f"{step:<8}" + "  ".join(f"{loss:10.1e}{weights:10.1e}" for loss, weights in found))
         return lines
 
 

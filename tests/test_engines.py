@@ -32,6 +32,7 @@ def test_training_learns(make: Make) -> None:
     [CONFIG, replace(CONFIG, tie_weights=True), replace(CONFIG, bias=False), replace(CONFIG, gelu="tanh")],
     ids=["plain", "tied", "without biases", "tanh"],
 )
+@pytest.mark.equivalence
 def test_both_engines_take_the_same_steps(config: GPTConfig) -> None:
     by_hand, in_torch = (trained(make(config)) for make in ENGINES.values())
     assert_close(by_hand, in_torch, rtol=1e-3)
@@ -52,6 +53,7 @@ def test_the_betas_are_those_of_the_recipe(make: Make, name: str, memory: str) -
     assert not np.allclose(usual, other, rtol=1e-2, atol=0)
 
 
+@pytest.mark.equivalence
 @each_engine
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 6])
 def test_micro_batches_add_up_to_the_whole_batch(make: Make, micro_batch: int) -> None:
@@ -103,6 +105,7 @@ def test_another_engine_goes_on_from_a_state_as_the_first_would(make: Make, conf
     assert_same(trained(first, steps=range(3, 6)), trained(second, steps=range(3, 6)))
 
 
+@pytest.mark.equivalence
 @pytest.mark.parametrize("tie_weights", [False, True])
 @pytest.mark.parametrize(("before", "after"), [("numpy", "torch"), ("torch", "numpy")])
 def test_one_engine_goes_on_from_what_the_other_saved(before: str, after: str, tie_weights: bool) -> None:
@@ -144,6 +147,7 @@ def lively(make: Make, config: GPTConfig = CONFIG) -> Any:
     return engine
 
 
+@pytest.mark.equivalence
 @each_engine
 @pytest.mark.parametrize("block_size", [1, 2, 3, 8])
 @pytest.mark.parametrize("prompt", [1, 5, 20])

@@ -1,4 +1,4 @@
-"""gpt_numpy's model: parameters, start, gradients, what it may see, its cache, and what it refuses."""
+"""gpt_numpy's model: parameters, start, gradients, dropout, its window, and what it refuses."""
 
 from dataclasses import replace
 from typing import Any
@@ -131,19 +131,7 @@ def test_the_loss_is_the_mean_surprise_at_the_next_token() -> None:
     assert model(x)[1] is None
 
 
-# ---- what it may see --------------------------------------------------------------------------------------------
-
-
-def test_no_position_sees_a_later_one() -> None:
-    model = lively(SMALL)
-    x = ids(1, 8).numpy()
-    before = model(mt.tensor(x))[0].array
-    for changed in range(8):
-        other = x.copy()
-        other[0, changed] = (x[0, changed] + 1) % SMALL.vocab_size
-        after = model(mt.tensor(other))[0].array
-        assert np.array_equal(before[0, :changed], after[0, :changed])
-        assert (before[0, changed:] != after[0, changed:]).any(-1).all()  # and each later one sees it
+# ---- dropout and gelu -------------------------------------------------------------------------------------------
 
 
 def test_dropout_is_for_training_alone() -> None:
@@ -169,20 +157,7 @@ def test_the_form_of_gelu_is_that_of_the_configuration(gelu: Any, at_1: float) -
     assert mlp.gelu(mt.tensor(np.ones(1))).item() == pytest.approx(at_1, rel=1e-9)
 
 
-# ---- the cache --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("cuts", [[1] * 8, [8], [3, 5], [5, 1, 2], [1, 7]], ids=str)
-def test_read_piece_by_piece_or_at_once_gives_the_same_logits(cuts: list[int]) -> None:
-    model = lively(SMALL)
-    x = ids(2, 8)
-    whole = model(x)[0].array
-    cache: Cache = {}
-    pieces, start = [], 0
-    for cut in cuts:
-        pieces.append(model(x[:, start : start + cut], cache=cache)[0].array)
-        start += cut
-    np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, rtol=1e-12, atol=1e-12)
+# ---- the window -------------------------------------------------------------------------------------------------
 
 
 def test_the_window_follows_a_growing_text_in_quarters_of_the_context() -> None:

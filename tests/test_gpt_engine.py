@@ -18,6 +18,7 @@ from tests.engines import CONFIG, RECIPE, assert_close, batch, trained
 # ---- what a step is ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.equivalence
 def test_a_step_is_the_gradient_of_the_whole_batch_clipped_and_given_to_adamw() -> None:
     """The same with the plain pieces of minitensor, one after the other."""
     engine, twin = Engine(CONFIG, threads=3), Engine(CONFIG, threads=1).model
@@ -58,6 +59,7 @@ def test_a_batch_is_divided_into_each_row_once_within_the_limits(
     assert max(counts) - min(counts) <= 1
 
 
+@pytest.mark.equivalence
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("threads", [2, 3, 16])
 @pytest.mark.parametrize("micro_batch", [0, 1, 3])

@@ -9,6 +9,8 @@ import torch
 import minitensor as mt
 from minitensor.optim import SGD, AdamW, clip_grad_norm_
 
+pytestmark = pytest.mark.equivalence
+
 SHAPES = [(3, 4), (4,), (2, 2, 2), ()]
 
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
