@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from tests.report import REPORT
 
@@ -20,6 +20,12 @@ settings.register_profile(
 )
 settings.register_profile(
     "thorough", settings.get_profile("default"), max_examples=1000, derandomize=False, print_blob=True
+)
+settings.register_profile(
+    "mutation",  # one failing example is enough, and need not be small
+    settings.get_profile("default"),
+    phases=[Phase.explicit, Phase.generate],
+    report_multiple_bugs=False,
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

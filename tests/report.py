@@ -87,7 +87,7 @@ class Report:
         lines = [
             "Largest error of a whole tensor against torch in float64, relative to its norm; and roundings: how many",
             "times what rounding to float32 moves it by it is off in float32, at most 8 (see tests/rounding.py). Where",
-            f"rounding moves a tensor by {WELL:.0e} of its norm or more, since numbers cancel, only roundings count it.",
+            f"rounding moves a tensor by {WELL:.0e} of its norm or more, since numbers cancel, it counts there alone.",
             "",
             f"{'':28}{'value':^30}  {'gradient':^30}",
             f"{'':28}{'float64':>10}{'float32':>10}{'roundings':>10}  {'float64':>10}{'float32':>10}{'roundings':>10}",

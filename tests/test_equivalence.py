@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 import gpt_numpy.model
 from gpt_torch.huggingface import their_config, their_name, turned
-from tests.pair import by_hand, in_torch, layer_by_hand, layer_in_torch
+from tests.pair import Attention, by_hand, in_torch, layer_by_hand, layer_in_torch
 from tests.problems import SEEDS, SIZES, Arrays, Problem, configs, moved, problems
 from tests.report import REPORT
 from tests.rounding import TIMES, moves
@@ -49,12 +49,12 @@ def compare(found: Arrays, expected: Arrays, rounding: dict[str, float], dtype: 
 
 @given(problems() | problems(dropout=0.3))
 def test_models(problem: Problem) -> None:
-    expected = in_torch(problem, "staged")
-    rounding = moves(lambda: in_torch(problem, "staged"), expected)
-    compare(by_hand(problem, "staged"), expected, rounding, "float64")
-    compare(by_hand(problem, "whole"), in_torch(problem, "whole"), rounding, "float64")
-    compare(by_hand(problem, "staged", np.float32), expected, rounding, "float32")
-    compare(by_hand(problem, "whole", np.float32), expected, rounding, "float32")
+    rounding = moves(lambda: in_torch(problem, "staged"), lambda: in_torch(problem, "whole"))
+    ways: tuple[Attention, ...] = ("staged", "whole")
+    for how in ways:
+        expected = in_torch(problem, how)
+        compare(by_hand(problem, how), expected, rounding, "float64")
+        compare(by_hand(problem, how, np.float32), expected, rounding, "float32")
 
 
 # ---- layers alone -----------------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def test_layers(name: str, config: Any, seed: int, size: float, rows: int, data:
     x, dy = np.random.default_rng(seed).standard_normal((2, *shape), np.float32).astype(np.float64)
     layer = name, config, moved(start, config, seed, size), x, dy
     expected = layer_in_torch(*layer)
-    rounding = moves(lambda: layer_in_torch(*layer), expected)
+    rounding = moves(lambda: layer_in_torch(*layer))
     for dtype in ("float64", "float32"):
         compare(layer_by_hand(*layer, dtype=dtype), expected, rounding, dtype, LAYERS[name])
 
@@ -101,7 +101,7 @@ def test_transformers_finds_the_same(problem: Problem) -> None:
     expected = {"loss": loss.detach().numpy(), "logits": logits.detach().numpy()}
     expected |= {f"d {name}": turned(name, gradients[their_name(name)]) for name in ours}
     found = by_hand(problem)
-    rounding = moves(lambda: in_torch(problem), in_torch(problem))
+    rounding = moves(lambda: in_torch(problem))
     compare({name: found[name] for name in expected}, expected, rounding, "float64")
 
 
@@ -111,5 +111,5 @@ def test_transformers_own_loss_is_the_same(problem: Problem) -> None:
     text = torch.from_numpy(problem.ids)
     theirs = their_model(problem)(text, labels=text).loss.item()
     problem = problem._replace(ids=problem.ids[:, :-1], targets=problem.ids[:, 1:])
-    rounding = moves(lambda: in_torch(problem), in_torch(problem))
+    rounding = moves(lambda: in_torch(problem))
     assert abs(theirs - by_hand(problem)["loss"]) <= TIMES * rounding["loss"]

@@ -44,7 +44,7 @@ def text(step: int) -> tuple[Ids, Ids]:
     """Rows that count up by 1, 2, 3 or 5, beginning anywhere: something to learn."""
     random = np.random.default_rng(step)
     start, by = random.integers(0, CONFIG.vocab_size, (4, 1)), random.choice([1, 2, 3, 5], (4, 1))
-    tokens: Ids = (start + by * np.arange(CONFIG.block_size + 1)) % CONFIG.vocab_size
+    tokens: Any = (start + by * np.arange(CONFIG.block_size + 1)) % CONFIG.vocab_size
     return tokens[:, :-1], tokens[:, 1:]
 
 
