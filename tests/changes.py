@@ -96,9 +96,8 @@ def computed(node: ast.AST, where: str = "", statement: Place | None = None) -> 
 
 def is_type(node: ast.AST, where: str) -> bool:
     """Such as Axis = int | None, at the top of a module."""
-    return (
-        not where and isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Subscript | ast.BinOp)
-    )
+    assigned = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+    return not where and isinstance(assigned, ast.Subscript | ast.BinOp)
 
 
 def first_line(statement: ast.AST) -> str:
@@ -160,16 +159,12 @@ def replacements(node: ast.AST) -> Iterator[ast.AST]:
 
 def other_calls(call: ast.Call) -> Iterator[ast.AST]:
     called, arguments, keywords = call.func, call.args, call.keywords
-    if isinstance(called, ast.Attribute | ast.Name):
-        name = called.attr if isinstance(called, ast.Attribute) else called.id
-        if isinstance(called, ast.Attribute) and name in LEFT_OUT:
+    if isinstance(called, ast.Attribute):
+        if called.attr in LEFT_OUT:
             yield called.value
-        if name in MISTAKEN:
-            other = (
-                ast.Attribute(called.value, MISTAKEN[name], ast.Load()) if isinstance(called, ast.Attribute) else None
-            )
-            yield ast.Call(other or ast.Name(MISTAKEN[name], ast.Load()), arguments, keywords)
-        if name in ("where", "abs"):  # one of the two, or the number with its sign
+        if called.attr in MISTAKEN:
+            yield ast.Call(ast.Attribute(called.value, MISTAKEN[called.attr], ast.Load()), arguments, keywords)
+        if called.attr in ("where", "abs"):  # one of the two, or the number with its sign
             yield from arguments[-2:]
     for i, keyword in enumerate(keywords):
         if isinstance(keyword.value, ast.Constant) and keyword.value.value is True:

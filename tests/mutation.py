@@ -182,7 +182,7 @@ def report(verdicts: list[Verdict], seconds: float) -> str:
     lines = [
         "# What the tests notice",
         "",
-        f"Written by `uv run python -m tests.mutation`, in {seconds / 60:.0f} minutes. See [`mutation.py`](mutation.py).",
+        f"Written by `uv run python -m tests.mutation`, in {seconds / 60:.0f} minutes; [how](mutation.py).",
         "",
         "| source | changes | noticed | change nothing | survived |",
         "|---|---:|---:|---:|---:|",

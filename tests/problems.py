@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike
 
 from gpt_numpy import GPTConfig
 from gpt_numpy.workshop.weights import initial_weights
@@ -43,11 +44,16 @@ def batches(draw: st.DrawFn, config: GPTConfig) -> tuple[Array, Array]:
 @st.composite
 def problems(draw: st.DrawFn, dropout: float = 0.0) -> Problem:
     config = draw(configs(dropout))
-    return Problem(config, moved(initial_weights(config, 0), config, draw(SEEDS), draw(SIZES)), *draw(batches(config)))
+    return problem(config, draw(SEEDS), draw(SIZES), *draw(batches(config)))
 
 
 SEEDS = st.integers(0, 99)
 SIZES = st.sampled_from([0.0, 0.3, 3.0])  # as at the start; such that each part matters; such that softmax saturates
+
+
+def problem(config: GPTConfig, seed: int, size: float, ids: ArrayLike, targets: ArrayLike) -> Problem:
+    weights = moved(initial_weights(config, 0), config, seed, size)
+    return Problem(config, weights, np.asarray(ids), np.asarray(targets))
 
 
 def moved(start: Arrays, config: GPTConfig, seed: int, size: float) -> Arrays:

@@ -1,0 +1,74 @@
+"""The mutation score's own tests: the changes are those meant, and a changed source is what its tests run."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.changes import Change, changes
+from tests.mutation import ROOT, SOURCES, key, unchanging
+
+
+@pytest.mark.parametrize(
+    ("line", "after"),
+    [
+        ("y = a + b", {"y = a - b", "y = a", "y = b"}),
+        ("y = a @ b", {"y = b @ a", "y = a", "y = b"}),
+        ("y = -a", {"y = a"}),
+        ("y += a", {"y = a", "y -= a", "pass"}),
+        ("np.exp(y, out=y)", {"np.exp(y)", "pass"}),
+        ("y = a.swapaxes(i, j)", {"y = a"}),
+        ("y = a.sum(i, keepdims=True)", {"y = a.mean(i, keepdims=True)", "y = a.sum(i, keepdims=False)"}),
+        ("y = np.where(a, b, c)", {"y = b", "y = c"}),
+        ("y = f(axis=-1)", {"y = f(axis=1)", "y = f(axis=-2)", "y = f(axis=-0)", "y = f()"}),
+        ("y = 0.5", {"y = 1.0"}),
+        ("y = a < b", {"y = a <= b"}),
+        ("y = a and b", {"y = a or b", "y = a", "y = b"}),
+        ("y = a if b else c", {"y = a", "y = c"}),
+        ("if a:\n        f", {"if True:", "if False:"}),
+        ("return a, b", {"return (b, a)"}),
+        ("y = x[a:]", {"y = x[:]"}),
+        ("y: Axis | None", set()),
+        ("raise ValueError(f'{a - b}', a - b)", set()),
+        ("'A sentence, 1 + 1.'", set()),
+    ],
+)
+def test_what_is_changed_and_what_is_not(line: str, after: set[str], tmp_path: Path) -> None:
+    path = tmp_path / "source.py"
+    path.write_text(f"def f(x: A | B) -> A | B:\n    {line}\n", encoding="utf-8")
+    found = list(changes(path))
+    assert {change.after for change in found} == after
+    assert all(change.where == "f" and change.line == 2 for change in found)
+
+
+@pytest.fixture(scope="module")
+def tried() -> list[Change]:
+    return [change for path in SOURCES for change in changes(path)]
+
+
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")
+def test_each_change_is_another_program(tried: list[Change]) -> None:
+    assert len({(change.path, change.source) for change in tried}) == len(tried)
+    assert {change.path for change in tried} >= {path for path in SOURCES if "Op(" in path.read_text(encoding="utf-8")}
+    for change in tried[::20]:
+        compile(change.source, change.path, "exec")
+
+
+def test_what_is_said_to_change_nothing_is_a_change(tried: list[Change]) -> None:
+    assert set(unchanging()) <= set(map(key, tried))
+
+
+def test_a_changed_source_is_what_the_tests_run() -> None:
+    """In a new process, where nothing of the project is loaded: one change is noticed, by its first test; one is none."""
+    code = """
+from tests import mutation
+path = mutation.ROOT / "minitensor" / "ops" / "dropout.py"
+mutation.tests_of = lambda source: [["tests/test_ops.py", "-k", "test_float64 and dropout"]]
+change = next(c for c in mutation.changes(path) if c.after == "return (dy * keep / _enlarge(p), None)")
+print(mutation.judge(change).noticed_by)
+same = mutation.Change(path, 0, "", "", "", path.read_text(encoding="utf-8"))
+print([mutation.judge(same).noticed_by])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == ["test_ops.py::test_float64_agrees_with_torch[dropout]", "['']"]
