@@ -40,7 +40,7 @@ ROOT = Path(__file__).parent.parent
 REPORT = ROOT / "tests" / "mutation.md"
 UNCHANGING = ROOT / "tests" / "unchanging.toml"
 SOURCES = [*sorted(ROOT.glob("minitensor/ops/[a-z]*.py")), ROOT / "minitensor/tensor.py", ROOT / "gpt_numpy/model.py"]
-AUTOGRAD = ["like_torch", "random_graphs", "nn", "gradcheck", "erf", "engine", "judge", "gpt", "relations"]
+AUTOGRAD = ["corners", "like_torch", "random_graphs", "nn", "gradcheck", "erf", "engine", "judge", "gpt", "relations"]
 MODEL = ["gpt", "relations", "gpt_engine", "engines", "equivalence"]
 PATIENCE = 300.0  # seconds for the tests of one change, which take a fifth of it
 PRELOADED = hypothesis, numpy, symbolic_shapes, transformers  # before processes fork: seconds for each of them
@@ -82,7 +82,7 @@ def ask(change: Change, answer: Connection) -> None:
         os.dup2(quiet, stream)
     sys.meta_path.insert(0, Changed(change))
     first = First()
-    for arguments in tests_of(change.path):
+    for arguments in tests_of(change):
         status = pytest.main(["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-W", "ignore", *arguments], [first])
         if status != pytest.ExitCode.OK:
             first.failed = first.failed or "import"
@@ -118,12 +118,12 @@ class First:
             self.failed = self.failed or "import"
 
 
-def tests_of(source: Path) -> Iterator[list[str]]:
+def tests_of(change: Change) -> Iterator[list[str]]:
     """Arguments of pytest, those that are the likeliest to notice first."""
-    if source.parent.name == "ops":
-        own = re.findall(r'Op\("(\w+)"', source.read_text(encoding="utf-8"))
-        yield ["tests/test_ops.py", "-k", " or ".join(f"{op}]" for op in own) or "-"]
-    yield [f"tests/test_{name}.py" for name in (MODEL if source.name == "model.py" else AUTOGRAD)]
+    ops = re.findall(r'Op\("(\w+)"', change.source)
+    if own := [op for op in ops if change.where in (f"{op}_forward", f"{op}_backward")] or ops:
+        yield ["tests/test_ops.py", "-k", " or ".join(f"{op}]" for op in own)]
+    yield [f"tests/test_{name}.py" for name in (MODEL if change.path.name == "model.py" else AUTOGRAD)]
 
 
 # ---- all of them ------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def test_what_is_said_to_change_nothing_is_a_change(tried: list[Change]) -> None
 
 
 def test_a_changed_source_is_what_the_tests_run() -> None:
-    """In a new process, where nothing of the project is loaded: one change is noticed, by its first test; one is none."""
+    """In a new process, where nothing of the project is loaded: a change is noticed, no change is not."""
     code = """
 from tests import mutation
 path = mutation.ROOT / "minitensor" / "ops" / "dropout.py"

@@ -1,0 +1,135 @@
+"""Corners that examples drawn at random may miss: defaults, infinities, nothing at all, and no warnings on the way."""
+
+import inspect
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as TF
+
+from minitensor.op import OPS
+from minitensor.tensor import Tensor, grad
+from tests.cases import CASES
+from tests.judge import compare, operation, through_engine, upstream
+from tests.strategies import Example, Typical
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, for log(0) and the like
+
+# ---- infinities -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp", "cross_entropy", "attention_weights"])
+@pytest.mark.parametrize("row", [[1000.0, 999.0, -1000.0], [-1000.0, -1001.0, -999.5], [-np.inf, 2000.0, 1.0]])
+def test_large_scores_neither_overflow_nor_vanish(name: str, row: list[float]) -> None:
+    example = Example([np.array([row, row[::-1]])])
+    if name == "logsumexp":
+        example.settings = {"axis": -1, "keepdims": False}
+    elif name == "cross_entropy":
+        example.arrays.append(np.array([1, 1]))
+        example.settings = {"ignore_index": -100, "label_smoothing": 0.0, "reduction": "none"}
+    elif name != "attention_weights":
+        example.settings = {"axis": -1}
+    compare(CASES[name], through_engine(operation(OPS[name])), example, upstream(0))
+
+
+def test_logsumexp_of_infinities() -> None:
+    for row in ([-np.inf, -np.inf], [np.inf, 1.0], [-np.inf, np.inf]):
+        expected = torch.logsumexp(torch.tensor(row), 0).item()
+        assert Tensor(row).logsumexp(0).item() == expected
+
+
+def test_the_branch_not_taken_does_not_matter() -> None:
+    """An infinite gradient times 0 would be NaN: the gradient is chosen, not multiplied."""
+    dy, mask = np.array([np.inf, np.nan, 3.0]), np.array([True, True, False])
+    _, da, db = OPS["where"].backward(dy, mask)
+    assert da is not None
+    assert db is not None
+    assert da[2] == 0.0
+    assert db.tolist() == [0.0, 0.0, 3.0]
+    kept, _ = OPS["masked_fill"].backward(dy, mask)
+    assert kept is not None
+    assert kept.tolist() == [0.0, 0.0, 3.0]
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.0, 2.0), (0.0, 0.0), (np.inf, 0.0)])
+def test_a_power_that_does_not_move_has_slope_zero_whatever_comes_back(a: float, b: float) -> None:
+    """0^b does not depend on b, and a^0 not on a."""
+    a_array, b_array = np.array([a]), np.array([b])
+    _, saved = OPS["pow"].forward(a_array, b_array)
+    with np.errstate(all="raise" if np.isfinite(a) else "ignore"):
+        da, db = OPS["pow"].backward(np.array([1.0]), *saved)
+    assert da is not None
+    assert db is not None
+    if b == 0:
+        assert da.tolist() == [0.0]
+    if a == 0:
+        assert db.tolist() == [0.0]
+        _, db = OPS["pow"].backward(np.array([np.inf]), *saved)
+        assert db is not None
+        assert db.tolist() == [0.0]
+
+
+def test_clip_has_slope_zero_at_its_bounds() -> None:
+    x = Tensor([-1.0, 0.0, 1.0], requires_grad=True)
+    (gradient,) = grad(x.clip(-1.0, 1.0), x, [3.0, 5.0, 7.0])
+    assert gradient is not None
+    assert gradient.tolist() == [0.0, 5.0, 0.0]
+
+
+# ---- what an operation does by itself ---------------------------------------------------------------------------
+
+USUAL: dict[str, Any] = {  # torch without settings
+    "softmax": lambda x: x.softmax(-1), "log_softmax": lambda x: x.log_softmax(-1), "gelu": TF.gelu,
+    "layer_norm": lambda x, *_: TF.layer_norm(x, x.shape[-1:]), "cross_entropy": TF.cross_entropy, "linear": TF.linear,
+    "embedding": TF.embedding, "attention": lambda q, k, v, *_: TF.scaled_dot_product_attention(q, k, v),
+    "attention_scores": lambda q, k, _: q @ k.mT / q.shape[-1] ** 0.5, "clip": lambda x: x,
+    "sum": torch.sum, "mean": torch.mean, "var": torch.var, "std": torch.std, "max": torch.amax, "min": torch.amin,
+    "logsumexp": lambda x: x.flatten().logsumexp(0), "squeeze": torch.squeeze, "tril": torch.tril, "triu": torch.triu,
+    "cat": lambda *xs: torch.cat(xs), "stack": lambda *xs: torch.stack(xs),
+    "split": lambda x, sizes: x.split(sizes),
+}  # fmt: skip
+
+
+def has_defaults(name: str) -> bool:
+    parameters = inspect.signature(OPS[name].forward).parameters.values()
+    return any(parameter.default is not parameter.empty for parameter in parameters)
+
+
+def test_every_op_with_defaults_is_among_the_usual() -> None:
+    assert set(USUAL) == set(filter(has_defaults, OPS))
+
+
+@pytest.mark.parametrize("name", list(USUAL))
+def test_settings_left_out_are_torchs(name: str) -> None:
+    source = Typical(0)
+    x = source.values((2, 1, 3, 4))
+    arrays, settings = {
+        "attention": ([x, *source.values((2, 2, 1, 3, 4)), None, None], {}),
+        "attention_scores": ([x, source.values((2, 1, 3, 4)), None], {}),
+        "layer_norm": ([x, None, None], {}),
+        "linear": ([x, source.values((5, 4)), None], {}),
+        "embedding": ([source.integers((2, 3), 0, 4), source.values((5, 4))], {}),
+        "cross_entropy": ([source.values((4, 3)), np.array([2, -100, 0, 1])], {}),
+        "cat": ([x, x + 1.0], {}),
+        "stack": ([x, x + 1.0], {}),
+        "split": ([x], {"sizes": (1, 1)}),
+    }.get(name, ([x], {}))
+    case, run = replace(CASES[name], torch=USUAL[name]), through_engine(operation(OPS[name]))
+    compare(case, run, Example(arrays, settings), upstream(0))
+
+
+def test_attention_to_nothing_is_zero() -> None:
+    q, nothing = np.ones((2, 3)), np.ones((0, 3))
+    y, saved = OPS["attention"].forward(q, nothing, nothing)
+    assert y.tolist() == [[0.0] * 3] * 2
+    dq, dk, dv, *_ = OPS["attention"].backward(np.ones((2, 3)), *saved)
+    assert (dq.tolist(), dk.shape, dv.shape) == ([[0.0] * 3] * 2, (0, 3), (0, 3))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_a_softmax_of_nothing_is_nothing(name: str) -> None:
+    y, saved = OPS[name].forward(np.ones((2, 0)))
+    (dx,) = OPS[name].backward(np.ones((2, 0)), *saved)
+    assert y.shape == (2, 0) == dx.shape  # type: ignore[union-attr]
