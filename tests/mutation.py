@@ -1,7 +1,9 @@
 """Breaks the sources one small change at a time, and looks whether the tests notice.
 
-    uv run python -m tests.mutation                   all sources; writes what it found to tests/mutation.md
-    uv run python -m tests.mutation softmax tensor    sources with such names; only says what survived
+    uv run python -m tests.mutation                   all sources: an hour or two
+    uv run python -m tests.mutation softmax tensor    sources with such names: minutes
+
+What it finds goes to mutation.md, where the sources that were not tried stay as they were.
 
 changes.py has the changes. Each changed source runs in a process of its own against the tests that are quick, until one
 fails. What survives is either a line that no test looks at, or a change that changes nothing; those of the second kind
@@ -9,15 +11,16 @@ are in unchanging.toml, each with its reason.
 """
 
 import argparse
+import datetime
 import importlib.machinery
 import importlib.util
+import itertools
 import multiprocessing
 import os
 import re
 import resource
 import signal
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +43,7 @@ ROOT = Path(__file__).parent.parent
 REPORT = ROOT / "tests" / "mutation.md"
 UNCHANGING = ROOT / "tests" / "unchanging.toml"
 SOURCES = [*sorted(ROOT.glob("minitensor/ops/[a-z]*.py")), ROOT / "minitensor/tensor.py", ROOT / "gpt_numpy/model.py"]
-AUTOGRAD = ["corners", "like_torch", "random_graphs", "nn", "gradcheck", "erf", "engine", "judge", "gpt", "relations"]
+AUTOGRAD = ["like_torch", "engine", "corners", "nn", "random_graphs", "gradcheck", "erf", "judge", "gpt", "relations"]
 MODEL = ["gpt", "relations", "gpt_engine", "engines", "equivalence"]
 PATIENCE = 300.0  # seconds for the tests of one change, which take a fifth of it
 PRELOADED = hypothesis, numpy, symbolic_shapes, transformers  # before processes fork: seconds for each of them
@@ -120,7 +123,7 @@ class First:
 
 def tests_of(change: Change) -> Iterator[list[str]]:
     """Arguments of pytest, those that are the likeliest to notice first."""
-    ops = re.findall(r'Op\("(\w+)"', change.source)
+    ops = re.findall(r"Op\('(\w+)'", change.source)
     if own := [op for op in ops if change.where in (f"{op}_forward", f"{op}_backward")] or ops:
         yield ["tests/test_ops.py", "-k", " or ".join(f"{op}]" for op in own)]
     yield [f"tests/test_{name}.py" for name in (MODEL if change.path.name == "model.py" else AUTOGRAD)]
@@ -129,81 +132,95 @@ def tests_of(change: Change) -> Iterator[list[str]]:
 # ---- all of them ------------------------------------------------------------------------------------------------
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", help="only sources whose name has one of these; default: all")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="at once; default: %(default)s")
+    arguments = parser.parse_args()
+    os.chdir(ROOT)
+    os.environ["HYPOTHESIS_PROFILE"] = "mutation"
+    torch.set_num_threads(1)
+    sources = [s for s in SOURCES if not arguments.names or any(name in s.stem for name in arguments.names)]
+    if not sources:
+        parser.error(f"no source has such a name; there are {', '.join(source.stem for source in SOURCES)}")
+    wanted = [change for source in sources for change in changes(source)]
+    known, sections = unchanging(), read_report()
+    survived = 0
+    for path, verdicts in itertools.groupby(judged(wanted, arguments.processes), lambda verdict: verdict.change.path):
+        sections[name_of(path)], left = section(list(verdicts), known)
+        survived += left
+        write_report(sections)
+    print(f"{len(wanted)} changes, {survived} survived; see {REPORT.relative_to(ROOT)}")
+    sys.exit(survived > 0)
+
+
 def judged(wanted: list[Change], processes: int) -> Iterator[Verdict]:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, transient=True) as progress, ThreadPoolExecutor(processes) as pool:
         task = progress.add_task("", total=len(wanted))
         for verdict in pool.map(judge, wanted):
             progress.update(task, advance=1, description=verdict.change.path.name)
-            if not verdict.noticed_by:
-                progress.console.print(shown(verdict.change), markup=False, highlight=False, soft_wrap=True)
             yield verdict
 
 
-def shown(change: Change) -> str:
-    return f"{change.path.relative_to(ROOT)}:{change.line} {change.where}: {change.before}  ->  {change.after}"
+# ---- the report -------------------------------------------------------------------------------------------------
+
+Key = tuple[str, str, str, str]
 
 
-def key(change: Change) -> tuple[str, str, str, str]:
-    return change.path.relative_to(ROOT).as_posix(), change.where, change.before, change.after
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
 
 
-def unchanging() -> dict[tuple[str, str, str, str], str]:
+def key(change: Change) -> Key:
+    return name_of(change.path), change.where, change.before, change.after
+
+
+def unchanging() -> dict[Key, str]:
     """Why a change changes nothing."""
-    kept = tomllib.loads(UNCHANGING.read_text(encoding="utf-8"))["change"]
+    kept = tomllib.loads(UNCHANGING.read_text(encoding="utf-8")).get("change", [])
     return {(entry["file"], entry["in"], entry["before"], entry["after"]): entry["why"] for entry in kept}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="only sources whose name has one of these; no report is written")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="at once (default: %(default)s)")
-    arguments = parser.parse_args()
-    os.chdir(ROOT)
-    os.environ["HYPOTHESIS_PROFILE"] = "mutation"
-    torch.set_num_threads(1)
-    sources = [s for s in SOURCES if not arguments.names or any(name in s.stem for name in arguments.names)]
-    wanted = [change for source in sources for change in changes(source)]
-    began = time.monotonic()
-    verdicts = list(judged(wanted, arguments.processes))
-    text = report(verdicts, time.monotonic() - began)
-    print(text)
-    if not arguments.names:
-        REPORT.write_text(text, encoding="utf-8")
-
-
-# ---- what it says -----------------------------------------------------------------------------------------------
-
-
-def report(verdicts: list[Verdict], seconds: float) -> str:
-    known = unchanging()
-    survived = [v.change for v in verdicts if not v.noticed_by]
-    missed = [change for change in survived if key(change) not in known]
+def section(verdicts: list[Verdict], known: dict[Key, str]) -> tuple[str, int]:
+    """What there is to say of a source, and how many changes survived."""
+    silent = [v.change for v in verdicts if not v.noticed_by]
+    survived = [change for change in silent if key(change) not in known]
+    noticed, left = len(verdicts) - len(silent), len(survived)
     lines = [
-        "# What the tests notice",
-        "",
-        f"Written by `uv run python -m tests.mutation`, in {seconds / 60:.0f} minutes; [how](mutation.py).",
-        "",
-        "| source | changes | noticed | change nothing | survived |",
-        "|---|---:|---:|---:|---:|",
+        f"{len(verdicts)} changes, {noticed} noticed, {len(silent) - left} change nothing, {left} survived "
+        f"({datetime.date.today()})"
     ]
-    by_source = {v.change.path: [w for w in verdicts if w.change.path == v.change.path] for v in verdicts}
-    for path, its in [*by_source.items(), (None, verdicts)]:
-        noticed = sum(bool(v.noticed_by) for v in its)
-        left = sum(v.change in missed for v in its)
-        name = f"`{path.relative_to(ROOT).as_posix()}`" if path else "**all**"
-        lines.append(f"| {name} | {len(its)} | {noticed} | {len(its) - noticed - left} | {left} |")
-    lines += ["", "## Survived", "", *([listed(change) for change in missed] or ["Nothing."])]
-    lines += ["", "## Changes that change nothing", ""]
-    lines += [listed(change, known[key(change)]) for change in survived if key(change) in known]
-    wrong = [name for name in known if name not in map(key, survived) and ROOT / name[0] in by_source]
-    lines += [f"\nunchanging.toml has what was noticed, or is no change any more: {entry}" for entry in wrong]
-    return "\n".join(lines) + "\n"
+    for title, listed in (("Survived", survived), ("Change nothing", [c for c in silent if c not in survived])):
+        lines += ["", f"{title}:", ""] if listed else []
+        for change in listed:
+            why = f"  \n  {known[key(change)]}" if key(change) in known else ""
+            lines.append(f"- {change.where}: `{change.before}` → `{change.after}`{why}")
+    wrong = {key(v.change) for v in verdicts if v.noticed_by} & known.keys()
+    lines += [f"\nSaid to change nothing, yet noticed: {where}: `{after}`" for _, where, _, after in sorted(wrong)]
+    return "\n".join(lines), left
 
 
-def listed(change: Change, why: str = "") -> str:
-    place = f"{change.path.relative_to(ROOT).as_posix()}, {change.where}"
-    return f"- {place}: `{change.before}` → `{change.after}`" + (f"  \n  {why}" if why else "")
+def read_report() -> dict[str, str]:
+    """The sections by source, of the last report."""
+    if not REPORT.exists():
+        return {}
+    _, *sections = REPORT.read_text(encoding="utf-8").split("\n## ")
+    return {name: text.strip() for name, _, text in (section.partition("\n") for section in sections)}
+
+
+def write_report(sections: dict[str, str]) -> None:
+    ordered = {name: sections[name] for name in map(name_of, SOURCES) if name in sections}
+    counts = {name: [int(number) for number in re.findall(r"\d+", text)[:4]] for name, text in ordered.items()}
+    counts["**all**"] = [sum(column) for column in zip(*counts.values(), strict=True)]
+    rows = [f"| {' | '.join([name, *map(str, numbers)])} |" for name, numbers in counts.items()]
+    text = "\n".join([
+        "# What the tests notice", "",
+        "Written by `uv run python -m tests.mutation`, which [`mutation.py`](mutation.py) explains.", "",
+        "| source | changes | noticed | change nothing | survived |", "|---|---:|---:|---:|---:|", *rows, "",
+        *(f"## {name}\n\n{section}\n" for name, section in ordered.items()),
+    ])  # fmt: skip
+    REPORT.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -133,3 +133,37 @@ def test_a_softmax_of_nothing_is_nothing(name: str) -> None:
     y, saved = OPS[name].forward(np.ones((2, 0)))
     (dx,) = OPS[name].backward(np.ones((2, 0)), *saved)
     assert y.shape == (2, 0) == dx.shape  # type: ignore[union-attr]
+
+
+def test_no_ids_at_all_leave_the_table_alone() -> None:
+    y, saved = OPS["embedding"].forward(np.zeros((2, 0), int), np.ones((5, 3)))
+    _, dweight = OPS["embedding"].backward(np.ones((2, 0, 3)), *saved)
+    assert y.shape == (2, 0, 3)
+    assert dweight is not None
+    assert not dweight.any()
+
+
+@pytest.mark.parametrize("wrong", [-1, 5])
+def test_a_wrong_id_among_right_ones_is_named(wrong: int) -> None:
+    with pytest.raises(IndexError, match=f"id {wrong} is outside"):
+        OPS["embedding"].forward(np.array([0, 1, wrong, 4]), np.ones((5, 3)))
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [((2, 3, 4), (4, 5)), ((3, 4), (4, 5)), ((4,), (4, 5)), ((3, 4), (4,)), ((4,), (4,)), ((2, 3, 4), (4,))]
+)
+def test_gradients_of_a_matrix_product_are_summed_up_where_one_matrix_serves_all(a: Any, b: Any) -> None:
+    """Not by the engine, which would need the gradient of each use first."""
+    y, saved = OPS["matmul"].forward(np.ones(a), np.ones(b))
+    da, db = OPS["matmul"].backward(np.ones_like(y), *saved)
+    assert da is not None
+    assert db is not None
+    assert (da.shape, db.shape) == (a, b)
+
+
+def test_the_slope_of_a_mean_of_nothing_is_nothing() -> None:
+    _, saved = OPS["mean"].forward(np.ones((0, 3)), axis=None, keepdims=False)
+    with np.errstate(all="raise"):
+        (dx,) = OPS["mean"].backward(np.array(1.0), *saved)
+    assert dx is not None
+    assert dx.shape == (0, 3)

@@ -475,6 +475,8 @@ ERRORS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "grad of a constant": (lambda x: setattr(x.detach(), "grad", x.detach()), "keeps no gradient; call requires_grad_"),
     "not a tensor": (lambda x: mt.exp(ONES), "exp: its inputs are tensors, not ndarray; make one"),
     "not a tensor, softmax": (lambda x: mt.functional.softmax(ONES), "softmax: its inputs are tensors, not ndarray"),
+    "matmul of a number": (lambda x: x[0] @ x, r"\(\) @ \(2,\) do not fit"),
+    "matmul by a number": (lambda x: x @ x[0], r"\(2,\) @ \(\) do not fit"),
     "matmul misfit": (lambda x: x @ np.ones((3, 2)), r"\(2,\) @ \(3, 2\) do not fit"),
     "embedding outside": (lambda x: mt.functional.embedding([3], mt.ones(3, 2)), "id 3 is outside .* rows 0 to 2"),
     "target outside": (

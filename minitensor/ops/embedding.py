@@ -25,10 +25,9 @@ def embedding_forward(
 def embedding_backward(dy: Array, ids: Array, shape: tuple[int, ...], padding_idx: int | None) -> tuple[None, Array]:
     dweight = np.zeros(shape, dy.dtype)
     # y = weight[ids]
-    if ids.size:
-        order = ids.argsort(None, kind="stable")
-        used, starts = np.unique(ids.reshape(-1)[order], return_index=True)
-        dweight[used] = np.add.reduceat(dy.reshape(-1, shape[-1])[order], starts)
+    order = ids.argsort(None, kind="stable")
+    used, starts = np.unique(ids.reshape(-1)[order], return_index=True)
+    dweight[used] = np.add.reduceat(dy.reshape(-1, shape[-1])[order], starts)
     if padding_idx is not None:
         dweight[padding_idx] = 0.0
     return None, dweight

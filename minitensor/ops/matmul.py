@@ -23,7 +23,7 @@ def matmul_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
             f"matmul: {a.shape} @ {b.shape} do not fit: the last axis of the first goes with the last but one of the "
             "second, or with its only one"
         )
-    if a.ndim > 2 and b.ndim == 2:
+    if b.ndim == 2:
         return (_rows(a) @ b).reshape(*a.shape[:-1], b.shape[1]), (a, b)
     return np.matmul(a, b), (a, b)
 

@@ -98,7 +98,7 @@ getitem = Op("getitem", getitem_forward, getitem_backward)
 
 
 def cat_forward(*xs: Array, axis: int = 0) -> tuple[Array, tuple[list[int], int]]:
-    ends = np.cumsum([x.shape[axis] for x in xs[:-1]], dtype=int)
+    ends = np.cumsum([x.shape[axis] for x in xs[:-1]])
     return np.concatenate(xs, axis), (ends.tolist(), axis)
 
 
@@ -107,7 +107,7 @@ def cat_backward(dy: Array, ends: list[int], axis: int) -> tuple[Array, ...]:
 
 
 def split_forward(x: Array, *, sizes: Shape, axis: int = 0) -> tuple[tuple[Array, ...], tuple[int]]:
-    return tuple(np.split(x, np.cumsum(sizes[:-1], dtype=int), axis)), (axis,)
+    return tuple(np.split(x, np.cumsum(sizes[:-1]), axis)), (axis,)
 
 
 def split_backward(dys: tuple[Array, ...], axis: int) -> tuple[Array]:
