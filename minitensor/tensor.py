@@ -241,7 +241,8 @@ class Tensor:
 
     @grad.setter
     def grad(self, value: "Tensor | None") -> None:
-        kept = None if self.place is None else self.place[0].grads
+        node, index = self.place or (None, 0)
+        kept = None if node is None else node.grads
         if value is not None:
             if kept is None:
                 raise RuntimeError("grad: this tensor keeps no gradient; call requires_grad_() or retain_grad() first")
@@ -250,8 +251,8 @@ class Tensor:
                 raise RuntimeError(
                     f"grad: {value.dtype} {value.shape} is no gradient for a tensor of {self.dtype} {self.shape}"
                 )
-        if self.place is not None and kept is not None:
-            kept[self.place[1]] = value
+        if kept is not None:
+            kept[index] = value
 
     def retain_grad(self) -> None:
         """Keep the gradient of this result too: backward keeps only those of leaves."""
@@ -373,8 +374,7 @@ class Tensor:
     def __add__(self, other: Operand) -> "Tensor":
         return apply(elementwise.add, *_pair(self, other))
 
-    def __radd__(self, other: Operand) -> "Tensor":
-        return apply(elementwise.add, *_pair(self, other)[::-1])
+    __radd__ = __add__
 
     def __sub__(self, other: Operand) -> "Tensor":
         return apply(elementwise.sub, *_pair(self, other))
@@ -651,7 +651,7 @@ class Tensor:
         if isinstance(split_size, int):
             if split_size < 1:
                 raise ValueError(f"split: a part needs a size of at least 1, not {split_size}")
-            sizes = [split_size] * (n // split_size) + [n % split_size] * (n % split_size > 0) or [0]
+            sizes = [split_size] * -(-n // split_size)  # the last takes what is left
         else:
             sizes = list(split_size)
             if sum(sizes) != n or min(sizes) < 0:
@@ -661,7 +661,8 @@ class Tensor:
     def chunk(self, chunks: int, dim: int = 0) -> "tuple[Tensor, ...]":
         if chunks < 1:
             raise ValueError(f"chunk: into at least 1 part, not {chunks}")
-        return self.split(max(-(-self.shape[dim] // chunks), 1), dim)
+        n = self.shape[dim]
+        return self.split(-(-n // chunks) if n else [0] * chunks, dim)
 
     def contiguous(self) -> "Tensor":
         """Itself: NumPy's arrays need no such step."""

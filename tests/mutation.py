@@ -159,7 +159,11 @@ def judged(wanted: list[Change], processes: int) -> Iterator[Verdict]:
     with Progress(*columns, transient=True) as progress, ThreadPoolExecutor(processes) as pool:
         task = progress.add_task("", total=len(wanted))
         for verdict in pool.map(judge, wanted):
-            progress.update(task, advance=1, description=verdict.change.path.name)
+            change = verdict.change
+            progress.update(task, advance=1, description=change.path.name)
+            if not verdict.noticed_by:
+                found = f"{name_of(change.path)}:{change.line} {change.before} -> {change.after}"
+                progress.console.print(found, markup=False, highlight=False, soft_wrap=True)
             yield verdict
 
 

@@ -92,6 +92,7 @@ torch.where(mask, 0.0, x)
 torch.where(x > 0, x, -x)
 square.tril()
 square.triu(1)
+square.triu()
 torch.tril(square, diagonal=-1)
 x.sum()
 x.sum(0)
@@ -105,11 +106,14 @@ cube.sum((0, 2))
 x.mean()
 x.mean(1)
 x.mean(dim=(0, 1), keepdim=True)
+x.mean(axis=0, keepdims=True)
 x.var()
 x.var(1)
 x.var(dim=1, correction=0, keepdim=True)
+x.var(axis=1, keepdims=True)
 x.std(1)
 x.std(dim=1, correction=0, keepdim=True)
+x.std(axis=0, keepdims=True)
 square.std()
 torch.var(x, dim=1, correction=0)
 x.max()
@@ -121,8 +125,13 @@ x.min(-1)
 x.max(1)[0]
 x.min(dim=1).values
 torch.max(x, y)
+x.min(y)
 torch.min(x, 1).values
 x.amin(dim=0, keepdim=True)
+x.amin(1)
+x.amin(axis=1, keepdims=True)
+x.amax(0, keepdim=True)
+x.amax(axis=0, keepdims=True)
 torch.amax(x, 1)
 x.logsumexp(1)
 x.logsumexp([0, 1])
@@ -138,6 +147,8 @@ x.view(3, -1)
 cube.flatten()
 cube.flatten(1)
 cube.flatten(0, 1)
+cube.flatten(-2)
+row.flatten(-1)
 x[:0].flatten(1)
 number.flatten()
 cube.permute(2, 0, 1)
@@ -149,6 +160,7 @@ x.T
 cube.mT
 row.expand(4, 3)
 one.expand(2, -1, 5)
+one.expand(7, 2, -1, 5)
 one.squeeze()
 one.squeeze(0)
 one.squeeze(1)
@@ -175,17 +187,24 @@ torch.cat([x, y, x], dim=1)
 torch.stack([x, y])
 torch.stack((x, y), dim=-1)
 torch.cat([x.detach() > 0, x])
+torch.cat([ids, x[:, :2]])
+x[:, :2] + ids
 cube.split(2, dim=2)
 cube.split([1, 2], dim=1)
+cube.split([0, 3], dim=1)
 cube.split(3, 2)
 cube.chunk(2, dim=-1)
 cube.chunk(3, 2)
+cube.chunk(2)
+cube.chunk(1)
+x[:0].chunk(2)
 x.split(2)
 cube.split([4], dim=2)
 x[:0].split(2)
 x.chunk(5, 1)
 torch.split(x, 1)
 list(x)
+list(row)
 [part * 2 for part in cube.split(1)]
 x.contiguous().view(-1)
 x.clone()
@@ -195,6 +214,7 @@ number * x
 x * number
 number.exp()
 x.to(x.dtype)
+x.float().double()
 torch.matmul(x, square)
 torch.exp(x)
 torch.sum(x, dim=0)
@@ -218,6 +238,7 @@ F.softmax(x, dim=-1)
 F.log_softmax(x, dim=0)
 F.layer_norm(x, (3,))
 F.layer_norm(x, [3], row)
+F.layer_norm(x, (3,), None, row)
 F.layer_norm(x, (3,), weight=row, bias=row, eps=1e-3)
 F.layer_norm(cube, (3, 4))
 F.cross_entropy(x, targets)
@@ -256,6 +277,8 @@ x < x
 x > x
 x == np.float64(0.5)
 x == None
+x == 'a'
+x != 'a'
 x < row
 x <= 0.5
 x == x
@@ -263,13 +286,19 @@ x != y
 ~mask
 mask & (x > 0)
 mask | (x > 0)
+mask & ~mask
+mask | ~mask
+~mask | mask
 x.argmax()
 x.argmax(1)
 x.argmax(dim=0, keepdim=True)
 x.argmin(-1)
+x.argmin(0, keepdim=True)
 (x > 5).any()
 (x < 5).all()
 (x < 0).any(1)
+(x < 0).any(1, keepdim=True)
+(x < 0).all(1, keepdim=True)
 mask.all(dim=0)
 True & mask
 f'{number:.3f}'
@@ -277,6 +306,7 @@ torch.zeros((2, 3))
 torch.ones(x.shape)
 x.shape
 x.size(1)
+x.size()
 x.dim()
 x.ndim
 x.numel()
@@ -290,6 +320,12 @@ bool(number > 0)
 x.requires_grad
 x.detach().requires_grad
 (x * 2).requires_grad
+(x * 2).requires_grad_().requires_grad
+x.long()
+x.long().requires_grad
+x.float().requires_grad
+x.to(x.dtype) is x
+torch.cat([ids])
 ids.requires_grad
 x.is_leaf
 (x * 2).is_leaf
@@ -354,6 +390,7 @@ ids.requires_grad_()
 torch.tensor([1, 2], requires_grad=True)
 torch.tensor(['a'])
 x.__iadd__(1)
+ids.__iadd__(0.5)
 len(number)
 list(number)
 x.detach().retain_grad()
@@ -486,7 +523,10 @@ def test_numpy_beside_tensors_gives_tensors_of_the_tensors_dtype() -> None:
         (minitensor.tensor([1.0, 2.5]), "tensor([1. , 2.5])"),
         (minitensor.tensor([1.0], requires_grad=True), "tensor([1.], requires_grad=True)"),
         (minitensor.tensor([1.0], requires_grad=True) * 2.0, "tensor([2.], grad_fn=<mul_number>)"),
+        (minitensor.tensor([0.123456]), "tensor([0.1235])"),
         (minitensor.tensor(np.float64(0.5)), "tensor(0.5, dtype=float64)"),
+        (minitensor.tensor(np.ones(1), requires_grad=True), "tensor([1.], dtype=float64, requires_grad=True)"),
+        (minitensor.tensor(np.ones(1), requires_grad=True) * 2, "tensor([2.], dtype=float64, grad_fn=<mul_number>)"),
         (minitensor.tensor([[1, 2], [3, 4]]), "tensor([[1, 2],\n        [3, 4]])"),
     ],
 )
@@ -496,3 +536,90 @@ def test_repr(tensor: minitensor.Tensor, text: str) -> None:
 
 def test_repr_of_a_large_tensor_is_short() -> None:
     assert len(repr(minitensor.zeros(1000, 1000))) < 500
+    assert "..." in repr(minitensor.zeros(201))
+    assert "..." not in repr(minitensor.zeros(200))
+    assert f"{minitensor.zeros(2)}" == "tensor([0., 0.])"
+
+
+# ---- what torch does, or is here, that one line does not show --------------------------------------------------------
+
+
+def test_the_dtype_of_a_tensor_stays_beside_numpys_numbers() -> None:
+    x = minitensor.ones(2)
+    assert x.clip(np.float64(0), 1).dtype == x.masked_fill(x > 0, np.float64(2)).dtype == np.float32
+    assert (minitensor.tensor([1.0, 2.0], dtype=np.float64) + minitensor.tensor([1, 2])).dtype == np.float64
+    assert minitensor.tensor(minitensor.tensor([1, 2]), dtype=np.float64).dtype == np.float64
+
+
+def test_a_result_of_one_number_is_an_array() -> None:
+    assert type(minitensor.ones(2).sum().array) is np.ndarray
+
+
+def test_values_are_shared_where_they_can_be() -> None:
+    x = minitensor.ones(2)
+    assert minitensor.Tensor(x).array is x.array
+    assert np.shares_memory(np.asarray(x), x.array)
+
+
+def test_numpys_axis_gives_values_alone() -> None:
+    x = minitensor.tensor([[1.0, 3.0], [4.0, 2.0]])
+    assert x.max(axis=1).tolist() == [3.0, 4.0]
+    assert x.min(axis=0, keepdims=True).tolist() == [[1.0, 2.0]]
+    assert x.max(axis=0, keepdims=True).tolist() == [[4.0, 3.0]]
+    assert x.min(axis=1).tolist() == [1.0, 2.0]
+
+
+def test_a_gradient_can_be_set_and_is_kept() -> None:
+    x, given = minitensor.ones(2, requires_grad=True), minitensor.tensor([3.0, 4.0])
+    x.grad = given
+    assert x.grad is given
+    x.requires_grad_()
+    assert x.grad is given
+    x.grad = np.array([5.0, 6.0], np.float32)  # type: ignore[assignment]
+    assert isinstance(x.grad, minitensor.Tensor)
+    x.requires_grad = False
+    assert not x.requires_grad
+    x.grad = None  # there is none to forget
+
+
+def test_gradients_of_two_tensors_are_two_arrays() -> None:
+    a, b = minitensor.ones(2, requires_grad=True), minitensor.ones(2, requires_grad=True)
+    ((a + b) * 2.0).sum().backward()
+    assert a.grad is not None
+    assert b.grad is not None
+    assert not np.shares_memory(a.grad.array, b.grad.array)
+
+
+def test_a_graph_is_freed_by_its_gradient() -> None:
+    x = minitensor.ones(2, requires_grad=True)
+    y = x.exp().sum()
+    minitensor.grad(y, x)
+    with pytest.raises(RuntimeError, match="retain_graph"):
+        minitensor.grad(y, x)
+
+
+def test_a_constant_can_be_changed_in_place() -> None:
+    x = minitensor.ones(2)
+    x += 1.0
+    assert x.tolist() == [2.0, 2.0]
+
+
+def test_a_plain_number_is_not_kept_as_an_array() -> None:
+    x = minitensor.ones(2, requires_grad=True)
+    made = [str(y.grad_fn) for y in (x * 2, x / 2, x**2, x**0.5)]
+    assert made == ["<mul_number>", "<div_number>", "<pow_number>", "<pow_number>"]
+
+
+def test_arrays_alone_are_put_together() -> None:
+    assert minitensor.stack([np.ones(1), np.zeros(1)]).tolist() == [[1.0], [0.0]]
+    assert minitensor.cat([np.ones(1)]).tolist() == [1.0]
+
+
+def test_bounds_that_are_tensors_are_refused() -> None:
+    with pytest.raises(TypeError, match="with tensors use maximum and minimum"):
+        minitensor.ones(2).clip(minitensor.ones(2), 1.0)  # type: ignore[arg-type]
+
+
+def test_a_number_is_not_gone_through() -> None:
+    with pytest.raises(TypeError, match="iteration over a 0-d tensor"):
+        iter(minitensor.tensor(1.0))
