@@ -80,6 +80,7 @@ def in_torch(problem: Problem, how: Attention = "whole", dtype: Any = torch.floa
         return note(seen, q=q, k=k, v=v, heads=attention(q, k, v, *settings, **named))
 
     attention = torch_F.scaled_dot_product_attention
+    # What torch's own attention drops cannot be told to it, so where anything is dropped it goes in stages.
     patched = whole if how == "whole" and not problem.config.dropout else staged
     with (
         watched(model, seen),

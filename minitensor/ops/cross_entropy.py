@@ -10,7 +10,7 @@
 
 Rows whose target is `ignore_index` have share 0, and "mean" divides by the number of the others.
 From all logits of a row the largest is subtracted, which changes neither p nor the loss: nothing overflows, and where
-the logits are large no digits are lost. They and two numbers a row are kept; the backward computes p again.
+the logits are large no digits are lost. The logits and two numbers a row are kept; the backward computes p again.
 """
 
 import numpy as np
