@@ -43,8 +43,8 @@ def pieces(*arrays: Array) -> Iterator[tuple[Array, ...]]:
     What is written to must be contiguous, or it would be a copy that is written to.
     """
     flat = [array.reshape(-1) for array in arrays]
-    for start in range(0, flat[0].size, _PIECE):
-        yield tuple(array[start : start + _PIECE] for array in flat)
+    for start in range(0, flat[0].size, PIECE):
+        yield tuple(array[start : start + PIECE] for array in flat)
 
 
-_PIECE = 1 << 14  # entries; a handful of such arrays fit the cache next to a core
+PIECE = 1 << 14  # entries; a handful of such arrays fit the cache next to a core

@@ -1,7 +1,7 @@
 """Breaks the sources one small change at a time, and looks whether the tests notice.
 
-    uv run python -m tests.mutation                   all sources: two thousand changes, one by one
-    uv run python -m tests.mutation softmax linear    sources with such names
+    uv run python -m tests.mutation                   of minitensor and of the model: two thousand changes
+    uv run python -m tests.mutation softmax linear    those of these sources that have such names
 
 What it finds goes to mutation.md, where the sources that were not tried stay as they were.
 
@@ -20,8 +20,9 @@ import os
 import re
 import signal
 import sys
+import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -41,10 +42,12 @@ from tests.changes import Change, changes
 ROOT = Path(__file__).parent.parent
 REPORT = ROOT / "tests" / "mutation.md"
 UNCHANGING = ROOT / "tests" / "unchanging.toml"
-SOURCES = [*sorted(ROOT.glob("minitensor/ops/[a-z]*.py")), ROOT / "minitensor/tensor.py", ROOT / "gpt_numpy/model.py"]
+SOURCES = [ROOT / "minitensor" / f"{name}.py" for name in ("graph", "arrays", "tensor")]
+SOURCES += [*sorted(ROOT.glob("minitensor/ops/[a-z]*.py")), ROOT / "gpt_numpy/model.py"]
 AUTOGRAD = ["like_torch", "engine", "corners", "nn", "random_graphs", "gradcheck", "erf", "judge", "gpt", "relations"]
 MODEL = ["gpt", "relations", "gpt_engine", "engines", "equivalence"]
-PATIENCE = 300.0  # seconds for the tests of one change, which take a fifth of it
+PATIENCE = 4.0  # times as long as without a change
+NO_END = "no end"
 PRELOADED = hypothesis, numpy, symbolic_shapes, transformers  # before processes fork: seconds for each of them
 
 
@@ -55,16 +58,18 @@ PRELOADED = hypothesis, numpy, symbolic_shapes, transformers  # before processes
 class Verdict:
     change: Change
     noticed_by: str  # a test; nothing if the change survived
+    seconds: float
 
 
-def judge(change: Change) -> Verdict:
-    """Which test notices."""
+def judge(change: Change, patience: float | None = None) -> Verdict:
+    """Which test notices, in so many seconds."""
+    start = time.perf_counter()
     here, there = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=ask, args=(change, there))
     process.start()
     there.close()
     try:
-        noticed_by = here.recv() if here.poll(PATIENCE) else "no end"
+        noticed_by = here.recv() if here.poll(patience) else NO_END
     except EOFError:
         noticed_by = "crash"
     if process.is_alive():
@@ -72,7 +77,7 @@ def judge(change: Change) -> Verdict:
     if process.is_alive() and process.pid:
         os.killpg(process.pid, signal.SIGKILL)
     process.join()
-    return Verdict(change, noticed_by)
+    return Verdict(change, noticed_by, time.perf_counter() - start)
 
 
 def ask(change: Change, answer: Connection) -> None:
@@ -150,13 +155,16 @@ def main() -> None:
         parser.error("this system has no fork()")
     if not sources:
         parser.error(f"no source has such a name; there are {', '.join(source.stem for source in SOURCES)}")
+    patience = {}
     for verdict in judged(list(map(unchanged, sources)), arguments.processes):
         if verdict.noticed_by:  # and so would be every change
             sys.exit(f"{name_of(verdict.change.path)}: {verdict.noticed_by} fails without any change")
+        patience[verdict.change.path] = PATIENCE * verdict.seconds
     wanted = [change for source in sources for change in changes(source)]
     known, sections = unchanging(), read_report()
     survived = 0
-    for path, verdicts in itertools.groupby(judged(wanted, arguments.processes), lambda verdict: verdict.change.path):
+    found = judged(wanted, arguments.processes, patience)
+    for path, verdicts in itertools.groupby(found, lambda verdict: verdict.change.path):
         sections[name_of(path)], left = section(list(verdicts), known)
         survived += left
         write_report(sections)
@@ -164,11 +172,11 @@ def main() -> None:
     sys.exit(survived > 0)
 
 
-def judged(wanted: list[Change], processes: int) -> Iterator[Verdict]:
+def judged(wanted: list[Change], processes: int, patience: Mapping[Path, float] = {}) -> Iterator[Verdict]:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, transient=True) as progress, ThreadPoolExecutor(processes) as pool:
         task = progress.add_task("", total=len(wanted))
-        for verdict in pool.map(judge, wanted):
+        for verdict in pool.map(lambda change: judge(change, patience.get(change.path)), wanted):
             change = verdict.change
             progress.update(task, advance=1, description=change.path.name)
             if not verdict.noticed_by and change.line:
@@ -205,7 +213,10 @@ def section(verdicts: list[Verdict], known: dict[Key, str]) -> tuple[str, int]:
         f"{len(verdicts)} changes, {noticed} noticed, {len(silent) - left} change nothing, {left} survived "
         f"({datetime.date.today()})"
     ]
-    for title, listed in (("Survived", survived), ("Change nothing", [c for c in silent if c not in survived])):
+    nothing = [change for change in silent if change not in survived]
+    endless = [verdict.change for verdict in verdicts if verdict.noticed_by == NO_END]
+    kinds = ("Survived", survived), ("Change nothing", nothing), ("Noticed by tests that do not end", endless)
+    for title, listed in kinds:
         lines += ["", f"{title}:", ""] if listed else []
         for change in listed:
             why = f"  \n  {known[key(change)]}" if key(change) in known else ""

@@ -17,8 +17,8 @@ class Operation:
 class Worst:
     """Of a tensor in many problems: the largest error relative to its norm, and to what rounding moves it by."""
 
-    relative: float = 0.0
-    roundings: float = 0.0
+    relative: float | None = None  # until there is one
+    roundings: float | None = None
 
 
 class Difference(NamedTuple):
@@ -28,7 +28,8 @@ class Difference(NamedTuple):
     weights: float = float("nan")
 
 
-WELL = 1e-4  # a tensor that rounding to float32 moves by less, relative to its norm, keeps its digits
+WELL = 1e-4  # a tensor that rounding moves by less of its norm keeps its digits, in float32 and the more in float64
+UNIT = {"float64": 2.0**-29, "float32": 1.0}  # of the last place, in those of float32
 
 
 @dataclass
@@ -47,15 +48,15 @@ class Report:
         """`rounding` is what rounding to float32 moves the tensor by."""
         worst = self.tensors[re.sub(r"\d+", "*", name), dtype]
         if rounding < WELL * norm:
-            worst.relative = max(worst.relative, off / norm)
+            worst.relative = max(worst.relative or 0.0, off / norm)
         if rounding:
-            worst.roundings = max(worst.roundings, off / rounding)
+            worst.roundings = max(worst.roundings or 0.0, off / (rounding * UNIT[dtype]))
 
     def tables(self) -> dict[str, list[str]]:
         """By title, without those that nothing was added to."""
         tables = {
             "each operation of minitensor against torch": self._operations(),
-            "gpt_numpy against gpt_torch": self._tensors(),
+            "gpt_numpy against torch": self._tensors(),
             "gpt_numpy and gpt_torch, trained side by side": self._steps(),
         }
         return {title: lines for title, lines in tables.items() if lines}
@@ -80,27 +81,22 @@ class Report:
 
     def _tensors(self) -> list[str]:
         names = list(dict.fromkeys(name for name, _ in self.tensors))
-        values = [name for name in names if f"d {name}" in names or not name.startswith("d ")]
-        parameters = [name.removeprefix("d ") for name in names if name.startswith("d ") and name[2:] not in values]
         if not names:
             return []
         lines = [
-            "Largest error of a whole tensor against torch in float64, relative to its norm; and roundings: how many",
-            "times what rounding to float32 moves it by it is off in float32 (how often it may: tests/rounding.py).",
-            f"Where rounding moves it by {WELL:.0e} of its norm or more, since numbers cancel, it counts there alone.",
+            "Largest error of a whole tensor against torch in float64: relative to its norm;",
+            "and in roundings, how many times what rounding in that precision moves it by.",
+            "A tensor whose numbers cancel, so that rounding to float32 moves it by",
+            f"{WELL:.0e} of its norm or more, counts in roundings alone. d: the gradient.",
             "",
-            f"{'':28}{'value':^30}  {'gradient':^30}",
-            f"{'':28}{'float64':>10}{'float32':>10}{'roundings':>10}  {'float64':>10}{'float32':>10}{'roundings':>10}",
+            f"{'':30}{'float64':>10}{'roundings':>11}{'float32':>13}{'roundings':>11}",
         ]
-        for name in values + parameters:
-            value = self._worst(name) if name in values else " " * 30
-            gradient = self._worst(f"d {name}") if f"d {name}" in names else ""
-            lines.append(f"{name:28}{value}  {gradient}".rstrip())
+        for name in sorted(names, key=lambda name: name.startswith("d ")):
+            wide, narrow = self.tensors[name, "float64"], self.tensors[name, "float32"]
+            numbers = f"{_shown(wide.relative, 10, 'e')}{_shown(wide.roundings, 11, 'f')}"
+            numbers += f"{_shown(narrow.relative, 13, 'e')}{_shown(narrow.roundings, 11, 'f')}"
+            lines.append(f"{name:30}{numbers}".rstrip())
         return lines
-
-    def _worst(self, name: str) -> str:
-        wide, narrow = self.tensors[name, "float64"], self.tensors[name, "float32"]
-        return f"{wide.relative:10.1e}{narrow.relative:10.1e}{narrow.roundings:10.1f}"
 
     def _steps(self) -> list[str]:
         if not self.steps:
@@ -115,6 +111,10 @@ class Report:
             found = [self.steps.get((step, dtype), Difference()) for dtype in ("float64", "float32")]
             lines.append(f"{step:<8}" + "  ".join(f"{loss:10.1e}{weights:10.1e}" for loss, weights in found))
         return lines
+
+
+def _shown(number: float | None, width: int, style: str) -> str:
+    return " " * width if number is None else f"{number:{width}.1{style}}"
 
 
 REPORT = Report()

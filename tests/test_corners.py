@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as TF
 
+from minitensor.arrays import PIECE
 from minitensor.op import OPS
 from minitensor.tensor import Tensor, grad
 from tests.cases import CASES
@@ -16,6 +17,25 @@ from tests.judge import compare, operation, through_engine, upstream
 from tests.strategies import Example, Typical
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, for log(0) and the like
+
+# ---- more than a piece ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_gelu_of_a_large_array_that_is_turned(approximate: str, dtype: Any) -> None:
+    x, dy = np.random.default_rng(0).standard_normal((2, 300, 201)).astype(dtype).swapaxes(1, 2)
+    assert x.size > 3 * PIECE
+    assert x.size % PIECE
+    y, saved = OPS["gelu"].forward(x, approximate=approximate)
+    (dx,) = OPS["gelu"].backward(dy, *saved)
+    theirs = torch.tensor(x).double().requires_grad_()
+    expected = TF.gelu(theirs, approximate=approximate)
+    torch.autograd.backward(expected, torch.tensor(dy).double())
+    atol = 1e-14 if dtype == np.float64 else 1e-6
+    np.testing.assert_allclose(y, expected.detach().numpy(), rtol=0, atol=atol)
+    np.testing.assert_allclose(dx, theirs.grad, rtol=0, atol=atol)  # type: ignore[arg-type]
+
 
 # ---- infinities -------------------------------------------------------------------------------------------------
 
@@ -51,6 +71,16 @@ def test_the_branch_not_taken_does_not_matter() -> None:
     kept, _ = OPS["masked_fill"].backward(dy, mask)
     assert kept is not None
     assert kept.tolist() == [0.0, 0.0, 3.0]
+
+
+def test_the_power_0_of_a_large_number_warns_of_nothing() -> None:
+    _, saved = OPS["pow"].forward(np.array([1e30], np.float32), np.array([0.0], np.float32))
+    with np.errstate(all="raise"):
+        da, db = OPS["pow"].backward(np.array([1.0], np.float32), *saved)
+    assert da is not None
+    assert db is not None
+    assert da.tolist() == [0.0]
+    assert db.tolist() == [pytest.approx(np.log(1e30))]
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.0, 2.0), (0.0, 0.0), (np.inf, 0.0)])

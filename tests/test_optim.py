@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import minitensor as mt
+from minitensor.arrays import PIECE
 from minitensor.optim import SGD, AdamW, clip_grad_norm_
 
 pytestmark = pytest.mark.equivalence
 
-SHAPES = [(3, 4), (4,), (2, 2, 2), ()]
+SHAPES = [(3, 4), (4,), (2, 2, 2), (), (150, 200)]  # the last in pieces: see minitensor/arrays.py
 
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd, defaults": ("SGD", {}),
@@ -41,6 +42,11 @@ def give_gradients(theirs: list[torch.Tensor], ours: list[mt.Tensor], seed: int,
 def assert_same(theirs: list[torch.Tensor], ours: list[mt.Tensor], rtol: float = 1e-12) -> None:
     for a, b in zip(theirs, ours, strict=True):
         np.testing.assert_allclose(b.detach().numpy(), a.detach().numpy(), rtol, rtol)
+
+
+def test_a_parameter_is_larger_than_a_piece() -> None:
+    sizes = [int(np.prod(shape)) for shape in SHAPES]
+    assert max(sizes) > PIECE > min(sizes)
 
 
 @pytest.mark.parametrize("name", list(SETTINGS))
@@ -117,10 +123,10 @@ def test_state_dict_is_a_snapshot_and_a_wrong_one_is_refused() -> None:
     before = state["state"][0]["exp_avg"].copy()
     optimizer.step()
     assert np.array_equal(state["state"][0]["exp_avg"], before)
-    with pytest.raises(ValueError, match=r"its groups have \[1\] parameters, the state's have \[4\]"):
+    with pytest.raises(ValueError, match=r"its groups have \[1\] parameters, the state's have \[5\]"):
         AdamW(ours[:1]).load_state_dict(state)
     with pytest.raises(ValueError, match=r"exp_avg of parameter 0 is \(3, 4\), not \(4,\)"):
-        AdamW([ours[1], ours[0], ours[2], ours[3]]).load_state_dict(state)
+        AdamW([ours[1], ours[0], *ours[2:]]).load_state_dict(state)
 
 
 @pytest.mark.parametrize("norm_type", [2.0, 1.0, float("inf")])

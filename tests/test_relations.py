@@ -18,10 +18,9 @@ from torch.nn import functional as torch_F
 import gpt_numpy
 import gpt_torch
 import minitensor as mt
-from gpt_numpy import GPTConfig
 from minitensor import functional as mini_F
 from tests.pair import by_hand, in_torch, torch_weights
-from tests.problems import Arrays, Problem, problems
+from tests.problems import IGNORED, Arrays, Problem, problems
 
 pytestmark = pytest.mark.equivalence
 
@@ -29,7 +28,6 @@ Run = Callable[..., Arrays]
 
 each_model = pytest.mark.parametrize("run", [by_hand, in_torch])
 several_positions = problems().filter(lambda problem: problem.ids.shape[1] > 1)
-IGNORED = -100  # a target that does not count
 TINY = 1e-290  # below it, numbers lose digits
 
 
@@ -80,22 +78,18 @@ def test_what_was_is_not_blamed_on_what_came_after(run: Run, problem: Problem, d
 
 @pytest.mark.parametrize("library", [gpt_numpy, gpt_torch])
 @given(problem=problems(), data=st.data())
-def test_read_piece_by_piece_or_at_once_gives_the_same_logits(library: Any, problem: Problem, data: Any) -> None:
+def test_what_is_read_piece_by_piece_with_a_cache_gives_the_logits_of_the_whole_without(
+    library: Any, problem: Problem, data: Any
+) -> None:
     T = problem.ids.shape[1]
     cuts = sorted(data.draw(st.sets(st.integers(1, T - 1)))) if T > 1 else []
-    read = reader(library, problem.config, problem.weights)
-    pieces = [read(ids) for ids in np.split(problem.ids, cuts, axis=1)]
-    whole = reader(library, problem.config, problem.weights)(problem.ids)
-    assert_close({"logits": np.concatenate(pieces, axis=1)}, {"logits": whole})
-
-
-def reader(library: Any, config: GPTConfig, weights: Arrays) -> Callable[[Any], Any]:
-    """Gives the logits of what it is handed, and remembers what it was handed before."""
-    model: Any = library.GPT(config).eval().double()
-    model.load_state_dict(weights if library is gpt_numpy else torch_weights(weights, torch.float64))
-    cache: dict[Any, Any] = {}
+    model: Any = library.GPT(problem.config).double()
+    model.load_state_dict(problem.weights if library is gpt_numpy else torch_weights(problem.weights, torch.float64))
     as_input = np.asarray if library is gpt_numpy else torch.from_numpy
-    return lambda ids: model(as_input(ids), cache=cache)[0].detach().numpy()
+    cache: dict[Any, Any] = {}
+    pieces = [model(as_input(ids), cache=cache)[0].detach().numpy() for ids in np.split(problem.ids, cuts, axis=1)]
+    whole = model(as_input(problem.ids))[0].detach().numpy()
+    assert_close({"logits": np.concatenate(pieces, axis=1)}, {"logits": whole})
 
 
 # ---- along the batch --------------------------------------------------------------------------------------------
