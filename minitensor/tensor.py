@@ -609,7 +609,7 @@ class Tensor:
     view = reshape
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> "Tensor":
-        first, last = start_dim % max(self.ndim, 1), end_dim % max(self.ndim, 1)
+        first, last = (normalize_axis_index(dim, max(self.ndim, 1)) for dim in (start_dim, end_dim))
         if first > last:
             raise ValueError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim}")
         return self.reshape(*self.shape[:first], math.prod(self.shape[first : last + 1]), *self.shape[last + 1 :])

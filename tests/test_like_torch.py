@@ -416,6 +416,11 @@ x.masked_fill(ids.sum() > 0, 'a')
 x.masked_fill(x * 0 + 1, 2.0)
 x.sum(dim=0, axis=1)
 cube.flatten(2, 1)
+cube.flatten(-1, 1)
+cube.flatten(3)
+row.flatten(1)
+cube.flatten(0, -4)
+row.sum().flatten(1)
 F.scaled_dot_product_attention(q, k, v, attn_mask=seen * 1)
 F.scaled_dot_product_attention(q, k, v, attn_mask=w)
 F.cross_entropy(x, ids[0], label_smoothing=1.5)
@@ -613,6 +618,12 @@ def test_a_plain_number_is_not_kept_as_an_array() -> None:
 def test_arrays_alone_are_put_together() -> None:
     assert minitensor.stack([np.ones(1), np.zeros(1)]).tolist() == [[1.0], [0.0]]
     assert minitensor.cat([np.ones(1)]).tolist() == [1.0]
+
+
+def test_what_is_put_together_takes_the_dtype_of_the_first_floats_or_else_of_the_first_tensor() -> None:
+    short, long, floats = (minitensor.ones(1, dtype=dtype) for dtype in (np.int32, np.int64, np.float32))
+    assert minitensor.cat([long, floats]).dtype == np.float32
+    assert minitensor.cat([np.ones(1, int), short]).dtype == np.int32
 
 
 def test_bounds_that_are_tensors_are_refused() -> None:
