@@ -65,9 +65,7 @@ class Node:
         return f"<{self.op.name if self.op else 'leaf'}>"
 
 
-def backpropagate(
-    root: Place, dy: Array, wanted: Collection[Place] | None = None, retain_graph: bool = False
-) -> dict[Place, Array]:
+def backpropagate(root: Place, dy: Array, wanted: Collection[Place] | None, retain_graph: bool) -> dict[Place, Array]:
     """The gradient, given dy at the root, of each place that is wanted; if none are named, of each that keeps its own.
 
     Nodes that lead to nothing wanted are left alone. Unless retain_graph, each other node gives up what it saved as

@@ -87,7 +87,9 @@ def through_engine(function: Callable[..., Any], dtype: Any = np.float64) -> Run
         for one, two in zip(first, again, strict=True):
             assert _same(one, two), "a second backward over the same graph gives another gradient"
         found = dict(zip(map(id, wanted), first, strict=True))
-        shapes = [part.shape for part in ([y] if isinstance(y, Tensor) else y)]
+        parts = [y] if isinstance(y, Tensor) else y
+        assert all(type(part.array) is np.ndarray for part in parts), "NumPy made a scalar of the result"
+        shapes = [part.shape for part in parts]
         return Outcome(joined.array, [_gradient(found, x) for x in inputs], shapes)
 
     return run

@@ -79,6 +79,30 @@ def test_outputs_of_split_that_nobody_used_count_as_zero() -> None:
     assert gradient(narrow).tolist() == [0.0, 2.0, 0.0]
 
 
+def test_outputs_of_split_that_nobody_used_have_no_gradient_themselves() -> None:
+    first, second = leaf(1.0, 2.0).split(1)
+    found = mt.grad(first * 5.0, [first, second], allow_unused=True)
+    assert [None if g is None else g.tolist() for g in found] == [[5.0], None]
+    second.retain_grad()
+    (first * 5.0).backward()
+    assert second.grad is None
+
+
+def test_an_output_of_split_keeps_its_gradient_alone() -> None:
+    first, second = leaf(1.0, 2.0).split(1)
+    first.retain_grad()
+    (first * second).backward()
+    assert gradient(first).tolist() == [2.0]
+    assert second.grad is None
+
+
+def test_the_gradient_of_a_number_is_an_array() -> None:
+    """Though NumPy makes its own kind of number of what is computed from arrays without axes."""
+    x = leaf(2.0).sum().detach().requires_grad_()
+    x.exp().backward()
+    assert type(gradient(x)) is np.ndarray
+
+
 def test_retained_gradients_of_results() -> None:
     x = leaf(1.0, 2.0)
     y = x * 3.0
@@ -374,13 +398,11 @@ def test_no_grad_nests_and_decorates() -> None:
 
 def test_no_grad_around_a_generator_holds_inside_it_alone() -> None:
     @no_grad()
-    def steps() -> Iterator[bool]:
-        yield is_grad_enabled()
-        yield is_grad_enabled()
+    def steps(times: int) -> Iterator[bool]:
+        for _ in range(times):
+            yield is_grad_enabled()
 
-    for inside in steps():
-        assert not inside
-        assert is_grad_enabled()
+    assert [(inside, is_grad_enabled()) for inside in steps(times=2)] == [(False, True)] * 2
 
 
 def test_no_grad_is_each_threads_own() -> None:

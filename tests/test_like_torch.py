@@ -518,6 +518,7 @@ def test_numpy_beside_tensors_gives_tensors_of_the_tensors_dtype() -> None:
         assert result.requires_grad
     assert isinstance(array < x, minitensor.Tensor)
     assert (np.ones((3, 2)) @ x).shape == (3,)
+    assert minitensor.tensor((1.0, 2.0)).dtype == np.float32
     assert (minitensor.tensor([1, 2]) * 2.5).dtype == np.float32
     assert (minitensor.tensor([1, 2]) + x).dtype == np.float32
 
