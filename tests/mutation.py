@@ -3,7 +3,7 @@
     uv run python -m tests.mutation                   of minitensor and of the model: two thousand changes
     uv run python -m tests.mutation softmax linear    those of these sources that have such names
 
-What it finds goes to mutation.md, where the sources that were not tried stay as they were.
+What it finds goes to mutation.md, where what was found of sources that are not tried stays.
 
 changes.py has the changes. Each changed source runs in a process of its own against the tests that are quick, until one
 fails. What survives is either a line that no test looks at, or a change that changes nothing; those of the second kind
@@ -162,14 +162,12 @@ def main() -> None:
             sys.exit(f"{name_of(verdict.change.path)}: {verdict.noticed_by} fails without any change")
         patience[verdict.change.path] = PATIENCE * verdict.seconds
     wanted = [change for source in sources for change in changes(source)]
-    known, sections = unchanging(), read_report()
-    survived = 0
+    sections, survived = read_report(), 0
     found = judged(wanted, arguments.processes, patience)
     for path, verdicts in itertools.groupby(found, lambda verdict: verdict.change.path):
-        sections[name_of(path)], left = section(list(verdicts), known)
-        survived += left
-        write_report(sections)
-    print(f"{len(wanted)} changes, {survived} survived; see {REPORT.relative_to(ROOT)}")
+        sections[name_of(path)] = section(list(verdicts))
+        survived = write_report(sections)
+    print(f"{len(wanted)} changes were tried; in {REPORT.relative_to(ROOT)} {survived} survived")
     sys.exit(survived > 0)
 
 
@@ -188,7 +186,36 @@ def judged(wanted: list[Change], processes: int, patience: Mapping[Path, float] 
 
 # ---- the report -------------------------------------------------------------------------------------------------
 
-Key = tuple[str, str, str, str]
+Key = tuple[str, str, str]  # the function, the statement before and after
+Reasons = dict[str, dict[Key, str]]  # why a change changes nothing, by source
+TITLES = SURVIVED, NOTHING, ENDLESS = "Survived", "Change nothing", "Noticed by tests that do not end"
+
+
+@dataclass(frozen=True)
+class Section:
+    """What there is to say of a source."""
+
+    date: str
+    tried: int
+    silent: list[Key]  # what no test noticed
+    endless: list[Key]
+
+    def text(self, reasons: dict[Key, str]) -> str:
+        listed = {title: list[Key]() for title in TITLES} | {ENDLESS: self.endless}
+        for change in self.silent:
+            listed[NOTHING if change in reasons else SURVIVED].append(change)
+        lines = [
+            f"{self.tried} changes, {self.tried - len(self.silent)} noticed, {len(listed[NOTHING])} change nothing, "
+            f"{len(listed[SURVIVED])} survived ({self.date})"
+        ]
+        for title, entries in listed.items():
+            lines += ["", f"{title}:", ""] if entries else []
+            for where, before, after in entries:
+                why = f"  \n  {reasons[where, before, after]}" if title == NOTHING else ""
+                lines.append(f"- {where}: `{before}` → `{after}`{why}")
+        wrong = sorted(reasons.keys() - set(self.silent))
+        lines += [f"\nSaid to change nothing, yet noticed: {where}: `{after}`" for where, _, after in wrong]
+        return "\n".join(lines)
 
 
 def name_of(path: Path) -> str:
@@ -196,57 +223,50 @@ def name_of(path: Path) -> str:
 
 
 def key(change: Change) -> Key:
-    return name_of(change.path), change.where, change.before, change.after
+    return change.where, change.before, change.after
 
 
-def unchanging() -> dict[Key, str]:
-    """Why a change changes nothing."""
-    kept = tomllib.loads(UNCHANGING.read_text(encoding="utf-8")).get("change", [])
-    return {(entry["file"], entry["in"], entry["before"], entry["after"]): entry["why"] for entry in kept}
+def unchanging() -> Reasons:
+    reasons: Reasons = {name_of(path): {} for path in SOURCES}
+    for entry in tomllib.loads(UNCHANGING.read_text(encoding="utf-8"))["change"]:
+        reasons[entry["file"]][entry["in"], entry["before"], entry["after"]] = entry["why"]
+    return reasons
 
 
-def section(verdicts: list[Verdict], known: dict[Key, str]) -> tuple[str, int]:
-    """What there is to say of a source, and how many changes survived."""
-    silent = [v.change for v in verdicts if not v.noticed_by]
-    survived = [change for change in silent if key(change) not in known]
-    noticed, left = len(verdicts) - len(silent), len(survived)
-    lines = [
-        f"{len(verdicts)} changes, {noticed} noticed, {len(silent) - left} change nothing, {left} survived "
-        f"({datetime.date.today()})"
-    ]
-    nothing = [change for change in silent if change not in survived]
-    endless = [verdict.change for verdict in verdicts if verdict.noticed_by == NO_END]
-    kinds = ("Survived", survived), ("Change nothing", nothing), ("Noticed by tests that do not end", endless)
-    for title, listed in kinds:
-        lines += ["", f"{title}:", ""] if listed else []
-        for change in listed:
-            why = f"  \n  {known[key(change)]}" if key(change) in known else ""
-            lines.append(f"- {change.where}: `{change.before}` → `{change.after}`{why}")
-    wrong = {key(v.change) for v in verdicts if v.noticed_by} & known.keys()
-    lines += [f"\nSaid to change nothing, yet noticed: {where}: `{after}`" for _, where, _, after in sorted(wrong)]
-    return "\n".join(lines), left
+def section(verdicts: list[Verdict]) -> Section:
+    silent = [key(verdict.change) for verdict in verdicts if not verdict.noticed_by]
+    endless = [key(verdict.change) for verdict in verdicts if verdict.noticed_by == NO_END]
+    return Section(str(datetime.date.today()), len(verdicts), silent, endless)
 
 
-def read_report() -> dict[str, str]:
-    """The sections by source, of the last report."""
-    if not REPORT.exists():
-        return {}
-    _, *sections = REPORT.read_text(encoding="utf-8").split("\n## ")
-    return {name: text.strip() for name, _, text in (section.partition("\n") for section in sections)}
+def read_report() -> dict[str, Section]:
+    """By source, what the last report has found."""
+    found = {}
+    text = REPORT.read_text(encoding="utf-8") if REPORT.exists() else ""
+    for name, body in re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", text, re.M | re.S):
+        listed: dict[str, list[Key]] = {title: [] for title in TITLES}
+        for title, entries in re.findall(r"^(\w[\w ]+):\n\n((?:- .*\n(?:  .*\n)?)+)", body, re.M):
+            listed[title] = re.findall(r"^- (.*?): `(.*)` → `(.*)`", entries, re.M)
+        tried, date = re.findall(r"^(\d+) changes, .* \((\S+)\)$", body, re.M)[0]
+        found[name] = Section(date, int(tried), listed[SURVIVED] + listed[NOTHING], listed[ENDLESS])
+    return found
 
 
-def write_report(sections: dict[str, str]) -> None:
-    ordered = {name: sections[name] for name in map(name_of, SOURCES) if name in sections}
-    counts = {name: [int(number) for number in re.findall(r"\d+", text)[:4]] for name, text in ordered.items()}
+def write_report(sections: dict[str, Section]) -> int:
+    """With the reasons that there are now; how many changes survived."""
+    reasons = unchanging()
+    texts = {name: sections[name].text(reasons[name]) for name in map(name_of, SOURCES) if name in sections}
+    counts = {name: [int(number) for number in re.findall(r"\d+", text)[:4]] for name, text in texts.items()}
     counts["**all**"] = [sum(column) for column in zip(*counts.values(), strict=True)]
     rows = [f"| {' | '.join([name, *map(str, numbers)])} |" for name, numbers in counts.items()]
     text = "\n".join([
         "# What the tests notice", "",
         "Written by `uv run python -m tests.mutation`, which [`mutation.py`](mutation.py) explains.", "",
         "| source | changes | noticed | change nothing | survived |", "|---|---:|---:|---:|---:|", *rows, "",
-        *(f"## {name}\n\n{section}\n" for name, section in ordered.items()),
+        *(f"## {name}\n\n{text}\n" for name, text in texts.items()),
     ])  # fmt: skip
     REPORT.write_text(text, encoding="utf-8")
+    return counts["**all**"][-1]
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import mutation
 from tests.changes import Change, changes
-from tests.mutation import ROOT, SOURCES, key, unchanging
+from tests.mutation import ROOT, SOURCES, key, name_of, unchanging
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,30 @@ def test_each_change_is_another_program(tried: list[Change]) -> None:
 
 
 def test_what_is_said_to_change_nothing_is_a_change(tried: list[Change]) -> None:
-    assert set(unchanging()) <= set(map(key, tried))
+    for name, reasons in unchanging().items():
+        assert reasons.keys() <= {key(change) for change in tried if name_of(change.path) == name}
+
+
+def test_a_report_keeps_what_was_found_and_takes_the_reasons_of_today(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mutation, "REPORT", tmp_path / "mutation.md")
+    monkeypatch.setattr(mutation, "UNCHANGING", tmp_path / "unchanging.toml")
+    known, other, slow = ("f", "y = a @ b", "y = a"), ("", "x: A | B = 1", "x: A | B = 2"), ("g.h", "while a:", "if a:")
+    sections = {name_of(SOURCES[0]): mutation.Section("2026-11-21", 9, [known, other], [slow])}
+    sections |= {name_of(SOURCES[1]): mutation.Section("2026-11-20", 5, [], [])}
+
+    mutation.UNCHANGING.write_text("change = []\n", encoding="utf-8")
+    assert mutation.write_report(sections) == 2
+    assert mutation.read_report() == sections
+    reason = {"file": name_of(SOURCES[0]), "in": "f", "before": "y = a @ b", "after": "y = a", "why": "b is 1."}
+    lines = "\n".join(f'{key} = "{value}"' for key, value in reason.items())
+    mutation.UNCHANGING.write_text(f"[[change]]\n{lines}\n", encoding="utf-8")
+    assert mutation.write_report(mutation.read_report()) == 1
+    text = mutation.REPORT.read_text(encoding="utf-8")
+    assert "9 changes, 7 noticed, 1 change nothing, 1 survived (2026-11-21)" in text
+    assert "- f: `y = a @ b` → `y = a`  \n  b is 1.\n" in text
+    assert "| **all** | 14 | 12 | 1 | 1 |" in text
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
