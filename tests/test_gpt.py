@@ -80,6 +80,11 @@ def test_equal_seeds_start_from_equal_weights() -> None:
     assert not np.array_equal(first["tok_emb.weight"].numpy(), other["tok_emb.weight"].numpy())
 
 
+def test_the_seed_is_0_if_none_is_given() -> None:
+    for name, value in GPT(SMALL).state_dict().items():
+        assert np.array_equal(value.numpy(), initial_weights(SMALL, 0)[name])
+
+
 def test_the_sizes_of_the_first_weights() -> None:
     weights = initial_weights(GPTConfig(), 0)
     for name, weight in weights.items():
