@@ -31,8 +31,9 @@ several_positions = problems().filter(lambda problem: problem.ids.shape[1] > 1)
 TINY = 1e-290  # below it, numbers lose digits
 
 
-def assert_close(found: Arrays, expected: Arrays) -> None:
-    slope = math.hypot(*(float(np.linalg.norm(g)) for name, g in expected.items() if name.startswith("d ")))
+def assert_close(found: Arrays, expected: Arrays, lost: float = 1.0) -> None:
+    """`lost` is how many times more a gradient may differ, since its numbers cancel."""
+    slope = lost * math.hypot(*(float(np.linalg.norm(g)) for name, g in expected.items() if name.startswith("d ")))
     assert found.keys() == expected.keys()
     for name, value in found.items():
         size = slope if name.startswith("d ") else float(np.linalg.norm(expected[name if name != "loss" else "logits"]))
@@ -138,7 +139,10 @@ def test_it_does_not_matter_how_tokens_are_numbered(run: Run, problem: Problem, 
             found[name] = found[name][number]
     for name in ("logits", "d logits"):
         found[name] = found[name][..., number]
-    assert_close(found, run(problem))
+    # The sum below softmax is made in another order. Where a target is nearly sure, p - 1 leaves few of its digits.
+    expected = run(problem)
+    left = float(np.linalg.norm(expected["d logits"])) * math.sqrt(problem.targets.size)  # of 1
+    assert_close(found, expected, lost=max(1.0, 1.0 / left) if left else 1.0)
 
 
 @each_model
