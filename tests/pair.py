@@ -65,9 +65,9 @@ def in_torch(problem: Problem, how: Attention = "whole", dtype: Any = torch.floa
     random = np.random.default_rng(MASKS)
 
     def dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-        if not training:
+        assert not training or p == problem.config.dropout
+        if not (training and p):
             return x
-        assert p == problem.config.dropout
         return x * torch.from_numpy(random.random(tuple(x.shape), np.float32) >= p) / (1 - p)
 
     def staged(q: Any, k: Any, v: Any, mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False) -> Any:
