@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from gpt_numpy.engine import Engine
+from gpt_numpy.explain.command import EXPLAIN
 from gpt_numpy.workshop.commands import run
 from gpt_numpy.workshop.program import Program
 
@@ -20,9 +21,10 @@ class Options:
 
 PROGRAM = Program(
     "gpt-numpy",
-    "The GPT written by hand on NumPy: train it, let it write, judge it.",
+    "The GPT written by hand on NumPy: train it, let it write, judge it, and read its gradients.",
     Options,
     lambda config, seed, options, processes: Engine(config, seed, options.threads or None),
+    commands={"explain": EXPLAIN},
 )
 
 

@@ -17,6 +17,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 
 class Bar:
@@ -49,6 +50,10 @@ class Console:
             self.stream.flush()
         except BrokenPipeError:  # whoever read this has seen enough, as `head` has; the work goes on
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+    def show(self, text: Text) -> None:
+        """A line of many colours."""
+        self._rich.print(text, soft_wrap=True)
 
     @contextmanager
     def bar(self, what: str, total: float, *columns: Any, live: bool = True) -> Iterator[Bar]:

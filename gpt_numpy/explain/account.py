@@ -1,0 +1,116 @@
+"""The account of one entry: the terms of its sum, each with its factors, the largest first."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpt_numpy.explain.formulas import MASKED, Entry, Quantity, Term
+from gpt_numpy.explain.trace import Trace
+from minitensor.op import Array
+
+
+@dataclass(frozen=True)
+class Factor:
+    entry: Entry  # with numbers for indices
+    value: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """One product of the sum."""
+
+    sign: int
+    factors: tuple[Factor, ...]
+    value: float  # with its sign
+
+
+@dataclass(frozen=True)
+class Account:
+    quantity: Quantity
+    at: dict[str, int]  # the number of each index
+    value: float  # as the tape has it
+    parts: tuple[Part, ...]  # largest first; of a share, the e^x that it is a share of
+    total: float  # of the parts
+    formula: float | None  # what the formula gives; None where it is not a sum
+
+    @property
+    def index(self) -> tuple[int, ...]:
+        return tuple(self.at[name] for name in self.quantity.indices)
+
+    @property
+    def entry(self) -> Entry:
+        return placed(Entry(self.quantity.name, self.quantity.indices), self.at)
+
+    @property
+    def size(self) -> float:
+        """The sum of the parts without their signs: what rounding errors go by."""
+        return math.fsum(abs(part.value) for part in self.parts) if self.quantity.kind == "sum" else abs(self.value)
+
+
+def placed(entry: Entry, at: dict[str, int]) -> Entry:
+    """The entry with numbers for those of its indices that have one."""
+    return Entry(entry.name, tuple(str(at.get(index, index)) for index in entry.indices))
+
+
+def account(trace: Trace, name: str, index: tuple[int, ...]) -> Account:
+    quantity = trace.quantities[name]
+    at = dict(zip(quantity.indices, index, strict=True))
+    value = float(trace.numbers[name][index])
+    if quantity.kind == "share":
+        exponents = trace.numbers[quantity.formula[2]][index[0]]  # e^S[i,j] / ...
+        parts = [Part(1, (Factor(Entry(quantity.formula[2], (str(index[0]), str(k))), x),), math.exp(x))
+                 for k, x in enumerate(exponents.tolist()) if x != -math.inf]  # fmt: skip
+        total = math.fsum(part.value for part in parts)
+        return Account(quantity, at, value, _sorted(parts), total, math.exp(exponents[index[1]]) / total)
+    parts = [part for term in quantity.terms for part in _parts(trace, term, at)]
+    total = math.fsum(part.value for part in parts)
+    return Account(quantity, at, value, _sorted(parts), total, total if quantity.kind == "sum" else None)
+
+
+def _sorted(parts: list[Part]) -> tuple[Part, ...]:
+    return tuple(sorted(parts, key=lambda part: -abs(part.value)))
+
+
+def _parts(trace: Trace, term: Term, at: dict[str, int]) -> list[Part]:
+    parts = []
+    for k in range(_length(trace, term)):
+        entries = [placed(entry, {**at, term.over: k}) for entry in term.factors]
+        if not any(is_hidden(entry) for entry in entries):
+            factors = tuple(Factor(entry, number(trace, entry)) for entry in entries)
+            parts.append(Part(term.sign, factors, term.sign * math.prod(factor.value for factor in factors)))
+    return parts
+
+
+def _length(trace: Trace, term: Term) -> int:
+    """How many products a term stands for."""
+    if not term.over:
+        return 1
+    axes = ((entry, entry.indices.index(term.over)) for entry in term.factors if term.over in entry.indices)
+    entry, axis = next(axes)
+    return int(trace.numbers[entry.name].shape[axis])
+
+
+def is_hidden(entry: Entry) -> bool:
+    """Whether it lies above the mask, where a position would look ahead."""
+    return entry.name in MASKED and int(entry.indices[1]) > int(entry.indices[0])
+
+
+def number(trace: Trace, entry: Entry) -> float:
+    if not entry.indices and entry.name in trace.constants:
+        return float(trace.constants[entry.name])
+    return float(trace.numbers[entry.name][tuple(map(int, entry.indices))])
+
+
+def sums(trace: Trace, quantity: Quantity) -> tuple[Array, Array]:
+    """What the formula gives for every entry at once, and the sum of its parts without their signs."""
+    everywhere = np.ones(trace.numbers[quantity.name].shape)  # for terms in which an index does not occur
+    indices = "".join(quantity.indices)
+    total, size = np.zeros_like(everywhere), np.zeros_like(everywhere)
+    for term in quantity.terms:
+        arrays = [np.asarray(trace.constants.get(entry.name) or trace.numbers[entry.name]) for entry in term.factors]
+        product = f"{','.join(''.join(entry.indices) for entry in term.factors)},{indices}->{indices}"
+        total += term.sign * np.einsum(product, *arrays, everywhere)
+        size += np.einsum(product, *map(np.abs, arrays), everywhere)
+    visible = trace.visible if quantity.name in MASKED else True
+    return np.where(visible, total, 0.0), np.where(visible, size, 0.0)

@@ -1,0 +1,222 @@
+"""Every gradient four ways: by its formula, by minitensor's tape, by torch, and by a difference quotient of the loss.
+
+The first three are right to rounding, 1e-16 of the largest term or so. A difference quotient of step h is off by about
+h^2 for the bend of the loss, and cannot see what is smaller than the rounding of the loss over h. Both are allowed for,
+and nothing more: what lies beyond is shown as wrong.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from gpt_numpy.explain.account import Account, sums
+from gpt_numpy.explain.formulas import MASKED
+from gpt_numpy.explain.forward import run
+from gpt_numpy.explain.trace import Problem, Trace
+from gpt_numpy.workshop.processes import available_cores
+from minitensor.op import Array
+
+STEP = 1e-5  # of the differences: both of their errors are then about 1e-10
+EXACT = 1e-10  # allowed between formula, tape and torch, relative to the sum of the sizes of the terms
+BEND = 1e-5  # allowed for a difference, relative to the same
+AT_ONCE = 2048  # tokens in one run for differences
+
+Told = Callable[[int], None]  # how many differences have been taken
+
+
+# ---- torch ------------------------------------------------------------------------------------------------------
+
+
+class Torch:
+    """Attention in three steps, as one writes it in torch."""
+
+    def scores(self, q: Any, k: Any) -> Any:
+        T, D = q.shape[-2:]
+        ahead = q.new_ones(T, T).triu(1).bool()
+        return (q @ k.transpose(-1, -2) / math.sqrt(D)).masked_fill(ahead, -math.inf)
+
+    def weights(self, scores: Any) -> Any:
+        return scores.softmax(-1)
+
+    def values(self, weights: Any, v: Any) -> Any:
+        return weights @ v
+
+
+def by_torch(problem: Problem) -> dict[str, Array]:
+    """What is in a place, and its gradient, as torch has it; nothing if torch is not installed."""
+    try:
+        import torch
+        from torch.nn import functional as F
+    except ImportError:
+        return {}
+    found: dict[str, Any] = {name: torch.tensor(array, requires_grad=True) for name, array in problem.weights.items()}
+
+    def note(name: str, value: Any) -> Any:
+        value.retain_grad()
+        found[name] = value
+        return value
+
+    ids, targets = torch.tensor(problem.ids[None]), torch.tensor(problem.targets[None])
+    run(F, Torch(), dict(found), ids, targets, problem.config, note).mean().backward()
+    numbers = {}
+    for name, (of, part, is_parameter) in problem.places.items():
+        tensor, first = found[of], () if is_parameter else (0,)
+        numbers[name] = tensor.detach().numpy()[(*first, *part)]
+        numbers[f"d{name}"] = tensor.grad.numpy()[(*first, *part)]
+    for name in MASKED:
+        numbers[name] = np.where(np.tri(len(problem.ids), dtype=bool), numbers[name], -math.inf if name == "S" else 0.0)
+    return numbers
+
+
+# ---- differences ------------------------------------------------------------------------------------------------
+
+
+def difference(trace: Trace, name: str, index: tuple[int, ...]) -> float:
+    return float(differences(trace, name, np.array([index], np.intp).reshape(1, -1))[0])
+
+
+def differences(trace: Trace, name: str, indices: Array, told: Told = lambda done: None) -> Array:
+    """(L(x + h) - L(x - h)) / 2h, for the entries (N, axes) of the value or parameter of this name."""
+    problem, shape = trace.problem, trace.numbers[name].shape
+
+    def slopes(indices: Array) -> Array:
+        changes = np.zeros((2, len(indices), *shape))
+        for row, index in enumerate(indices):
+            changes[(0, row, *index)] = STEP
+            changes[(1, row, *index)] = -STEP
+        above, below = problem.losses(name, changes.reshape(-1, *shape)).reshape(2, -1)
+        told(len(indices))
+        found: Array = (above - below) / (2 * STEP)
+        return found
+
+    at_once = max(1, AT_ONCE // (2 * len(problem.ids)))
+    pieces = [indices[start : start + at_once] for start in range(0, len(indices), at_once)]
+    with ThreadPoolExecutor(available_cores()) as pool:
+        return np.concatenate(list(pool.map(slopes, pieces)))
+
+
+def resolution(trace: Trace) -> float:
+    """What a difference cannot see: some roundings of the loss, over its step."""
+    return 16 * float(np.spacing(trace.numbers["L"])) / (2 * STEP)
+
+
+# ---- side by side -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to the value of an entry; `relative` is its distance from the formula, by the size of the terms."""
+
+    label: str
+    value: float | None  # None where it does not exist
+    relative: float = 0.0
+    is_wrong: bool = False
+    note: str = ""
+
+
+def four_ways(trace: Trace, torch: dict[str, Array], account: Account) -> list[Way]:
+    """The value of an entry; of a gradient by a difference too."""
+    quantity, index = account.quantity, account.index
+    base = account.value if account.formula is None else account.formula
+
+    def way(label: str, value: float, allowed: float, note: str = "") -> Way:
+        off = abs(value - base)
+        is_wrong = not off <= allowed  # NaN is never right
+        return Way(label, value, off / account.size if account.size else off, is_wrong, note)
+
+    exact = EXACT * account.size + np.spacing(0.0)
+    ways = [Way("this formula", account.formula, note="" if account.formula is not None else "not a sum")]
+    ways.append(way("minitensor's tape", account.value, exact))
+    if quantity.name in torch:
+        ways.append(way("torch, float64", float(torch[quantity.name][index]), exact))
+    else:
+        ways.append(Way("torch, float64", None, note="is not installed" if not torch else "keeps it to itself"))
+    if quantity.is_gradient and quantity.name[1:] in trace.problem.places:
+        slope, blind = difference(trace, quantity.name[1:], index), resolution(trace)
+        note = f"step {STEP:g}; sees nothing below {blind:.0e}"
+        ways.append(way("central difference", slope, BEND * account.size + blind, note))
+    return ways
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A gradient, all of its entries at once."""
+
+    name: str
+    formula: Array
+    size: Array  # the sum of the sizes of the terms
+    torch: Array | None
+    places: Array  # the entries of which a difference was taken (N, axes)
+    slopes: Array  # and what it gave (N,)
+
+
+def check_all(trace: Trace, torch: dict[str, Array], most: int, told: Told = lambda done: None) -> list[Checked]:
+    """Every gradient that has a formula, attention's first; differences for at most `most` entries, evenly spread."""
+    found = []
+    with threadpool_limits(1, "blas"):  # the threads here are as many as the cores
+        for name in checkable(trace):
+            everywhere = visible_entries(trace, name)
+            chosen = everywhere[_spread(len(everywhere), most)]
+            most -= len(chosen)
+            slopes = differences(trace, name[1:], chosen, told) if len(chosen) else np.empty(0)
+            formula, size = sums(trace, trace.quantities[name])
+            found.append(Checked(name, formula, size, torch.get(name), chosen, slopes))
+    return found
+
+
+@dataclass(frozen=True)
+class Verdict:
+    entries: int
+    differences: int  # how many were taken
+    has_torch: bool
+    exact: float  # the largest distance of tape or torch from the formula, by the size of the terms
+    slopes: float  # the same of the differences, beside what they cannot see
+    wrong: int  # entries
+
+
+def verdict(trace: Trace, checked: Sequence[Checked]) -> Verdict:
+    """All that was checked, in a few numbers."""
+    blind = resolution(trace)
+    exact, slopes, wrong = 0.0, 0.0, 0
+    for one in checked:
+        others = [trace.numbers[one.name], *([] if one.torch is None else [one.torch])]
+        is_wrong = np.zeros(one.formula.shape, np.bool_)
+        for other in others:
+            distance = np.abs(other - one.formula)
+            is_wrong |= ~(distance <= EXACT * one.size)  # NaN is never right
+            exact = max(exact, float(_relative(distance, one.size).max()))
+        at = tuple(one.places.T)
+        if len(one.slopes):
+            distance = np.abs(one.slopes - one.formula[at])
+            is_wrong[at] |= ~(distance <= BEND * one.size[at] + blind)
+            slopes = max(slopes, float(_relative(distance, one.size[at] + blind / BEND).max()))
+        wrong += int(is_wrong.sum())
+    entries = sum(len(visible_entries(trace, one.name)) for one in checked)
+    has_torch = all(one.torch is not None for one in checked)
+    return Verdict(entries, sum(len(one.slopes) for one in checked), has_torch, exact, slopes, wrong)
+
+
+def _relative(distance: Array, size: Array) -> Array:
+    share: Array = np.divide(distance, size, out=np.array(distance), where=size > 0)
+    return share
+
+
+def checkable(trace: Trace) -> list[str]:
+    """The gradients that have a formula and a place in the run, those nearest to attention first."""
+    quantities = [trace.quantities[name] for name in reversed(trace.quantities)]
+    return [q.name for q in quantities if q.is_gradient and q.terms and q.name[1:] in trace.problem.places]
+
+
+def visible_entries(trace: Trace, name: str) -> Array:
+    """All entries of a matrix (N, axes), without those above the mask."""
+    shape = trace.numbers[name].shape
+    return np.argwhere(trace.visible if name in MASKED else np.ones(shape, np.bool_))
+
+
+def _spread(count: int, most: int) -> Array:
+    return np.unique(np.linspace(0, count - 1, min(count, max(most, 0))).astype(np.intp))

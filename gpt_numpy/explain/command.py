@@ -1,0 +1,250 @@
+"""gpt-numpy explain: which text, which model, which head, and where the explanation goes."""
+
+import difflib
+import re
+import shlex
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gpt_numpy.config import GPTConfig
+from gpt_numpy.explain import terminal
+from gpt_numpy.explain.account import account
+from gpt_numpy.explain.checks import Verdict, by_torch, check_all, checkable, four_ways, verdict, visible_entries
+from gpt_numpy.explain.formulas import MASKED, Quantity
+from gpt_numpy.explain.page import contents, write_page
+from gpt_numpy.explain.trace import Problem, Trace
+from gpt_numpy.workshop.console import Console
+from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.flags import Given, Parser
+from gpt_numpy.workshop.program import Command, Program
+from gpt_numpy.workshop.runs import find_run
+from gpt_numpy.workshop.starting import load_engine
+from gpt_numpy.workshop.tokenizers import CharTokenizer, Tokenizer
+from gpt_numpy.workshop.weights import initial_weights, parameter_count
+
+MOST = 64  # characters of a text, and numbers of a head
+WORK = 6e10  # for differences: some ten seconds on two cores
+LIVELY = 10.0  # a fresh model's matrices, times what training starts from: there attention would be flat
+
+
+def explain(program: Program, arguments: Sequence[str]) -> int:
+    parser = Parser(
+        f"{program.name} explain",
+        "Open the gradients of one attention head on a text of yours: every number as the sum that made it, down to "
+        "the loss, checked four ways. Writes a page that needs no network; --entry and --show stay in the terminal. "
+        "Layers, heads, positions and all other indices count from 0.",
+    )
+    parser.add_argument("text", metavar="TEXT", help=f'up to {MOST} characters, such as "To be, or not"')
+    group = parser.add_argument_group("the model")
+    group.add_argument("--run", metavar="FOLDER", help="a run's folder, or latest (default a small fresh model)")
+    group.add_argument("--checkpoint", choices=("best", "latest"), help="which one of the run (default best)")
+    group.add_argument("--layer", metavar="N", type=int, help="whose attention (default 0, the first)")
+    group.add_argument("--head", metavar="N", type=int, help="which of its heads (default 0)")
+    group.add_argument("--seed", metavar="N", type=int, help="of the fresh model (default 0)")
+    group = parser.add_argument_group("the explanation")
+    group.add_argument("--entry", metavar="ENTRY", help='the account of one number here: "dS[3,1]", "dW_q[0,5]", "L"')
+    group.add_argument("--show", metavar="NAME", help="a matrix as a heatmap here: dS, P, dW_q, ...; list: all names")
+    group.add_argument("--out", metavar="FILE", help="the page (default attention.html)")
+    given = parser.given(arguments)
+
+    console = Console()
+    subject = _subject(program, given)
+    trace = Trace(subject.problem)
+    if "entry" in given or "show" in given:
+        _in_terminal(console, trace, subject, given)
+    if "out" in given or not ("entry" in given or "show" in given):
+        _on_a_page(console, trace, subject, Path(given.get("out", "attention.html")))
+    return 0
+
+
+# ---- what is explained ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Subject:
+    problem: Problem
+    text: str
+    reads: list[str]  # what stands at each position, to be shown
+    vocabulary: list[str]
+    model: str  # which one, in a phrase
+    command: str  # that explains the same again
+
+
+def _subject(program: Program, given: Given) -> Subject:
+    text = given["text"]
+    if not 2 <= len(text) <= MOST:
+        raise WrongUse(
+            f"TEXT has {len(text)} characters; give 2 to {MOST}: all but the last are read, each next guessed"
+        )
+    named = [program.name, "explain", shlex.quote(text)]
+    if "run" in given:
+        if "seed" in given:
+            raise WrongUse("--seed is for a fresh model; a run has its weights")
+        checkpoint = find_run(given["run"]).checkpoint(given.get("checkpoint", "best"))
+        tokenizer, config = checkpoint.tokenizer, checkpoint.state.config
+        weights = load_engine(program, checkpoint, {}, to_train=False).weights()
+        model = f"{checkpoint.folder}, step {checkpoint.state.step}"
+        named += ["--run", shlex.quote(given["run"])]
+        named += ["--checkpoint", given["checkpoint"]] if "checkpoint" in given else []
+    else:
+        if "checkpoint" in given:
+            raise WrongUse("--checkpoint is of a run; name it by --run")
+        seed = given.get("seed", 0)
+        if seed < 0:
+            raise WrongUse(f"--seed is at least 0, not {seed}")
+        tokenizer = CharTokenizer(text)
+        config = GPTConfig(vocab_size=tokenizer.vocab_size, block_size=MOST, n_layer=2, n_head=2, n_embd=16)
+        drawn = initial_weights(config, seed)
+        weights = {name: array * LIVELY if array.ndim == 2 else array for name, array in drawn.items()}
+        model = f"a small fresh model, seed {seed}"
+        named += ["--seed", str(seed)] if seed else []
+    layer, head = _chosen(given, "layer", config.n_layer), _chosen(given, "head", config.n_head)
+    if config.n_embd // config.n_head > MOST:
+        raise WrongUse(f"the heads of {model} have {config.n_embd // config.n_head} numbers; up to {MOST} can be shown")
+    ids = tokenizer.encode(text).astype(np.int64)
+    if not 2 <= len(ids) <= config.block_size + 1:
+        raise WrongUse(f"TEXT is {len(ids)} tokens of {model}, which takes 2 to {config.block_size + 1}")
+    weights = {"lm_head.weight": weights["tok_emb.weight"], **weights}
+    problem = Problem(
+        config, {name: array.astype(np.float64) for name, array in weights.items()}, ids[:-1], ids[1:], layer, head
+    )
+    vocabulary = [_shown(tokenizer, token) for token in range(tokenizer.vocab_size)]
+    named += ["--layer", str(layer), "--head", str(head)]
+    described = f"{model}: {config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide"
+    return Subject(problem, text, [vocabulary[i] for i in ids[:-1]], vocabulary, described, " ".join(named))
+
+
+def _chosen(given: Given, name: str, count: int) -> int:
+    chosen: int = given.get(name, 0)
+    if not 0 <= chosen < count:
+        raise WrongUse(f"--{name} {chosen}: the model has {count}, counted from 0 to {count - 1}")
+    return chosen
+
+
+def _shown(tokenizer: Tokenizer, token: int) -> str:
+    """A token so that it can be seen."""
+    text = tokenizer.decode([token]).decode("utf-8", "replace")
+    return "".join(_SIGNS.get(c, c if c.isprintable() else "\N{REPLACEMENT CHARACTER}") for c in text)
+
+
+_SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥"}
+
+
+# ---- in the terminal --------------------------------------------------------------------------------------------
+
+
+def _in_terminal(console: Console, trace: Trace, subject: Subject, given: Given) -> None:
+    label = terminal.labels_of(trace, subject.reads, subject.vocabulary)
+    if given.get("show") == "list":
+        for quantity in trace.quantities.values():
+            console.say(f"{quantity!s:<16}  {quantity.meaning}")
+    elif "show" in given:
+        quantity = trace.quantities[_known(trace, "show", given["show"])]
+        terminal.show_matrix(console, trace, quantity, label, shutil.get_terminal_size().columns)
+    if "entry" not in given:
+        return
+    name, index = _entry(trace, given["entry"])
+    found = account(trace, name, index)
+    ways = four_ways(trace, by_torch(subject.problem), found)
+    terminal.show_account(console, trace, found, ways, label)
+    if found.parts:
+        leads = (factor.entry for part in found.parts for factor in part.factors if factor.entry.indices)
+        lead = next(iter(sorted(leads, key=lambda entry: not entry.name.startswith("d"))), None)
+        if lead:
+            console.say()
+            console.say(f"each factor opens in turn: {subject.command} --entry {shlex.quote(str(lead))}", "dim")
+
+
+def _entry(trace: Trace, text: str) -> tuple[str, tuple[int, ...]]:
+    """The quantity and the index that are meant by dS[3,1]."""
+    found = re.fullmatch(r"\s*(\w+)\s*(?:\[([^\[\]]*)\])?\s*", text)
+    if not found:
+        raise WrongUse(f'--entry {text!r} is not an entry; write it as "dS[3,1]"')
+    quantity = trace.quantities[_known(trace, "entry", found[1])]
+    shape, numbers = trace.numbers[quantity.name].shape, [part.strip() for part in (found[2] or "").split(",") if part]
+    if len(numbers) != len(shape) or not all(re.fullmatch(r"-?\d+", number) for number in numbers):
+        raise WrongUse(f"--entry {text}: {quantity} takes {len(shape)} whole number{'s' * (len(shape) != 1)}"
+                       f"{f', as in {_example(quantity)}' if shape else ''}")  # fmt: skip
+    index = tuple(map(int, numbers))
+    for letter, number, size in zip(quantity.indices, index, shape, strict=True):
+        if not 0 <= number < size:
+            raise WrongUse(f"--entry {text}: {letter} goes from 0 to {size - 1} in {quantity}")
+    if quantity.name in MASKED and index[1] > index[0]:
+        raise WrongUse(f"--entry {text} lies above the mask: position {index[0]} does not look ahead to {index[1]}")
+    return quantity.name, index
+
+
+def _example(quantity: Quantity) -> str:
+    return f"{quantity.name}[{','.join('0' * len(quantity.indices))}]"
+
+
+def _known(trace: Trace, flag: str, name: str) -> str:
+    if name in trace.quantities:
+        return name
+    near = difflib.get_close_matches(name, trace.quantities, 3)
+    raise WrongUse(f"--{flag} {name}: there is no such matrix{f', perhaps {_or(near)}' if near else ''}; --show list")
+
+
+def _or(names: Sequence[str]) -> str:
+    return " or ".join(names)
+
+
+# ---- on a page --------------------------------------------------------------------------------------------------
+
+
+def _on_a_page(console: Console, trace: Trace, subject: Subject, out: Path) -> None:
+    if out.is_dir() or not out.parent.is_dir():
+        raise WrongUse(f"{out} cannot be written; give a file in a folder that exists by --out")
+    total = sum(len(visible_entries(trace, name)) for name in checkable(trace))
+    most, done = min(total, _affordable(subject.problem)), 0
+
+    with console.bar("differences of the loss", most) as bar:
+
+        def told(count: int) -> None:
+            nonlocal done
+            done += count
+            bar.at(done)
+
+        checked = check_all(trace, by_torch(subject.problem), most, told)
+    about = {
+        "text": subject.text, "reads": subject.reads, "vocabulary": subject.vocabulary, "model": subject.model,
+        "command": subject.command,
+    }  # fmt: skip
+    try:
+        write_page(out, contents(trace, checked, about))
+    except OSError as error:
+        raise WrongUse(f"{out} cannot be written: {error.strerror}; give another file by --out") from None
+    console.say(f"model: {subject.model}, {parameter_count(subject.problem.config):,} parameters")
+    console.say(
+        f"explained: head {subject.problem.head} of layer {subject.problem.layer}; others by --layer and --head"
+    )
+    _show_verdict(console, verdict(trace, checked), total)
+    console.say(f"page: {out} ({out.stat().st_size / 1e6:.1f} MB, needs no network); open it in a browser")
+    console.say(f'in the terminal: {subject.command} --entry "dS[1,0]"')
+
+
+def _affordable(problem: Problem) -> int:
+    """How many differences to take."""
+    return int(WORK / (len(problem.ids) * (parameter_count(problem.config) + 60_000)))
+
+
+def _show_verdict(console: Console, found: Verdict, total: int) -> None:
+    torch = "formula, tape and torch" if found.has_torch else "formula and tape (torch is not installed)"
+    some = "" if found.differences == total else f" for {found.differences:,} of them"
+    console.say(
+        f"checked: {found.entries:,} gradients; {torch} are {found.exact:.0e} apart at most, "
+        f"differences of the loss{some} {found.slopes:.0e}",
+        None if not found.wrong else "bold red",
+    )
+    if found.wrong:
+        console.say(f"WRONG: {found.wrong:,} of them do not agree; the page shows which", "bold red")
+
+
+EXPLAIN = Command(explain, {
+    'explain "To be, or not"': "open the gradients of attention, on a page",
+    'explain "To be, or not" --entry "dS[3,1]"': "one of them, here in the terminal",
+})  # fmt: skip

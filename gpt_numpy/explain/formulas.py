@@ -1,0 +1,273 @@
+"""What every number is the sum of: a formula for each matrix of attention, and of all that comes after it.
+
+A formula is written as it is read, `c Σ_j dS[i,j] K[j,d]`: terms with + or - between them, each a product of entries
+and constants, some of them summed over an index. The terminal and the page show it, and take it apart into its terms.
+Nothing is calculated here: every entry that is named comes from the operations that train, and tests hold the two
+together.
+
+    i, j, k   positions (queries, keys, and those that a sum runs over)      d   the numbers of a head
+    m         channels, the width of the model    u   the MLP's    v   tokens of the vocabulary
+    T         how many positions    C   how many channels    c   1/sqrt(D), for a head of D numbers
+
+The text passes through the blocks as a stream R, to which each sublayer adds what it makes of it. A gradient goes back
+along the stream unchanged, and each sublayer adds what comes back through it: that is dY's formula.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from gpt_numpy.config import GPTConfig
+
+MASKED = ("S", "P", "dS", "dP")  # defined where a position may look: j <= i
+Kind = Literal["sum", "share", "function", "given"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry as a formula names it, dS[i,j], or a constant, which has no indices."""
+
+    name: str
+    indices: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name}[{','.join(self.indices)}]" if self.indices else self.name
+
+
+@dataclass(frozen=True)
+class Term:
+    sign: int
+    over: str  # the index of its sum; empty for a single product
+    factors: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A matrix (or vector, or number) that has a name.
+
+    sum        the terms of its formula add up to it
+    share      e^x over the sum of e^x of its row: a softmax
+    function   made of the entries that the formula names, in another way
+    given      a parameter, or what the explanation begins with
+    """
+
+    name: str
+    indices: tuple[str, ...]
+    meaning: str
+    formula: str = ""  # as it is best read
+    kind: Kind = "sum"
+    terms: tuple[Term, ...] = ()
+
+    @property
+    def is_gradient(self) -> bool:
+        return self.name.startswith("d")
+
+    def __str__(self) -> str:
+        return str(Entry(self.name, self.indices))
+
+
+ENTRY = re.compile(r"([A-Za-z]\w*)\[([^\]]*)\]")
+
+
+def entries(formula: str) -> list[Entry]:
+    return [Entry(name, tuple(indices.split(","))) for name, indices in ENTRY.findall(formula)]
+
+
+def parsed(formula: str) -> tuple[Term, ...]:
+    """The terms of a formula: c Σ_j dS[i,j] K[j,d] is one, summed over j, with the factors c, dS[i,j] and K[j,d]."""
+    terms = []
+    sign, over = 1, ""
+    factors: list[Entry] = []
+    for word in [*formula.split(), "+"]:
+        if word in "+-":
+            if factors:
+                terms.append(Term(sign, over, tuple(factors)))
+            sign, over, factors = 1 if word == "+" else -1, "", []
+        elif word.startswith("Σ_"):
+            over = word[2:]
+        else:
+            factors.append((entries(word) or [Entry(word)])[0])
+    return tuple(terms)
+
+
+class _Table:
+    def __init__(self) -> None:
+        self.quantities: dict[str, Quantity] = {}
+
+    def add(self, entry: str, formula: str, meaning: str, *, kind: Kind = "sum", shown: str = "") -> None:
+        """`shown` is the formula as it is best read, where that is not the sum of its terms."""
+        found = (entries(entry) or [Entry(entry)])[0]
+        terms = parsed(formula) if kind == "sum" else ()
+        self.quantities[found.name] = Quantity(found.name, found.indices, meaning, shown or formula, kind, terms)
+
+
+def quantities(config: GPTConfig, layer: int) -> dict[str, Quantity]:
+    """Every quantity that can be opened, for a head of this layer, each after those that its formula needs."""
+    table = _Table()
+    _add_forward(table, config, layer)
+    _add_rest(table, config, layer)
+    _add_rest_backward(table, config, layer)
+    _add_backward(table, config)
+    return table.quantities
+
+
+def sublayers(config: GPTConfig) -> list["Sublayer"]:
+    """In the order in which the stream passes them."""
+    return [Sublayer(kind, n) for n in range(config.n_layer) for kind in ("attn", "mlp")]
+
+
+def later(config: GPTConfig, layer: int) -> list["Sublayer"]:
+    """The sublayers after the attention that is explained."""
+    return sublayers(config)[2 * layer + 1 :]
+
+
+class Sublayer(NamedTuple):
+    kind: str  # attn or mlp
+    layer: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}{self.layer}"
+
+    @property
+    def described(self) -> str:
+        return f"{'attention' if self.kind == 'attn' else 'the MLP'} of layer {self.layer}"
+
+
+def _sum(*parts: str) -> str:
+    return " + ".join(part for part in parts if part)
+
+
+def _add_forward(table: _Table, config: GPTConfig, layer: int) -> None:
+    add, bias = table.add, config.bias
+    add("tok[i,m]", "", "the row of the token that stands there, from the table of tokens", kind="given")
+    add("pos[i,m]", "", "the row of that position, from the table of positions", kind="given")
+    for name in sublayers(config)[: 2 * layer]:
+        meaning = f"what {name.described} adds to the stream (--layer {name.layer} opens it)"
+        add(f"Y_{name}[i,m]", "", meaning, kind="given")
+    before = [f"Y_{name}[i,m]" for name in sublayers(config)[: 2 * layer]]
+    add("R[i,m]", _sum("tok[i,m]", "pos[i,m]", *before), "the stream as this attention reads it")
+    _add_norm(table, "", "R", "X", bias, "what attention works on: the stream, made mean 0 and variance 1")
+    for letter, i, what in (("q", "i", "the query: what a position looks for"), ("k", "j", "the key: what it offers"),
+                          ("v", "j", "the value: what it hands over")):  # fmt: skip
+        add(f"W_{letter}[d,m]", "", f"this head's rows of c_attn that make {letter.upper()}", kind="given")
+        if bias:
+            add(f"b_{letter}[d]", "", f"the bias of {letter.upper()}", kind="given")
+        formula = _sum(f"Σ_m X[{i},m] W_{letter}[d,m]", f"b_{letter}[d]" if bias else "")
+        add(f"{letter.upper()}[{i},d]", formula, what)
+    add("S[i,j]", "c Σ_d Q[i,d] K[j,d]", "the score: how well the key at j answers the query at i")
+    add("P[i,j]", "e^S[i,j] / Σ_k e^S[i,k]", "the weight: the share of j in what i takes", kind="share")
+    add("O[i,d]", "Σ_j P[i,j] V[j,d]", "the output of this head: a weighted mean of values")
+    add("W_o[m,d]", "", "this head's columns of c_proj", kind="given")
+    if bias:
+        add("b_o[m]", "", "the bias of c_proj", kind="given")
+    others = "Y_others[i,m]" if config.n_head > 1 else ""
+    if others:
+        add(others, "", "what the other heads add to Y (--head opens each)", kind="given")
+    formula = _sum("Σ_d O[i,d] W_o[m,d]", others, "b_o[m]" if bias else "")
+    add("Y[i,m]", formula, "the output of attention, of all heads, which is added to the stream")
+
+
+def _add_norm(table: _Table, mark: str, stream: str, out: str, bias: bool, meaning: str) -> None:
+    """A layer norm: from a stream to the normalised n, scaled and shifted."""
+    n, r, w, b = (f"{letter}{mark}" for letter in ("n", "r", "w", "b"))
+    add = table.add
+    add(f"{w}[m]", "", f"the scale of the layer norm that makes {out}", kind="given")
+    if bias:
+        add(f"{b}[m]", "", f"the shift of the layer norm that makes {out}", kind="given")
+    add(f"{r}[i]", f"1 / √(1/C Σ_m ({stream}[i,m] - mean)² + 0.00001)", "one over the spread of a row",
+        kind="function")  # fmt: skip
+    add(f"{n}[i,m]", f"({stream}[i,m] - mean) {r}[i]", "the row with mean 0 and variance 1", kind="function")
+    add(f"{out}[i,m]", _sum(f"{n}[i,m] {w}[m]", f"{b}[m]" if bias else ""), meaning)
+
+
+def _add_rest(table: _Table, config: GPTConfig, layer: int) -> None:
+    """From Y to the loss."""
+    add, bias = table.add, config.bias
+    stream = ["R[i,m]", "Y[i,m]"]
+    for name in later(config, layer):
+        add(f"R_{name}[i,m]", _sum(*stream), f"the stream as {name.described} reads it")
+        _add_norm(table, f"_{name}", f"R_{name}", f"N_{name}", bias, f"what {name.described} works on")
+        if name.kind == "mlp":
+            for entry, what in ((f"W1_{name}[u,m]", "the matrix"), (f"W2_{name}[m,u]", "the second matrix")):
+                add(entry, "", f"{what} of {name.described}", kind="given")
+            if bias:
+                add(f"b1_{name}[u]", "", f"the bias of {name.described}", kind="given")
+                add(f"b2_{name}[m]", "", f"the second bias of {name.described}", kind="given")
+            up = _sum(f"Σ_m N_{name}[i,m] W1_{name}[u,m]", f"b1_{name}[u]" if bias else "")
+            add(f"U_{name}[i,u]", up, "before GELU")
+            add(f"G_{name}[i,u]", f"gelu(U_{name}[i,u])", "after GELU", kind="function")
+            add(f"g_{name}[i,u]", f"gelu'(U_{name}[i,u])", "the slope of GELU there", kind="function")
+            down = _sum(f"Σ_u G_{name}[i,u] W2_{name}[m,u]", f"b2_{name}[m]" if bias else "")
+            add(f"Y_{name}[i,m]", down, f"what {name.described} adds to the stream")
+        else:
+            meaning = f"what {name.described} adds to the stream (--layer {name.layer} opens it)"
+            add(f"Y_{name}[i,m]", "", meaning, kind="given")
+        stream.append(f"Y_{name}[i,m]")
+    add("R_f[i,m]", _sum(*stream), "the stream at its end")
+    _add_norm(table, "_f", "R_f", "N_f", bias, "the end of the stream, made mean 0 and variance 1")
+    add("W_lm[v,m]", "", "the matrix of lm_head", kind="given")
+    add("Z[i,v]", "Σ_m N_f[i,m] W_lm[v,m]", "the logit: how much speaks for token v as the next one")
+    add("p[i,v]", "e^Z[i,v] / Σ_k e^Z[i,k]", "the chance that the model gives to token v", kind="share")
+    add("next[i,v]", "", "1 for the token that did come next, 0 for all others", kind="given")
+    add("l[i]", "-log p[i,next]", "the loss at a position: the surprise at the token that came", kind="function")
+    add("L", "Σ_i 1/T l[i]", "the loss: the mean surprise")
+
+
+def _add_rest_backward(table: _Table, config: GPTConfig, layer: int) -> None:
+    """From the loss back to dY."""
+    add = table.add
+    add("dZ[i,v]", "1/T p[i,v] - 1/T next[i,v]", "the chance given, less the right answer: where every gradient begins",
+        shown="1/T (p[i,v] - next[i,v])")  # fmt: skip
+    add("dN_f[i,m]", "Σ_v dZ[i,v] W_lm[v,m]", "back through lm_head")
+    _add_norm_backward(table, "_f", "dN_f", "what comes back to the stream straight from its end")
+    back = ["dR_f[i,m]"]
+    for name in reversed(later(config, layer)):
+        add(f"dY_{name}[i,m]", _sum(*back), f"what reaches the output of {name.described}")
+        if name.kind == "mlp":
+            add(f"dG_{name}[i,u]", f"Σ_m dY_{name}[i,m] W2_{name}[m,u]", f"back through the second matrix of {name}")
+            add(f"dU_{name}[i,u]", f"dG_{name}[i,u] g_{name}[i,u]", "back through GELU: times its slope")
+            add(f"dN_{name}[i,m]", f"Σ_u dU_{name}[i,u] W1_{name}[u,m]", f"back through the first matrix of {name}")
+        else:
+            add(f"dN_{name}[i,m]", "", f"dX of layer {name.layer} (--layer {name.layer} opens it)", kind="given")
+        _add_norm_backward(table, f"_{name}", f"dN_{name}", f"what comes back to the stream through {name.described}")
+        back.append(f"dR_{name}[i,m]")
+    meaning = "what reaches the output of attention: the stream's end, and each sublayer after it, send it back"
+    add("dY[i,m]", _sum(*back), meaning)
+
+
+def _add_norm_backward(table: _Table, mark: str, dn: str, meaning: str) -> None:
+    """Back through a layer norm: directly, through the mean, and through the spread."""
+    n, r, w = f"n{mark}", f"r{mark}", f"w{mark}"
+    own, others = f"{r}[i] {dn}[i,m] {w}[m]", f"1/C Σ_k {r}[i] {dn}[i,k] {w}[k]"
+    table.add(
+        f"dR{mark}[i,m]",
+        f"{own} - {others} - {others} {n}[i,k] {n}[i,m]",
+        meaning,
+        shown=f"{r}[i] ({dn}[i,m] {w}[m] - 1/C Σ_k {dn}[i,k] {w}[k] - 1/C {n}[i,m] Σ_k {dn}[i,k] {w}[k] {n}[i,k])",
+    )
+
+
+def _add_backward(table: _Table, config: GPTConfig) -> None:
+    add = table.add
+    add("dO[i,d]", "Σ_m dY[i,m] W_o[m,d]", "back through c_proj, to this head's output")
+    add("dP[i,j]", "Σ_d dO[i,d] V[j,d]", "what a larger weight of j would do: how the value at j goes with dO")
+    add("dV[j,d]", "Σ_i P[i,j] dO[i,d]", "each position that looked at j sends back its dO, by its weight")
+    add("dS[i,j]", "P[i,j] dP[i,j] - Σ_k P[i,j] P[i,k] dP[i,k]",
+        "back through softmax: is j better than the mean of what i sees?",
+        shown="P[i,j] (dP[i,j] - Σ_k P[i,k] dP[i,k])")  # fmt: skip
+    add("dQ[i,d]", "c Σ_j dS[i,j] K[j,d]", "the query moves towards keys that it should look at more")
+    add("dK[j,d]", "c Σ_i dS[i,j] Q[i,d]", "the key moves towards queries that should look at it more")
+    others = "dX_others[i,m]" if config.n_head > 1 else ""
+    if others:
+        add(others, "", "what comes back through the other heads (--head opens each)", kind="given")
+    formula = _sum(*(f"Σ_d d{name.upper()}[i,d] W_{name}[d,m]" for name in "qkv"), others)
+    add("dX[i,m]", formula, "X was used three times in each head: the gradients of all uses are added")
+    for name, i in (("q", "i"), ("k", "j"), ("v", "j")):
+        of = f"d{name.upper()}"
+        add(f"dW_{name}[d,m]", f"Σ_{i} {of}[{i},d] X[{i},m]", "the same weights serve all positions: a sum over them")
+        if config.bias:
+            add(f"db_{name}[d]", f"Σ_{i} {of}[{i},d]", "a bias is added at every position: a sum over them")
+    add("dW_o[m,d]", "Σ_i dY[i,m] O[i,d]", "the same weights serve all positions: a sum over them")
+    if config.bias:
+        add("db_o[m]", "Σ_i dY[i,m]", "a bias is added at every position: a sum over them")
+    _add_norm_backward(table, "", "dX", "what comes back to the stream through this attention")

@@ -1,0 +1,186 @@
+"""The account of an entry, and a matrix as a heatmap, in the terminal."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from rich.text import Text
+
+from gpt_numpy.explain.account import Account, Factor, Part, is_hidden, placed
+from gpt_numpy.explain.checks import Way
+from gpt_numpy.explain.formulas import ENTRY, Entry, Quantity, entries
+from gpt_numpy.explain.trace import Trace
+from gpt_numpy.workshop.console import Console
+
+MOST_TERMS = 24  # shown one by one; the rest in one line
+BLUE, ORANGE = (33, 102, 172), (203, 84, 14)  # below 0 and above: told apart in all common colour blindness
+
+Labels = Callable[[str, int], str]  # what stands at an index, say "3 'b'" at position 3
+
+
+# ---- one entry --------------------------------------------------------------------------------------------------
+
+
+def show_account(console: Console, trace: Trace, account: Account, ways: Sequence[Way], label: Labels) -> None:
+    quantity = account.quantity
+    where = ", ".join(f"{index} = {label(index, n)}" for index, n in account.at.items())
+    console.say(f"{account.entry} = {account.value:.6g}", "bold")
+    console.say(quantity.meaning)
+    if where:
+        console.say(where, "dim")
+    if quantity.formula:
+        console.say()
+        _show_formula(console, trace, account)
+    if account.parts:
+        console.say()
+        _show_parts(console, account)
+    console.say()
+    _show_ways(console, account, ways)
+
+
+def _show_formula(console: Console, trace: Trace, account: Account) -> None:
+    """In symbols, with indices, with numbers."""
+    quantity, at = account.quantity, account.at
+    width = len(str(quantity))
+    console.say(f"  {quantity} = {quantity.formula}")
+    if at:
+        console.say(f"  {account.entry!s:<{width}} = {_indexed(quantity.formula, at)}")
+    console.say(f"  {'':<{width}} = {_numbered(trace, account)}")
+
+
+def _indexed(formula: str, at: dict[str, int]) -> str:
+    return ENTRY.sub(lambda found: str(placed(entries(found[0])[0], at)), formula)
+
+
+def _numbered(trace: Trace, account: Account) -> str:
+    if account.quantity.kind == "sum":
+        few = [_product(part, first=not i) for i, part in enumerate(account.parts[:3])]
+        return " ".join(few) + (" + ..." if len(account.parts) > 3 else "")
+    if account.quantity.kind == "share":
+        own = next(part for part in account.parts if part.factors[0].entry.indices == account.entry.indices)
+        return f"{own.value:.6g} / {account.total:.6g}"
+
+    at = {**account.at, "next": int(trace.problem.targets[account.index[0]])}
+
+    def number(found: re.Match[str]) -> str:
+        entry = placed(entries(found[0])[0], at)
+        known = all(index.isdigit() for index in entry.indices)
+        return f"{trace.numbers[entry.name][tuple(map(int, entry.indices))]:.6g}" if known else str(entry)
+
+    return ENTRY.sub(number, account.quantity.formula)
+
+
+def _product(part: Part, first: bool) -> str:
+    sign = "-" if part.sign < 0 else "" if first else "+"
+    return f"{sign} {' × '.join(_short(factor) for factor in part.factors)}".strip()
+
+
+def _short(factor: Factor) -> str:
+    return f"({factor.value:.4g})" if factor.value < 0 else f"{factor.value:.4g}"
+
+
+def _show_parts(console: Console, account: Account) -> None:
+    is_share = account.quantity.kind == "share"
+    shown = account.parts[:MOST_TERMS]
+    names = [_names(part, is_share) for part in shown]
+    numbers = [_product(part, first=True) if not is_share else f"e^{part.factors[0].value:.4g}" for part in shown]
+    widths = max(len("terms"), *map(len, names)), max(map(len, numbers))
+    heads = f"{'terms, the largest first':<{sum(widths) + 3}}"
+    console.say(f"  {heads}   {'product':>13}   {'running total':>13}", "dim")
+    running = 0.0
+    for part, name, number in zip(shown, names, numbers, strict=True):
+        running += part.value
+        console.say(f"  {name:<{widths[0]}}   {number:<{widths[1]}}   {part.value:>13.6g}   {running:>13.6g}")
+    if rest := account.parts[MOST_TERMS:]:
+        running = math.fsum(part.value for part in rest)
+        line = f"and {len(rest)} smaller ones"
+        console.say(f"  {line:<{sum(widths) + 3}}   {running:>13.6g}   {account.total:>13.6g}")
+    console.say(f"  {'':<{sum(widths) + 3}}   {'sum':>13}   {account.total:>13.6g}", "bold")
+
+
+def _names(part: Part, is_share: bool) -> str:
+    if is_share:
+        return f"e^{part.factors[0].entry}"
+    return ("- " if part.sign < 0 else "") + " ".join(str(factor.entry) for factor in part.factors)
+
+
+def _show_ways(console: Console, account: Account, ways: Sequence[Way]) -> None:
+    for way in ways:
+        value = "" if way.value is None else f"{way.value:.15g}"
+        off = "" if way.value is None or way is ways[0] else f"off by {way.relative:.0e}"
+        line = f"  {way.label:<20}   {value:<24}   {'WRONG: ' if way.is_wrong else ''}{off}"
+        console.say(f"{line.rstrip()}{f'   ({way.note})' if way.note else ''}", "bold red" if way.is_wrong else None)
+    if sum(way.value is not None for way in ways) < 2:
+        return
+    largest = max(way.relative for way in ways if way.value is not None)
+    if any(way.is_wrong for way in ways):
+        console.say("  they do NOT agree: something above is wrong", "bold red")
+    else:
+        console.say(f"  they agree: off by {largest:.0e} at most, relative to the sizes of the terms added up", "green")
+
+
+# ---- a matrix ---------------------------------------------------------------------------------------------------
+
+
+def show_matrix(console: Console, trace: Trace, quantity: Quantity, label: Labels, width: int) -> None:
+    """Every entry with its sign and colour: as a number where there is room, else in tenths of the largest."""
+    numbers = np.atleast_2d(trace.numbers[quantity.name])
+    rows, columns = ("", "", *quantity.indices)[-2:]
+    largest = float(np.abs(numbers[np.isfinite(numbers)]).max(initial=0.0))
+    names = [label(rows, i) if rows else "" for i in range(len(numbers))]
+    left = max(map(len, names)) + 2
+    in_full = left + 9 * numbers.shape[1] <= width
+    cell = 9 if in_full else 4
+    console.say(f"{quantity}   {' × '.join(map(str, trace.numbers[quantity.name].shape)) or 'a number'}", "bold")
+    console.say(quantity.meaning)
+    if quantity.formula:
+        console.say(f"{quantity} = {quantity.formula}")
+    console.say(f"largest {largest:.4g}" + ("" if in_full else "; below in tenths of it"), "dim")
+    at_once = max(1, (width - left) // cell)
+    for start in range(0, numbers.shape[1], at_once):
+        console.say()
+        across = range(start, min(start + at_once, numbers.shape[1]))
+        heads = [label(columns, j) if columns else "" for j in across]
+        for line in _headlines(heads, cell):
+            console.say(" " * left + line, "dim")
+        for i, name in enumerate(names):
+            row = Text(f"{name:<{left}}", "dim")
+            for j in across:
+                hidden = is_hidden(Entry(quantity.name, (str(i), str(j))))
+                row.append(*_cell(numbers[i, j], largest, cell, hidden))
+            console.show(row)
+
+
+def _headlines(heads: Sequence[str], cell: int) -> list[str]:
+    """The labels of columns: the index, and under it the character if there is one."""
+    split = [head.partition(" ") for head in heads]
+    lines = ["".join(f"{index:>{cell}}" for index, _, _ in split)]
+    if any(what for _, _, what in split):
+        lines.append("".join(f"{what.strip(chr(39)):>{cell}}" for _, _, what in split))
+    return lines
+
+
+def _cell(value: float, largest: float, width: int, hidden: bool) -> tuple[str, str]:
+    """A number and its colours."""
+    if hidden:
+        return f"{'·':>{width}}", "dim"
+    share = value / largest if largest else 0.0
+    if width > 4:
+        text = f"{value:.4f}" if largest >= 0.1 else f"{value:.1e}"
+    else:
+        text = f"{10 * share:+.0f}" if abs(share) >= 0.05 else "0"
+    red, green, blue = (round(255 + (end - 255) * abs(share)) for end in (ORANGE if share > 0 else BLUE))
+    ink = "white" if abs(share) > 0.55 else "black"
+    return f"{text:>{width}}", f"{ink} on rgb({red},{green},{blue})"
+
+
+def labels_of(trace: Trace, reads: Sequence[str], vocabulary: Sequence[str]) -> Labels:
+    """Positions with the character read there, tokens by themselves, all other indices as numbers."""
+
+    def label(index: str, number: int) -> str:
+        if index in "ij":
+            return f"{number} '{reads[number]}'"
+        return f"{number} '{vocabulary[number]}'" if index == "v" else str(number)
+
+    return label
