@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from gpt_numpy import GPTConfig
 from gpt_numpy.cli import PROGRAM
-from gpt_numpy.explain import checks
+from gpt_numpy.explain import checks, differences
 from gpt_numpy.explain.account import account, is_hidden, sums
-from gpt_numpy.explain.checks import STEP, by_torch, check_all, checkable, four_ways, verdict, visible_entries
+from gpt_numpy.explain.checks import by_torch, check_all, checkable, four_ways, verdict, visible_entries
 from gpt_numpy.explain.formulas import MASKED, Entry, Quantity, Term, parsed, quantities
 from gpt_numpy.explain.page import contents
-from gpt_numpy.explain.trace import Problem, Trace
+from gpt_numpy.explain.problem import Problem
+from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.commands import run
 from gpt_numpy.workshop.weights import initial_weights
 from minitensor import Tensor, grad
@@ -276,8 +277,9 @@ def test_a_way_that_differs_is_shown_as_wrong(name: str, way: str, wrong: float,
     elif way == "torch":
         torch[name] = off_by(torch[name], index, wrong)
     else:
-        right = checks.differences
-        monkeypatch.setattr(checks, "differences", lambda *given: right(*given) + wrong)
+        right = differences.differences
+        for room in (checks, differences):
+            monkeypatch.setattr(room, "differences", lambda *given: right(*given) + wrong)
     labels = {"tape": "minitensor's tape", "torch": "torch, float64", "difference": "central difference"}
     ways = four_ways(trace, torch, account(trace, name, index))
     assert [one.label for one in ways if one.is_wrong] == [labels[way]]
@@ -294,9 +296,9 @@ def off_by(numbers: Array, index: tuple[int, ...], amount: float) -> Array:
 def test_differences_are_of_the_loss_at_two_places() -> None:
     trace = Trace(example())
     change = np.zeros((2, *trace.numbers["K"].shape))
-    change[0, 1, 0], change[1, 1, 0] = STEP, -STEP
-    above, below = trace.problem.losses("K", change)
-    assert checks.difference(trace, "K", (1, 0)) == (above - below) / (2 * STEP)
+    change[0, 1, 0], change[1, 1, 0] = differences.STEP, -differences.STEP
+    above, below = differences.losses(trace.problem, "K", change)
+    assert differences.difference(trace, "K", (1, 0)) == (above - below) / (2 * differences.STEP)
     assert above != trace.numbers["L"] != below
 
 

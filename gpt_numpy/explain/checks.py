@@ -6,8 +6,7 @@ and nothing more: what lies beyond is shown as wrong.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +14,15 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from gpt_numpy.explain.account import Account, sums
+from gpt_numpy.explain.differences import STEP, Told, difference, differences, resolution
 from gpt_numpy.explain.formulas import MASKED
 from gpt_numpy.explain.forward import run
-from gpt_numpy.explain.trace import Problem, Trace
-from gpt_numpy.workshop.processes import available_cores
+from gpt_numpy.explain.problem import Problem
+from gpt_numpy.explain.trace import Trace
 from minitensor.op import Array
 
-STEP = 1e-5  # of the differences: both of their errors are then about 1e-10
 EXACT = 1e-10  # allowed between formula, tape and torch, relative to the sum of the sizes of the terms
 BEND = 1e-5  # allowed for a difference, relative to the same
-AT_ONCE = 2048  # tokens in one run for differences
-
-Told = Callable[[int], None]  # how many differences have been taken
 
 
 # ---- torch ------------------------------------------------------------------------------------------------------
@@ -71,38 +67,6 @@ def by_torch(problem: Problem) -> dict[str, Array]:
     for name in MASKED:
         numbers[name] = np.where(np.tri(len(problem.ids), dtype=bool), numbers[name], -math.inf if name == "S" else 0.0)
     return numbers
-
-
-# ---- differences ------------------------------------------------------------------------------------------------
-
-
-def difference(trace: Trace, name: str, index: tuple[int, ...]) -> float:
-    return float(differences(trace, name, np.array([index], np.intp).reshape(1, -1))[0])
-
-
-def differences(trace: Trace, name: str, indices: Array, told: Told = lambda done: None) -> Array:
-    """(L(x + h) - L(x - h)) / 2h, for the entries (N, axes) of the value or parameter of this name."""
-    problem, shape = trace.problem, trace.numbers[name].shape
-
-    def slopes(indices: Array) -> Array:
-        changes = np.zeros((2, len(indices), *shape))
-        for row, index in enumerate(indices):
-            changes[(0, row, *index)] = STEP
-            changes[(1, row, *index)] = -STEP
-        above, below = problem.losses(name, changes.reshape(-1, *shape)).reshape(2, -1)
-        told(len(indices))
-        found: Array = (above - below) / (2 * STEP)
-        return found
-
-    at_once = max(1, AT_ONCE // (2 * len(problem.ids)))
-    pieces = [indices[start : start + at_once] for start in range(0, len(indices), at_once)]
-    with ThreadPoolExecutor(available_cores()) as pool:
-        return np.concatenate(list(pool.map(slopes, pieces)))
-
-
-def resolution(trace: Trace) -> float:
-    """What a difference cannot see: some roundings of the loss, over its step."""
-    return 16 * float(np.spacing(trace.numbers["L"])) / (2 * STEP)
 
 
 # ---- side by side -----------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from gpt_numpy.explain.account import account
 from gpt_numpy.explain.checks import Verdict, by_torch, check_all, checkable, four_ways, verdict, visible_entries
 from gpt_numpy.explain.formulas import MASKED, Quantity
 from gpt_numpy.explain.page import contents, write_page
-from gpt_numpy.explain.trace import Problem, Trace
+from gpt_numpy.explain.problem import Problem
+from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.flags import Given, Parser
@@ -38,6 +39,7 @@ def explain(program: Program, arguments: Sequence[str]) -> int:
         "the loss, checked four ways. Writes a page that needs no network; --entry and --show stay in the terminal. "
         "Layers, heads, positions and all other indices count from 0.",
     )
+    parser.usage = f"{parser.prog} TEXT [flags]"
     parser.add_argument("text", metavar="TEXT", help=f'up to {MOST} characters, such as "To be, or not"')
     group = parser.add_argument_group("the model")
     group.add_argument("--run", metavar="FOLDER", help="a run's folder, or latest (default a small fresh model)")

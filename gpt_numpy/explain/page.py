@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from gpt_numpy.explain.checks import BEND, EXACT, STEP, Checked, resolution
+from gpt_numpy.explain.checks import BEND, EXACT, Checked
+from gpt_numpy.explain.differences import STEP, resolution
 from gpt_numpy.explain.formulas import Entry, Quantity
 from gpt_numpy.explain.trace import Trace
 from minitensor.op import Array

@@ -169,7 +169,7 @@ def _cell(value: float, largest: float, width: int, hidden: bool) -> tuple[str, 
     if width > 4:
         text = f"{value:.4f}" if largest >= 0.1 else f"{value:.1e}"
     else:
-        text = f"{10 * share:+.0f}" if abs(share) >= 0.05 else "0"
+        text = f"{10 * share:+.0f}" if abs(share) >= 0.05 else "0"  # no sign where there is hardly a value
     red, green, blue = (round(255 + (end - 255) * abs(share)) for end in (ORANGE if share > 0 else BLUE))
     ink = "white" if abs(share) > 0.55 else "black"
     return f"{text:>{width}}", f"{ink} on rgb({red},{green},{blue})"

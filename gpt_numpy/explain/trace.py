@@ -1,111 +1,18 @@
-"""One text through the model and back, in float64: where each quantity is, and its numbers."""
+"""One text through the model and back on minitensor's tape: the numbers of every quantity."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from gpt_numpy.config import GPTConfig
-from gpt_numpy.explain.formulas import MASKED, later, quantities, sublayers
+from gpt_numpy.explain.formulas import MASKED, later, quantities
 from gpt_numpy.explain.forward import ByHand, run
-from minitensor import Tensor, no_grad
+from gpt_numpy.explain.problem import Problem
+from minitensor import Tensor
 from minitensor import functional as F
 from minitensor.op import Array
 from minitensor.ops.gelu import gelu_backward
 from minitensor.ops.linear import linear_backward, linear_forward
 from minitensor.ops.softmax import softmax_forward
-
-
-class Place(NamedTuple):
-    """Where a quantity is in a run: the name of a value or of a parameter there, and which part of it."""
-
-    name: str
-    part: tuple[Any, ...] = ()
-    is_parameter: bool = False
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is explained: a text (T tokens, and the T that follow them) in a model, and one head of one layer."""
-
-    config: GPTConfig
-    weights: Mapping[str, Array]
-    ids: Array  # (T,)
-    targets: Array  # (T,)
-    layer: int
-    head: int
-
-    @cached_property
-    def places(self) -> dict[str, Place]:
-        """By the names of quantities; what the operations keep to themselves is in no place."""
-        config, n, h = self.config, self.layer, self.head
-        C, D = config.n_embd, config.n_embd // config.n_head
-        ours = slice(h * D, (h + 1) * D)  # of the channels of all heads side by side
-
-        def parameters(matrix: str, bias: str, layer: str, part: tuple[Any, ...] = ()) -> dict[str, Place]:
-            found = {matrix: Place(f"{layer}.weight", part, True)}
-            return found | ({bias: Place(f"{layer}.bias", part[:1], True)} if config.bias else {})
-
-        places = {name: Place(f"{name}{n}", (h,)) for name in ("Q", "K", "V", "S", "P", "O")}
-        places |= {"R": Place(f"R_attn{n}"), "X": Place(f"N_attn{n}"), "Y": Place(f"Y_attn{n}")}
-        places |= {name: Place(name) for name in ("tok", "R_f", "N_f", "Z")}
-        places |= {f"Y_{sub}": Place(f"Y_{sub}") for sub in sublayers(config)}
-        places |= parameters("w", "b", f"blocks.{n}.ln_1") | parameters("w_f", "b_f", "ln_f")
-        for third, name in enumerate("qkv"):
-            rows = slice(third * C + ours.start, third * C + ours.stop)
-            places |= parameters(f"W_{name}", f"b_{name}", f"blocks.{n}.attn.c_attn", (rows,))
-        places |= parameters("W_o", "b_o", f"blocks.{n}.attn.c_proj", (slice(None), ours))
-        for sub in later(config, n):
-            block = f"blocks.{sub.layer}"
-            places |= {f"{letter}_{sub}": Place(f"{letter}_{sub}") for letter in "RN"}
-            places |= parameters(f"w_{sub}", f"b_{sub}", f"{block}.ln_{1 if sub.kind == 'attn' else 2}")
-            if sub.kind == "mlp":
-                places |= {f"{letter}_{sub}": Place(f"{letter}_{sub}") for letter in "UG"}
-                places |= parameters(f"W1_{sub}", f"b1_{sub}", f"{block}.mlp.c_fc")
-                places |= parameters(f"W2_{sub}", f"b2_{sub}", f"{block}.mlp.c_proj")
-        return places | {"W_lm": Place("lm_head.weight", (), True)}
-
-    def losses(self, name: str, changes: Array) -> Array:
-        """The loss for each of the changes (B, ...), added to what has this name. No tape: this is for differences."""
-        place, (B, T) = self.places[name], (len(changes), len(self.ids))
-        weights = self._tensors
-        if place.is_parameter:
-            many = np.repeat(self.weights[place.name][None], B, 0)
-            weights = {**weights, place.name: Tensor(_plus(many, changes, place.part))}
-
-        def note(name: str, value: Tensor) -> Tensor:
-            return Tensor(_plus(value.array, changes, place.part)) if name == place.name else value
-
-        ids, targets = (Tensor(np.broadcast_to(tokens, (B, T))) for tokens in (self.ids, self.targets))
-        with no_grad():
-            losses = run(ManyWeights, ByHand(), weights, ids, targets, self.config, note)
-        mean: Array = losses.array.mean(-1)
-        return mean
-
-    @cached_property
-    def _tensors(self) -> dict[str, Tensor]:
-        return {name: Tensor(array) for name, array in self.weights.items()}
-
-
-class ManyWeights:
-    """minitensor.functional where one parameter may come in B versions, one for each text of the batch."""
-
-    embedding, layer_norm, gelu, cross_entropy = F.embedding, F.layer_norm, F.gelu, F.cross_entropy
-
-    @staticmethod
-    def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if weight.ndim == 2 and (bias is None or bias.ndim == 1):
-            return F.linear(x, weight, bias)
-        y = x @ weight.transpose(-1, -2)
-        return y if bias is None else y + (bias.unsqueeze(1) if bias.ndim == 2 else bias)
-
-
-def _plus(arrays: Array, changes: Array, part: tuple[Any, ...]) -> Array:
-    changed = arrays.copy()
-    changed[(slice(None), *part)] += changes
-    return changed
 
 
 class Trace:

@@ -1,0 +1,85 @@
+"""Gradients from the loss alone: change one number a little to both sides, and see what the loss does."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from gpt_numpy.explain.forward import ByHand, run
+from gpt_numpy.explain.problem import Place, Problem
+from gpt_numpy.explain.trace import Trace
+from gpt_numpy.workshop.processes import available_cores
+from minitensor import Tensor, no_grad
+from minitensor import functional as F
+from minitensor.op import Array
+
+STEP = 1e-5  # the bend of the loss and its rounding then cost about as much, 1e-10
+AT_ONCE = 2048  # tokens in one run
+
+Told = Callable[[int], None]  # how many differences have been taken
+
+
+def difference(trace: Trace, name: str, index: tuple[int, ...]) -> float:
+    return float(differences(trace, name, np.array([index], np.intp).reshape(1, -1))[0])
+
+
+def differences(trace: Trace, name: str, indices: Array, told: Told = lambda done: None) -> Array:
+    """(L(x + h) - L(x - h)) / 2h, for the entries (N, axes) of the value or parameter of this name."""
+    problem, shape = trace.problem, trace.numbers[name].shape
+
+    def slopes(indices: Array) -> Array:
+        changes = np.zeros((2, len(indices), *shape))
+        for row, index in enumerate(indices):
+            changes[(0, row, *index)] = STEP
+            changes[(1, row, *index)] = -STEP
+        above, below = losses(problem, name, changes.reshape(-1, *shape)).reshape(2, -1)
+        told(len(indices))
+        found: Array = (above - below) / (2 * STEP)
+        return found
+
+    at_once = max(1, AT_ONCE // (2 * len(problem.ids)))
+    pieces = [indices[start : start + at_once] for start in range(0, len(indices), at_once)]
+    with ThreadPoolExecutor(available_cores()) as pool:
+        return np.concatenate(list(pool.map(slopes, pieces)))
+
+
+def resolution(trace: Trace) -> float:
+    """What a difference cannot see: some roundings of the loss, over its step."""
+    return 16 * float(np.spacing(trace.numbers["L"])) / (2 * STEP)
+
+
+def losses(problem: Problem, name: str, changes: Array) -> Array:
+    """The loss for each of the changes (B, ...), added to the value or parameter of this name."""
+    place, B = problem.places[name], len(changes)
+    weights = dict(problem.weights)
+    if place.is_parameter:
+        weights[place.name] = _changed(np.repeat(weights[place.name][None], B, 0), changes, place)
+
+    def note(name: str, value: Tensor) -> Tensor:
+        return Tensor(_changed(value.array, changes, place)) if name == place.name else value
+
+    ids, targets = (Tensor(np.broadcast_to(tokens, (B, len(tokens)))) for tokens in (problem.ids, problem.targets))
+    tensors = {name: Tensor(array) for name, array in weights.items()}
+    with no_grad():
+        found = run(ManyWeights, ByHand(), tensors, ids, targets, problem.config, note)
+    mean: Array = found.array.mean(-1)
+    return mean
+
+
+def _changed(arrays: Array, changes: Array, place: Place) -> Array:
+    changed = arrays.copy()
+    changed[(slice(None), *place.part)] += changes
+    return changed
+
+
+class ManyWeights:
+    """minitensor.functional where a matrix or bias may come in B versions, one for each text of the batch."""
+
+    embedding, layer_norm, gelu, cross_entropy = F.embedding, F.layer_norm, F.gelu, F.cross_entropy
+
+    @staticmethod
+    def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        y = x @ weight.transpose(1, 2) if weight.ndim == 3 else F.linear(x, weight)
+        if bias is None:
+            return y
+        return y + (bias.unsqueeze(1) if bias.ndim == 2 else bias)  # (B, T, O)
