@@ -168,6 +168,33 @@ def test_a_text_of_just_one_window_will_do(here: Path, size: str, status: int) -
     assert run(PROGRAM, ["train", *TINY, *flags]) == status
 
 
+def test_explain_reads_the_gradients_of_a_trained_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ["--run", "latest", "--layer", "0", "--head", "1"]
+    assert run(PROGRAM, ["explain", "farewell!", *chosen, "--entry", "dS[3,1]"]) == 0
+    out = capsys.readouterr().out
+    assert "i = 3 'e', j = 1 'a'" in out
+    assert "they agree" in out
+    assert "--run latest --layer 0 --head 1 --entry" in out  # leads on in the same model
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "said"),
+    [
+        ("fare ☃", [], "the character '☃' (U+2603 SNOWMAN) is not among the"),
+        ("farewell! farewell!", [], "is 19 tokens of"),
+        ("farewell!", ["--layer", "1"], "--layer 1: the model has 1, counted from 0 to 0"),
+        ("farewell!", ["--seed", "1"], "--seed is for a fresh model"),
+    ],
+)
+def test_what_a_trained_model_cannot_explain_is_one_line(
+    text: str, flags: list[str], said: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(PROGRAM, ["explain", text, "--run", "latest", "--entry", "dS[1,0]", *flags]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert said in err
+
+
 @pytest.mark.parametrize(
     "flags", [["--temperature", "9"], ["--top-k", "1"], ["--top-p", "0.01"], ["--greedy"]], ids=str
 )
@@ -288,7 +315,7 @@ def test_every_field_has_a_flag_with_its_meaning(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["dance"], "'dance' is not one of train, generate, eval; see gpt-numpy --help"),
+        (["dance"], "'dance' is not one of train, generate, eval, explain; see gpt-numpy --help"),
         (["train", "--stps", "3"], "--stps is not known, perhaps --steps; see gpt-numpy train --help"),
         (["train", "--steps", "many"], "--steps: 'many' is not a whole number"),
         (["train", "--steps"], "--steps: expected one argument"),

@@ -260,6 +260,12 @@ def test_all_ways_agree_on_every_gradient(layer: int) -> None:
     assert found.slopes < 1e-6
 
 
+@given(drawn)
+def test_no_true_gradient_is_called_wrong(drawn: Drawn) -> None:
+    trace = Trace(drawn.problem)
+    assert verdict(trace, check_all(trace, by_torch(drawn.problem), 300)).wrong == 0
+
+
 def test_every_gradient_of_attention_is_checked() -> None:
     of_attention = {f"d{name}" for name in [*"YOPVSQKXRZ", *(f"{kind}_{x}" for kind in "Wb" for x in "qkvo")]}
     assert of_attention <= set(checkable(Trace(example())))
@@ -328,7 +334,8 @@ def test_a_page_of_32_characters_of_the_full_model_has_less_than_5_MB() -> None:
     weights = {name: array.astype(np.float64) for name, array in initial_weights(config, 0).items()}
     ids = np.random.default_rng(0).integers(0, 65, 32)
     trace = Trace(Problem(config, weights, ids[:-1], ids[1:], 0, 0))
-    page = contents(trace, check_all(trace, by_torch(trace.problem), 100), {})
+    torch = by_torch(trace.problem)
+    page = contents(trace, torch, check_all(trace, torch, 100), {})
     assert 2e6 < len(json.dumps(page)) < 4.8e6
     carried = {one["name"] for one in page["quantities"] if "numbers" in one}
     needed = {*"XQKVSPOYZp", *(f"W_{x}" for x in "qkvo"), "next", "N_f", "W_lm"}

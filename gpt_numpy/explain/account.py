@@ -33,6 +33,7 @@ class Account:
     parts: tuple[Part, ...]  # largest first; of a share, the e^x that it is a share of
     total: float  # of the parts
     formula: float | None  # what the formula gives; None where it is not a sum
+    size: float  # what rounding errors go by: the parts without their signs, and no less than a bit of the largest entry
 
     @property
     def index(self) -> tuple[int, ...]:
@@ -41,11 +42,6 @@ class Account:
     @property
     def entry(self) -> Entry:
         return placed(Entry(self.quantity.name, self.quantity.indices), self.at)
-
-    @property
-    def size(self) -> float:
-        """The sum of the parts without their signs: what rounding errors go by."""
-        return math.fsum(abs(part.value) for part in self.parts) if self.quantity.kind == "sum" else abs(self.value)
 
 
 def placed(entry: Entry, at: dict[str, int]) -> Entry:
@@ -62,10 +58,19 @@ def account(trace: Trace, name: str, index: tuple[int, ...]) -> Account:
         parts = [Part(1, (Factor(Entry(quantity.formula[2], (str(index[0]), str(k))), x),), math.exp(x))
                  for k, x in enumerate(exponents.tolist()) if x != -math.inf]  # fmt: skip
         total = math.fsum(part.value for part in parts)
-        return Account(quantity, at, value, _sorted(parts), total, math.exp(exponents[index[1]]) / total)
+        share = math.exp(exponents[index[1]]) / total
+        return Account(quantity, at, value, _sorted(parts), total, share, max(value, floor(trace, name)))
     parts = [part for term in quantity.terms for part in _parts(trace, term, at)]
     total = math.fsum(part.value for part in parts)
-    return Account(quantity, at, value, _sorted(parts), total, total if quantity.kind == "sum" else None)
+    size = math.fsum(abs(part.value) for part in parts) or abs(value)
+    formula = total if quantity.kind == "sum" else None
+    return Account(quantity, at, value, _sorted(parts), total, formula, max(size, floor(trace, name)))
+
+
+def floor(trace: Trace, name: str) -> float:
+    """A number made of one product alone can still come from numbers that nearly cancelled."""
+    numbers = trace.numbers[name]
+    return float(np.abs(numbers[np.isfinite(numbers)]).max(initial=0.0)) / 1000
 
 
 def _sorted(parts: list[Part]) -> tuple[Part, ...]:
@@ -103,7 +108,7 @@ def number(trace: Trace, entry: Entry) -> float:
 
 
 def sums(trace: Trace, quantity: Quantity) -> tuple[Array, Array]:
-    """What the formula gives for every entry at once, and the sum of its parts without their signs."""
+    """What the formula gives for every entry at once, and the size of each as in an account."""
     everywhere = np.ones(trace.numbers[quantity.name].shape)  # for terms in which an index does not occur
     indices = "".join(quantity.indices)
     total, size = np.zeros_like(everywhere), np.zeros_like(everywhere)
@@ -113,4 +118,4 @@ def sums(trace: Trace, quantity: Quantity) -> tuple[Array, Array]:
         total += term.sign * np.einsum(product, *arrays, everywhere)
         size += np.einsum(product, *map(np.abs, arrays), everywhere)
     visible = trace.visible if quantity.name in MASKED else True
-    return np.where(visible, total, 0.0), np.where(visible, size, 0.0)
+    return np.where(visible, total, 0.0), np.maximum(size, floor(trace, quantity.name))

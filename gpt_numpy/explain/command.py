@@ -54,7 +54,7 @@ def explain(program: Program, arguments: Sequence[str]) -> int:
     given = parser.given(arguments)
 
     console = Console()
-    subject = _subject(program, given)
+    subject = subject_of(program, given)
     trace = Trace(subject.problem)
     if "entry" in given or "show" in given:
         _in_terminal(console, trace, subject, given)
@@ -76,7 +76,7 @@ class Subject:
     command: str  # that explains the same again
 
 
-def _subject(program: Program, given: Given) -> Subject:
+def subject_of(program: Program, given: Given) -> Subject:
     text = given["text"]
     if not 2 <= len(text) <= MOST:
         raise WrongUse(
@@ -203,6 +203,7 @@ def _on_a_page(console: Console, trace: Trace, subject: Subject, out: Path) -> N
         raise WrongUse(f"{out} cannot be written; give a file in a folder that exists by --out")
     total = sum(len(visible_entries(trace, name)) for name in checkable(trace))
     most, done = min(total, _affordable(subject.problem)), 0
+    torch = by_torch(subject.problem)
 
     with console.bar("differences of the loss", most) as bar:
 
@@ -211,13 +212,13 @@ def _on_a_page(console: Console, trace: Trace, subject: Subject, out: Path) -> N
             done += count
             bar.at(done)
 
-        checked = check_all(trace, by_torch(subject.problem), most, told)
+        checked = check_all(trace, torch, most, told)
     about = {
         "text": subject.text, "reads": subject.reads, "vocabulary": subject.vocabulary, "model": subject.model,
         "command": subject.command,
     }  # fmt: skip
     try:
-        write_page(out, contents(trace, checked, about))
+        write_page(out, contents(trace, torch, checked, about))
     except OSError as error:
         raise WrongUse(f"{out} cannot be written: {error.strerror}; give another file by --out") from None
     console.say(f"model: {subject.model}, {parameter_count(subject.problem.config):,} parameters")

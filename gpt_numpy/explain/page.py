@@ -23,8 +23,11 @@ from gpt_numpy.explain.trace import Trace
 from minitensor.op import Array
 
 FOLDER = Path(__file__).with_name("page")
-SCRIPTS = ("data.js", "account.js", "attention.js", "matrix.js", "panel.js", "steps.js", "breaks.js", "main.js")
-MOST_BYTES = 4_500_000  # of the data; what does not fit is left to the terminal
+SCRIPTS = [
+    f"{name}.js"
+    for name in ("data", "formula", "account", "attention", "matrix", "picture", "panel", "steps", "breaks", "main")
+]
+MOST_BYTES = 4_700_000  # of the data; what does not fit is left to the terminal
 Record = dict[str, Any]
 
 
@@ -42,14 +45,14 @@ def write_page(path: Path, contents: Record) -> None:
     path.write_text(before, encoding="utf-8")
 
 
-def contents(trace: Trace, checked: list[Checked], about: Record) -> Record:
+def contents(trace: Trace, torch: dict[str, Array], checked: list[Checked], about: Record) -> Record:
     """All that the page shows. `about` says which model and which text it is."""
     problem, config = trace.problem, trace.problem.config
     by_name = {one.name: one for one in checked}
     quantities, left = [], MOST_BYTES
     for name in _by_importance(trace):
         record = described(trace.quantities[name], trace.numbers[name])
-        numbers = _numbers(trace, name, by_name.get(name))
+        numbers = _numbers(trace, name, torch.get(name), by_name.get(name))
         size = sum(len(text) for text in numbers.values())
         if size <= left:
             record |= numbers
@@ -74,17 +77,17 @@ def described(quantity: Quantity, numbers: Array) -> Record:
     }  # fmt: skip
 
 
-def _numbers(trace: Trace, name: str, checked: Checked | None) -> dict[str, str]:
+def _numbers(trace: Trace, name: str, torch: Array | None, checked: Checked | None) -> dict[str, str]:
     numbers = trace.numbers[name]
     packed = {"numbers": _packed(numbers)}
-    if checked is not None:
-        if checked.torch is not None:
-            packed["torch"] = _packed((checked.torch - numbers).astype(np.float32))
-        if len(checked.slopes):
-            beyond = np.full(numbers.shape, np.nan, np.float32)
-            at = tuple(checked.places.T)
-            beyond[at] = checked.slopes - numbers[at]
-            packed["difference"] = _packed(beyond)
+    if torch is not None and trace.quantities[name].kind != "given":
+        with np.errstate(invalid="ignore"):  # above the mask S is -inf in both
+            packed["torch"] = _packed(np.where(torch == numbers, 0.0, torch - numbers).astype(np.float32))
+    if checked is not None and len(checked.slopes):
+        beyond = np.full(numbers.shape, np.nan, np.float32)
+        at = tuple(checked.places.T)
+        beyond[at] = checked.slopes - numbers[at]
+        packed["difference"] = _packed(beyond)
     return packed
 
 
@@ -97,17 +100,20 @@ def _packed(array: Array) -> str:
 
 
 def _by_importance(trace: Trace) -> list[str]:
-    """Attention's own first, then what its gradients come from, then the inside of later sublayers."""
-
-    def importance(name: str) -> int:
-        if "_mlp" in name or "_attn" in name:
-            return 2 if name.startswith(("dR_", "R_", "Y_")) else 3
-        return 0 if ATTENTION.fullmatch(name) else 1
-
-    return sorted(trace.quantities, key=importance)
+    """What comes first has room on the page for sure."""
+    return sorted(trace.quantities, key=lambda name: next(i for i, kind in enumerate(KINDS) if kind.fullmatch(name)))
 
 
-ATTENTION = re.compile(r"d?([XQKVSPOYZ]|[Wb]_[qkvo]|[XY]_others)")
+KINDS = [
+    re.compile(pattern)
+    for pattern in (
+        r"d?([XQKVSPOYZ]|[Wb]_[qkvo]|[XY]_others)",  # attention, and where the gradient begins
+        r"d?N_f|W_lm|p|next|l|L",  # the end of the model
+        r"[a-zA-Z]+(_f)?",  # the stream and its layer norms
+        r"(dR|R|Y)_\w+",  # what later sublayers add to it and send back
+        r"\w+",  # and their inside
+    )
+]
 
 
 def embedded(value: Any) -> str:

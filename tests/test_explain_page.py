@@ -1,0 +1,402 @@
+"""The page of attention's gradients, in a browser: every sum on it is NumPy's, and whatever a reader does works."""
+
+import base64
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+
+from gpt_numpy.cli import PROGRAM
+from gpt_numpy.explain import command
+from gpt_numpy.explain.account import account
+from gpt_numpy.explain.command import subject_of
+from gpt_numpy.explain.page import FOLDER, SCRIPTS, embedded
+from gpt_numpy.explain.trace import Trace
+from gpt_numpy.workshop.commands import run
+
+playwright = pytest.importorskip("playwright.sync_api")
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+
+TEXT = "To be, or not"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as library:
+        browser = library.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("page") / "attention.html", TEXT)
+
+
+@pytest.fixture(scope="module")
+def trace() -> Trace:
+    return Trace(subject_of(PROGRAM, {"text": TEXT}).problem)
+
+
+def written(path: Path, *arguments: str) -> Path:
+    assert run(PROGRAM, ["explain", *arguments, "--out", str(path)]) == 0
+    return path
+
+
+class Reader:
+    """Somebody with the page open. Whatever the page complains of, or asks a network for, is kept."""
+
+    def __init__(self, browser: Any, file: Path, **settings: Any) -> None:
+        self.file = file
+        self.page = browser.new_context(**settings).new_page()
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.complaints.append(dialog.message))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.open()
+
+    def open(self, state: str = "") -> None:
+        self.page.goto("about:blank")
+        self.page.goto(f"{self.file.as_uri()}{state}")
+        self.page.wait_for_selector("#own[data-largest]")
+
+    def go(self, state: str) -> None:
+        """To another address of the same page."""
+        self.page.evaluate("state => { location.hash = state }", state)
+        self.page.wait_for_timeout(20)
+
+    def number(self, selector: str, name: str) -> float:
+        return float(self.page.get_attribute(selector, f"data-{name}"))
+
+    def numbers(self, selector: str, name: str) -> list[float]:
+        return [float(row.get_attribute(f"data-{name}")) for row in self.page.query_selector_all(selector)]
+
+    @property
+    def opened(self) -> str:
+        """The entry whose account is open."""
+        return str(self.page.text_content("#account h2")).strip()
+
+
+@pytest.fixture(scope="module")
+def one_reader(browser: Any, file: Path) -> Reader:
+    return Reader(browser, file)
+
+
+@pytest.fixture
+def reader(one_reader: Reader, file: Path) -> Iterator[Reader]:
+    one_reader.go("#")
+    yield one_reader
+    assert one_reader.complaints == []
+    assert {url.partition("#")[0] for url in one_reader.requests} <= {"about:blank", file.as_uri()}, (
+        "asked for something"
+    )
+
+
+# ---- what it says -----------------------------------------------------------------------------------------------
+
+
+ENTRIES = """
+    dS[3,1] dS[0,0] dP[5,2] dV[2,0] dQ[4,3] dK[1,7] dX[2,5] dO[11,0] dY[6,6] dW_q[0,3] dW_o[15,7] db_k[1] db_o[3]
+    dR[3,3] dZ[3,2] dN_f[0,0] dR_f[2,2] dU_mlp0[1,1] dR_mlp1[5,5] X[1,1] Q[2,2] S[4,1] P[4,1] O[5,0] Y[7,7] p[3,3] L
+"""
+
+
+@pytest.mark.parametrize("entry", ENTRIES.split())
+def test_the_sum_of_an_entry_is_numpys(entry: str, reader: Reader, trace: Trace) -> None:
+    name, *index = re.findall(r"\w+", entry)
+    expected = account(trace, name, tuple(map(int, index)))
+    reader.go(f"#{entry}")
+    size = sum(abs(part.value) for part in expected.parts)
+    np.testing.assert_allclose(reader.number("#account [data-total]", "total"), expected.total, atol=1e-13 * size)
+    terms = reader.numbers("#account tr[data-term]", "term")
+    np.testing.assert_allclose(sorted(terms), sorted(part.value for part in expected.parts), rtol=1e-13, atol=1e-300)
+    assert list(map(abs, terms)) == sorted(map(abs, terms), reverse=True)
+    ways = dict(pairs(reader.page, "#account [data-way][data-value]", "way", "value"))
+    differs = {"difference"} if name.startswith("d") else set()
+    assert set(ways) >= {"formula", "tape"} | differs
+    for way, value in ways.items():
+        allowed = 1e-5 * size + 1e-9 if way == "difference" else 1e-12 * size
+        assert abs(float(value) - expected.value) <= allowed, way
+    assert not reader.page.query_selector_all("#account .wrong")
+
+
+def all_of(page: Any, selector: str, name: str) -> list[str]:
+    """A data attribute of everything that is selected."""
+    return [one.get_attribute(f"data-{name}") for one in page.query_selector_all(selector)]
+
+
+def pairs(page: Any, selector: str, first: str, second: str) -> list[tuple[str, str]]:
+    return list(zip(all_of(page, selector, first), all_of(page, selector, second), strict=True))
+
+
+def test_every_quantity_opens_and_nothing_is_wrong(reader: Reader, trace: Trace) -> None:
+    for quantity in trace.quantities.values():
+        shape = trace.numbers[quantity.name].shape
+        last = [length - 1 for length in shape]
+        entry = f"{quantity.name}[{','.join(map(str, last))}]" if last else quantity.name
+        reader.go(f"#{entry}")
+        assert reader.page.is_hidden("#notice"), entry
+        tape = reader.number("#account [data-way=tape]", "value")
+        assert tape == pytest.approx(float(trace.numbers[quantity.name][tuple(last)]), rel=1e-15)
+        assert not reader.page.query_selector_all("#account .wrong"), entry
+
+
+def test_from_a_score_down_to_the_loss_by_its_links_and_back(reader: Reader) -> None:
+    reader.go("#dS[3,1]")
+    walked = ["dS"]
+    for name in ("dP", "dO", "dY", "dR_f", "dN_f", "dZ", "p", "Z"):
+        reader.page.click(f"#account tr[data-term] a[href^='#{name}'], #account tr[data-term] a[href^='#{name}%5B']")
+        walked.append(name)
+        assert decoded(reader.page.url).startswith(f"{name}[")
+    for name in reversed(walked[:-1]):
+        reader.page.go_back()
+        reader.page.wait_for_function("name => decodeURIComponent(location.hash).startsWith(`#${name}[`)", arg=name)
+    assert decoded(reader.page.url) == "dS[3,1]"
+    assert reader.page.is_visible("#account")
+
+
+def decoded(url: str) -> str:
+    """What stands after the # of an address."""
+    return unquote(url.partition("#")[2])
+
+
+def test_its_own_arithmetic_agrees_with_the_file(reader: Reader) -> None:
+    assert reader.number("#own", "largest") < 1e-13
+
+
+@pytest.mark.parametrize("way", ["torch", "difference", "numbers"])
+def test_what_is_wrong_in_the_file_is_shown_as_wrong(way: str, browser: Any, file: Path, tmp_path: Path) -> None:
+    """One number of dS in the file is changed: the account says so, and the page's own arithmetic too."""
+    before, text, after = parts_of(file)
+    data = json.loads(text)
+    record = next(one for one in data["quantities"] if one["name"] == "dS")
+    numbers = unpacked(record[way])
+    numbers[3 * 12 + 1] += 1e-4
+    record[way] = base64.b64encode(numbers.tobytes()).decode("ascii")
+    changed = tmp_path / "changed.html"
+    changed.write_text(before + embedded(data) + after, encoding="utf-8")
+    reader = Reader(browser, changed)
+    reader.go("#dS[3,1]")
+    wrong = all_of(reader.page, "#account [data-way].wrong", "way")
+    assert wrong == {"torch": ["torch"], "difference": ["difference"], "numbers": ["tape", "torch", "difference"]}[way]
+    assert "WRONG" in reader.page.text_content("#account [data-way].wrong")
+    assert (reader.number("#own", "largest") > 1e-4) == (way == "numbers")
+
+
+def parts_of(file: Path) -> tuple[str, str, str]:
+    """The page before its data, the data, and the page after."""
+    before, rest = file.read_text(encoding="utf-8").split(' id="data">')
+    text, after = rest.split("</script>", 1)
+    return f'{before} id="data">', text, f"</script>{after}"
+
+
+def unpacked(text: str) -> Any:
+    kind = "<f4" if text.startswith(",") else "<f8"
+    return np.frombuffer(base64.b64decode(text.removeprefix(",")), kind).astype("<f8")
+
+
+# ---- break it ---------------------------------------------------------------------------------------------------
+
+
+def broken_by_numpy(trace: Trace, mistake: str) -> dict[str, Any]:
+    """The gradients of a backward with one mistake in it, in NumPy."""
+    n, c = trace.numbers, trace.constants["c"]
+    S, P, dP = n["S"], n["P"], n["dP"]
+    if mistake == "mask":
+        S = c * n["Q"] @ n["K"].T
+        P = np.exp(S) / np.exp(S).sum(-1, keepdims=True)
+        dP = n["dO"] @ n["V"].T
+    O = P @ n["V"]  # noqa: E741
+    dS = P * (dP - (0 if mistake == "rowsum" else (P * dP).sum(-1, keepdims=True)))
+    c = 1.0 if mistake == "scale" else c
+    dQ, dK, dV = c * dS @ n["K"], c * (dS if mistake == "transpose" else dS.T) @ n["Q"], P.T @ n["dO"]
+    uses = [dQ @ n["W_q"], dK @ n["W_k"], dV @ n["W_v"]]
+    dX = uses[2] if mistake == "equals" else sum(uses)
+    return {
+        "dP": dP, "dV": dV, "dS": dS, "dQ": dQ, "dK": dK, "dX": dX + n["dX_others"], "dW_o": n["dY"].T @ O,
+        **{f"dW_{x}": d.T @ n["X"] for x, d in zip("qkv", (dQ, dK, dV), strict=True)},
+        **{f"db_{x}": d.sum(0) for x, d in zip("qkv", (dQ, dK, dV), strict=True)},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", ["scale", "rowsum", "mask", "equals", "transpose"])
+def test_a_mistake_makes_wrong_what_it_makes_wrong_in_numpy(mistake: str, reader: Reader, trace: Trace) -> None:
+    reader.page.check(f"input[name=break][value={mistake}]")
+    assert f"break={mistake}" in decoded(reader.page.url)
+    wrong = dict(pairs(reader.page, "tr[data-broken]", "broken", "wrong"))
+    found = broken_by_numpy(trace, mistake)
+    for name, numbers in found.items():
+        right = trace.numbers[name]
+        off = np.abs(numbers - right) > 1e-9 * np.abs(right).max() + 1e-15
+        assert int(wrong.get(name, 0)) == off.sum(), name
+    assert any(int(count) for count in wrong.values())
+    reader.page.uncheck(f"input[name=break][value={mistake}]")
+    assert "break" not in decoded(reader.page.url)
+    assert not [count for count in all_of(reader.page, "tr[data-broken]", "wrong") if int(count)]
+
+
+def test_the_account_of_a_broken_entry_shows_both_numbers(reader: Reader, trace: Trace) -> None:
+    reader.go("#dQ[4,3]&break=scale")
+    text = reader.page.text_content("#account").replace("\N{MINUS SIGN}", "-")
+    right = trace.numbers["dQ"][4, 3]
+    for number in (right, right / trace.constants["c"]):
+        assert f"{number:.4g}".lstrip("-")[:5] in text
+
+
+# ---- as it is used ----------------------------------------------------------------------------------------------
+
+
+def test_clicking_a_cell_opens_its_account(reader: Reader, trace: Trace) -> None:
+    canvas = reader.page.locator("[data-matrix=dP] canvas")
+    size, (rows, columns) = canvas.bounding_box(), trace.numbers["dP"].shape
+    canvas.click(position={"x": size["width"] * 2.5 / columns, "y": size["height"] * 7.5 / rows})
+    assert decoded(reader.page.url) == "dP[7,2]"
+    assert reader.number("#account [data-way=tape]", "value") == trace.numbers["dP"][7, 2]
+
+
+def test_hovering_shows_the_number(reader: Reader, trace: Trace) -> None:
+    canvas = reader.page.locator("[data-matrix=P] canvas")
+    size = canvas.bounding_box()
+    canvas.hover(position={"x": size["width"] * 1.5 / 12, "y": size["height"] * 5.5 / 12})
+    tip = reader.page.text_content("#tip")
+    assert f"{trace.numbers['P'][5, 1]:.4f}"[:6] in tip
+    assert "," in tip  # the character at position 5
+    assert "o" in tip
+
+
+def test_the_keyboard_reaches_everything(reader: Reader) -> None:
+    reader.open()
+    page = reader.page
+    page.focus("[data-matrix=dS]")
+    for key in ["ArrowDown"] * 3 + ["ArrowRight"] * 7 + ["Enter"]:  # further right nobody looks
+        page.keyboard.press(key)
+    assert decoded(page.url) == "dS[3,3]"
+    assert page.is_visible("#account")
+    assert page.evaluate("document.querySelector('#account').contains(document.activeElement)")
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#account")
+    assert page.evaluate("document.activeElement.dataset.matrix") == "dS"
+    for key in ["Home", "ArrowUp", "End", "Enter"]:
+        page.keyboard.press(key)
+    assert decoded(page.url) == "dS[2,2]"
+
+
+def test_every_matrix_is_announced(reader: Reader) -> None:
+    reader.open()
+    page = reader.page
+    for box in page.query_selector_all("[data-matrix][tabindex]"):
+        name = box.get_attribute("data-matrix")
+        label = box.get_attribute("aria-label")
+        assert name.split("_")[0].lstrip("d") in label
+        assert re.search(r"\d", label)
+    page.focus("[data-matrix=dS]")
+    page.keyboard.press("ArrowDown")
+    page.wait_for_timeout(200)
+    assert re.search(r"dS.* row 1 o, column 0 T: ", page.text_content("#say"))
+
+
+def test_the_steps_walk_the_whole_backward_pass(reader: Reader) -> None:
+    page = reader.page
+    page.keyboard.press("n")
+    said = []
+    while True:
+        step = page.get_attribute("#step", "data-step")
+        said.append(page.text_content("#step"))
+        assert f"step={step}" in decoded(page.url)
+        page.keyboard.press("n")
+        if page.get_attribute("#step", "data-step") == step:
+            break
+    assert len(said) == len(set(said)) >= 10
+    together = " ".join(said)
+    for name in ("Z", "Y", "O", "V", "P", "S", "Q", "K", "X"):
+        assert f"d{name}" in together
+    page.keyboard.press("p")
+    assert page.get_attribute("#step", "data-step") == str(len(said) - 1)
+
+
+def test_a_link_restores_everything(reader: Reader) -> None:
+    reader.open("#dK[2,3]&step=4&break=scale,transpose")
+    assert reader.page.get_attribute("#step", "data-step") == "4"
+    assert checked_boxes(reader.page) == ["scale", "transpose"]
+    assert reader.page.query_selector("#account [data-total]")
+
+
+def checked_boxes(page: Any) -> list[str]:
+    return [box.get_attribute("value") for box in page.query_selector_all("input[name=break]:checked")]
+
+
+@pytest.mark.parametrize(
+    "address", ["dS[1,3]", "dS[99,0]", "dS", "dQQ[1,1]", "<b>", "dS[1", "step=99", "break=all", "%", "dS[1,0]=2"]
+)
+def test_an_address_that_makes_no_sense_is_one_line(address: str, reader: Reader) -> None:
+    reader.open(f"#{address}")
+    assert reader.page.is_visible("#notice")
+    assert 10 < len(reader.page.text_content("#notice")) < 150
+    reader.go("#dS[1,0]")
+    assert reader.page.is_hidden("#notice")
+    assert reader.page.is_visible("#account")
+
+
+@pytest.mark.parametrize("width", [360, 768, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_every_screen(width: int, scheme: str, browser: Any, file: Path) -> None:
+    reader = Reader(browser, file, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    for state in ("", "#dS[3,1]&step=6&break=rowsum", "#dR_mlp0[3,3]"):
+        reader.open(state)
+        assert reader.page.evaluate("document.documentElement.scrollWidth") <= width, state
+    red, green, blue = map(
+        int, re.findall(r"\d+", reader.page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    )
+    assert (red + green + blue > 384) == (scheme == "light")
+    assert reader.complaints == []
+
+
+def brightness(page: Any) -> int:
+    """Of the background: 0 to 765."""
+    red, green, blue = re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    return int(red) + int(green) + int(blue)
+
+
+def test_paper_is_light_and_has_no_switches(browser: Any, file: Path) -> None:
+    reader = Reader(browser, file, color_scheme="dark")
+    reader.open("#dS[3,1]")
+    reader.page.emulate_media(media="print")
+    reader.page.wait_for_timeout(100)
+    assert brightness(reader.page) > 600
+    assert not reader.page.is_visible("input[name=break]")
+    assert reader.page.is_visible("#account table")
+
+
+# ---- what it is made of -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text", ["</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>{{data}}", "\u2028\u202e\x1b[1m é☃"]
+)
+def test_no_text_is_markup(text: str, browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "WORK", 0.0)  # without differences
+    reader = Reader(browser, written(tmp_path / "page.html", text))
+    reader.go("#dS[3,1]")
+    assert reader.page.is_visible("#account")
+    assert reader.complaints == []
+    assert not reader.page.query_selector("img")
+    assert len(reader.page.query_selector_all("script")) == 2
+
+
+def test_nothing_is_fetched(file: Path) -> None:
+    before, _, after = parts_of(file)
+    assert "default-src 'none'" in before
+    assert not re.search(r"://|\bsrc\s*=|@import|url\((?!#)|\bimport\b|fetch\(|XMLHttpRequest", before + after)
+
+
+def test_all_files_of_the_page_are_in_it() -> None:
+    assert {path.name for path in FOLDER.iterdir()} == {*SCRIPTS, "page.html", "style.css"}
