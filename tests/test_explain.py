@@ -308,12 +308,17 @@ def test_differences_are_of_the_loss_at_two_places() -> None:
     assert above != trace.numbers["L"] != below
 
 
-def test_differences_that_cannot_all_be_afforded_are_spread() -> None:
+def test_differences_that_cannot_all_be_afforded_are_shared_out() -> None:
     trace = Trace(example())
-    checked = check_all(trace, {}, 30)
-    assert sum(len(one.slopes) for one in checked) == 30
+    checked = check_all(trace, {}, 100)
+    taken = {one.name: len(one.slopes) for one in checked}
+    assert sum(taken.values()) == 100
+    assert taken["db_q"] == 2  # all of a small one
+    assert taken["dW_q"] == 5
+    assert taken["dS"] == taken["dX"] == 6
+    assert taken["dY_mlp1"] == 0  # attention's own come first
     found = verdict(trace, checked)
-    assert (found.differences, found.has_torch, found.wrong) == (30, False, 0)
+    assert (found.differences, found.has_torch, found.wrong) == (100, False, 0)
 
 
 def test_without_torch_its_column_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -410,6 +415,7 @@ def test_every_kind_of_matrix_fits_the_terminal(
         (["abc", "--run", "nowhere"], "nowhere is not the folder of a run"),
         (["abc", "--checkpoint", "best"], "--checkpoint is of a run"),
         (["abc", "--out", "nowhere/page.html"], "nowhere/page.html cannot be written"),
+        (["abc", "--differences", "many"], "--differences many: give a whole number, or all"),
         (["abc", "--heads", "1"], "--heads is not known, perhaps --head"),
     ],
 )

@@ -204,6 +204,17 @@ def unpacked(text: str) -> Any:
     return np.frombuffer(base64.b64decode(text.removeprefix(",")), kind).astype("<f8")
 
 
+def test_a_difference_that_was_not_taken_is_said(browser: Any, tmp_path: Path) -> None:
+    reader = Reader(browser, written(tmp_path / "page.html", "To be, or", "--differences", "60"))
+    reader.go("#dS[7,7]")
+    measured = reader.number("#account [data-way=difference]", "value")
+    assert measured == pytest.approx(reader.number("#account [data-way=tape]", "value"), rel=1e-4, abs=1e-9)
+    reader.go("#dS[3,1]")
+    assert reader.page.get_attribute("#account [data-way=difference]", "data-value") is None
+    assert "not measured" in reader.page.text_content("#account [data-way=difference]")
+    assert not reader.page.query_selector_all("#account .wrong")
+
+
 # ---- break it ---------------------------------------------------------------------------------------------------
 
 

@@ -33,7 +33,7 @@ class Account:
     parts: tuple[Part, ...]  # largest first; of a share, the e^x that it is a share of
     total: float  # of the parts
     formula: float | None  # what the formula gives; None where it is not a sum
-    size: float  # what rounding errors go by: the parts without their signs, and no less than a bit of the largest entry
+    size: float  # what rounding errors go by: the sizes of the parts, and no less than `floor`
 
     @property
     def index(self) -> tuple[int, ...]:
@@ -68,7 +68,7 @@ def account(trace: Trace, name: str, index: tuple[int, ...]) -> Account:
 
 
 def floor(trace: Trace, name: str) -> float:
-    """A number made of one product alone can still come from numbers that nearly cancelled."""
+    """A thousandth of the largest entry: a product alone can still come from numbers that nearly cancelled."""
     numbers = trace.numbers[name]
     return float(np.abs(numbers[np.isfinite(numbers)]).max(initial=0.0)) / 1000
 

@@ -6,6 +6,7 @@ and nothing more: what lies beyond is shown as wrong.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,17 +121,24 @@ class Checked:
 
 
 def check_all(trace: Trace, torch: dict[str, Array], most: int, told: Told = lambda done: None) -> list[Checked]:
-    """Every gradient that has a formula, attention's first; differences for at most `most` entries, evenly spread."""
-    found = []
+    """Every gradient that has a formula. Differences for at most `most` entries, attention's own before later ones',
+    and as many of each matrix as of the others.
+    """
+    found, names = [], checkable(trace)
+    later = [name for name in names if LATER.search(name)]
     with threadpool_limits(1, "blas"):  # the threads here are as many as the cores
-        for name in checkable(trace):
-            everywhere = visible_entries(trace, name)
-            chosen = everywhere[_spread(len(everywhere), most)]
-            most -= len(chosen)
-            slopes = differences(trace, name[1:], chosen, told) if len(chosen) else np.empty(0)
-            formula, size = sums(trace, trace.quantities[name])
-            found.append(Checked(name, formula, size, torch.get(name), chosen, slopes))
+        for group in ([name for name in names if name not in later], later):
+            for done, name in enumerate(group):
+                everywhere = visible_entries(trace, name)
+                chosen = everywhere[_spread(len(everywhere), most // (len(group) - done))]
+                most -= len(chosen)
+                slopes = differences(trace, name[1:], chosen, told) if len(chosen) else np.empty(0)
+                formula, size = sums(trace, trace.quantities[name])
+                found.append(Checked(name, formula, size, torch.get(name), chosen, slopes))
     return found
+
+
+LATER = re.compile("_attn|_mlp")  # in the names of what belongs to later sublayers
 
 
 @dataclass(frozen=True)
@@ -171,9 +179,9 @@ def _relative(distance: Array, size: Array) -> Array:
 
 
 def checkable(trace: Trace) -> list[str]:
-    """The gradients that have a formula and a place in the run, those nearest to attention first."""
-    quantities = [trace.quantities[name] for name in reversed(trace.quantities)]
-    return [q.name for q in quantities if q.is_gradient and q.terms and q.name[1:] in trace.problem.places]
+    """The gradients that have a formula and a place in the run, the smallest matrices first."""
+    found = [q for q in trace.quantities.values() if q.is_gradient and q.terms and q.name[1:] in trace.problem.places]
+    return sorted((quantity.name for quantity in found), key=lambda name: trace.numbers[name].size)
 
 
 def visible_entries(trace: Trace, name: str) -> Array:

@@ -28,7 +28,7 @@ from gpt_numpy.workshop.tokenizers import CharTokenizer, Tokenizer
 from gpt_numpy.workshop.weights import initial_weights, parameter_count
 
 MOST = 64  # characters of a text, and numbers of a head
-WORK = 6e10  # for differences: some ten seconds on two cores
+WORK = 4e10  # for differences: some ten seconds on two cores
 LIVELY = 10.0  # a fresh model's matrices, times what training starts from: there attention would be flat
 
 
@@ -51,6 +51,10 @@ def explain(program: Program, arguments: Sequence[str]) -> int:
     group.add_argument("--entry", metavar="ENTRY", help='the account of one number here: "dS[3,1]", "dW_q[0,5]", "L"')
     group.add_argument("--show", metavar="NAME", help="a matrix as a heatmap here: dS, P, dW_q, ...; list: all names")
     group.add_argument("--out", metavar="FILE", help="the page (default attention.html)")
+    group.add_argument(
+        "--differences", metavar="N",
+        help="how many numbers the page checks by a difference of the loss, too; all: each (default some ten seconds)",
+    )  # fmt: skip
     given = parser.given(arguments)
 
     console = Console()
@@ -59,7 +63,9 @@ def explain(program: Program, arguments: Sequence[str]) -> int:
     if "entry" in given or "show" in given:
         _in_terminal(console, trace, subject, given)
     if "out" in given or not ("entry" in given or "show" in given):
-        _on_a_page(console, trace, subject, Path(given.get("out", "attention.html")))
+        total = sum(len(visible_entries(trace, name)) for name in checkable(trace))
+        most = min(total, _differences(given, subject.problem, total))
+        _on_a_page(console, trace, subject, Path(given.get("out", "attention.html")), most, total)
     return 0
 
 
@@ -198,12 +204,10 @@ def _or(names: Sequence[str]) -> str:
 # ---- on a page --------------------------------------------------------------------------------------------------
 
 
-def _on_a_page(console: Console, trace: Trace, subject: Subject, out: Path) -> None:
+def _on_a_page(console: Console, trace: Trace, subject: Subject, out: Path, most: int, total: int) -> None:
     if out.is_dir() or not out.parent.is_dir():
         raise WrongUse(f"{out} cannot be written; give a file in a folder that exists by --out")
-    total = sum(len(visible_entries(trace, name)) for name in checkable(trace))
-    most, done = min(total, _affordable(subject.problem)), 0
-    torch = by_torch(subject.problem)
+    torch, done = by_torch(subject.problem), 0
 
     with console.bar("differences of the loss", most) as bar:
 
@@ -230,18 +234,23 @@ def _on_a_page(console: Console, trace: Trace, subject: Subject, out: Path) -> N
     console.say(f'in the terminal: {subject.command} --entry "dS[1,0]"')
 
 
-def _affordable(problem: Problem) -> int:
-    """How many differences to take."""
-    return int(WORK / (len(problem.ids) * (parameter_count(problem.config) + 60_000)))
+def _differences(given: Given, problem: Problem, total: int) -> int:
+    """How many to take."""
+    wanted: str = given.get("differences", "")
+    if wanted == "all":
+        return total
+    if wanted and not wanted.isdecimal():
+        raise WrongUse(f"--differences {wanted}: give a whole number, or all")
+    return int(wanted or WORK / (len(problem.ids) * (parameter_count(problem.config) + 60_000)))
 
 
 def _show_verdict(console: Console, found: Verdict, total: int) -> None:
     torch = "formula, tape and torch" if found.has_torch else "formula and tape (torch is not installed)"
     some = "" if found.differences == total else f" for {found.differences:,} of them"
+    slopes = f"differences of the loss{some} {found.slopes:.0e}" if found.differences else "no differences were taken"
     console.say(
-        f"checked: {found.entries:,} gradients; {torch} are {found.exact:.0e} apart at most, "
-        f"differences of the loss{some} {found.slopes:.0e}",
-        None if not found.wrong else "bold red",
+        f"checked: {found.entries:,} gradients; {torch} are {found.exact:.0e} apart at most, {slopes}",
+        "bold red" if found.wrong else None,
     )
     if found.wrong:
         console.say(f"WRONG: {found.wrong:,} of them do not agree; the page shows which", "bold red")

@@ -5,7 +5,7 @@ data after them, as JSON: for each quantity its formula and its terms, and its n
 
     numbers       float64, or float32 where that loses nothing
     torch         what torch has beyond the tape's number, in float32
-    difference    the same for the difference quotient; NaN where none was taken
+    difference    the same for the difference quotient, of all entries or of those that `measured` counts
 """
 
 import base64
@@ -84,15 +84,15 @@ def _numbers(trace: Trace, name: str, torch: Array | None, checked: Checked | No
         with np.errstate(invalid="ignore"):  # above the mask S is -inf in both
             packed["torch"] = _packed(np.where(torch == numbers, 0.0, torch - numbers).astype(np.float32))
     if checked is not None and len(checked.slopes):
-        beyond = np.full(numbers.shape, np.nan, np.float32)
-        at = tuple(checked.places.T)
-        beyond[at] = checked.slopes - numbers[at]
+        beyond = (checked.slopes - numbers[tuple(checked.places.T)]).astype(np.float32)
         packed["difference"] = _packed(beyond)
+        if len(beyond) < numbers.size:
+            packed["measured"] = _packed(np.ravel_multi_index(tuple(checked.places.T), numbers.shape))
     return packed
 
 
 def _packed(array: Array) -> str:
-    """Base64 of little-endian floats, 4 bytes each (marked by a comma in front) or 8."""
+    """Base64 of little-endian floats, 4 bytes each (marked by a comma in front) if these can hold them, or 8."""
     short = array.astype("<f4")
     if np.array_equal(short, array, equal_nan=True):
         return "," + base64.b64encode(short.tobytes()).decode("ascii")

@@ -9,7 +9,8 @@ const NAMED = /([A-Za-z]\w*)\[([^\]]*)\]/g;
  * parts                 { sign, factors: [{ name, index, value }], value }; of a share, the e^x that it is a share of
  * total                 of the parts, added up in their order
  * formula               what the formula gives; null where it is not a sum
- * size                  the sum of the parts without their signs: what rounding errors go by
+ * size                  what rounding errors go by: the parts without their signs, and no less than a thousandth of the
+ *                       largest entry, since a product alone can still come from numbers that nearly cancelled
  * isMissing             whether a number that it needs is not on this page
  */
 function accountOf({ name, index }) {
@@ -19,7 +20,8 @@ function accountOf({ name, index }) {
   const parts = quantity.kind === "share" ? exponentials(quantity, at) : products(quantity, at);
   parts.sort((one, other) => Math.abs(other.value) - Math.abs(one.value));
   const total = parts.reduce((sum, part) => sum + part.value, 0);
-  const size = quantity.kind !== "sum" ? Math.abs(value) : parts.reduce((sum, part) => sum + Math.abs(part.value), 0);
+  const sizes = quantity.kind !== "sum" ? Math.abs(value) : parts.reduce((sum, part) => sum + Math.abs(part.value), 0);
+  const size = Math.max(sizes, quantity.largest / 1000);
   const formula = quantity.kind === "sum" ? total : quantity.kind === "share" ? shareOf(quantity, index, total) : null;
   const isMissing = value === undefined || Number.isNaN(total);
   return { quantity, index, at, value, parts, total, formula, size, isMissing };

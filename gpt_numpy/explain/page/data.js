@@ -34,11 +34,21 @@ class Quantity {
 
   /** "numbers", or what the ways "torch" and "difference" have beyond them; null for what is not on this page. */
   read(what) {
-    const text = this.packed[what];
-    return this.unpacked[what] ??= text === undefined ? null : unpacked(text);
+    if (this.packed[what] === undefined) return null;
+    return this.unpacked[what] ??= what === "difference" ? this.differences() : unpacked(this.packed[what]);
+  }
+
+  /** NaN where none was taken. */
+  differences() {
+    const taken = unpacked(this.packed.difference), places = this.read("measured");
+    if (!places) return taken;
+    const all = new Float64Array(this.rows * this.cols).fill(NaN);
+    places.forEach((place, n) => { all[place] = taken[n]; });
+    return all;
   }
 
   get numbers() { return this.read("numbers"); }
+  get largest() { return largestOf(this.numbers ?? []); }
   at(index, what = "numbers") { return this.read(what)?.[this.flat(index)]; }
   flat(index) { return index.length === 2 ? index[0] * this.cols + index[1] : index[0] ?? 0; }
   index(row, col) { return this.shape.length === 2 ? [row, col] : this.shape.length ? [col] : []; }
