@@ -174,7 +174,7 @@ def test_explain_reads_the_gradients_of_a_trained_model(here: Path, capsys: pyte
     out = capsys.readouterr().out
     assert "i = 3 'e', j = 1 'a'" in out
     assert "they agree" in out
-    assert "--run latest --layer 0 --head 1 --entry" in out  # leads on in the same model
+    assert "--run=latest --layer 0 --head 1 --entry" in out  # leads on in the same model
 
 
 @pytest.mark.parametrize(

@@ -398,7 +398,7 @@ def test_every_kind_of_matrix_fits_the_terminal(
     ("arguments", "said"),
     [
         ([""], "TEXT has 0 characters; give 2 to 64"),
-        (["a"], "TEXT has 1 characters"),
+        (["a"], "TEXT has 1 character;"),
         (["x" * 65], "TEXT has 65 characters"),
         ([], "TEXT; see gpt-numpy explain --help"),
         (["abc", "--entry", "dS[0,1]"], "--entry dS[0,1] lies above the mask: position 0 does not look ahead to 1"),

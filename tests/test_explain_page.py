@@ -15,8 +15,8 @@ import pytest
 from gpt_numpy.cli import PROGRAM
 from gpt_numpy.explain import command
 from gpt_numpy.explain.account import account
-from gpt_numpy.explain.command import subject_of
 from gpt_numpy.explain.page import FOLDER, SCRIPTS, embedded
+from gpt_numpy.explain.subject import subject_of
 from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.commands import run
 

@@ -1,35 +1,27 @@
-"""gpt-numpy explain: which text, which model, which head, and where the explanation goes."""
+"""gpt-numpy explain: its flags, and where the explanation goes."""
 
 import difflib
 import re
 import shlex
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from gpt_numpy.config import GPTConfig
 from gpt_numpy.explain import terminal
 from gpt_numpy.explain.account import account
 from gpt_numpy.explain.checks import Verdict, by_torch, check_all, checkable, four_ways, verdict, visible_entries
 from gpt_numpy.explain.formulas import MASKED, Quantity
 from gpt_numpy.explain.page import contents, write_page
 from gpt_numpy.explain.problem import Problem
+from gpt_numpy.explain.subject import MOST, Subject, subject_of
 from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.flags import Given, Parser
 from gpt_numpy.workshop.program import Command, Program
-from gpt_numpy.workshop.runs import find_run
-from gpt_numpy.workshop.starting import load_engine
-from gpt_numpy.workshop.tokenizers import CharTokenizer, Tokenizer
-from gpt_numpy.workshop.weights import initial_weights, parameter_count
+from gpt_numpy.workshop.weights import parameter_count
 
-MOST = 64  # characters of a text, and numbers of a head
 WORK = 4e10  # for differences: some ten seconds on two cores
-LIVELY = 10.0  # a fresh model's matrices, times what training starts from: there attention would be flat
 
 
 def explain(program: Program, arguments: Sequence[str]) -> int:
@@ -67,79 +59,6 @@ def explain(program: Program, arguments: Sequence[str]) -> int:
         most = min(total, _differences(given, subject.problem, total))
         _on_a_page(console, trace, subject, Path(given.get("out", "attention.html")), most, total)
     return 0
-
-
-# ---- what is explained ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Subject:
-    problem: Problem
-    text: str
-    reads: list[str]  # what stands at each position, to be shown
-    vocabulary: list[str]
-    model: str  # which one, in a phrase
-    command: str  # that explains the same again
-
-
-def subject_of(program: Program, given: Given) -> Subject:
-    text = given["text"]
-    if not 2 <= len(text) <= MOST:
-        raise WrongUse(
-            f"TEXT has {len(text)} characters; give 2 to {MOST}: all but the last are read, each next guessed"
-        )
-    named = [program.name, "explain", shlex.quote(text)]
-    if "run" in given:
-        if "seed" in given:
-            raise WrongUse("--seed is for a fresh model; a run has its weights")
-        checkpoint = find_run(given["run"]).checkpoint(given.get("checkpoint", "best"))
-        tokenizer, config = checkpoint.tokenizer, checkpoint.state.config
-        weights = load_engine(program, checkpoint, {}, to_train=False).weights()
-        model = f"{checkpoint.folder}, step {checkpoint.state.step}"
-        named += ["--run", shlex.quote(given["run"])]
-        named += ["--checkpoint", given["checkpoint"]] if "checkpoint" in given else []
-    else:
-        if "checkpoint" in given:
-            raise WrongUse("--checkpoint is of a run; name it by --run")
-        seed = given.get("seed", 0)
-        if seed < 0:
-            raise WrongUse(f"--seed is at least 0, not {seed}")
-        tokenizer = CharTokenizer(text)
-        config = GPTConfig(vocab_size=tokenizer.vocab_size, block_size=MOST, n_layer=2, n_head=2, n_embd=16)
-        drawn = initial_weights(config, seed)
-        weights = {name: array * LIVELY if array.ndim == 2 else array for name, array in drawn.items()}
-        model = f"a small fresh model, seed {seed}"
-        named += ["--seed", str(seed)] if seed else []
-    layer, head = _chosen(given, "layer", config.n_layer), _chosen(given, "head", config.n_head)
-    if config.n_embd // config.n_head > MOST:
-        raise WrongUse(f"the heads of {model} have {config.n_embd // config.n_head} numbers; up to {MOST} can be shown")
-    ids = tokenizer.encode(text).astype(np.int64)
-    if not 2 <= len(ids) <= config.block_size + 1:
-        raise WrongUse(f"TEXT is {len(ids)} tokens of {model}, which takes 2 to {config.block_size + 1}")
-    weights = {"lm_head.weight": weights["tok_emb.weight"], **weights}
-    problem = Problem(
-        config, {name: array.astype(np.float64) for name, array in weights.items()}, ids[:-1], ids[1:], layer, head
-    )
-    vocabulary = [_shown(tokenizer, token) for token in range(tokenizer.vocab_size)]
-    named += ["--layer", str(layer), "--head", str(head)]
-    described = f"{model}: {config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide"
-    return Subject(problem, text, [vocabulary[i] for i in ids[:-1]], vocabulary, described, " ".join(named))
-
-
-def _chosen(given: Given, name: str, count: int) -> int:
-    chosen: int = given.get(name, 0)
-    if not 0 <= chosen < count:
-        raise WrongUse(f"--{name} {chosen}: the model has {count}, counted from 0 to {count - 1}")
-    return chosen
-
-
-def _shown(tokenizer: Tokenizer, token: int) -> str:
-    """A token so that it can be seen."""
-    text = tokenizer.decode([token]).decode("utf-8", "replace")
-    return "".join(_SIGNS.get(c, c if c.isprintable() else "\N{REPLACEMENT CHARACTER}") for c in text)
-
-
-_SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥"}
 
 
 # ---- in the terminal --------------------------------------------------------------------------------------------

@@ -1,0 +1,108 @@
+"""Which text in which model is to be explained, from the command line."""
+
+import shlex
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpt_numpy.config import GPTConfig
+from gpt_numpy.explain.problem import Problem
+from gpt_numpy.workshop.engine import Arrays
+from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.flags import Given
+from gpt_numpy.workshop.program import Program
+from gpt_numpy.workshop.runs import find_run
+from gpt_numpy.workshop.starting import load_engine
+from gpt_numpy.workshop.tokenizers import CharTokenizer, Tokenizer
+from gpt_numpy.workshop.weights import initial_weights
+
+MOST = 64  # characters of a text, and numbers of a head
+LIVELY = 10.0  # a fresh model's matrices, times what training starts from: there attention would be flat
+
+
+@dataclass(frozen=True)
+class Subject:
+    problem: Problem
+    text: str
+    reads: list[str]  # what stands at each position, to be shown
+    vocabulary: list[str]
+    model: str  # which one, in a phrase
+    command: str  # that explains the same again
+
+
+@dataclass(frozen=True)
+class Model:
+    config: GPTConfig
+    weights: Arrays
+    tokenizer: Tokenizer
+    name: str
+    flags: list[str]  # that choose it
+
+
+def subject_of(program: Program, given: Given) -> Subject:
+    text = given["text"]
+    if not 2 <= len(text) <= MOST:
+        have = f"TEXT has {len(text)} character{'s' * (len(text) != 1)}"
+        raise WrongUse(f"{have}; give 2 to {MOST}: all but the last are read, and after each the next is guessed")
+    model = _trained(program, given) if "run" in given else _fresh(text, given)
+    config = model.config
+    layer, head = _chosen(given, "layer", config.n_layer), _chosen(given, "head", config.n_head)
+    if config.n_embd // config.n_head > MOST:
+        raise WrongUse(f"the heads of {model.name} have {config.n_embd // config.n_head} numbers; up to {MOST} can be "
+                       "shown")  # fmt: skip
+    ids = model.tokenizer.encode(text).astype(np.int64)
+    if not 2 <= len(ids) <= config.block_size + 1:
+        raise WrongUse(f"TEXT is {len(ids)} tokens of {model.name}, which takes 2 to {config.block_size + 1}")
+    weights = {"lm_head.weight": model.weights["tok_emb.weight"], **model.weights}  # where the two are tied
+    doubles = {name: array.astype(np.float64) for name, array in weights.items()}
+    vocabulary = [_shown(model.tokenizer, token) for token in range(model.tokenizer.vocab_size)]
+    flags = [*model.flags, "--layer", str(layer), "--head", str(head)]
+    return Subject(
+        Problem(config, doubles, ids[:-1], ids[1:], layer, head),
+        text,
+        [vocabulary[token] for token in ids[:-1]],
+        vocabulary,
+        f"{model.name}: {config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide",
+        shlex.join([program.name, "explain", text, *flags]),
+    )
+
+
+def _trained(program: Program, given: Given) -> Model:
+    if "seed" in given:
+        raise WrongUse("--seed is for a fresh model; a run has its weights")
+    checkpoint = find_run(given["run"]).checkpoint(given.get("checkpoint", "best"))
+    weights = load_engine(program, checkpoint, {}, to_train=False).weights()
+    flags = [f"--{name}={given[name]}" for name in ("run", "checkpoint") if name in given]
+    name = f"{checkpoint.folder}, step {checkpoint.state.step}"
+    return Model(checkpoint.state.config, weights, checkpoint.tokenizer, name, flags)
+
+
+def _fresh(text: str, given: Given) -> Model:
+    """One that has learned nothing and knows the characters of the text, which it may meet anywhere."""
+    if "checkpoint" in given:
+        raise WrongUse("--checkpoint is of a run; name it by --run")
+    seed = given.get("seed", 0)
+    if seed < 0:
+        raise WrongUse(f"--seed is at least 0, not {seed}")
+    tokenizer = CharTokenizer(text)
+    config = GPTConfig(vocab_size=tokenizer.vocab_size, block_size=MOST, n_layer=2, n_head=2, n_embd=16)
+    drawn = initial_weights(config, seed)
+    weights = {name: array * LIVELY if array.ndim == 2 else array for name, array in drawn.items()}
+    flags = ["--seed", str(seed)] if seed else []
+    return Model(config, weights, tokenizer, f"a small fresh model, seed {seed}", flags)
+
+
+def _chosen(given: Given, name: str, count: int) -> int:
+    chosen: int = given.get(name, 0)
+    if not 0 <= chosen < count:
+        raise WrongUse(f"--{name} {chosen}: the model has {count}, counted from 0 to {count - 1}")
+    return chosen
+
+
+def _shown(tokenizer: Tokenizer, token: int) -> str:
+    """A token so that it can be seen."""
+    text = tokenizer.decode([token]).decode("utf-8", "replace")
+    return "".join(_SIGNS.get(c, c if c.isprintable() else "\N{REPLACEMENT CHARACTER}") for c in text)
+
+
+_SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥"}
