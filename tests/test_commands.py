@@ -15,10 +15,11 @@ import pytest
 
 from gpt_numpy import GPTConfig
 from gpt_numpy.cli import PROGRAM
+from gpt_numpy.engine import Engine
 from gpt_numpy.workshop import download
 from gpt_numpy.workshop.commands import run
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.runs import Run
+from gpt_numpy.workshop.runs import Run, find_run
 
 ROOT = Path(__file__).parent.parent
 PLAY = "".join(f"SCENE {i}.\nEnter ROMEO, who says {i * i}: farewell!\n" for i in range(60))
@@ -174,7 +175,14 @@ def test_explain_reads_the_gradients_of_a_trained_model(here: Path, capsys: pyte
     out = capsys.readouterr().out
     assert "i = 3 'e', j = 1 'a'" in out
     assert "they agree" in out
-    assert "--run=latest --layer 0 --head 1 --entry" in out  # leads on in the same model
+    assert "--checkpoint best --layer 0 --head 1 --entry" in out  # leads on in the same model
+    checkpoint = find_run("latest").checkpoint("best")
+    engine = Engine(checkpoint.state.config)
+    engine.load(checkpoint.weights(), {}, 0)
+    ids = checkpoint.tokenizer.encode("farewell!")
+    assert run(PROGRAM, ["explain", "farewell!", *chosen, "--entry", "L"]) == 0
+    loss = float(capsys.readouterr().out.split()[2])
+    assert loss == pytest.approx(engine.loss(ids[None, :-1], ids[None, 1:]), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +190,7 @@ def test_explain_reads_the_gradients_of_a_trained_model(here: Path, capsys: pyte
     [
         ("fare ☃", [], "the character '☃' (U+2603 SNOWMAN) is not among the"),
         ("farewell! farewell!", [], "is 19 tokens of"),
-        ("farewell!", ["--layer", "1"], "--layer 1: the model has 1, counted from 0 to 0"),
+        ("farewell!", ["--layer", "1"], "--layer 1: the model has 1 layer, counted from 0 to 0"),
         ("farewell!", ["--seed", "1"], "--seed is for a fresh model"),
     ],
 )

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +13,19 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
+from gpt_numpy import GPTConfig
 from gpt_numpy.cli import PROGRAM
 from gpt_numpy.explain import command
 from gpt_numpy.explain.account import account
-from gpt_numpy.explain.page import FOLDER, SCRIPTS, embedded
+from gpt_numpy.explain.checks import BEND, EXACT, by_torch, check_all
+from gpt_numpy.explain.differences import resolution
+from gpt_numpy.explain.page import FOLDER, SCRIPTS, contents, embedded, write_page
+from gpt_numpy.explain.problem import Problem
 from gpt_numpy.explain.subject import subject_of
 from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.weights import initial_weights
+from tests.problems import moved
 
 playwright = pytest.importorskip("playwright.sync_api")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -138,6 +145,49 @@ def pairs(page: Any, selector: str, first: str, second: str) -> list[tuple[str, 
     return list(zip(all_of(page, selector, first), all_of(page, selector, second), strict=True))
 
 
+def test_an_account_says_all(reader: Reader, trace: Trace) -> None:
+    reader.go("#dS[3,1]")
+    page, found = reader.page, account(trace, "dS", (3, 1))
+    assert "“b” at 3 looks at “o” at 1" in page.text_content("#account")
+    derivation = page.text_content("#account .derivation")
+    for factor in found.parts[0].factors:
+        assert f"{factor.value:.4g}" in derivation
+    assert page.text_content("tr[data-term]:last-child td:last-child") == page.text_content("#account [data-total]")
+    users = [
+        name for name, one in trace.quantities.items() if any(f.name == "dS" for t in one.terms for f in t.factors)
+    ]
+    assert {href.partition("[")[0] for href in links(page, "#account .uses a")} == set(users) == {"dQ", "dK"}
+    assert set(all_of(page, "figure[data-lit]", "figure")) == {
+        factor.entry.name for p in found.parts for factor in p.factors
+    }
+
+
+def links(page: Any, selector: str) -> list[str]:
+    """The entries that links lead to."""
+    return [decoded(link.get_attribute("href")).partition("&")[0] for link in page.query_selector_all(selector)]
+
+
+def test_the_command_of_an_entry_gives_the_same_number(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:
+    reader.go("#dK[5,3]")
+    command = shlex.split(reader.page.text_content("#account pre"))
+    capsys.readouterr()
+    assert run(PROGRAM, command[1:]) == 0
+    assert f"{reader.number('#account [data-way=tape]', 'value'):.6g}" in capsys.readouterr().out
+
+
+def test_it_suggests_the_largest(reader: Reader, trace: Trace) -> None:
+    reader.open()
+    for link in links(reader.page, "#suggestions a"):
+        name, *index = re.findall(r"\w+", link)
+        numbers = np.abs(trace.numbers[name])
+        assert numbers[tuple(map(int, index))] == numbers.max()
+    assert len(links(reader.page, "#suggestions a")) == 4
+
+
+def test_arrows_lead_from_matrix_to_matrix(reader: Reader) -> None:
+    assert len(reader.page.query_selector_all("#flow > svg > path")) > 20
+
+
 def test_every_quantity_opens_and_nothing_is_wrong(reader: Reader, trace: Trace) -> None:
     for quantity in trace.quantities.values():
         shape = trace.numbers[quantity.name].shape
@@ -173,18 +223,44 @@ def test_its_own_arithmetic_agrees_with_the_file(reader: Reader) -> None:
     assert reader.number("#own", "largest") < 1e-13
 
 
+@pytest.mark.parametrize(("name", "index"), [("dS", (3, 1)), ("dU_mlp0", "the smallest")])
+@pytest.mark.parametrize("way", ["torch", "difference"])
+@pytest.mark.parametrize("beyond", [0.5, 2.0])
+def test_the_page_allows_what_python_allows(
+    name: str, index: Any, way: str, beyond: float, browser: Any, file: Path, trace: Trace, tmp_path: Path
+) -> None:
+    """A number in the file is changed, by half of what is allowed and by twice as much."""
+    if index == "the smallest":  # made of one product that is nothing beside the others
+        index = tuple(int(n) for n in np.unravel_index(np.abs(trace.numbers[name]).argmin(), trace.numbers[name].shape))
+    size = account(trace, name, index).size
+    allowed = EXACT * size if way == "torch" else BEND * size + resolution(trace)
+    reader = Reader(browser, changed(file, tmp_path, name, way, index, beyond * allowed))
+    reader.go(f"#{name}[{','.join(map(str, index))}]")
+    assert all_of(reader.page, "#account [data-way].wrong", "way") == ([way] if beyond > 1 else [])
+    relative = reader.number(f"#account [data-way={way}]", "relative")
+    assert relative == pytest.approx(beyond * allowed / size, rel=0.35)  # the right number is not quite right either
+
+
+def changed(file: Path, folder: Path, name: str, way: str, index: tuple[int, ...], amount: float) -> Path:
+    """The page with one number changed."""
+    before, text, after = parts_of(file)
+    data = json.loads(text)
+    record = next(one for one in data["quantities"] if one["name"] == name)
+    numbers = unpacked(record[way])
+    place = int(np.ravel_multi_index(index, record["shape"]))
+    if way == "difference" and "measured" in record:
+        place = int(np.flatnonzero(unpacked(record["measured"]) == place)[0])
+    numbers[place] += amount
+    record[way] = base64.b64encode(numbers.tobytes()).decode("ascii")
+    page = folder / "changed.html"
+    page.write_text(before + embedded(data) + after, encoding="utf-8")
+    return page
+
+
 @pytest.mark.parametrize("way", ["torch", "difference", "numbers"])
 def test_what_is_wrong_in_the_file_is_shown_as_wrong(way: str, browser: Any, file: Path, tmp_path: Path) -> None:
     """One number of dS in the file is changed: the account says so, and the page's own arithmetic too."""
-    before, text, after = parts_of(file)
-    data = json.loads(text)
-    record = next(one for one in data["quantities"] if one["name"] == "dS")
-    numbers = unpacked(record[way])
-    numbers[3 * 12 + 1] += 1e-4
-    record[way] = base64.b64encode(numbers.tobytes()).decode("ascii")
-    changed = tmp_path / "changed.html"
-    changed.write_text(before + embedded(data) + after, encoding="utf-8")
-    reader = Reader(browser, changed)
+    reader = Reader(browser, changed(file, tmp_path, "dS", way, (3, 1), 1e-4))
     reader.go("#dS[3,1]")
     wrong = all_of(reader.page, "#account [data-way].wrong", "way")
     assert wrong == {"torch": ["torch"], "difference": ["difference"], "numbers": ["tape", "torch", "difference"]}[way]
@@ -233,7 +309,7 @@ def broken_by_numpy(trace: Trace, mistake: str) -> dict[str, Any]:
     uses = [dQ @ n["W_q"], dK @ n["W_k"], dV @ n["W_v"]]
     dX = uses[2] if mistake == "equals" else sum(uses)
     return {
-        "dP": dP, "dV": dV, "dS": dS, "dQ": dQ, "dK": dK, "dX": dX + n["dX_others"], "dW_o": n["dY"].T @ O,
+        "dP": np.tril(dP), "dV": dV, "dS": dS, "dQ": dQ, "dK": dK, "dX": dX + n["dX_others"], "dW_o": n["dY"].T @ O,
         **{f"dW_{x}": d.T @ n["X"] for x, d in zip("qkv", (dQ, dK, dV), strict=True)},
         **{f"db_{x}": d.sum(0) for x, d in zip("qkv", (dQ, dK, dV), strict=True)},
     }  # fmt: skip
@@ -249,7 +325,12 @@ def test_a_mistake_makes_wrong_what_it_makes_wrong_in_numpy(mistake: str, reader
         right = trace.numbers[name]
         off = np.abs(numbers - right) > 1e-9 * np.abs(right).max() + 1e-15
         assert int(wrong.get(name, 0)) == off.sum(), name
-    assert any(int(count) for count in wrong.values())
+    agrees = dict(pairs(reader.page, "tr[data-agrees]", "broken", "agrees"))
+    assert len(agrees) == 15
+    for name, verdict in agrees.items():  # a forgotten mask is in the forward pass too, where differences follow it
+        assert verdict == ("true" if mistake == "mask" or not int(wrong[name]) else "false"), name
+    assert ("BROKEN" in reader.page.text_content("#causality")) == (mistake == "mask")
+    assert ("NOT" in reader.page.text_content("#sums")) == (mistake == "rowsum")
     reader.page.uncheck(f"input[name=break][value={mistake}]")
     assert "break" not in decoded(reader.page.url)
     assert not [count for count in all_of(reader.page, "tr[data-broken]", "wrong") if int(count)]
@@ -308,7 +389,7 @@ def test_every_matrix_is_announced(reader: Reader) -> None:
         name = box.get_attribute("data-matrix")
         label = box.get_attribute("aria-label")
         assert name.split("_")[0].lstrip("d") in label
-        assert re.search(r"\d", label)
+        assert re.search(r"\d|single", label)
     page.focus("[data-matrix=dS]")
     page.keyboard.press("ArrowDown")
     page.wait_for_timeout(200)
@@ -411,3 +492,47 @@ def test_nothing_is_fetched(file: Path) -> None:
 
 def test_all_files_of_the_page_are_in_it() -> None:
     assert {path.name for path in FOLDER.iterdir()} == {*SCRIPTS, "page.html", "style.css"}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"bias": False, "tie_weights": True, "n_head": 1, "n_layer": 1}, {"gelu": "tanh", "n_layer": 3}]
+)
+def test_other_models_fit_the_page(changes: dict[str, Any], browser: Any, tmp_path: Path) -> None:
+    config = GPTConfig(**{"vocab_size": 3, "block_size": 4, "n_layer": 2, "n_head": 2, "n_embd": 8, **changes})
+    layer = config.n_layer - 1
+    problem = Problem(config, doubles(config), np.array([0, 1, 2, 1]), np.array([1, 2, 1, 0]), layer, config.n_head - 1)
+    reader = Reader(browser, page_of(problem, tmp_path))
+    assert reader.number("#own", "largest") < 1e-13
+    for name in ("dS[2,1]", "dX[1,3]", "dR[3,3]", "dY[0,0]", "P[3,2]"):
+        reader.go(f"#{name}")
+        assert reader.page.query_selector("#account [data-total]")
+        assert not reader.page.query_selector_all("#account .wrong")
+    assert reader.complaints == []
+
+
+def test_numbers_that_are_none_are_shown_as_wrong(browser: Any, tmp_path: Path) -> None:
+    config = GPTConfig(vocab_size=3, block_size=4, n_layer=1, n_head=2, n_embd=8)
+    weights = doubles(config)
+    weights["blocks.0.attn.c_attn.weight"][0, 0] = np.nan
+    reader = Reader(browser, page_of(Problem(config, weights, np.arange(3), np.arange(3), 0, 0), tmp_path))
+    assert not reader.number("#own", "largest") < 1
+    reader.go("#dS[2,1]")
+    assert set(all_of(reader.page, "#account [data-way].wrong", "way")) >= {"tape", "torch"}
+    assert "NaN" in reader.page.text_content("#account")
+    assert reader.complaints == []
+
+
+def doubles(config: GPTConfig) -> dict[str, Any]:
+    weights = {
+        name: array.astype(np.float64) for name, array in moved(initial_weights(config, 0), config, 1, 0.3).items()
+    }
+    return {"lm_head.weight": weights["tok_emb.weight"], **weights}
+
+
+def page_of(problem: Problem, folder: Path) -> Path:
+    trace, torch = Trace(problem), by_torch(problem)
+    labels = [str(n) for n in range(problem.config.vocab_size)]
+    about = {"text": "012", "reads": [labels[n] for n in problem.ids], "vocabulary": labels, "model": "a model",
+             "command": ["gpt-numpy explain 012", ""], "torch": True}  # fmt: skip
+    write_page(folder / "page.html", contents(trace, torch, check_all(trace, torch, 10**9), about))
+    return folder / "page.html"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpt_numpy.explain.formulas import MASKED, Entry, Quantity, Term
+from gpt_numpy.explain.formulas import MASKED, Entry, Quantity, Term, entries
 from gpt_numpy.explain.trace import Trace
 from minitensor.op import Array
 
@@ -30,7 +30,7 @@ class Account:
     quantity: Quantity
     at: dict[str, int]  # the number of each index
     value: float  # as the tape has it
-    parts: tuple[Part, ...]  # largest first; of a share, the e^x that it is a share of
+    parts: tuple[Part, ...]  # largest first; of a share, e^(x - the largest x) for all that share
     total: float  # of the parts
     formula: float | None  # what the formula gives; None where it is not a sum
     size: float  # what rounding errors go by: the sizes of the parts, and no less than `floor`
@@ -54,12 +54,17 @@ def account(trace: Trace, name: str, index: tuple[int, ...]) -> Account:
     at = dict(zip(quantity.indices, index, strict=True))
     value = float(trace.numbers[name][index])
     if quantity.kind == "share":
-        exponents = trace.numbers[quantity.formula[2]][index[0]]  # e^S[i,j] / ...
-        parts = [Part(1, (Factor(Entry(quantity.formula[2], (str(index[0]), str(k))), x),), math.exp(x))
-                 for k, x in enumerate(exponents.tolist()) if x != -math.inf]  # fmt: skip
+        source = entries(quantity.formula)[0].name
+        exponents = trace.numbers[source][index[0]]
+        powers = np.exp(exponents - exponents.max())  # the shares are the same, and no power is too large
+        parts = [
+            Part(1, (Factor(Entry(source, (str(index[0]), str(k))), float(x)),), float(powers[k]))
+            for k, x in enumerate(exponents)
+            if x != -math.inf
+        ]
         total = math.fsum(part.value for part in parts)
-        share = math.exp(exponents[index[1]]) / total
-        return Account(quantity, at, value, _sorted(parts), total, share, max(value, floor(trace, name)))
+        share = float(powers[index[1]]) / total
+        return Account(quantity, at, value, _sorted(parts), total, share, max(abs(value), floor(trace, name)))
     parts = [part for term in quantity.terms for part in _parts(trace, term, at)]
     total = math.fsum(part.value for part in parts)
     size = math.fsum(abs(part.value) for part in parts) or abs(value)
@@ -80,9 +85,9 @@ def _sorted(parts: list[Part]) -> tuple[Part, ...]:
 def _parts(trace: Trace, term: Term, at: dict[str, int]) -> list[Part]:
     parts = []
     for k in range(_length(trace, term)):
-        entries = [placed(entry, {**at, term.over: k}) for entry in term.factors]
-        if not any(is_hidden(entry) for entry in entries):
-            factors = tuple(Factor(entry, number(trace, entry)) for entry in entries)
+        named = [placed(entry, {**at, term.over: k}) for entry in term.factors]
+        if not any(is_hidden(entry) for entry in named):
+            factors = tuple(Factor(entry, number(trace, entry)) for entry in named)
             parts.append(Part(term.sign, factors, term.sign * math.prod(factor.value for factor in factors)))
     return parts
 
@@ -108,12 +113,15 @@ def number(trace: Trace, entry: Entry) -> float:
 
 
 def sums(trace: Trace, quantity: Quantity) -> tuple[Array, Array]:
-    """What the formula gives for every entry at once, and the size of each as in an account."""
+    """What the formula gives for every entry at once, and the size of each as in an account.
+
+    What lies above the mask is 0 in the numbers, so that sums may run over it.
+    """
     everywhere = np.ones(trace.numbers[quantity.name].shape)  # for terms in which an index does not occur
     indices = "".join(quantity.indices)
     total, size = np.zeros_like(everywhere), np.zeros_like(everywhere)
     for term in quantity.terms:
-        arrays = [np.asarray(trace.constants.get(entry.name) or trace.numbers[entry.name]) for entry in term.factors]
+        arrays = [np.asarray({**trace.numbers, **trace.constants}[entry.name]) for entry in term.factors]
         product = f"{','.join(''.join(entry.indices) for entry in term.factors)},{indices}->{indices}"
         total += term.sign * np.einsum(product, *arrays, everywhere)
         size += np.einsum(product, *map(np.abs, arrays), everywhere)

@@ -1,8 +1,9 @@
 """Every gradient four ways: by its formula, by minitensor's tape, by torch, and by a difference quotient of the loss.
 
 The first three are right to rounding, 1e-16 of the largest term or so. A difference quotient of step h is off by about
-h^2 for the bend of the loss, and cannot see what is smaller than the rounding of the loss over h. Both are allowed for,
-and nothing more: what lies beyond is shown as wrong.
+h^2 for the bend of the loss, and cannot see what is smaller than the rounding of the loss over h. Some of both is
+allowed for, and what lies beyond is shown as wrong. (Where the loss bends sharply, with weights a thousand times those
+of a trained model, it can be the difference that is off.)
 """
 
 import math
@@ -22,7 +23,7 @@ from gpt_numpy.explain.problem import Problem
 from gpt_numpy.explain.trace import Trace
 from minitensor.op import Array
 
-EXACT = 1e-10  # allowed between formula, tape and torch, relative to the sum of the sizes of the terms
+EXACT = 1e-10  # allowed between formula, tape and torch, relative to the size (see account.py)
 BEND = 1e-5  # allowed for a difference, relative to the same
 
 
@@ -59,8 +60,9 @@ def by_torch(problem: Problem) -> dict[str, Array]:
         return value
 
     ids, targets = torch.tensor(problem.ids[None]), torch.tensor(problem.targets[None])
-    run(F, Torch(), dict(found), ids, targets, problem.config, note).mean().backward()
-    numbers = {}
+    losses = run(F, Torch(), dict(found), ids, targets, problem.config, note)
+    losses.mean().backward()
+    numbers = {"l": losses.detach().numpy()[0], "L": losses.detach().mean().numpy()}
     for name, (of, part, is_parameter) in problem.places.items():
         tensor, first = found[of], () if is_parameter else (0,)
         numbers[name] = tensor.detach().numpy()[(*first, *part)]
@@ -75,7 +77,7 @@ def by_torch(problem: Problem) -> dict[str, Array]:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to the value of an entry; `relative` is its distance from the formula, by the size of the terms."""
+    """One way to the value of an entry; `relative` is its distance from the formula, by the size of the account."""
 
     label: str
     value: float | None  # None where it does not exist
@@ -94,7 +96,7 @@ def four_ways(trace: Trace, torch: dict[str, Array], account: Account) -> list[W
         is_wrong = not off <= allowed  # NaN is never right
         return Way(label, value, off / account.size if account.size else off, is_wrong, note)
 
-    exact = EXACT * account.size + np.spacing(0.0)
+    exact = EXACT * account.size
     ways = [Way("this formula", account.formula, note="" if account.formula is not None else "not a sum")]
     ways.append(way("minitensor's tape", account.value, exact))
     if quantity.name in torch:
@@ -114,7 +116,7 @@ class Checked:
 
     name: str
     formula: Array
-    size: Array  # the sum of the sizes of the terms
+    size: Array  # what distances are relative to
     torch: Array | None
     places: Array  # the entries of which a difference was taken (N, axes)
     slopes: Array  # and what it gave (N,)
@@ -146,7 +148,7 @@ class Verdict:
     entries: int
     differences: int  # how many were taken
     has_torch: bool
-    exact: float  # the largest distance of tape or torch from the formula, by the size of the terms
+    exact: float  # the largest distance of tape or torch from the formula, relative to the size
     slopes: float  # the same of the differences, beside what they cannot see
     wrong: int  # entries
 
@@ -161,12 +163,12 @@ def verdict(trace: Trace, checked: Sequence[Checked]) -> Verdict:
         for other in others:
             distance = np.abs(other - one.formula)
             is_wrong |= ~(distance <= EXACT * one.size)  # NaN is never right
-            exact = max(exact, float(_relative(distance, one.size).max()))
+            exact = float(np.maximum(exact, _relative(distance, one.size).max()))  # which keeps NaN
         at = tuple(one.places.T)
         if len(one.slopes):
             distance = np.abs(one.slopes - one.formula[at])
             is_wrong[at] |= ~(distance <= BEND * one.size[at] + blind)
-            slopes = max(slopes, float(_relative(distance, one.size[at] + blind / BEND).max()))
+            slopes = float(np.maximum(slopes, _relative(distance, one.size[at] + blind / BEND).max()))
         wrong += int(is_wrong.sum())
     entries = sum(len(visible_entries(trace, one.name)) for one in checked)
     has_torch = all(one.torch is not None for one in checked)

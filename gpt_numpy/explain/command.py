@@ -2,18 +2,18 @@
 
 import difflib
 import re
-import shlex
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from gpt_numpy.explain import terminal
 from gpt_numpy.explain.account import account
-from gpt_numpy.explain.checks import Verdict, by_torch, check_all, checkable, four_ways, verdict, visible_entries
+from gpt_numpy.explain.checks import BEND, Verdict, by_torch, check_all, checkable, four_ways, verdict, visible_entries
 from gpt_numpy.explain.formulas import MASKED, Quantity
 from gpt_numpy.explain.page import contents, write_page
 from gpt_numpy.explain.problem import Problem
-from gpt_numpy.explain.subject import MOST, Subject, subject_of
+from gpt_numpy.explain.subject import MOST, Subject, plain, subject_of
 from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.errors import WrongUse
@@ -21,7 +21,8 @@ from gpt_numpy.workshop.flags import Given, Parser
 from gpt_numpy.workshop.program import Command, Program
 from gpt_numpy.workshop.weights import parameter_count
 
-WORK = 4e10  # for differences: some ten seconds on two cores
+WORK = 4e10  # for differences, in products of two numbers: some ten seconds on two cores
+FUNCTIONS = 60_000  # products that the rest of a small model costs as much as, for each token
 
 
 def explain(program: Program, arguments: Sequence[str]) -> int:
@@ -32,9 +33,16 @@ def explain(program: Program, arguments: Sequence[str]) -> int:
         "Layers, heads, positions and all other indices count from 0.",
     )
     parser.usage = f"{parser.prog} TEXT [flags]"
-    parser.add_argument("text", metavar="TEXT", help=f'up to {MOST} characters, such as "To be, or not"')
+    parser.add_argument(
+        "text", metavar="TEXT",
+        help=f'2 to {MOST} characters, such as "To be, or not"; one that begins with - goes last, after --',
+    )  # fmt: skip
     group = parser.add_argument_group("the model")
-    group.add_argument("--run", metavar="FOLDER", help="a run's folder, or latest (default a small fresh model)")
+    group.add_argument(
+        "--run",
+        metavar="FOLDER",
+        help="a run's folder, or latest (default a small fresh model, which knows the characters of TEXT)",
+    )
     group.add_argument("--checkpoint", choices=("best", "latest"), help="which one of the run (default best)")
     group.add_argument("--layer", metavar="N", type=int, help="whose attention (default 0, the first)")
     group.add_argument("--head", metavar="N", type=int, help="which of its heads (default 0)")
@@ -49,16 +57,30 @@ def explain(program: Program, arguments: Sequence[str]) -> int:
     )  # fmt: skip
     given = parser.given(arguments)
 
+    on_a_page = "out" in given or not ("entry" in given or "show" in given)
+    if "differences" in given and not on_a_page:
+        raise WrongUse("--differences is for a page; --entry takes its own, and --out writes a page too")
+    limit = _limit(given)
     console = Console()
     subject = subject_of(program, given)
     trace = Trace(subject.problem)
     if "entry" in given or "show" in given:
         _in_terminal(console, trace, subject, given)
-    if "out" in given or not ("entry" in given or "show" in given):
+    if on_a_page:
         total = sum(len(visible_entries(trace, name)) for name in checkable(trace))
-        most = min(total, _differences(given, subject.problem, total))
+        most = min(total, _affordable(subject.problem) if limit is None else limit)
         _on_a_page(console, trace, subject, Path(given.get("out", "attention.html")), most, total)
     return 0
+
+
+def _limit(given: Given) -> int | None:
+    """How many differences are wanted; None if that was not said."""
+    wanted: str = given.get("differences", "")
+    if wanted == "all":
+        return sys.maxsize
+    if wanted and not re.fullmatch("[0-9]+", wanted):
+        raise WrongUse(f"--differences {wanted}: give a whole number, or all")
+    return int(wanted) if wanted else None
 
 
 # ---- in the terminal --------------------------------------------------------------------------------------------
@@ -83,7 +105,7 @@ def _in_terminal(console: Console, trace: Trace, subject: Subject, given: Given)
         lead = next(iter(sorted(leads, key=lambda entry: not entry.name.startswith("d"))), None)
         if lead:
             console.say()
-            console.say(f"each factor opens in turn: {subject.command} --entry {shlex.quote(str(lead))}", "dim")
+            console.say(f"each factor opens in turn: {subject.again('--entry', str(lead))}", "dim")
 
 
 def _entry(trace: Trace, text: str) -> tuple[str, tuple[int, ...]]:
@@ -112,7 +134,10 @@ def _example(quantity: Quantity) -> str:
 def _known(trace: Trace, flag: str, name: str) -> str:
     if name in trace.quantities:
         return name
-    near = difflib.get_close_matches(name, trace.quantities, 3)
+    if name.partition("[")[0] in trace.quantities:
+        raise WrongUse(f"--{flag} {name}: a whole matrix is shown; for one number, --entry {name!r}")
+    near = [known for known in trace.quantities if known.lower() == name.lower()]
+    near = near or difflib.get_close_matches(name, trace.quantities, 3)
     raise WrongUse(f"--{flag} {name}: there is no such matrix{f', perhaps {_or(near)}' if near else ''}; --show list")
 
 
@@ -124,7 +149,7 @@ def _or(names: Sequence[str]) -> str:
 
 
 def _on_a_page(console: Console, trace: Trace, subject: Subject, out: Path, most: int, total: int) -> None:
-    if out.is_dir() or not out.parent.is_dir():
+    if not out.name or out.is_dir() or not out.parent.is_dir():
         raise WrongUse(f"{out} cannot be written; give a file in a folder that exists by --out")
     torch, done = by_torch(subject.problem), 0
 
@@ -137,8 +162,8 @@ def _on_a_page(console: Console, trace: Trace, subject: Subject, out: Path, most
 
         checked = check_all(trace, torch, most, told)
     about = {
-        "text": subject.text, "reads": subject.reads, "vocabulary": subject.vocabulary, "model": subject.model,
-        "command": subject.command,
+        "text": plain(subject.text), "reads": subject.reads, "vocabulary": subject.vocabulary, "model": subject.model,
+        "command": subject.command, "torch": bool(torch),
     }  # fmt: skip
     try:
         write_page(out, contents(trace, torch, checked, about))
@@ -150,25 +175,23 @@ def _on_a_page(console: Console, trace: Trace, subject: Subject, out: Path, most
     )
     _show_verdict(console, verdict(trace, checked), total)
     console.say(f"page: {out} ({out.stat().st_size / 1e6:.1f} MB, needs no network); open it in a browser")
-    console.say(f'in the terminal: {subject.command} --entry "dS[1,0]"')
+    index = visible_entries(trace, "dS")[-1]
+    console.say(f"or here, one number: {subject.again('--entry', 'dS[' + ','.join(map(str, index)) + ']')}")
 
 
-def _differences(given: Given, problem: Problem, total: int) -> int:
-    """How many to take."""
-    wanted: str = given.get("differences", "")
-    if wanted == "all":
-        return total
-    if wanted and not wanted.isdecimal():
-        raise WrongUse(f"--differences {wanted}: give a whole number, or all")
-    return int(wanted or WORK / (len(problem.ids) * (parameter_count(problem.config) + 60_000)))
+def _affordable(problem: Problem) -> int:
+    """How many differences to take: each costs about as much as these many products and so many functions do."""
+    of_a_token = parameter_count(problem.config) + FUNCTIONS
+    return int(WORK / (len(problem.ids) * of_a_token))
 
 
 def _show_verdict(console: Console, found: Verdict, total: int) -> None:
     torch = "formula, tape and torch" if found.has_torch else "formula and tape (torch is not installed)"
     some = "" if found.differences == total else f" for {found.differences:,} of them"
-    slopes = f"differences of the loss{some} {found.slopes:.0e}" if found.differences else "no differences were taken"
+    slopes = f"differences of the loss{some} {found.slopes:.0e} ({BEND:.0e} is allowed)"
+    slopes = slopes if found.differences else "no differences were taken"
     console.say(
-        f"checked: {found.entries:,} gradients; {torch} are {found.exact:.0e} apart at most, {slopes}",
+        f"checked: {found.entries:,} gradients; {torch} are {found.exact:.0e} of their terms apart at most, {slopes}",
         "bold red" if found.wrong else None,
     )
     if found.wrong:

@@ -5,12 +5,14 @@ and constants, some of them summed over an index. The terminal and the page show
 Nothing is calculated here: every entry that is named comes from the operations that train, and tests hold the two
 together.
 
-    i, j, k   positions (queries, keys, and those that a sum runs over)      d   the numbers of a head
-    m         channels, the width of the model    u   the MLP's    v   tokens of the vocabulary
-    T         how many positions    C   how many channels    c   1/sqrt(D), for a head of D numbers
+    i, j, k   positions: one that looks, one that is looked at, and one that a sum runs over
+    d         the D numbers of a head      m   the C channels of the stream      u   the numbers inside an MLP
+    v         tokens of the vocabulary     a   another channel, or another token, that a sum runs over
+    T         how many positions           c   1/sqrt(D)
 
 The text passes through the blocks as a stream R, to which each sublayer adds what it makes of it. A gradient goes back
-along the stream unchanged, and each sublayer adds what comes back through it: that is dY's formula.
+along the stream unchanged, and each sublayer adds what comes back through it: that is dY's formula. So dR is here the
+part of a gradient that came through the sublayer which read that R; the rest passes by.
 """
 
 import re
@@ -146,7 +148,7 @@ def _add_forward(table: _Table, config: GPTConfig, layer: int) -> None:
         add(f"Y_{name}[i,m]", "", meaning, kind="given")
     before = [f"Y_{name}[i,m]" for name in sublayers(config)[: 2 * layer]]
     add("R[i,m]", _sum("tok[i,m]", "pos[i,m]", *before), "the stream as this attention reads it")
-    _add_norm(table, "", "R", "X", bias, "what attention works on: the stream, made mean 0 and variance 1")
+    _add_norm(table, "", "R", "X", bias, "what attention works on")
     for letter, i, what in (("q", "i", "the query: what a position looks for"), ("k", "j", "the key: what it offers"),
                           ("v", "j", "the value: what it hands over")):  # fmt: skip
         add(f"W_{letter}[d,m]", "", f"this head's rows of c_attn that make {letter.upper()}", kind="given")
@@ -167,16 +169,23 @@ def _add_forward(table: _Table, config: GPTConfig, layer: int) -> None:
     add("Y[i,m]", formula, "the output of attention, of all heads, which is added to the stream")
 
 
-def _add_norm(table: _Table, mark: str, stream: str, out: str, bias: bool, meaning: str) -> None:
+def _add_norm(table: _Table, mark: str, stream: str, out: str, bias: bool, what: str) -> None:
     """A layer norm: from a stream to the normalised n, scaled and shifted."""
-    n, r, w, b = (f"{letter}{mark}" for letter in ("n", "r", "w", "b"))
+    mean, var, r, n, w, b = (f"{name}{mark}" for name in ("mean", "var", "r", "n", "w", "b"))
     add = table.add
+    add(f"{mean}[i]", f"Σ_m 1/C {stream}[i,m]", "the mean of a row of the stream")
+    add(
+        f"{var}[i]", f"Σ_m 1/C {stream}[i,m] {stream}[i,m] - {mean}[i] {mean}[i]", "the variance of a row of the stream"
+    )
+    add(f"{r}[i]", f"1 / √({var}[i] + 0.00001)", "one over the spread of a row", kind="function")
+    add(f"{n}[i,m]", f"{stream}[i,m] {r}[i] - {mean}[i] {r}[i]", "the row with mean 0 and variance 1",
+        shown=f"({stream}[i,m] - {mean}[i]) {r}[i]")  # fmt: skip
     add(f"{w}[m]", "", f"the scale of the layer norm that makes {out}", kind="given")
     if bias:
         add(f"{b}[m]", "", f"the shift of the layer norm that makes {out}", kind="given")
-    add(f"{r}[i]", f"1 / √(1/C Σ_m ({stream}[i,m] - mean)² + 0.00001)", "one over the spread of a row",
-        kind="function")  # fmt: skip
-    add(f"{n}[i,m]", f"({stream}[i,m] - mean) {r}[i]", "the row with mean 0 and variance 1", kind="function")
+    meaning = (
+        f"{what}: the stream with mean 0 and variance 1, then scaled by {w}{f' and shifted by {b}' if bias else ''}"
+    )
     add(f"{out}[i,m]", _sum(f"{n}[i,m] {w}[m]", f"{b}[m]" if bias else ""), meaning)
 
 
@@ -204,10 +213,10 @@ def _add_rest(table: _Table, config: GPTConfig, layer: int) -> None:
             add(f"Y_{name}[i,m]", "", meaning, kind="given")
         stream.append(f"Y_{name}[i,m]")
     add("R_f[i,m]", _sum(*stream), "the stream at its end")
-    _add_norm(table, "_f", "R_f", "N_f", bias, "the end of the stream, made mean 0 and variance 1")
+    _add_norm(table, "_f", "R_f", "N_f", bias, "what the last layer works on")
     add("W_lm[v,m]", "", "the matrix of lm_head", kind="given")
     add("Z[i,v]", "Σ_m N_f[i,m] W_lm[v,m]", "the logit: how much speaks for token v as the next one")
-    add("p[i,v]", "e^Z[i,v] / Σ_k e^Z[i,k]", "the chance that the model gives to token v", kind="share")
+    add("p[i,v]", "e^Z[i,v] / Σ_a e^Z[i,a]", "the chance that the model gives to token v", kind="share")
     add("next[i,v]", "", "1 for the token that did come next, 0 for all others", kind="given")
     add("l[i]", "-log p[i,next]", "the loss at a position: the surprise at the token that came", kind="function")
     add("L", "Σ_i 1/T l[i]", "the loss: the mean surprise")
@@ -216,10 +225,10 @@ def _add_rest(table: _Table, config: GPTConfig, layer: int) -> None:
 def _add_rest_backward(table: _Table, config: GPTConfig, layer: int) -> None:
     """From the loss back to dY."""
     add = table.add
-    add("dZ[i,v]", "1/T p[i,v] - 1/T next[i,v]", "the chance given, less the right answer: where every gradient begins",
-        shown="1/T (p[i,v] - next[i,v])")  # fmt: skip
+    meaning = "the chance given, less the right answer, over T as the loss is a mean: where every gradient begins"
+    add("dZ[i,v]", "1/T p[i,v] - 1/T next[i,v]", meaning, shown="1/T (p[i,v] - next[i,v])")
     add("dN_f[i,m]", "Σ_v dZ[i,v] W_lm[v,m]", "back through lm_head")
-    _add_norm_backward(table, "_f", "dN_f", "what comes back to the stream straight from its end")
+    _add_norm_backward(table, "_f", "dN_f", "what comes back to the stream from its end")
     back = ["dR_f[i,m]"]
     for name in reversed(later(config, layer)):
         add(f"dY_{name}[i,m]", _sum(*back), f"what reaches the output of {name.described}")
@@ -228,8 +237,15 @@ def _add_rest_backward(table: _Table, config: GPTConfig, layer: int) -> None:
             add(f"dU_{name}[i,u]", f"dG_{name}[i,u] g_{name}[i,u]", "back through GELU: times its slope")
             add(f"dN_{name}[i,m]", f"Σ_u dU_{name}[i,u] W1_{name}[u,m]", f"back through the first matrix of {name}")
         else:
-            add(f"dN_{name}[i,m]", "", f"dX of layer {name.layer} (--layer {name.layer} opens it)", kind="given")
-        _add_norm_backward(table, f"_{name}", f"dN_{name}", f"what comes back to the stream through {name.described}")
+            add(
+                f"dN_{name}[i,m]",
+                "",
+                f"what its heads send back: dX of that layer (--layer {name.layer} opens it)",
+                kind="given",
+            )
+        _add_norm_backward(
+            table, f"_{name}", f"dN_{name}", f"the part of the stream's gradient that comes through {name.described}"
+        )
         back.append(f"dR_{name}[i,m]")
     meaning = "what reaches the output of attention: the stream's end, and each sublayer after it, send it back"
     add("dY[i,m]", _sum(*back), meaning)
@@ -238,25 +254,37 @@ def _add_rest_backward(table: _Table, config: GPTConfig, layer: int) -> None:
 def _add_norm_backward(table: _Table, mark: str, dn: str, meaning: str) -> None:
     """Back through a layer norm: directly, through the mean, and through the spread."""
     n, r, w = f"n{mark}", f"r{mark}", f"w{mark}"
-    own, others = f"{r}[i] {dn}[i,m] {w}[m]", f"1/C Σ_k {r}[i] {dn}[i,k] {w}[k]"
+    own, others = f"{r}[i] {dn}[i,m] {w}[m]", f"1/C Σ_a {r}[i] {dn}[i,a] {w}[a]"
     table.add(
         f"dR{mark}[i,m]",
-        f"{own} - {others} - {others} {n}[i,k] {n}[i,m]",
+        f"{own} - {others} - {others} {n}[i,a] {n}[i,m]",
         meaning,
-        shown=f"{r}[i] ({dn}[i,m] {w}[m] - 1/C Σ_k {dn}[i,k] {w}[k] - 1/C {n}[i,m] Σ_k {dn}[i,k] {w}[k] {n}[i,k])",
+        shown=f"{r}[i] ({dn}[i,m] {w}[m] - 1/C Σ_a {dn}[i,a] {w}[a] - 1/C {n}[i,m] Σ_a {dn}[i,a] {w}[a] {n}[i,a])",
     )
 
 
 def _add_backward(table: _Table, config: GPTConfig) -> None:
     add = table.add
     add("dO[i,d]", "Σ_m dY[i,m] W_o[m,d]", "back through c_proj, to this head's output")
-    add("dP[i,j]", "Σ_d dO[i,d] V[j,d]", "what a larger weight of j would do: how the value at j goes with dO")
+    add(
+        "dP[i,j]",
+        "Σ_d dO[i,d] V[j,d]",
+        "by how much the loss grows with the weight of j: how the value at j goes with dO",
+    )
     add("dV[j,d]", "Σ_i P[i,j] dO[i,d]", "each position that looked at j sends back its dO, by its weight")
     add("dS[i,j]", "P[i,j] dP[i,j] - Σ_k P[i,j] P[i,k] dP[i,k]",
-        "back through softmax: is j better than the mean of what i sees?",
+        "back through softmax: does more of j raise the loss more than the mean of what i sees?",
         shown="P[i,j] (dP[i,j] - Σ_k P[i,k] dP[i,k])")  # fmt: skip
-    add("dQ[i,d]", "c Σ_j dS[i,j] K[j,d]", "the query moves towards keys that it should look at more")
-    add("dK[j,d]", "c Σ_i dS[i,j] Q[i,d]", "the key moves towards queries that should look at it more")
+    add(
+        "dQ[i,d]",
+        "c Σ_j dS[i,j] K[j,d]",
+        "the keys that i saw, each by its dS; a training step moves the query the other way",
+    )
+    add(
+        "dK[j,d]",
+        "c Σ_i dS[i,j] Q[i,d]",
+        "the queries that saw j, each by its dS; a training step moves the key the other way",
+    )
     others = "dX_others[i,m]" if config.n_head > 1 else ""
     if others:
         add(others, "", "what comes back through the other heads (--head opens each)", kind="given")
@@ -270,4 +298,6 @@ def _add_backward(table: _Table, config: GPTConfig) -> None:
     add("dW_o[m,d]", "Σ_i dY[i,m] O[i,d]", "the same weights serve all positions: a sum over them")
     if config.bias:
         add("db_o[m]", "Σ_i dY[i,m]", "a bias is added at every position: a sum over them")
-    _add_norm_backward(table, "", "dX", "what comes back to the stream through this attention")
+    _add_norm_backward(
+        table, "", "dX", "the part of the stream's gradient that comes through this attention; the rest, dY, passes by"
+    )

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt_numpy.explain.account import sums
 from gpt_numpy.explain.checks import BEND, EXACT, Checked
 from gpt_numpy.explain.differences import STEP, resolution
 from gpt_numpy.explain.formulas import Entry, Quantity
@@ -51,7 +52,7 @@ def contents(trace: Trace, torch: dict[str, Array], checked: list[Checked], abou
     by_name = {one.name: one for one in checked}
     quantities, left = [], MOST_BYTES
     for name in _by_importance(trace):
-        record = described(trace.quantities[name], trace.numbers[name])
+        record = described(trace, trace.quantities[name])
         numbers = _numbers(trace, name, torch.get(name), by_name.get(name))
         size = sum(len(text) for text in numbers.values())
         if size <= left:
@@ -60,21 +61,29 @@ def contents(trace: Trace, torch: dict[str, Array], checked: list[Checked], abou
         quantities.append(record)
     return about | {
         "layer": problem.layer, "head": problem.head, "heads": config.n_head, "layers": config.n_layer,
-        "width": config.n_embd, "loss": float(trace.numbers["L"]), "constants": trace.constants,
-        "next": problem.targets.tolist(), "step": STEP, "exact": EXACT, "bend": BEND, "blind": resolution(trace),
+        "width": config.n_embd, "loss": _finite(trace.numbers["L"]), "constants": trace.constants,
+        "next": problem.targets.tolist(), "step": STEP, "exact": EXACT, "bend": BEND,
+        "blind": _finite(resolution(trace)),
         "quantities": quantities,
     }  # fmt: skip
 
 
-def described(quantity: Quantity, numbers: Array) -> Record:
+def described(trace: Trace, quantity: Quantity) -> Record:
+    """`size` is the largest sum of the sizes of terms: beside it, what is only rounding can be told."""
+
     def factor(entry: Entry) -> list[Any]:
         return [entry.name, *entry.indices]
 
     return {
-        "name": quantity.name, "indices": quantity.indices, "shape": numbers.shape, "kind": quantity.kind,
-        "meaning": quantity.meaning, "formula": quantity.formula,
+        "name": quantity.name, "indices": quantity.indices, "shape": trace.numbers[quantity.name].shape,
+        "kind": quantity.kind, "size": _finite(sums(trace, quantity)[1].max()), "meaning": quantity.meaning,
+        "formula": quantity.formula,
         "terms": [[term.sign, term.over, *map(factor, term.factors)] for term in quantity.terms],
     }  # fmt: skip
+
+
+def _finite(number: Any) -> float | None:
+    return float(number) if np.isfinite(number) else None
 
 
 def _numbers(trace: Trace, name: str, torch: Array | None, checked: Checked | None) -> dict[str, str]:
@@ -82,18 +91,23 @@ def _numbers(trace: Trace, name: str, torch: Array | None, checked: Checked | No
     packed = {"numbers": _packed(numbers)}
     if torch is not None and trace.quantities[name].kind != "given":
         with np.errstate(invalid="ignore"):  # above the mask S is -inf in both
-            packed["torch"] = _packed(np.where(torch == numbers, 0.0, torch - numbers).astype(np.float32))
+            packed["torch"] = _packed(_rough(np.where(torch == numbers, 0.0, torch - numbers)))
     if checked is not None and len(checked.slopes):
-        beyond = (checked.slopes - numbers[tuple(checked.places.T)]).astype(np.float32)
-        packed["difference"] = _packed(beyond)
-        if len(beyond) < numbers.size:
+        packed["difference"] = _packed(_rough(checked.slopes - numbers[tuple(checked.places.T)]))
+        if len(checked.slopes) < numbers.size:
             packed["measured"] = _packed(np.ravel_multi_index(tuple(checked.places.T), numbers.shape))
     return packed
 
 
+def _rough(beyond: Array) -> Array:
+    """In float32, which is exact enough for what another way has beyond the number."""
+    with np.errstate(over="ignore"):  # infinite is wrong as well
+        return beyond.astype(np.float32)
+
+
 def _packed(array: Array) -> str:
     """Base64 of little-endian floats, 4 bytes each (marked by a comma in front) if these can hold them, or 8."""
-    short = array.astype("<f4")
+    short = _rough(array).astype("<f4")
     if np.array_equal(short, array, equal_nan=True):
         return "," + base64.b64encode(short.tobytes()).decode("ascii")
     return base64.b64encode(array.astype("<f8").tobytes()).decode("ascii")

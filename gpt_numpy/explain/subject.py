@@ -27,7 +27,10 @@ class Subject:
     reads: list[str]  # what stands at each position, to be shown
     vocabulary: list[str]
     model: str  # which one, in a phrase
-    command: str  # that explains the same again
+    command: tuple[str, str]  # that explains the same again, before and after further flags
+
+    def again(self, flag: str, value: str) -> str:
+        return f"{self.command[0]} {flag} {shlex.quote(value)}{self.command[1]}"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ def subject_of(program: Program, given: Given) -> Subject:
     weights = {"lm_head.weight": model.weights["tok_emb.weight"], **model.weights}  # where the two are tied
     doubles = {name: array.astype(np.float64) for name, array in weights.items()}
     vocabulary = [_shown(model.tokenizer, token) for token in range(model.tokenizer.vocab_size)]
+    vocabulary += [""] * (config.vocab_size - len(vocabulary))  # a model may have tokens to spare
     flags = [*model.flags, "--layer", str(layer), "--head", str(head)]
     return Subject(
         Problem(config, doubles, ids[:-1], ids[1:], layer, head),
@@ -63,16 +67,24 @@ def subject_of(program: Program, given: Given) -> Subject:
         [vocabulary[token] for token in ids[:-1]],
         vocabulary,
         f"{model.name}: {config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide",
-        shlex.join([program.name, "explain", text, *flags]),
+        _command(program.name, text, flags),
     )
+
+
+def _command(program: str, text: str, flags: list[str]) -> tuple[str, str]:
+    """A text that begins with a dash goes last, where no flag is looked for."""
+    if text.startswith("-"):
+        return shlex.join([program, "explain", *flags]), f" -- {shlex.quote(text)}"
+    return shlex.join([program, "explain", text, *flags]), ""
 
 
 def _trained(program: Program, given: Given) -> Model:
     if "seed" in given:
         raise WrongUse("--seed is for a fresh model; a run has its weights")
-    checkpoint = find_run(given["run"]).checkpoint(given.get("checkpoint", "best"))
+    run = find_run(given["run"])
+    checkpoint = run.checkpoint(given.get("checkpoint", "best"))
     weights = load_engine(program, checkpoint, {}, to_train=False).weights()
-    flags = [f"--{name}={given[name]}" for name in ("run", "checkpoint") if name in given]
+    flags = ["--run", str(run.folder), "--checkpoint", given.get("checkpoint", "best")]
     name = f"{checkpoint.folder}, step {checkpoint.state.step}"
     return Model(checkpoint.state.config, weights, checkpoint.tokenizer, name, flags)
 
@@ -85,6 +97,8 @@ def _fresh(text: str, given: Given) -> Model:
     if seed < 0:
         raise WrongUse(f"--seed is at least 0, not {seed}")
     tokenizer = CharTokenizer(text)
+    if tokenizer.vocab_size == 1:
+        raise WrongUse("TEXT is one character again and again; a fresh model knows no other, and has nothing to guess")
     config = GPTConfig(vocab_size=tokenizer.vocab_size, block_size=MOST, n_layer=2, n_head=2, n_embd=16)
     drawn = initial_weights(config, seed)
     weights = {name: array * LIVELY if array.ndim == 2 else array for name, array in drawn.items()}
@@ -95,14 +109,20 @@ def _fresh(text: str, given: Given) -> Model:
 def _chosen(given: Given, name: str, count: int) -> int:
     chosen: int = given.get(name, 0)
     if not 0 <= chosen < count:
-        raise WrongUse(f"--{name} {chosen}: the model has {count}, counted from 0 to {count - 1}")
+        raise WrongUse(
+            f"--{name} {chosen}: the model has {count} {name}{'s' * (count != 1)}, counted from 0 to {count - 1}"
+        )
     return chosen
 
 
 def _shown(tokenizer: Tokenizer, token: int) -> str:
     """A token so that it can be seen."""
-    text = tokenizer.decode([token]).decode("utf-8", "replace")
-    return "".join(_SIGNS.get(c, c if c.isprintable() else "\N{REPLACEMENT CHARACTER}") for c in text)
+    return plain("".join(_SIGNS.get(c, c) for c in tokenizer.decode([token]).decode("utf-8", "replace")))
+
+
+def plain(text: str) -> str:
+    """Without characters that are not seen but do something, such as turning the rest of a line around."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 _SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥"}

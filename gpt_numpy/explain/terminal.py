@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from rich.text import Text
 
-from gpt_numpy.explain.account import Account, Factor, Part, is_hidden, placed
+from gpt_numpy.explain.account import Account, Factor, Part, is_hidden, placed, sums
 from gpt_numpy.explain.checks import Way
 from gpt_numpy.explain.formulas import ENTRY, Entry, Quantity, entries
 from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.console import Console
 
-MOST_TERMS = 24  # shown one by one; the rest in one line
+MOST_TERMS = 24  # shown one by one; more than one that are left go into one line
 BLUE, ORANGE = (33, 102, 172), (203, 84, 14)  # below 0 and above: told apart in all common colour blindness
 
 Labels = Callable[[str, int], str]  # what stands at an index, say "3 'b'" at position 3
@@ -68,7 +68,7 @@ def _numbered(trace: Trace, account: Account) -> str:
         known = all(index.isdigit() for index in entry.indices)
         return f"{trace.numbers[entry.name][tuple(map(int, entry.indices))]:.6g}" if known else str(entry)
 
-    return ENTRY.sub(number, account.quantity.formula)
+    return f"{ENTRY.sub(number, account.quantity.formula)} = {account.value:.6g}"
 
 
 def _product(part: Part, first: bool) -> str:
@@ -82,17 +82,18 @@ def _short(factor: Factor) -> str:
 
 def _show_parts(console: Console, account: Account) -> None:
     is_share = account.quantity.kind == "share"
-    shown = account.parts[:MOST_TERMS]
+    most = MOST_TERMS if len(account.parts) > MOST_TERMS + 1 else len(account.parts)
+    shown = account.parts[:most]
     names = [_names(part, is_share) for part in shown]
     numbers = [_product(part, first=True) if not is_share else f"e^{part.factors[0].value:.4g}" for part in shown]
     widths = max(len("terms"), *map(len, names)), max(map(len, numbers))
-    heads = f"{'terms, the largest first':<{sum(widths) + 3}}"
+    heads = f"{'terms, the largest first' + (', over e^ of the largest' if is_share else ''):<{sum(widths) + 3}}"
     console.say(f"  {heads}   {'product':>13}   {'running total':>13}", "dim")
     running = 0.0
     for part, name, number in zip(shown, names, numbers, strict=True):
         running += part.value
         console.say(f"  {name:<{widths[0]}}   {number:<{widths[1]}}   {part.value:>13.6g}   {running:>13.6g}")
-    if rest := account.parts[MOST_TERMS:]:
+    if rest := account.parts[most:]:
         running = math.fsum(part.value for part in rest)
         line = f"and {len(rest)} smaller ones"
         console.say(f"  {line:<{sum(widths) + 3}}   {running:>13.6g}   {account.total:>13.6g}")
@@ -117,7 +118,7 @@ def _show_ways(console: Console, account: Account, ways: Sequence[Way]) -> None:
     if any(way.is_wrong for way in ways):
         console.say("  they do NOT agree: something above is wrong", "bold red")
     else:
-        console.say(f"  they agree: off by {largest:.0e} at most, relative to the sizes of the terms added up", "green")
+        console.say(f"  they agree: off by {largest:.0e} at most, relative to the sizes of the terms", "green")
 
 
 # ---- a matrix ---------------------------------------------------------------------------------------------------
@@ -128,6 +129,8 @@ def show_matrix(console: Console, trace: Trace, quantity: Quantity, label: Label
     numbers = np.atleast_2d(trace.numbers[quantity.name])
     rows, columns = ("", "", *quantity.indices)[-2:]
     largest = float(np.abs(numbers[np.isfinite(numbers)]).max(initial=0.0))
+    if largest < 1e-12 * sums(trace, quantity)[1].max():
+        numbers, largest = np.zeros_like(numbers), 0.0  # the terms cancel: what is left is rounding
     names = [label(rows, i) if rows else "" for i in range(len(numbers))]
     left = max(map(len, names)) + 2
     in_full = left + 9 * numbers.shape[1] <= width
@@ -165,6 +168,8 @@ def _cell(value: float, largest: float, width: int, hidden: bool) -> tuple[str, 
     """A number and its colours."""
     if hidden:
         return f"{'·':>{width}}", "dim"
+    if not math.isfinite(value):
+        return f"{value:>{width}}", "bold red"
     share = value / largest if largest else 0.0
     if width > 4:
         text = f"{value:.4f}" if largest >= 0.1 else f"{value:.1e}"
@@ -181,6 +186,6 @@ def labels_of(trace: Trace, reads: Sequence[str], vocabulary: Sequence[str]) -> 
     def label(index: str, number: int) -> str:
         if index in "ij":
             return f"{number} '{reads[number]}'"
-        return f"{number} '{vocabulary[number]}'" if index == "v" else str(number)
+        return f"{number} '{vocabulary[number]}'" if index == "v" and vocabulary[number] else str(number)
 
     return label

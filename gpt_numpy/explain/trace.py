@@ -70,15 +70,16 @@ class Trace:
         numbers["pos"] = problem.weights["pos_emb.weight"][:T]
         numbers["p"] = softmax_forward(numbers["Z"])[0]
         numbers["next"] = np.eye(problem.config.vocab_size)[problem.targets]
-        norms = {"": f"N_attn{problem.layer}", "_f": "N_f"}
+        norms = {"": ("R", f"N_attn{problem.layer}"), "_f": ("R_f", "N_f")}
         for sub in later(problem.config, problem.layer):
-            norms[f"_{sub}"] = f"N_{sub}"
+            norms[f"_{sub}"] = f"R_{sub}", f"N_{sub}"
             if sub.kind == "mlp":
                 ones = np.ones((1, T, 4 * problem.config.n_embd))
                 numbers[f"g_{sub}"] = gelu_backward(ones, *self._kept(f"G_{sub}"))[0][0]
-        for mark, name in norms.items():
-            n, r = self._kept(name)[:2]
+        for mark, (stream, out) in norms.items():
+            n, r = self._kept(out)[:2]
             numbers[f"n{mark}"], numbers[f"r{mark}"] = n[0], r[0, :, 0]
+            numbers[f"mean{mark}"], numbers[f"var{mark}"] = numbers[stream].mean(-1), numbers[stream].var(-1)
 
     def _add_heads(self) -> None:
         """The parts that the other heads have in Y and in dX."""

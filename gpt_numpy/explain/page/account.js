@@ -23,18 +23,26 @@ function accountOf({ name, index }) {
   const sizes = quantity.kind !== "sum" ? Math.abs(value) : parts.reduce((sum, part) => sum + Math.abs(part.value), 0);
   const size = Math.max(sizes, quantity.largest / 1000);
   const formula = quantity.kind === "sum" ? total : quantity.kind === "share" ? shareOf(quantity, index, total) : null;
-  const isMissing = value === undefined || Number.isNaN(total);
+  const isMissing = value === undefined || parts.some(({ factors }) => factors.some(one => one.value === undefined));
   return { quantity, index, at, value, parts, total, formula, size, isMissing };
 }
 
 const exponentOf = quantity => quantities.get(SHARE.exec(quantity.formula)[1]);
-const shareOf = (quantity, index, total) => Math.exp(exponentOf(quantity).at(index)) / total;
+const shareOf = (quantity, index, total) =>
+  Math.exp(exponentOf(quantity).at(index) - topOf(exponentOf(quantity), index[0])) / total;
+
+/** The largest exponent of a row. Powers are shown over that of this one: the shares are the same, none is too large. */
+function topOf(of, row) {
+  let top = -Infinity;
+  for (let col = 0; col < of.cols; col++) if (!of.isHidden([row, col])) top = Math.max(top, of.at([row, col]));
+  return top;
+}
 
 function exponentials(quantity, { i }) {
-  const of = exponentOf(quantity);
+  const of = exponentOf(quantity), top = topOf(of, i);
   return Array.from({ length: of.cols }, (_, k) => [i, k]).filter(index => !of.isHidden(index)).map(index => {
     const value = of.at(index);
-    return { sign: 1, factors: [{ name: of.name, index, value }], value: Math.exp(value) };
+    return { sign: 1, factors: [{ name: of.name, index, value }], value: Math.exp(value - top) };
   });
 }
 
@@ -143,14 +151,14 @@ function fourWays(account) {
 
   const torch = ["torch", "torch, float64"];
   if (quantity.read("torch")) ways.push(way(...torch, beyond("torch"), exact));
-  else ways.push(without(...torch, isGiven ? "given, not compared" : "keeps it to itself, or is not installed"));
+  else ways.push(without(...torch, isGiven ? "given, not compared" : data.torch ? "keeps it to itself" : "was not installed"));
 
   const measured = ["difference", "central difference"];
-  const slope = quantity.read("difference") ? beyond("difference") : NaN;
+  const slope = quantity.read("difference")?.[quantity.flat(index)] === undefined ? undefined : beyond("difference");
   const note = `step ${full(data.step)}; sees nothing below ${rounded(data.blind, 1)}`;
   if (!quantity.isGradient) ways.push(without(...measured, forward));
   else if (isGiven) ways.push(without(...measured, "given, not measured"));
-  else if (Number.isNaN(slope)) ways.push(without(...measured, "not measured; the command below does it"));
+  else if (slope === undefined) ways.push(without(...measured, "not measured; the command below does it"));
   else ways.push(way(...measured, slope, data.bend * size + data.blind, note));
   return ways;
 }

@@ -59,8 +59,7 @@ function backward(given, { X, Q, K, V, P, O }, broken) {
   const dW_o = times(turned(dY), O), db_o = columnSums(dY);
 
   // O = P V
-  const ahead = times(dO, turned(V));
-  const dP = broken.has("mask") ? ahead : unlessAhead(ahead, 0);
+  const dP = times(dO, turned(V));
   const dV = times(turned(P), dO);
 
   // P = softmax of each row of S
@@ -77,7 +76,18 @@ function backward(given, { X, Q, K, V, P, O }, broken) {
   const dX = plus(dX_own, given.dX_others);
   const [dW_q, dW_k, dW_v] = [dQ, dK, dV].map(A => times(turned(A), X));
   const [db_q, db_k, db_v] = [dQ, dK, dV].map(columnSums);
-  return { dO, dP, dV, dS, dQ, dK, dX, dX_own, dW_q, db_q, dW_k, db_k, dW_v, db_v, dW_o, db_o };
+
+  // X = n w + b, and n = (R - mean) r
+  const dR = streamOf(given, dX);
+  return { dO, dP: unlessAhead(dP, 0), dV, dS, dQ, dK, dX, dX_own, dR, dW_q, db_q, dW_k, db_k, dW_v, db_v, dW_o, db_o };
+}
+
+/** Back through the layer norm: less the mean, and less what goes along n, which the spread takes out again. */
+function streamOf({ n, r, w }, dX) {
+  const dn = each(dX, (x, at) => x * w.of[at % w.cols]), mean = sums => sums.map(sum => sum / dX.cols);
+  const means = mean(rowSums(dn)), along = mean(rowSums(each(dn, (x, at) => x * n.of[at])));
+  return filled(dX.rows, dX.cols, (i, m) =>
+    r.of[i] * (dn.of[i * dX.cols + m] - means[i] - n.of[i * dX.cols + m] * along[i]));
 }
 
 /** What attention starts from, out of the file; null if some of it is not on the page. */
@@ -86,7 +96,7 @@ function givenByFile() {
     const quantity = quantities.get(name);
     return quantity?.numbers ? matrix(quantity.rows, quantity.cols, quantity.numbers) : undefined;
   };
-  const names = [...GIVEN, "dY", "Y_others", "dX_others"].filter(name => quantities.has(name));
+  const names = [...GIVEN, "n", "r", "w", "dY", "Y_others", "dX_others"].filter(name => quantities.has(name));
   return names.every(taken) ? Object.fromEntries(names.map(name => [name, taken(name)])) : null;
 }
 
@@ -103,7 +113,8 @@ function arithmetic(given, broken) {
 function gradcheck(given, found, broken, name, step = 1e-4) {
   const gradient = found[name === "X" ? "dX_own" : `d${name}`];
   const wave = each(gradient, (_, n) => Math.cos(2.4 * n + 1));
-  const direction = MASKED.includes(name) && !broken.has("mask") ? unlessAhead(wave, 0) : wave;
+  const isMasked = name === "P" || MASKED.includes(name) && !broken.has("mask"); // dP is shown below the mask alone
+  const direction = isMasked ? unlessAhead(wave, 0) : wave;
   const value = h => inner(forward(given, broken, { [name]: scaled(h, direction) }).Y, given.dY);
   const slope = (value(step) - value(-step)) / (2 * step), claimed = inner(gradient, direction);
   const size = inner(each(gradient, Math.abs), each(direction, Math.abs));

@@ -3,10 +3,10 @@
 
 const BREAKS = [
   {
-    key: "scale", label: "forget 1/√d", right: "dQ = c * dS @ K;  dK = c * dS.T @ Q",
+    key: "scale", label: "forget 1/√D", right: "dQ = c * dS @ K;  dK = c * dS.T @ Q",
     wrong: "dQ = dS @ K;  dK = dS.T @ Q",
     text: "The scores were scaled in the forward pass, so their gradient is scaled too. dQ and dK come out too " +
-      "large, by √d. Training goes on and is only worse: Adam even divides the factor out of the weights of Q " +
+      "large, by √D. Training goes on and is only worse: Adam even divides the factor out of the weights of Q " +
       "and K.",
     caught: "Gradcheck against central differences, and the comparison with torch.",
   }, {
@@ -25,9 +25,9 @@ const BREAKS = [
   }, {
     key: "equals", label: "write = for +=", right: "dX += dQ @ W_q;  dX += dK @ W_k;  dX += dV @ W_v",
     wrong: "dX = dQ @ W_q;  dX = dK @ W_k;  dX = dV @ W_v",
-    text: "X is used three times, and each use overwrites what the one before it sent back. Only dV’s part is left, " +
-      "and what the other heads send.",
-    caught: "Gradcheck of X, or of the embeddings that X comes from. The gradients of this layer’s weights stay " +
+    text: "X is used three times, and each use overwrites what the one before it sent back. Only dV’s part is left. " +
+      "(What the other heads send is added as it should be.)",
+    caught: "Gradcheck of X, or of the embeddings that X comes from. The gradients of W_q, W_k, W_v and W_o stay " +
       "right, so a gradcheck of these alone sees nothing.",
   }, {
     key: "transpose", label: "forget to transpose dS", right: "dK = c * dS.T @ Q", wrong: "dK = c * dS @ Q",
@@ -38,24 +38,20 @@ const BREAKS = [
   },
 ];
 const TOLERANCE = 1e-10; // of the matrix's largest entry; right arithmetic stays below 1e-14
-const COMPARED = ["Q", "K", "V", "S", "P", "O", "Y", "dO", "dP", "dV", "dS", "dQ", "dK", "dX",
+const COMPARED = ["Q", "K", "V", "S", "P", "O", "Y", "dO", "dP", "dV", "dS", "dQ", "dK", "dX", "dR",
   "dW_q", "db_q", "dW_k", "db_k", "dW_v", "db_v", "dW_o", "db_o"];
 
 /** Each matrix against the file: its numbers, which of them are wrong, and the largest error. */
 function comparedWithFile(found) {
   return COMPARED.filter(name => quantities.get(name)?.numbers).map(name => {
     const right = quantities.get(name).numbers, numbers = found[name].of;
-    const largest = largestOf(right, summandsOf(name)) || 1;
+    const own = largestOf(right), largest = quantities.get(name).isRounding(own) ? quantities.get(name).size || 1 : own;
     const errors = numbers.map((x, n) => x === right[n] ? 0 : Math.abs(x - right[n]) / largest);
     const wrong = Array.from(errors, error => !(error <= TOLERANCE));
     const many = wrong.filter(Boolean).length, error = errors.reduce((most, one) => Math.max(most, one), 0);
     return { name, numbers, wrong, many, error };
   });
 }
-
-/** What a bias adds up: db_k is 0 but for rounding, which has to be measured by what went into the sum. */
-const SUMMANDS = { db_q: "dQ", db_k: "dK", db_v: "dV", db_o: "dY" };
-const summandsOf = name => quantities.get(SUMMANDS[name])?.numbers ?? [];
 
 /** Once, unbroken: whether the page's arithmetic can be trusted to show what a mistake does. */
 function showOwn(given) {
@@ -99,7 +95,8 @@ function showBroken(given, broken) {
     const found = arithmetic(given, broken), compared = comparedWithFile(found);
     const wrong = compared.filter(({ many }) => many), looksAhead = broken.has("mask");
     for (const one of wrong) overriding.set(one.name, { ...one, looksAhead });
-    line.textContent = `${wrong.length} of ${compared.length} matrices go wrong. Crosses mark the wrong numbers. `;
+    line.textContent = `${wrong.length} of this head’s ${compared.length} matrices go wrong; crosses mark the wrong ` +
+      "numbers. The others, Z, p, l and dY, are held as they are without the mistake. ";
     put(line, "a", { href: "#damage" }, "What each check says");
     line.lastChild.onclick = event => {
       event.preventDefault(); // the address keeps the state of the page
@@ -141,7 +138,11 @@ function putCounts(box, given, broken, found, compared) {
     put(row, "td", { class: "number" }, many ? size : "–");
     putVerdict(row, !many, "right", "WRONG");
     if (!name.startsWith("d")) put(row, "td", { class: "quiet" }, "a forward value");
-    else putVerdict(row, gradcheck(given, found, broken, name.slice(1)).agrees, "agrees", "OBJECTS");
+    else if (name === "dR") put(row, "td", { class: "quiet" }, "not checked: it is X’s, through the layer norm");
+    else {
+      row.dataset.agrees = gradcheck(given, found, broken, name.slice(1)).agrees;
+      putVerdict(row, row.dataset.agrees === "true", "agrees", "OBJECTS");
+    }
   }
 }
 
@@ -155,11 +156,11 @@ function putOtherChecks(box, given, broken, found) {
   const causality = put(box, "p");
   causality.append("Causality: when the last position reads something else, earlier outputs change by up to " +
     `${rounded(moved, 3)}: `);
-  put(causality, "b", { class: moved ? "wrong" : "" }, moved ? "BROKEN, they look ahead" : "holds");
+  put(causality, "b", { id: "causality", class: moved ? "wrong" : "" }, moved ? "BROKEN, they look ahead" : "holds");
   const sums = rowSums(found.dS), largest = largestOf(sums), isZero = largest <= TOLERANCE * largestOf(found.dS.of);
   const line = put(box, "p");
   line.append(`Row sums: the largest sum of a row of dS is ${rounded(largest, 3)}: `);
-  put(line, "b", { class: isZero ? "" : "wrong" }, isZero ? "0 but for rounding, as it must be" : "NOT 0");
+  put(line, "b", { id: "sums", class: isZero ? "" : "wrong" }, isZero ? "0 but for rounding, as it must be" : "NOT 0");
   const table = put(put(box, "div", { class: "wide" }), "table", { class: "sums" });
   put(table, "caption", {}, "The sum of each row of dS");
   const head = put(table, "tr"), row = put(table, "tr");

@@ -23,8 +23,8 @@ function unpacked(text) {
 
 /** A matrix, vector or number that has a name. A vector counts as one row, a number as a matrix of one entry. */
 class Quantity {
-  constructor({ name, indices, shape, kind, meaning, formula, terms, ...packed }) {
-    Object.assign(this, { name, indices, shape, kind, meaning, formula, terms, packed });
+  constructor({ name, indices, shape, kind, size, meaning, formula, terms, ...packed }) {
+    Object.assign(this, { name, indices, shape, kind, size, meaning, formula, terms, packed });
     this.rows = shape.length === 2 ? shape[0] : 1;
     this.cols = shape.at(-1) ?? 1;
     this.isMasked = MASKED.includes(name);
@@ -38,17 +38,19 @@ class Quantity {
     return this.unpacked[what] ??= what === "difference" ? this.differences() : unpacked(this.packed[what]);
   }
 
-  /** NaN where none was taken. */
+  /** With undefined where none was taken. */
   differences() {
     const taken = unpacked(this.packed.difference), places = this.read("measured");
     if (!places) return taken;
-    const all = new Float64Array(this.rows * this.cols).fill(NaN);
+    const all = new Array(this.rows * this.cols);
     places.forEach((place, n) => { all[place] = taken[n]; });
     return all;
   }
 
   get numbers() { return this.read("numbers"); }
   get largest() { return largestOf(this.numbers ?? []); }
+  /** What is nothing beside its terms, as the gradient of the keys' bias, is 0 but for rounding. */
+  isRounding(number) { return Math.abs(number) < 1e-12 * this.size; }
   at(index, what = "numbers") { return this.read(what)?.[this.flat(index)]; }
   flat(index) { return index.length === 2 ? index[0] * this.cols + index[1] : index[0] ?? 0; }
   index(row, col) { return this.shape.length === 2 ? [row, col] : this.shape.length ? [col] : []; }
@@ -92,15 +94,16 @@ function placeOf({ indices }, index) {
 }
 
 /** The terminal shows the same account, of what did not fit on this page as well. */
-const commandFor = entry => `${data.command} --entry "${written(entry)}"`;
+const commandFor = entry => `${data.command[0]} --entry '${written(entry)}'${data.command[1]}`;
 
 // ---- numbers -------------------------------------------------------------------------------------------------------
 
-const full = value => Object.is(value, -Infinity) ? "−∞" : String(value).replaceAll("-", "−");
-const rounded = (value, digits = 6) => !Number.isFinite(value) ? full(value) : full(Number(value.toPrecision(digits)));
+const full = value => String(value ?? NaN).replaceAll("-", "−").replace("Infinity", "∞"); // JSON has null for NaN
+const rounded = (value, digits = 6) => !Number.isFinite(value ?? NaN) ? full(value) : full(Number(value.toPrecision(digits)));
 
 /** Rounded, with as many digits as asked even where they are zeros, so that a column of them lines up. */
 function aligned(value, digits = 6) {
+  if (!Number.isFinite(value)) return full(value);
   if (value === 0) return "0";
   const size = Math.abs(value), isPlain = size >= 1e-4 && size < 1e6;
   return full(isPlain ? value.toPrecision(digits) : value.toExponential(digits - 1));

@@ -9,7 +9,7 @@ const ENTRY = /^([A-Za-z]\w*'?)(?:\[([^\]]*)\])?$/;
  * for some of the formula's indices.
  */
 function putWrapped(parent, left, formula, at = {}) {
-  const pieces = /[√]| \/ /.test(formula) ? [formula] : formula.split(/ (?=[+-] )/);
+  const pieces = /[√]| \/ /.test(formula) ? [formula] : formula.split(/ (?=[+-] )|(?<=\]) (?=Σ)/);
   pieces.forEach((piece, n) => {
     if (n === 0) equals(putMath(parent), left);
     parent.append(" ");

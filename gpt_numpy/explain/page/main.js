@@ -80,7 +80,10 @@ function show(hasMoved = true) {
   if (wasInside && state.entry) byId("entry").focus({ preventScroll: true });
   suggest();
   light();
-  if (state.step !== before.step) showStep(state.step, go);
+  if (state.step !== before.step) {
+    showStep(state.step, go);
+    views.get(STEPS[state.step - 1]?.asked[0])?.figure.scrollIntoView({ block: "center" });
+  }
   const figure = views.get(state.entry?.name)?.figure;
   if (hasMoved && before.isShown) figure?.scrollIntoView({ block: "nearest" });
   Object.assign(before, { broken, step: state.step, isShown: true });
@@ -91,6 +94,7 @@ function light() {
   const sources = current ? sourcesOf(current) : [];
   for (const [name, view] of views) {
     view.lit = sources.filter(one => one.name === name);
+    view.figure.toggleAttribute("data-lit", view.lit.length > 0);
     view.chosen = state.entry?.name === name ? view.cellOf(state.entry.index) : null;
     if (view.chosen && view.box) {
       view.active = view.chosen;
@@ -121,7 +125,7 @@ function closeAccount() {
 function showHead() {
   document.title = `Attention, backwards: ${data.text}`;
   byId("about").textContent = `Head ${data.head} (of ${data.heads}) of layer ${data.layer} (of ${data.layers}) reads ` +
-    `“${data.text}”. Every number of its backward pass is a sum of products, and here are all of them. ` +
+    `“${data.text}”. Every number of its backward pass is opened into the products that it is the sum of, down to the loss. ` +
     `The model is ${data.model}; its loss on this text is ${rounded(data.loss, 5)}.`;
   const line = byId("characters");
   data.reads.forEach((label, n) => {
@@ -132,14 +136,18 @@ function showHead() {
   const last = put(line, "span", { class: "quiet" });
   put(last, "small", {}, "next");
   last.append(data.vocabulary[data.next.at(-1)] ?? "");
-  byId("foot").textContent = `Made by ${data.command}. The file needs no network and fetches nothing.`;
+  byId("foot").append("Made by ");
+  put(byId("foot"), "bdi", {}, data.command.join(""));
+  byId("foot").append(". The file needs no network and fetches nothing.");
 }
 
 function showGuide() {
   const { cols: D } = quantities.get("Q"), T = data.reads.length;
-  const letters = [["i, j, k", "positions: queries, keys, and those a sum runs over"], ["d", "the numbers of a head"],
-    ["m", "channels"], ["u", "the numbers of an MLP"], ["v", "tokens of the vocabulary"],
-    ["c", `1/√d = 1/√${D}`], ["T, C", `${T} positions, ${data.width} channels; all counting starts at 0`]];
+  const letters = [["i", "the position that looks, a row of S"], ["j", "the position looked at, a column of S"],
+    ["k", "a position that a sum runs over"], ["d", `one of the D = ${D} numbers of a head`],
+    ["m", `one of the C = ${data.width} channels of the stream`], ["u", "one of the numbers inside an MLP"],
+    ["v", "a token of the vocabulary"], ["a", "another channel or token, that a sum runs over"], ["c", `1/√D = 1/√${D}`],
+    ["T", `the number of positions, ${T}; all counting starts at 0`]];
   for (const [letter, meaning] of letters) {
     put(byId("indices"), "dt", {}, letter);
     put(byId("indices"), "dd", {}, meaning);
@@ -149,14 +157,15 @@ function showGuide() {
 /** The largest entries of some matrices, to begin with; anew each time, for links keep the state of the page. */
 function suggest() {
   const line = byId("suggestions");
-  line.textContent = "To begin with, the largest of: ";
-  ["dS", "dX", "dW_q", "P", "L"].forEach((name, n) => {
+  line.textContent = "To begin with: ";
+  for (const [name, what] of [["dS", "of a score"], ["dX", "of the input"], ["dW_q", "of a weight"], ["L", ""]]) {
     const quantity = quantities.get(name), { numbers, cols } = quantity;
-    if (!numbers) return;
+    if (!numbers) continue;
     const largest = largestOf(numbers), at = numbers.findIndex(x => Math.abs(x) === largest);
-    if (n) line.append(", ");
+    if (name === "L") line.append("and the loss, ");
     putLink(line, { name, index: quantity.index(Math.floor(at / cols), at % cols) }, linkTo);
-  });
+    line.append(name === "L" ? "." : `, the largest gradient ${what}; `);
+  }
 }
 
 function listen() {

@@ -14,6 +14,7 @@ function readTheme() {
   const style = getComputedStyle(document.documentElement);
   const color = name => style.getPropertyValue(`--${name}`).trim();
   for (const name of ["page", "ink", "quiet", "hatch", "mark"]) theme[name] = color(name);
+  theme.wrong = channels(style.getPropertyValue("--wrong"));
   for (const name of ["below", "above", "share"])
     theme[name] = shades(["zero", `${name}-mid`, `${name}-end`].map(stop => channels(color(stop))));
 }
@@ -31,6 +32,7 @@ function mixed([zero, middle, end], share) {
 
 /** Where the number lies on its scale. The square root of the size lets small gradients be seen. */
 function colorOf(value, largest, isShare) {
+  if (Number.isNaN(value)) return theme.wrong; // shown as no number is
   const part = largest ? Math.min(1, Math.abs(value) / largest) : 0;
   if (isShare) return theme.share[Math.round(FINE * part)];
   return (value < 0 ? theme.below : theme.above)[Math.round(FINE * Math.sqrt(part))];
@@ -125,7 +127,7 @@ class MatrixView {
   /** Cells as single pixels, to be drawn enlarged. */
   bitmap() {
     const { rows, cols } = this.quantity, { numbers, isShare } = this, image = new ImageData(cols, rows);
-    const largest = this.largestNumber = largestOf(numbers);
+    const largest = this.largestNumber = this.quantity.isRounding(largestOf(numbers)) ? 0 : largestOf(numbers);
     for (let n = 0; n < numbers.length; n++) {
       const color = colorOf(numbers[n], largest, isShare);
       for (let channel = 0; channel < 3; channel++) image.data[4 * n + channel] = color[channel];

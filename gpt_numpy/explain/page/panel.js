@@ -59,7 +59,7 @@ function putHead(box, entry, { quantity, index, value }) {
   if (place) put(meaning, "span", { class: "quiet" }, ` ${place}.`);
 }
 
-const sentence = text => text[0].toUpperCase() + text.slice(1) + (/[.?!]$/.test(text) ? "" : ".");
+const sentence = text => (/^d?[A-Z]/.test(text) ? text[0] : text[0].toUpperCase()) + text.slice(1) + (/[.?!]$/.test(text) ? "" : ".");
 
 /** Which characters an entry is about: "e at 3 looks at o at 1". */
 function whereabouts({ isMasked, indices }, index) {
@@ -167,7 +167,7 @@ function putTerms(box, { quantity, parts, total, isMissing }, link) {
   const what = isShare ? `The row’s ${plural(parts.length, "power")} of e` : `The ${plural(parts.length, "product")}`;
   put(table, "caption", {}, what + (parts.length > 1 ? ", the largest first" : ""));
   const head = put(put(table, "thead"), "tr");
-  const titles = isShare ? ["exponent", "power", "sum so far"] : ["factors", "product", "sum so far"];
+  const titles = isShare ? ["exponent", "power, over the largest", "sum so far"] : ["factors", "product", "sum so far"];
   for (const title of titles) put(head, "th", { scope: "col" }, title);
   const body = put(table, "tbody");
   let running = 0;
@@ -194,7 +194,7 @@ function putTerm(body, part, running, n, isShare, link) {
     put(factor, "span", { class: "quiet" }, value === undefined ? "–" : aligned(value, 4));
   }
   for (const value of [part.value, running])
-    put(row, "td", { class: "number" }, Number.isNaN(value) ? "–" : aligned(value));
+    put(row, "td", { class: "number" }, aligned(value));
 }
 
 // ---- four ways, and uses -------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ function putWays(box, account) {
   for (const title of ["way", "number", "off by"]) put(head, "th", { scope: "col" }, title);
   for (const way of fourWays(account)) {
     const row = put(body, "tr", { "data-way": way.key, class: way.isWrong ? "wrong" : "" });
-    if (way.value !== undefined) row.dataset.value = way.value;
+    if (way.value !== undefined) Object.assign(row.dataset, { value: way.value, relative: way.relative });
     put(row, "th", { scope: "row" }, way.label);
     if (way.value === undefined) {
       put(row, "td", { class: "quiet", colspan: 2 }, way.note);
@@ -218,9 +218,9 @@ function putWays(box, account) {
     const off = way.key === "formula" ? "" : rounded(way.relative, 1);
     put(row, "td", { class: "number" }, way.isWrong ? `${off} WRONG` : off);
   }
-  put(box, "p", { class: "quiet" }, account.quantity.kind === "sum"
-    ? "Off by: the distance from the formula’s number, as a share of the sum of the sizes of its products."
-    : "Off by: the distance, as a share of the number itself.");
+  put(box, "p", { class: "quiet" }, (account.quantity.kind === "sum"
+    ? "Off by: the distance from the formula’s number, as a share of the sum of the sizes of its products"
+    : "Off by: the distance, as a share of the number itself") + ", or of a thousandth of the matrix’s largest.");
 }
 
 function putUses(box, entry, link) {

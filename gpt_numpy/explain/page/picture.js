@@ -25,7 +25,7 @@ function drawPicture(open) {
     const cell = below => put(flow, "div", { class: row === 3 ? "cell lowest" : "cell",
       style: `grid-column: ${column}; grid-row: ${row + 1 + below} / span ${span}` });
     add(cell(0), name);
-    if (name === "p") add(flow.lastChild, "l"), add(cell(4), "next");
+    if (name === "p") add(flow.lastChild, "l"), add(flow.lastChild, "L"), add(cell(4), "next");
     else add(cell(4), `d${name}`);
   }
   const weights = WEIGHTS.flatMap(name => [name, `d${name}`]).filter(name => quantities.has(name));

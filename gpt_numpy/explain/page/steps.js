@@ -4,7 +4,8 @@ const STEPS = [
   {
     title: "Start at the loss", known: ["p", "next"], asked: ["dZ"], forward: ["p", "l", "L"],
     text: "Nothing is known yet but the forward pass. The loss is the mean surprise, and through log and softmax " +
-      "together its gradient comes out as simply as can be: the chance that was given, less the right answer.",
+      "together its gradient comes out as simply as can be: the chance that was given, less the right answer, over " +
+      "the T positions of the mean.",
   }, {
     title: "The road back to Y", known: ["dZ"], asked: ["dN_f", "dR_f", "dY"], forward: ["Z"],
     text: "The logits were a product of N_f and W_lm, so the gradient goes back through the same weights. Then " +
@@ -27,8 +28,8 @@ const STEPS = [
   }, {
     title: "Through softmax", known: ["dP", "P"], asked: ["dS"], forward: ["P"],
     text: "The weights of a row share 1 between them: a larger score takes weight from all others. So what counts " +
-      "is how much better j is than the weighted mean of its row. That mean is taken off, and so each row of dS " +
-      "sums to 0.",
+      "is by how much more j raises the loss than the weighted mean of its row does. That mean is taken off, and so " +
+      "each row of dS sums to 0. Where dS is positive, a training step lowers the score.",
   }, {
     title: "To the queries", known: ["dS", "K"], asked: ["dQ"], forward: ["S"],
     text: "Each score was a dot product of a query and a key, times c. Back to the query: the keys that it was " +
@@ -49,9 +50,9 @@ const STEPS = [
       "does not see it.",
   }, {
     title: "On to the stream", known: ["dX"], asked: ["dR"], forward: ["X"],
-    text: "Last through the layer norm, which takes off the mean and divides by the spread; so do the two sums " +
-      "here. This is added to the gradient that passes by on the stream, and the layer before goes on from " +
-      "there.",
+    text: "Last through the layer norm. It took off the mean and divided by the spread; backwards the first sum " +
+      "takes off a mean again, the second what goes along n, since a step along n only changes the spread. This is " +
+      "added to dY, which passes by on the stream, and the layer before goes on from there.",
   },
 ];
 
