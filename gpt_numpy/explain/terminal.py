@@ -129,8 +129,9 @@ def show_matrix(console: Console, trace: Trace, quantity: Quantity, label: Label
     numbers = np.atleast_2d(trace.numbers[quantity.name])
     rows, columns = ("", "", *quantity.indices)[-2:]
     largest = float(np.abs(numbers[np.isfinite(numbers)]).max(initial=0.0))
-    if largest < 1e-12 * sums(trace, quantity)[1].max():
-        numbers, largest = np.zeros_like(numbers), 0.0  # the terms cancel: what is left is rounding
+    is_rounding = largest < 1e-12 * sums(trace, quantity)[1].max()
+    if is_rounding:
+        numbers, largest = np.zeros_like(numbers), 0.0
     names = [label(rows, i) if rows else "" for i in range(len(numbers))]
     left = max(map(len, names)) + 2
     in_full = left + 9 * numbers.shape[1] <= width
@@ -139,7 +140,10 @@ def show_matrix(console: Console, trace: Trace, quantity: Quantity, label: Label
     console.say(quantity.meaning)
     if quantity.formula:
         console.say(f"{quantity} = {quantity.formula}")
-    console.say(f"largest {largest:.4g}" + ("" if in_full else "; below in tenths of it"), "dim")
+    if is_rounding:
+        console.say("0 but for rounding: the terms cancel", "dim")
+    else:
+        console.say(f"largest {largest:.4g}" + ("" if in_full else "; below in tenths of it"), "dim")
     at_once = max(1, (width - left) // cell)
     for start in range(0, numbers.shape[1], at_once):
         console.say()
@@ -171,7 +175,9 @@ def _cell(value: float, largest: float, width: int, hidden: bool) -> tuple[str, 
     if not math.isfinite(value):
         return f"{value:>{width}}", "bold red"
     share = value / largest if largest else 0.0
-    if width > 4:
+    if value == 0:
+        text = "0"
+    elif width > 4:
         text = f"{value:.4f}" if largest >= 0.1 else f"{value:.1e}"
     else:
         text = f"{10 * share:+.0f}" if abs(share) >= 0.05 else "0"  # no sign where there is hardly a value

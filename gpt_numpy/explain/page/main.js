@@ -82,7 +82,7 @@ function show(hasMoved = true) {
   light();
   if (state.step !== before.step) {
     showStep(state.step, go);
-    views.get(STEPS[state.step - 1]?.asked[0])?.figure.scrollIntoView({ block: "center" });
+    views.get(STEPS[state.step - 1]?.asked[0])?.figure.scrollIntoView({ block: "nearest" });
   }
   const figure = views.get(state.entry?.name)?.figure;
   if (hasMoved && before.isShown) figure?.scrollIntoView({ block: "nearest" });
