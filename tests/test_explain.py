@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 from dataclasses import replace
+from fractions import Fraction
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,14 @@ from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.weights import initial_weights
 from minitensor import Tensor, grad
 from minitensor.op import Array
+from minitensor.ops.attention import (
+    attention_scores_backward,
+    attention_scores_forward,
+    attention_values_backward,
+    attention_values_forward,
+    attention_weights_backward,
+    attention_weights_forward,
+)
 from tests import problems
 from tests.pair import by_hand, in_torch
 from tests.problems import any_config, moved
@@ -360,6 +369,32 @@ def test_without_torch_its_column_is_empty(monkeypatch: pytest.MonkeyPatch) -> N
     assert [(way.value is None, way.note) for way in ways if way.label.startswith("torch")] == [
         (True, "is not installed")
     ]
+
+
+# ---- the lesson ---------------------------------------------------------------------------------------------------
+
+
+def matrices(text: str) -> dict[str, Array]:
+    """The matrices of the worked example, as the lesson writes them: fractions, and nothing above the mask."""
+    found = {}
+    for name, factor, rows in re.findall(r"(d?[A-Z]) = ([^$\n]*?)\\begin\{pmatrix\}(.*?)\\end", text, re.DOTALL):
+        scale = {"": 1.0, "\\sqrt 2": 2**0.5, "\\ln 2": math.log(2), "\\frac{\\ln 2}{\\sqrt 2}": math.log(2) / 2**0.5}
+        cells = [[float(Fraction(cell.strip() or "0")) for cell in row.split("&")] for row in rows.split("\\\\")]
+        found[name] = scale[factor.strip()] * np.array(cells)
+    return found
+
+
+def test_every_number_of_the_example_on_paper() -> None:
+    written = matrices((ROOT / "gpt_numpy" / "explain" / "README.md").read_text(encoding="utf-8"))
+    assert set(written) == {"Q", "K", "V", "P", "O", "dO", "dP", "dS", "dQ", "dK", "dV"}
+    scores, kept = attention_scores_forward(written["Q"], written["K"], is_causal=True)
+    P, _ = attention_weights_forward(scores)
+    dP, dV = attention_values_backward(written["dO"], P, written["V"])
+    (dS,) = attention_weights_backward(dP, P)
+    dQ, dK, _ = attention_scores_backward(dS, *kept)
+    found = {"P": P, "O": attention_values_forward(P, written["V"])[0], "dP": np.tril(dP), "dS": dS, "dQ": dQ, "dK": dK}
+    for name, numbers in {**found, "dV": dV}.items():
+        close(numbers, written[name])
 
 
 # ---- what the page carries --------------------------------------------------------------------------------------

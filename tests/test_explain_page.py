@@ -152,6 +152,7 @@ def test_an_account_says_all(reader: Reader, trace: Trace) -> None:
     derivation = page.text_content("#account .derivation")
     for factor in found.parts[0].factors:
         assert f"{factor.value:.4g}" in derivation
+    assert "They agree: off by" in page.text_content("#account")
     assert page.text_content("tr[data-term]:last-child td:last-child") == page.text_content("#account [data-total]")
     users = [
         name for name, one in trace.quantities.items() if any(f.name == "dS" for t in one.terms for f in t.factors)
@@ -265,6 +266,7 @@ def test_what_is_wrong_in_the_file_is_shown_as_wrong(way: str, browser: Any, fil
     wrong = all_of(reader.page, "#account [data-way].wrong", "way")
     assert wrong == {"torch": ["torch"], "difference": ["difference"], "numbers": ["tape", "torch", "difference"]}[way]
     assert "WRONG" in reader.page.text_content("#account [data-way].wrong")
+    assert "They do NOT agree" in reader.page.text_content("#account")
     assert (reader.number("#own", "largest") > 1e-4) == (way == "numbers")
 
 

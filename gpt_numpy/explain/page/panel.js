@@ -205,7 +205,8 @@ function putWays(box, account) {
   put(table, "caption", { class: "unseen" }, "The same number four ways, and how far each is from the formula");
   const head = put(put(table, "thead"), "tr"), body = put(table, "tbody");
   for (const title of ["way", "number", "off by"]) put(head, "th", { scope: "col" }, title);
-  for (const way of fourWays(account)) {
+  const ways = fourWays(account), compared = ways.filter(({ value }) => value !== undefined);
+  for (const way of ways) {
     const row = put(body, "tr", { "data-way": way.key, class: way.isWrong ? "wrong" : "" });
     if (way.value !== undefined) Object.assign(row.dataset, { value: way.value, relative: way.relative });
     put(row, "th", { scope: "row" }, way.label);
@@ -218,6 +219,9 @@ function putWays(box, account) {
     const off = way.key === "formula" ? "" : rounded(way.relative, 1);
     put(row, "td", { class: "number" }, way.isWrong ? `${off} WRONG` : off);
   }
+  const isWrong = compared.some(way => way.isWrong), most = Math.max(...compared.map(({ relative }) => relative));
+  if (compared.length > 1) put(box, "p", { class: isWrong ? "wrong" : "" },
+    isWrong ? "They do NOT agree." : `They agree: off by ${rounded(most, 1)} at most.`);
   put(box, "p", { class: "quiet" }, (account.quantity.kind === "sum"
     ? "Off by: the distance from the formula’s number, as a share of the sum of the sizes of its products"
     : "Off by: the distance, as a share of the number itself") + ", or of a thousandth of the matrix’s largest.");
