@@ -19,11 +19,12 @@ from gpt_numpy.explain import command
 from gpt_numpy.explain.account import account
 from gpt_numpy.explain.checks import BEND, EXACT, by_torch, check_all
 from gpt_numpy.explain.differences import resolution
-from gpt_numpy.explain.page import FOLDER, SCRIPTS, contents, embedded, write_page
+from gpt_numpy.explain.page import FOLDER, SCRIPTS, contents, write_page
 from gpt_numpy.explain.problem import Problem
 from gpt_numpy.explain.subject import subject_of
 from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.report import embedded
 from gpt_numpy.workshop.weights import initial_weights
 from tests.problems import moved
 
@@ -86,11 +87,6 @@ class Reader:
 
     def numbers(self, selector: str, name: str) -> list[float]:
         return [float(row.get_attribute(f"data-{name}")) for row in self.page.query_selector_all(selector)]
-
-    @property
-    def opened(self) -> str:
-        """The entry whose account is open."""
-        return str(self.page.text_content("#account h2")).strip()
 
 
 @pytest.fixture(scope="module")

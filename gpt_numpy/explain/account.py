@@ -123,7 +123,7 @@ def sums(trace: Trace, quantity: Quantity) -> tuple[Array, Array]:
     for term in quantity.terms:
         arrays = [np.asarray({**trace.numbers, **trace.constants}[entry.name]) for entry in term.factors]
         product = f"{','.join(''.join(entry.indices) for entry in term.factors)},{indices}->{indices}"
-        total += term.sign * np.einsum(product, *arrays, everywhere)
-        size += np.einsum(product, *map(np.abs, arrays), everywhere)
+        total += term.sign * np.einsum(product, *arrays, everywhere, optimize=True)
+        size += np.einsum(product, *map(np.abs, arrays), everywhere, optimize=True)
     visible = trace.visible if quantity.name in MASKED else True
     return np.where(visible, total, 0.0), np.maximum(size, floor(trace, quantity.name))

@@ -2,8 +2,8 @@
 
 The first three are right to rounding, 1e-16 of the largest term or so. A difference quotient of step h is off by about
 h^2 for the bend of the loss, and cannot see what is smaller than the rounding of the loss over h. Some of both is
-allowed for, and what lies beyond is shown as wrong. (Where the loss bends sharply, with weights a thousand times those
-of a trained model, it can be the difference that is off.)
+allowed for, and what lies beyond is shown as wrong. (Where the loss bends sharply, as with weights 10,000 times as
+large, it can be the difference that is off.)
 """
 
 import math

@@ -138,11 +138,8 @@ def _known(trace: Trace, flag: str, name: str) -> str:
         raise WrongUse(f"--{flag} {name}: a whole matrix is shown; for one number, --entry {name!r}")
     near = [known for known in trace.quantities if known.lower() == name.lower()]
     near = near or difflib.get_close_matches(name, trace.quantities, 3)
-    raise WrongUse(f"--{flag} {name}: there is no such matrix{f', perhaps {_or(near)}' if near else ''}; --show list")
-
-
-def _or(names: Sequence[str]) -> str:
-    return " or ".join(names)
+    meant = f", perhaps {' or '.join(near)}" if near else ""
+    raise WrongUse(f"--{flag} {name}: there is no such matrix{meant}; --show list")
 
 
 # ---- on a page --------------------------------------------------------------------------------------------------

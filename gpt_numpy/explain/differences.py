@@ -33,14 +33,17 @@ def differences(trace: Trace, name: str, indices: Array, told: Told = lambda don
             changes[(0, row, *index)] = STEP
             changes[(1, row, *index)] = -STEP
         above, below = losses(problem, name, changes.reshape(-1, *shape)).reshape(2, -1)
-        told(len(indices))
         found: Array = (above - below) / (2 * STEP)
         return found
 
     at_once = max(1, AT_ONCE // (2 * len(problem.ids)))
     pieces = [indices[start : start + at_once] for start in range(0, len(indices), at_once)]
+    taken = []
     with ThreadPoolExecutor(available_cores()) as pool:
-        return np.concatenate(list(pool.map(slopes, pieces)))
+        for found in pool.map(slopes, pieces):
+            taken.append(found)
+            told(len(found))
+    return np.concatenate(taken)
 
 
 def resolution(trace: Trace) -> float:

@@ -143,10 +143,10 @@ def _add_forward(table: _Table, config: GPTConfig, layer: int) -> None:
     add, bias = table.add, config.bias
     add("tok[i,m]", "", "the row of the token that stands there, from the table of tokens", kind="given")
     add("pos[i,m]", "", "the row of that position, from the table of positions", kind="given")
-    for name in sublayers(config)[: 2 * layer]:
-        meaning = f"what {name.described} adds to the stream (--layer {name.layer} opens it)"
-        add(f"Y_{name}[i,m]", "", meaning, kind="given")
-    before = [f"Y_{name}[i,m]" for name in sublayers(config)[: 2 * layer]]
+    for sub in sublayers(config)[: 2 * layer]:
+        meaning = f"what {sub.described} adds to the stream (--layer {sub.layer} opens it)"
+        add(f"Y_{sub}[i,m]", "", meaning, kind="given")
+    before = [f"Y_{sub}[i,m]" for sub in sublayers(config)[: 2 * layer]]
     add("R[i,m]", _sum("tok[i,m]", "pos[i,m]", *before), "the stream as this attention reads it")
     _add_norm(table, "", "R", "X", bias, "what attention works on")
     for letter, i, what in (("q", "i", "the query: what a position looks for"), ("k", "j", "the key: what it offers"),
@@ -193,25 +193,25 @@ def _add_rest(table: _Table, config: GPTConfig, layer: int) -> None:
     """From Y to the loss."""
     add, bias = table.add, config.bias
     stream = ["R[i,m]", "Y[i,m]"]
-    for name in later(config, layer):
-        add(f"R_{name}[i,m]", _sum(*stream), f"the stream as {name.described} reads it")
-        _add_norm(table, f"_{name}", f"R_{name}", f"N_{name}", bias, f"what {name.described} works on")
-        if name.kind == "mlp":
-            for entry, what in ((f"W1_{name}[u,m]", "the matrix"), (f"W2_{name}[m,u]", "the second matrix")):
-                add(entry, "", f"{what} of {name.described}", kind="given")
+    for sub in later(config, layer):
+        add(f"R_{sub}[i,m]", _sum(*stream), f"the stream as {sub.described} reads it")
+        _add_norm(table, f"_{sub}", f"R_{sub}", f"N_{sub}", bias, f"what {sub.described} works on")
+        if sub.kind == "mlp":
+            for entry, what in ((f"W1_{sub}[u,m]", "the matrix"), (f"W2_{sub}[m,u]", "the second matrix")):
+                add(entry, "", f"{what} of {sub.described}", kind="given")
             if bias:
-                add(f"b1_{name}[u]", "", f"the bias of {name.described}", kind="given")
-                add(f"b2_{name}[m]", "", f"the second bias of {name.described}", kind="given")
-            up = _sum(f"Σ_m N_{name}[i,m] W1_{name}[u,m]", f"b1_{name}[u]" if bias else "")
-            add(f"U_{name}[i,u]", up, "before GELU")
-            add(f"G_{name}[i,u]", f"gelu(U_{name}[i,u])", "after GELU", kind="function")
-            add(f"g_{name}[i,u]", f"gelu'(U_{name}[i,u])", "the slope of GELU there", kind="function")
-            down = _sum(f"Σ_u G_{name}[i,u] W2_{name}[m,u]", f"b2_{name}[m]" if bias else "")
-            add(f"Y_{name}[i,m]", down, f"what {name.described} adds to the stream")
+                add(f"b1_{sub}[u]", "", f"the bias of {sub.described}", kind="given")
+                add(f"b2_{sub}[m]", "", f"the second bias of {sub.described}", kind="given")
+            up = _sum(f"Σ_m N_{sub}[i,m] W1_{sub}[u,m]", f"b1_{sub}[u]" if bias else "")
+            add(f"U_{sub}[i,u]", up, "before GELU")
+            add(f"G_{sub}[i,u]", f"gelu(U_{sub}[i,u])", "after GELU", kind="function")
+            add(f"g_{sub}[i,u]", f"gelu'(U_{sub}[i,u])", "the slope of GELU there", kind="function")
+            down = _sum(f"Σ_u G_{sub}[i,u] W2_{sub}[m,u]", f"b2_{sub}[m]" if bias else "")
+            add(f"Y_{sub}[i,m]", down, f"what {sub.described} adds to the stream")
         else:
-            meaning = f"what {name.described} adds to the stream (--layer {name.layer} opens it)"
-            add(f"Y_{name}[i,m]", "", meaning, kind="given")
-        stream.append(f"Y_{name}[i,m]")
+            meaning = f"what {sub.described} adds to the stream (--layer {sub.layer} opens it)"
+            add(f"Y_{sub}[i,m]", "", meaning, kind="given")
+        stream.append(f"Y_{sub}[i,m]")
     add("R_f[i,m]", _sum(*stream), "the stream at its end")
     _add_norm(table, "_f", "R_f", "N_f", bias, "what the last layer works on")
     add("W_lm[v,m]", "", "the matrix of lm_head", kind="given")
@@ -230,23 +230,23 @@ def _add_rest_backward(table: _Table, config: GPTConfig, layer: int) -> None:
     add("dN_f[i,m]", "Σ_v dZ[i,v] W_lm[v,m]", "back through lm_head")
     _add_norm_backward(table, "_f", "dN_f", "what comes back to the stream from its end")
     back = ["dR_f[i,m]"]
-    for name in reversed(later(config, layer)):
-        add(f"dY_{name}[i,m]", _sum(*back), f"what reaches the output of {name.described}")
-        if name.kind == "mlp":
-            add(f"dG_{name}[i,u]", f"Σ_m dY_{name}[i,m] W2_{name}[m,u]", f"back through the second matrix of {name}")
-            add(f"dU_{name}[i,u]", f"dG_{name}[i,u] g_{name}[i,u]", "back through GELU: times its slope")
-            add(f"dN_{name}[i,m]", f"Σ_u dU_{name}[i,u] W1_{name}[u,m]", f"back through the first matrix of {name}")
+    for sub in reversed(later(config, layer)):
+        add(f"dY_{sub}[i,m]", _sum(*back), f"what reaches the output of {sub.described}")
+        if sub.kind == "mlp":
+            add(f"dG_{sub}[i,u]", f"Σ_m dY_{sub}[i,m] W2_{sub}[m,u]", f"back through the second matrix of {sub}")
+            add(f"dU_{sub}[i,u]", f"dG_{sub}[i,u] g_{sub}[i,u]", "back through GELU: times its slope")
+            add(f"dN_{sub}[i,m]", f"Σ_u dU_{sub}[i,u] W1_{sub}[u,m]", f"back through the first matrix of {sub}")
         else:
             add(
-                f"dN_{name}[i,m]",
+                f"dN_{sub}[i,m]",
                 "",
-                f"what its heads send back: dX of that layer (--layer {name.layer} opens it)",
+                f"what its heads send back: dX of that layer (--layer {sub.layer} opens it)",
                 kind="given",
             )
         _add_norm_backward(
-            table, f"_{name}", f"dN_{name}", f"the part of the stream's gradient that comes through {name.described}"
+            table, f"_{sub}", f"dN_{sub}", f"the part of the stream's gradient that comes through {sub.described}"
         )
-        back.append(f"dR_{name}[i,m]")
+        back.append(f"dR_{sub}[i,m]")
     meaning = "what reaches the output of attention: the stream's end, and each sublayer after it, send it back"
     add("dY[i,m]", _sum(*back), meaning)
 

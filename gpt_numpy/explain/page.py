@@ -9,7 +9,6 @@ data after them, as JSON: for each quantity its formula and its terms, and its n
 """
 
 import base64
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ import numpy as np
 from gpt_numpy.explain.account import sums
 from gpt_numpy.explain.checks import BEND, EXACT, Checked
 from gpt_numpy.explain.differences import STEP, resolution
-from gpt_numpy.explain.formulas import Entry, Quantity
+from gpt_numpy.explain.formulas import MASKED, Entry, Quantity
 from gpt_numpy.explain.trace import Trace
+from gpt_numpy.workshop.report import embedded
 from minitensor.op import Array
 
 FOLDER = Path(__file__).with_name("page")
@@ -52,8 +52,9 @@ def contents(trace: Trace, torch: dict[str, Array], checked: list[Checked], abou
     by_name = {one.name: one for one in checked}
     quantities, left = [], MOST_BYTES
     for name in _by_importance(trace):
-        record = described(trace, trace.quantities[name])
-        numbers = _numbers(trace, name, torch.get(name), by_name.get(name))
+        quantity, one = trace.quantities[name], by_name.get(name)
+        record = described(trace, quantity, sums(trace, quantity)[1] if one is None else one.size)
+        numbers = _numbers(trace, name, torch.get(name), one)
         size = sum(len(text) for text in numbers.values())
         if size <= left:
             record |= numbers
@@ -63,20 +64,19 @@ def contents(trace: Trace, torch: dict[str, Array], checked: list[Checked], abou
         "layer": problem.layer, "head": problem.head, "heads": config.n_head, "layers": config.n_layer,
         "width": config.n_embd, "loss": _finite(trace.numbers["L"]), "constants": trace.constants,
         "next": problem.targets.tolist(), "step": STEP, "exact": EXACT, "bend": BEND,
-        "blind": _finite(resolution(trace)),
-        "quantities": quantities,
+        "blind": _finite(resolution(trace)), "masked": MASKED, "quantities": quantities,
     }  # fmt: skip
 
 
-def described(trace: Trace, quantity: Quantity) -> Record:
-    """`size` is the largest sum of the sizes of terms: beside it, what is only rounding can be told."""
+def described(trace: Trace, quantity: Quantity, size: Array) -> Record:
+    """Its `size` is the largest sum of the sizes of terms: beside it, what is only rounding can be told."""
 
     def factor(entry: Entry) -> list[Any]:
         return [entry.name, *entry.indices]
 
     return {
         "name": quantity.name, "indices": quantity.indices, "shape": trace.numbers[quantity.name].shape,
-        "kind": quantity.kind, "size": _finite(sums(trace, quantity)[1].max()), "meaning": quantity.meaning,
+        "kind": quantity.kind, "size": _finite(size.max()), "meaning": quantity.meaning,
         "formula": quantity.formula,
         "terms": [[term.sign, term.over, *map(factor, term.factors)] for term in quantity.terms],
     }  # fmt: skip
@@ -128,9 +128,3 @@ KINDS = [
         r"\w+",  # and their inside
     )
 ]
-
-
-def embedded(value: Any) -> str:
-    """JSON in which a browser sees no markup."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

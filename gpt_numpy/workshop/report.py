@@ -22,7 +22,7 @@ Values = NDArray[np.float64]
 def write_report(folder: Path) -> Path:
     """Write folder/report.html from config.json and metrics.jsonl, however little there is yet."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    data = embedded(contents(config, list(Run(folder).records())))
+    data = embedded(plain(contents(config, list(Run(folder).records()))))
     page, beside = folder / "report.html", folder / "report.new"
     beside.write_text(TEMPLATE.read_text(encoding="utf-8").replace("{{data}}", data), encoding="utf-8")
     os.replace(beside, page)  # a reader sees the old page or the new one, never half of one
@@ -144,5 +144,5 @@ def plain(value: Any) -> Any:
 
 def embedded(value: Any) -> str:
     """JSON in which a browser sees no markup; json.dumps writes all but ASCII, so U+2028 as well, as \\uXXXX."""
-    text = json.dumps(plain(value), separators=(",", ":"), allow_nan=False)
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -3,7 +3,7 @@
 
 const byId = id => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent);
-const MASKED = ["S", "P", "dS", "dP"]; // defined where a position may look: column <= row
+const MASKED = data.masked; // defined where a position may look: column <= row
 const POSITIONS = "ijk"; // the index letters that count positions
 
 /** A new last child; in the namespace of its parent, so that it serves HTML, SVG and MathML. */
