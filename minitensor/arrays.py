@@ -47,4 +47,4 @@ def pieces(*arrays: Array) -> Iterator[tuple[Array, ...]]:
         yield tuple(array[start : start + PIECE] for array in flat)
 
 
-PIECE = 1 << 14  # entries; a handful of such arrays fit the cache next to a core
+PIECE = 1 << 17  # entries

@@ -26,7 +26,10 @@ def gelu_forward(x: Array, *, approximate: str = "none") -> tuple[Array, tuple[A
         raise ValueError(f'gelu: approximate is "none" or "tanh", not {approximate!r}')
     y, c = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
     for x_, y_, c_ in pieces(x, y, c):
-        c_[...] = 0.5 + 0.5 * (erf_of(x_ * math.sqrt(0.5)) if approximate == "none" else np.tanh(_s(x_)))
+        t = erf_of(x_ * math.sqrt(0.5)) if approximate == "none" else np.tanh(_s(x_))
+        # c = (1 + t) / 2
+        t += 1.0
+        np.multiply(t, 0.5, out=c_)
         np.multiply(x_, c_, out=y_)
     return y, (x, c, approximate)
 
@@ -35,12 +38,17 @@ def gelu_backward(dy: Array, x: Array, c: Array, approximate: str) -> tuple[Arra
     dx = np.empty(x.shape, x.dtype)
     for dx_, dy_, x_, c_ in pieces(dx, dy, x, c):
         if approximate == "none":
-            slope = np.exp(-0.5 * x_ * x_) * (1.0 / math.sqrt(2.0 * math.pi))
+            slope = x_ * x_
+            slope *= -0.5
+            np.exp(slope, out=slope)
+            slope *= 1.0 / math.sqrt(2.0 * math.pi)
         else:
             t = 2.0 * c_ - 1.0  # tanh(s)
             slope = 0.5 * (1.0 - t * t) * _ROOT * (1.0 + 3.0 * _CUBE * x_ * x_)
         # y = x * c(x)
-        np.multiply(dy_, c_ + x_ * slope, out=dx_)
+        slope *= x_
+        slope += c_
+        np.multiply(slope, dy_, out=dx_)
     return (dx,)
 
 

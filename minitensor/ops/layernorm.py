@@ -12,8 +12,11 @@
     dw_c     = sum over rows of dy_c n_c
     db_c     = sum over rows of dy_c
 
-The row is the last axis, or the last `axes` of them taken together.
+The row is the last axis, or the last `axes` of them taken together. Every sum here, along a row or over rows, is a
+product with a vector, for which BLAS needs one pass over memory: mean(dn n) = (dy n) w/C.
 """
+
+import math
 
 import numpy as np
 
@@ -23,30 +26,39 @@ from minitensor.op import Array, Op
 def layer_norm_forward(
     x: Array, weight: Array | None = None, bias: Array | None = None, *, eps: float = 1e-5, axes: int = 1
 ) -> tuple[Array, tuple[Array, Array, Array | None, bool, int]]:
-    row = tuple(range(-axes, 0))
-    n = x - x.mean(row, keepdims=True)
-    r = 1.0 / np.sqrt(np.square(n).mean(row, keepdims=True) + eps)
+    rows = _rows(x, axes)  # (N, C)
+    average = np.full(rows.shape[1], 1.0 / (rows.shape[1] or 1), rows.dtype)  # (C,): a row times this is its mean
+    n = rows - (rows @ average)[:, None]
+    r = 1.0 / np.sqrt(np.square(n) @ average + eps)[:, None]  # (N, 1)
     n *= r
-    y = n if weight is None else n * weight
+    y = n if weight is None else n * weight.reshape(-1)
     if bias is not None:
-        y = y + bias if y is n else np.add(y, bias, out=y)
-    return y, (n, r, weight, bias is not None, axes)
+        y = y + bias.reshape(-1) if y is n else np.add(y, bias.reshape(-1), out=y)
+    return y.reshape(x.shape), (n, r, weight, bias is not None, axes)
 
 
 def layer_norm_backward(
     dy: Array, n: Array, r: Array, weight: Array | None, has_bias: bool, axes: int
 ) -> tuple[Array, Array | None, Array | None]:
-    row = tuple(range(-axes, 0))
-    others = tuple(range(dy.ndim - axes))
+    shape, row, dy = dy.shape, dy.shape[dy.ndim - axes :], _rows(dy, axes)
+    w = np.ones(n.shape[1], n.dtype) if weight is None else weight.reshape(-1)
+    average = w / (len(w) or 1)  # a row times w, and then its mean
+    over_rows = np.ones(len(n), n.dtype)
     # y = n * weight + bias
-    dbias = dy.sum(others) if has_bias else None
-    dweight = None if weight is None else (dy * n).sum(others)
-    dn = dy if weight is None else dy * weight
+    dy_n = dy * n
+    dbias = (over_rows @ dy).reshape(row) if has_bias else None
+    dweight = None if weight is None else (over_rows @ dy_n).reshape(row)
     # n = (x - mean) * r, where mean and r depend on x too
-    dx = dn - dn.mean(row, keepdims=True)
-    dx -= n * (dn * n).mean(row, keepdims=True)
+    mean_dn, mean_dn_n = (dy @ average)[:, None], (dy_n @ average)[:, None]
+    dx = dy * w
+    dx -= mean_dn
+    dx -= np.multiply(n, mean_dn_n, out=dy_n)
     dx *= r
-    return dx, dweight, dbias
+    return dx.reshape(shape), dweight, dbias
+
+
+def _rows(x: Array, axes: int) -> Array:
+    return x.reshape(math.prod(x.shape[: x.ndim - axes]), math.prod(x.shape[x.ndim - axes :]))
 
 
 layer_norm = Op("layer_norm", layer_norm_forward, layer_norm_backward)
