@@ -4,12 +4,15 @@ A batch is divided among threads, one for each core, and each thread takes its s
 the arrays in use stay small. NumPy lets other threads run while it computes. BLAS gets one thread for each of ours:
 two crowds of threads on the same cores would only wait for each other.
 
-Which thread takes which sequences, and the order in which their gradients are added, depend on the batch and the
-number of threads alone. So two runs agree bit for bit.
+Then each thread updates a part of the parameters (see parts.py): it adds up what all threads have found for their
+gradients, and has an optimizer of its own for them. In between the threads wait for each other, since the norm that
+gradients are clipped by is of all of them together.
+
+Which thread takes which sequences and which parameters, and the order in which gradients are added, depend on the
+batch and the number of threads alone. So two runs agree bit for bit.
 """
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
@@ -20,15 +23,16 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.model import GPT, Cache
+from gpt_numpy.parts import MOMENTS, Part, shared_out
 from gpt_numpy.workshop.engine import Arrays, Ids, Trained
+from gpt_numpy.workshop.memory import keep_freed_memory
 from gpt_numpy.workshop.processes import available_cores
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.streams import DROPOUT
 from minitensor import grad, no_grad
 from minitensor.op import Array
-from minitensor.optim import AdamW, clip_grad_norm_
+from minitensor.optim import get_total_norm
 from minitensor.random import use_generator
-from minitensor.tensor import wrap
 
 Share = tuple[float, list[Array]]  # of the mean loss over a batch, and of its gradients
 
@@ -37,7 +41,7 @@ ALL_AT_ONCE = 4096  # tokens that all threads together work on at once: many thr
 
 
 class Engine:
-    """A GPT, its optimizer, and the threads that do the work."""
+    """A GPT, and the threads that do the work, each with an optimizer for a part of the parameters."""
 
     def __init__(self, config: GPTConfig, seed: int = 0, threads: int | None = None) -> None:
         self.config = config
@@ -45,12 +49,9 @@ class Engine:
         self.peak: float | None = None
         self.model = GPT(config, seed)
         self.parameters = dict(self.model.named_parameters())
-        # Decay pulls matrices towards 0. Biases, and the scales of layer norms, which start at 1, are left alone.
-        matrices = [p for p in self.parameters.values() if p.ndim >= 2]
-        others = [p for p in self.parameters.values() if p.ndim < 2]
-        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = AdamW(groups)
+        self.parts = [Part(some) for some in shared_out(self.parameters, self.threads)]
         threadpool_limits(1, "blas")  # for the whole process, for good
+        keep_freed_memory()
         self.pool = ThreadPoolExecutor(self.threads)
 
     # -- training and judging --
@@ -66,17 +67,11 @@ class Engine:
             loss = loss * (ids[piece].size / ids.size)
             return loss.item(), [g.array for g in grad(loss, parameters) if g is not None]
 
-        loss, gradients = self._over_threads(share, ids, recipe.micro_batch)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = wrap(gradient)
-        grad_norm = clip_grad_norm_(parameters, recipe.grad_clip or math.inf).item()
-        matrices, others = self.optimizer.param_groups
-        matrices["weight_decay"] = recipe.weight_decay
-        for group in (matrices, others):
-            group.update(lr=recipe.lr_at(step), betas=(recipe.beta1, recipe.beta2))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return Trained(loss, grad_norm)
+        losses, gradients = zip(*self._over_threads(share, ids, recipe.micro_batch), strict=True)
+        found = [dict(zip(self.parameters, of_one_thread, strict=True)) for of_one_thread in gradients]
+        grad_norm = get_total_norm(self.pool.map(lambda part: part.add_up(found), self.parts))
+        list(self.pool.map(lambda part: part.update(grad_norm, recipe, step), self.parts))
+        return Trained(sum(losses), grad_norm.item())
 
     def loss(self, ids: Ids, targets: Ids) -> float:
         self.model.eval()
@@ -86,17 +81,17 @@ class Engine:
                 _, loss = self.model(ids[piece], targets[piece])
             return loss.item() * (ids[piece].size / ids.size), []
 
-        return self._over_threads(share, ids)[0]
+        return sum(loss for loss, _ in self._over_threads(share, ids))
 
-    def _over_threads(self, work: Callable[[slice], Share], ids: Ids, limit: int = 0) -> Share:
-        """The sum of what work gives for all pieces of the batch, always added in the same order."""
+    def _over_threads(self, work: Callable[[slice], Share], ids: Ids, limit: int = 0) -> list[Share]:
+        """For each thread the sum of what work gives for its pieces of the batch, always added in the same order."""
         rows = max(1, ALL_AT_ONCE // ids.shape[1])
         shares = divide(len(ids), self.threads, max(1, AT_ONCE // ids.shape[1]), min(limit or rows, rows))
 
         def of_one_thread(pieces: list[slice]) -> Share:
             return reduce(_add, map(work, pieces))
 
-        return reduce(_add, list(self.pool.map(of_one_thread, shares)))
+        return list(self.pool.map(of_one_thread, shares))
 
     # -- reading --
 
@@ -109,25 +104,21 @@ class Engine:
         return {name: p.array for name, p in self.model.state_dict().items()}
 
     def optimizer_state(self) -> Arrays:
-        kept = {name: self.optimizer.state.get(p, {}) for name, p in self.parameters.items()}
-        return {f"{moment}.{name}": state[moment].copy() for moment in MOMENTS for name, state in kept.items() if state}
+        state = {name: array for part in self.parts for name, array in part.state().items()}
+        return {
+            key: state[key] for moment in MOMENTS for name in self.parameters if (key := f"{moment}.{name}") in state
+        }
 
     def load(self, weights: Arrays, optimizer_state: Arrays, step: int) -> None:
         self.model.load_state_dict(weights)
-        self.optimizer.state = {
-            p: {"step": step} | {moment: np.array(optimizer_state[f"{moment}.{name}"]) for moment in MOMENTS}
-            for name, p in self.parameters.items()
-            if optimizer_state
-        }
+        for part in self.parts:
+            part.load(optimizer_state, step)
 
     def describe(self) -> str:
         blas = {f"{pool['internal_api']} {pool['version']}" for pool in threadpool_info() if pool["user_api"] == "blas"}
         return f"NumPy {np.__version__}, float32, {self.threads} thread{'s' * (self.threads > 1)}, " + (
             f"with one of {' or '.join(blas)} each" if blas else "each with a BLAS that does not tell its threads"
         )
-
-
-MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's memory
 
 
 class Reader:

@@ -1,4 +1,4 @@
-"""Optimizers: SGD and AdamW with torch's arguments and defaults, and clip_grad_norm_.
+"""Optimizers: SGD and AdamW with torch's arguments and defaults; clip_grad_norm_ and its two halves.
 
     SGD      g += wd p;   b = mu b + (1 - damp) g (the first time b = g);   p -= lr b
              (nesterov: p -= lr (g + mu b))
@@ -19,7 +19,7 @@ import numpy as np
 
 from minitensor.arrays import pieces, read_only
 from minitensor.op import Array
-from minitensor.tensor import Tensor
+from minitensor.tensor import Tensor, wrap
 
 Group = dict[str, Any]
 Params = Iterable[Tensor] | Iterable[Group]
@@ -178,11 +178,17 @@ class AdamW(Optimizer):
         for p_, g_, m, v, new in pieces(p, g, state["exp_avg"], state["exp_avg_sq"], stepped):
             m *= b1
             m += (1.0 - b1) * g_
+            square = g_ * g_
+            square *= 1.0 - b2
             v *= b2
-            v += (1.0 - b2) * g_ * g_
-            size = np.sqrt(v) / math.sqrt(1.0 - b2**t) + group["eps"]
+            v += square
+            size = np.sqrt(v)
+            size /= math.sqrt(1.0 - b2**t)
+            size += group["eps"]
+            change = m * (lr / (1.0 - b1**t))
+            change /= size
             np.multiply(p_, 1.0 - lr * group["weight_decay"], out=new)
-            new -= (lr / (1.0 - b1**t)) * m / size
+            new -= change
         return stepped
 
 
@@ -194,16 +200,24 @@ def clip_grad_norm_(
 ) -> Tensor:
     """Scale all gradients together so that their norm is at most max_norm; the norm they had."""
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    gradients = [p.grad.array for p in parameters if p.grad is not None]
-    if not gradients:
-        return Tensor(0.0)
-    norms = [np.linalg.norm(g.reshape(-1), norm_type) for g in gradients]
-    total = np.linalg.norm(np.stack(norms), norm_type)
+    total = get_total_norm([p.grad for p in parameters if p.grad is not None], norm_type, error_if_nonfinite)
+    clip_grads_with_norm_(parameters, max_norm, total)
+    return total
+
+
+def get_total_norm(tensors: Iterable[Tensor], norm_type: float = 2.0, error_if_nonfinite: bool = False) -> Tensor:
+    """The norm of all their numbers together."""
+    norms = [np.linalg.norm(tensor.array.reshape(-1), norm_type) for tensor in tensors]
+    total = np.linalg.norm(np.stack(norms), norm_type) if norms else 0.0
     if error_if_nonfinite and not np.isfinite(total):
-        raise RuntimeError(f"clip_grad_norm_: the norm of the gradients is {total}")
-    factor = float(max_norm / (total + 1e-6))
-    if not factor >= 1:  # a factor that is NaN spreads, as in torch
-        for p in parameters:
-            if p.grad is not None:
-                p.grad = Tensor(read_only(np.asarray(p.grad.array * factor)))
+        raise RuntimeError(f"the norm of the gradients is {total}")
     return Tensor(total)
+
+
+def clip_grads_with_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, total_norm: Tensor | float) -> None:
+    """Scale gradients as is right where all of them together have this norm."""
+    factor = float(max_norm / (float(total_norm) + 1e-6))
+    if not factor >= 1:  # a factor that is NaN spreads, as in torch
+        for p in [parameters] if isinstance(parameters, Tensor) else parameters:
+            if p.grad is not None:
+                p.grad = wrap(np.asarray(p.grad.array * factor))

@@ -7,11 +7,12 @@ they are freed, and the system then clears every page of the new ones before the
 import ctypes
 import sys
 
-TRIM_THRESHOLD, MMAP_MAX = -1, -4  # M_... in glibc's malloc.h
+TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8  # M_... in glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
     """For the whole process, for good; where the C library has no such setting, nothing."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(MMAP_MAX, 0)  # large arrays come from the heap too,
-        libc.mallopt(TRIM_THRESHOLD, -1)  # and the heap never shrinks
+        libc.mallopt(TRIM_THRESHOLD, -1)  # and the heap never shrinks;
+        libc.mallopt(ARENA_MAX, 1)  # all threads have the same one, since those of their own do shrink

@@ -41,7 +41,8 @@ def attention_scores_forward(
     """
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
     scores = (q * scale) @ k.swapaxes(-1, -2)  # (..., T, U)
-    visible: Array | None = np.tri(*scores.shape[-2:], first, dtype=np.bool_) if is_causal else None
+    *_, T, U = scores.shape
+    visible: Array | None = np.tri(T, U, first, dtype=np.bool_) if is_causal else None
     learned = False
     if mask is not None and mask.dtype == bool:
         visible = mask if visible is None else visible & mask
