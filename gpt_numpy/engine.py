@@ -58,7 +58,7 @@ class Engine:
 
     def train_step(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Trained:
         parameters = list(self.parameters.values())
-        self.model.train()
+        for_training(self.model, True)
 
         def share(piece: slice) -> Share:
             if self.config.dropout:
@@ -74,7 +74,7 @@ class Engine:
         return Trained(sum(losses), grad_norm.item())
 
     def loss(self, ids: Ids, targets: Ids) -> float:
-        self.model.eval()
+        for_training(self.model, False)
 
         def share(piece: slice) -> Share:
             with no_grad():
@@ -129,11 +129,17 @@ class Reader:
         self.cache: Cache = {}
 
     def read(self, ids: Sequence[int]) -> Array:
-        self.model.eval()
+        for_training(self.model, False)
         with no_grad():
             logits, _ = self.model(np.array([ids]), cache=self.cache)
         last: Array = logits.numpy()[0, -1]
         return last
+
+
+def for_training(model: GPT, yes: bool) -> None:
+    """With dropout or without. Where it is so already, all parts of the model need not be told again at each token."""
+    if model.training != yes:
+        model.train(yes)
 
 
 def divide(rows: int, threads: int, at_once: int, limit: int = 0) -> list[list[slice]]:

@@ -47,4 +47,6 @@ def pieces(*arrays: Array) -> Iterator[tuple[Array, ...]]:
         yield tuple(array[start : start + PIECE] for array in flat)
 
 
-PIECE = 1 << 17  # entries
+# Entries of a piece: few enough for a cache, but so many that there are few calls of NumPy. Threads take turns in
+# beginning and ending a call, and where calls are short they wait for each other most of the time.
+PIECE = 1 << 18

@@ -178,5 +178,5 @@ def _ids(name: str, values: Operand) -> Tensor:
 
 def _need_floats(name: str, *inputs: Tensor | None) -> None:
     for x in inputs:
-        if isinstance(x, Tensor) and x.dtype.kind != "f":
+        if isinstance(x, Tensor) and x.array.dtype.kind != "f":
             raise TypeError(f"{name} takes floats, not {x.dtype}; convert with x.float()")

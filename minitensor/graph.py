@@ -72,6 +72,9 @@ def backpropagate(root: Place, dy: Array, wanted: Collection[Place] | None, reta
     soon as its backward has run.
     """
     uses = _count_uses(root[0], _leading_to(wanted, root[0]) if wanted is not None else None)
+    ends = (
+        {root[0], *(node for node, _ in wanted)} if wanted is not None else set()
+    )  # below these may be nothing wanted
     sums = {root: dy}  # what has arrived so far at each place
     ours: set[Place] = set()  # the places whose sum is an array made here, which may be added to in place
     found: dict[Place, Array] = {}
@@ -80,10 +83,14 @@ def backpropagate(root: Place, dy: Array, wanted: Collection[Place] | None, reta
     while ready:
         place = ready.pop()
         node = place[0]
-        if wanted is not None or node.grads is not None:
+        if node.op is None:  # a leaf
+            if wanted is None or place in wanted:
+                found[place] = sums[place]
+            continue
+        if node in ends or (wanted is None and node.grads is not None):
             found.update(_to_keep(node, wanted, sums))
-        if node.op is None or (wanted is not None and not any(edge and edge[0] in uses for edge in node.edges)):
-            continue  # a leaf, or as far down as is wanted
+        if node in ends and not any(edge and edge[0] in uses for edge in node.edges):
+            continue  # as far down as is wanted
 
         arrived: Any = _joined(node, sums) if node.several else sums.pop(place)
         saved, edges = node.saved, node.edges
@@ -95,9 +102,12 @@ def backpropagate(root: Place, dy: Array, wanted: Collection[Place] | None, reta
             raise RuntimeError(f"{node.op.name}: backward gave {len(gradients)} gradients for {len(edges)} inputs")
 
         for position, edge in enumerate(edges):
-            if edge is None or (wanted is not None and edge[0] not in uses):
+            if edge is None:
                 continue
             target, index = edge
+            left = uses.get(target)
+            if left is None:  # nothing wanted is there
+                continue
             shape, dtype = target.outputs[index]
             gradient = gradients[position]
             if type(gradient) is not np.ndarray or gradient.shape != shape or gradient.dtype is not dtype:
@@ -110,8 +120,8 @@ def backpropagate(root: Place, dy: Array, wanted: Collection[Place] | None, reta
             else:  # the first may be anyone's array, dy itself or a view: the second makes a new one
                 sums[edge] = np.asarray(held + gradient)
                 ours.add(edge)
-            left = uses[target] = uses[target] - 1
-            if not left:
+            uses[target] = left - 1
+            if left == 1:
                 ready.append(edge)
         del arrived, saved, gradients, gradient, held  # or they would live through the next node's backward
     return found

@@ -29,27 +29,12 @@ Real: TypeAlias = float  # inside Tensor, `float` is the method
 
 def apply(op: Op, *inputs: "Tensor | None", **settings: Any) -> "Tensor":
     """Run op.forward on the inputs' arrays; record it if one of them wants a gradient. (A tuple for split.)"""
-    arrays: list[Array | None] = []
-    edges: list[Place | None] = []
-    tracked = mixed = False
-    dtype = None
-    for x in inputs:
-        if x is None:
-            arrays.append(None)
-            edges.append(None)
-            continue
-        try:
-            array, place = x.array, x.place
-        except AttributeError:
-            raise TypeError(f"{op.name}: its inputs are tensors, not {type(x).__name__}; make one, tensor(x)") from None
-        arrays.append(array)
-        edges.append(place)
-        if place is not None:
-            tracked = True
-        if array.dtype is not dtype:
-            mixed = dtype is not None
-            dtype = array.dtype
-    if mixed:
+    try:
+        arrays = [None if x is None else x.array for x in inputs]
+    except AttributeError:
+        wrong = next(type(x).__name__ for x in inputs if x is not None and not isinstance(x, Tensor))
+        raise TypeError(f"{op.name}: its inputs are tensors, not {wrong}; make one, tensor(x)") from None
+    if len(arrays) > 1:
         _check_dtypes(op, arrays)
     for name, setting in settings.items():
         if isinstance(setting, np.generic):  # a NumPy number would bring its own dtype into the arithmetic
@@ -57,7 +42,8 @@ def apply(op: Op, *inputs: "Tensor | None", **settings: Any) -> "Tensor":
 
     y, saved = op.forward(*arrays, **settings)
 
-    tracked = tracked and mode.recording
+    edges = [None if x is None else x.place for x in inputs] if mode.recording else []
+    tracked = any(edges)
     if type(y) is tuple:
         outputs = tuple((part.shape, part.dtype) for part in y)
         node = Node(op, outputs, saved, edges, several=True) if tracked else None
@@ -85,7 +71,7 @@ _new = object.__new__
 def _check_dtypes(op: Op, arrays: list[Array | None]) -> None:
     first = None
     for array in arrays:
-        if array is not None and array.dtype.kind == "f":
+        if array is not None and array.dtype is not first and array.dtype.kind == "f":
             if first is None:
                 first = array.dtype
             elif array.dtype != first:
@@ -651,7 +637,7 @@ class Tensor:
         if isinstance(split_size, int):
             if split_size < 1:
                 raise ValueError(f"split: a part needs a size of at least 1, not {split_size}")
-            sizes = [split_size] * -(-n // split_size)  # the last takes what is left
+            sizes = [split_size] * max(1, -(-n // split_size))  # the last takes what is left
         else:
             sizes = list(split_size)
             if sum(sizes) != n or min(sizes) < 0:

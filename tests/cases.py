@@ -371,22 +371,26 @@ def make_scores(source: Source) -> Example:
     elif kind == "boolean":
         mask = source.booleans((T, S))  # whole rows may be masked
     settings = {"is_causal": source.choice([False, True]), "scale": source.choice([None, 0.3])}
+    settings["first"] = source.choice([0, 1])
     return Example([source.values((*batch, T, D), -9, 9), source.values((*batch, S, D), -9, 9), mask], settings)
 
 
-def torch_scores(q: Any, k: Any, mask: Any, *, is_causal: bool, scale: float | None) -> Any:
+def torch_scores(q: Any, k: Any, mask: Any, *, is_causal: bool, scale: float | None, first: int = 0) -> Any:
     scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-    past = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+    past = torch.ones(scores.shape[-2:], dtype=torch.bool).tril(first)
     return scores.masked_fill(~past, -math.inf) if is_causal else scores
 
 
-def composed_scores(q: Tensor, k: Tensor, mask: Tensor | None, *, is_causal: bool, scale: float | None) -> Tensor:
+def composed_scores(
+    q: Tensor, k: Tensor, mask: Tensor | None, *, is_causal: bool, scale: float | None, first: int = 0
+) -> Tensor:
     scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == np.bool_ else scores + mask
-    future = ~np.tri(*scores.shape[-2:], dtype=np.bool_)
+    *_, T, U = scores.shape
+    future = ~np.tri(T, U, first, dtype=np.bool_)
     return scores.masked_fill(future, -math.inf) if is_causal else scores
 
 
@@ -394,15 +398,15 @@ def make_weights(source: Source) -> Example:
     scores = source.values(source.shape(min_dims=2, min_side=1), -30, 30)
     if source.choice([False, True]):
         scores = np.where(source.booleans(scores.shape), scores, -math.inf)
-    return Example([scores])
+    return Example([scores], {"small": source.choice([False, True])})
 
 
-def torch_weights(scores: torch.Tensor) -> Any:
+def torch_weights(scores: torch.Tensor, *, small: bool = False) -> Any:
     blind = (scores == -math.inf).all(-1, keepdim=True)
     return scores.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
 
 
-def composed_weights(scores: Tensor) -> Tensor:
+def composed_weights(scores: Tensor, *, small: bool = False) -> Tensor:
     blind = (scores.array == -math.inf).all(-1, keepdims=True)
     return composed_softmax(scores.masked_fill(blind, 0.0), axis=-1).masked_fill(blind, 0.0)
 
@@ -416,6 +420,7 @@ def make_attention_values(source: Source) -> Example:
 def make_attention(source: Source) -> Example:
     scores = make_scores(source)
     q, k, mask = scores.arrays
+    del scores.settings["first"]
     v = source.values((*k.shape[:-1], source.choice([2, 3, 1])))
     keep, p = (source.booleans((*q.shape[:-1], k.shape[-2])), 0.25) if source.choice([False, True]) else (None, 0.0)
     return Example([q, k, v, mask, keep], {**scores.settings, "p": p})

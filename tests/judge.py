@@ -13,6 +13,7 @@ nowhere (1e-8, say) would let wrong gradients through.
 NaN and infinity pass only where torch has the same.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -100,7 +101,7 @@ def operation(op: Any) -> Callable[..., Any]:
 
     def forward(*arrays: Any, **settings: Any) -> Any:
         y, saved = op.forward(*arrays, **settings)
-        for kept in saved:
+        for kept in itertools.chain(saved, *(several for several in saved if isinstance(several, list))):
             if isinstance(kept, np.ndarray):
                 kept.setflags(write=False)
         return y, saved

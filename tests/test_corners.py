@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as TF
 
-from minitensor.arrays import PIECE
 from minitensor.op import OPS
+from minitensor.ops.attention import BLOCK
 from minitensor.tensor import Tensor, grad
 from tests.cases import CASES
 from tests.judge import compare, operation, through_engine, upstream
@@ -23,10 +23,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, fo
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_gelu_of_a_large_array_that_is_turned(approximate: str, dtype: Any) -> None:
+def test_gelu_of_more_than_a_piece_that_is_turned(
+    approximate: str, dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x, dy = np.random.default_rng(0).standard_normal((2, 300, 201)).astype(dtype).swapaxes(1, 2)
-    assert x.size > 3 * PIECE
-    assert x.size % PIECE
+    monkeypatch.setattr("minitensor.arrays.PIECE", 1 << 14)
+    assert x.size > 3 << 14
     y, saved = OPS["gelu"].forward(x, approximate=approximate)
     (dx,) = OPS["gelu"].backward(dy, *saved)
     theirs = torch.tensor(x).double().requires_grad_()
@@ -114,7 +116,8 @@ USUAL: dict[str, Any] = {  # torch without settings
     "softmax": lambda x: x.softmax(-1), "log_softmax": lambda x: x.log_softmax(-1), "gelu": TF.gelu,
     "layer_norm": lambda x, *_: TF.layer_norm(x, x.shape[-1:]), "cross_entropy": TF.cross_entropy, "linear": TF.linear,
     "embedding": TF.embedding, "attention": lambda q, k, v, *_: TF.scaled_dot_product_attention(q, k, v),
-    "attention_scores": lambda q, k, _: q @ k.mT / q.shape[-1] ** 0.5, "clip": lambda x: x,
+    "attention_scores": lambda q, k, _: q @ k.mT / q.shape[-1] ** 0.5, "attention_weights": lambda s: s.softmax(-1),
+    "clip": lambda x: x,
     "sum": torch.sum, "mean": torch.mean, "var": torch.var, "std": torch.std, "max": torch.amax, "min": torch.amin,
     "logsumexp": lambda x: x.flatten().logsumexp(0), "squeeze": torch.squeeze, "tril": torch.tril, "triu": torch.triu,
     "cat": lambda *xs: torch.cat(xs), "stack": lambda *xs: torch.stack(xs),
@@ -148,6 +151,21 @@ def test_settings_left_out_are_torchs(name: str) -> None:
     }.get(name, ([x], {}))
     case, run = replace(CASES[name], torch=USUAL[name]), through_engine(operation(OPS[name]))
     compare(case, run, Example(arrays, settings), upstream(0))
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0, 1000.0])  # of queries and keys: e^1000 would overflow
+@pytest.mark.parametrize("kind", ["causal", "boolean", "added", "dropped", "more keys", "shared keys", "no heads"])
+def test_attention_over_several_blocks_of_queries(kind: str, size: float) -> None:
+    source = Typical(0)
+    T, U, settings = 150, 170 if kind == "more keys" else 150, {"is_causal": True, "scale": None, "p": 0.0}
+    batch = () if kind == "no heads" else (1,) if kind == "shared keys" else (2,)
+    q, k, v = source.values((*batch, T, 3)), source.values((*batch[1:], U, 3)), source.values((*batch[1:], U, 2))
+    mask = {"boolean": source.booleans((T, U)), "added": source.values((T, U))}.get(kind)
+    keep = source.booleans((*batch, T, U)) if kind == "dropped" else None
+    settings["p"] = 0.0 if keep is None else 0.25
+    assert T > 2 * BLOCK
+    example = Example([size * q, size * k, v, mask, keep], settings)
+    compare(CASES["attention"], through_engine(operation(OPS["attention"])), example, upstream(0))
 
 
 def test_attention_to_nothing_is_zero() -> None:

@@ -1,5 +1,6 @@
 """Every operation against torch, against its own forward, and (the fused ones) against smaller operations."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 
 from minitensor.op import OPS
+from minitensor.ops import attention
 from tests.cases import CASES
 from tests.judge import check_by_forward, compare, operation, rounded_to_float32, through_engine, upstream
 from tests.report import REPORT
@@ -21,6 +23,15 @@ pytestmark = pytest.mark.filterwarnings(
 every_op = pytest.mark.parametrize("name", list(CASES))
 fused_ops = pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.composed])
 seeds = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _several_blocks_of_queries() -> Iterator[None]:
+    """The examples are small: attention takes them two queries at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "BLOCK", 2)
+        yield
+
 
 SUMMED = "linear", "layer_norm", "embedding"  # which add up over rows themselves, and leave nothing to the engine
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import minitensor as mt
-from minitensor.arrays import PIECE
-from minitensor.optim import SGD, AdamW, clip_grad_norm_
+from minitensor.optim import SGD, AdamW, clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 
 pytestmark = pytest.mark.equivalence
 
@@ -44,13 +43,12 @@ def assert_same(theirs: list[torch.Tensor], ours: list[mt.Tensor], rtol: float =
         np.testing.assert_allclose(b.detach().numpy(), a.detach().numpy(), rtol, rtol)
 
 
-def test_a_parameter_is_larger_than_a_piece() -> None:
-    sizes = [int(np.prod(shape)) for shape in SHAPES]
-    assert max(sizes) > PIECE > min(sizes)
-
-
+@pytest.mark.parametrize("piece", [1 << 18, 10_000])
 @pytest.mark.parametrize("name", list(SETTINGS))
-def test_thirty_steps_with_gradients_missing_now_and_then(name: str) -> None:
+def test_thirty_steps_with_gradients_missing_now_and_then(
+    name: str, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minitensor.arrays.PIECE", piece)
     kind, settings = SETTINGS[name]
     theirs, ours = both()
     a, b = getattr(torch.optim, kind)(theirs, **settings), getattr(mt.optim, kind)(ours, **settings)
@@ -141,6 +139,23 @@ def test_clip_grad_norm(norm_type: float, max_norm: float) -> None:
         assert (p.grad is None) == (q.grad is None)
         if p.grad is not None and q.grad is not None:
             np.testing.assert_allclose(q.grad.numpy(), p.grad.numpy(), 1e-12)
+
+
+def test_the_two_halves_of_clip_grad_norm() -> None:
+    """As if the first parameters' gradients had a norm that includes others."""
+    theirs, ours = both()
+    give_gradients(theirs, ours, 0, missing=1)
+    a = torch.nn.utils.get_total_norm([p.grad for p in theirs if p.grad is not None])
+    b = get_total_norm(p.grad for p in ours if p.grad is not None)
+    np.testing.assert_allclose(b.item(), a.item(), 1e-12)
+    torch.nn.utils.clip_grads_with_norm_(theirs[:2], 0.5, a)
+    clip_grads_with_norm_(ours[:2], 0.5, b)
+    clip_grads_with_norm_(ours[2], 1e9, b.item())
+    for p, q in zip(theirs, ours, strict=True):
+        assert (p.grad is None) == (q.grad is None)
+        if p.grad is not None and q.grad is not None:
+            np.testing.assert_allclose(q.grad.numpy(), p.grad.numpy(), 1e-12)
+    assert get_total_norm([]).item() == 0.0
 
 
 def test_clip_grad_norm_of_gradients_that_are_not_finite() -> None:

@@ -42,7 +42,7 @@ def attention_scores_forward(
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
     scores = (q * scale) @ k.swapaxes(-1, -2)  # (..., T, U)
     *_, T, U = scores.shape
-    visible: Array | None = np.tri(T, U, first, dtype=np.bool_) if is_causal else None
+    visible: Array | None = np.arange(first, first + T)[:, None] >= np.arange(U) if is_causal else None
     learned = False
     if mask is not None and mask.dtype == bool:
         visible = mask if visible is None else visible & mask
@@ -78,7 +78,7 @@ def attention_weights_forward(scores: Array, *, small: bool = False) -> tuple[Ar
         weights = scores - np.where(largest == -np.inf, 0.0, largest)
         np.exp(weights, out=weights)
     total = (weights @ np.ones(weights.shape[-1], weights.dtype))[..., None]  # faster than a sum over rows
-    weights /= np.where(total == 0, 1.0, total)  # a row that sees nothing stays 0
+    weights /= np.maximum(total, np.finfo(total.dtype).tiny)  # a row that sees nothing stays 0
     return weights, (weights,)
 
 
@@ -111,7 +111,8 @@ def attention_values_backward(dy: Array, weights: Array, v: Array) -> tuple[Arra
 #              them is never computed.
 #   small      |S_ij| <= c |Q_i| |K_j|. Where the longest of both are short, no e^S_ij can overflow, and the largest of
 #              each row need not be looked for.
-#   together   The heads of a token lie side by side in O, dQ, dK and dV, so that a model joins them without a copy.
+#   together   Where there are several blocks, what they give is put together with the heads of a token side by side,
+#              as a model wants them next.
 
 
 def attention_forward(
@@ -126,22 +127,22 @@ def attention_forward(
     p: float = 0.0,
 ) -> tuple[Array, tuple[Array, Array, Array, list[Array], Array | None, float, float, bool, bool]]:
     """`keep`, if given, is the dropout mask of the weights, with chance `p` to drop."""
-    (*_, T, D), (*_, U, E) = q.shape, v.shape
+    (*_, T, D), (*_, U, _) = q.shape, k.shape
     scale = 1.0 / math.sqrt(D) if scale is None else scale
-    learned = mask is not None and mask.dtype != bool
+    learned = mask is not None and mask.dtype != bool  # then dmask is made at once, without blocks
     small = not learned and _small(q, k, scale)
-    y = _heads_together(q, k, v, T, E)
-    weights = []  # of each block
-    for i, j in _blocks(T, U, is_causal):
+    weights, y = [], []  # of each block
+    for i, j in _blocks(T, U, is_causal and not learned):
         mask_ij = None if mask is None else np.broadcast_to(mask, (*mask.shape[:-2], T, U))[..., i, j]
         scores, _ = attention_scores_forward(
             q[..., i, :], k[..., j, :], mask_ij, is_causal=is_causal, scale=scale, first=i.start
         )
-        (weights_ij, _) = attention_weights_forward(scores, small=small)
-        weights.append(weights_ij)
+        weights_ij, _ = attention_weights_forward(scores, small=small)
         kept = weights_ij if keep is None else dropout_forward(weights_ij, keep[..., i, j], p=p)[0]
-        y[..., i, :], _ = attention_values_forward(kept, v[..., j, :])
-    return y, (q, k, v, weights, keep, p, scale, learned, is_causal)
+        y_i, _ = attention_values_forward(kept, v[..., j, :])
+        weights.append(weights_ij)
+        y.append((i, y_i))
+    return _together(y, T), (q, k, v, weights, keep, p, scale, learned, is_causal)
 
 
 def attention_backward(
@@ -156,10 +157,9 @@ def attention_backward(
     learned: bool,
     is_causal: bool,
 ) -> tuple[Array, Array, Array, Array | None, None]:
-    (*_, T, D), (*_, U, E) = q.shape, v.shape
-    dq, dk, dv = (_heads_together(q, k, v, *shape) for shape in ((T, D), (U, D), (U, E)))
-    dmask = np.zeros((*dq.shape[:-1], U), dq.dtype) if learned else None
-    for (i, j), weights_ij in zip(_blocks(T, U, is_causal), weights, strict=True):
+    T, U = q.shape[-2], k.shape[-2]
+    dq, dk, dv, dmask = [], [], [], None
+    for (i, j), weights_ij in zip(_blocks(T, U, is_causal and not learned), weights, strict=True):
         keep_ij = None if keep is None else keep[..., i, j]
         kept = weights_ij if keep_ij is None else dropout_forward(weights_ij, keep_ij, p=p)[0]
         # y = kept @ v
@@ -169,38 +169,40 @@ def attention_backward(
         # weights = softmax(scores)
         (dscores,) = attention_weights_backward(dweights, weights_ij)
         # scores = (q * scale) @ k^T + mask; where a score is masked its weight is 0, so dscores is 0 already
-        dq_i, dk_j, _ = attention_scores_backward(dscores, q[..., i, :], k[..., j, :], scale, learned, visible=None)
-        dq[..., i, :] = dq_i
-        dk[..., j, :] += dk_j  # queries of several blocks see the same keys
-        dv[..., j, :] += dv_j
-        if dmask is not None:
-            dmask[..., i, j] = dscores
-    return dq, dk, dv, dmask, None
-
-
-BLOCK = 64  # queries
+        dq_i, dk_j, dmask = attention_scores_backward(dscores, q[..., i, :], k[..., j, :], scale, learned, visible=None)
+        dq.append((i, dq_i))
+        dk.append((j, dk_j))
+        dv.append((j, dv_j))
+    return _together(dq, T), _together(dk, U), _together(dv, U), dmask, None
 
 
 def _blocks(T: int, U: int, is_causal: bool) -> Iterator[tuple[slice, slice]]:
     """Queries i that are taken together, and the keys j that one of them at least may see."""
     size = BLOCK if is_causal else max(T, 1)
-    for start in range(0, T, size):
+    for start in range(0, max(T, 1), size):
         end = min(start + size, T)
         yield slice(start, end), slice(0, min(end, U) if is_causal else U)
+
+
+BLOCK = 64  # queries
+
+
+def _together(parts: list[tuple[slice, Array]], rows: int) -> Array:
+    """The sum of parts, each for some of so many rows: (B, H, rows, D), in memory (B, rows, H, D)."""
+    *batch, some, D = parts[0][1].shape
+    if len(parts) == 1 and some == rows:
+        return parts[0][1]
+    whole = np.zeros((*batch[:-1], rows, *batch[-1:], D), parts[0][1].dtype)
+    whole = whole.swapaxes(-2, -3) if batch else whole
+    for place, part in parts:
+        whole[..., place, :] += part
+    return whole
 
 
 def _small(q: Array, k: Array, scale: float) -> bool:
     """Whether every score is far below where its exponential overflows."""
     longest_q, longest_k = (math.sqrt(np.vecdot(x, x).max(initial=0.0)) for x in (q, k))
     return abs(scale) * longest_q * longest_k <= 0.5 * math.log(np.finfo(q.dtype).max)
-
-
-def _heads_together(q: Array, k: Array, v: Array, rows: int, columns: int) -> Array:
-    """Zeros (B, H, rows, columns) that lie in memory as (B, rows, H, columns)."""
-    batch = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
-    if not batch:
-        return np.zeros((rows, columns), q.dtype)
-    return np.zeros((*batch[:-1], rows, batch[-1], columns), q.dtype).swapaxes(-2, -3)
 
 
 attention_scores = Op("attention_scores", attention_scores_forward, attention_scores_backward)

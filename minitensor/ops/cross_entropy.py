@@ -34,7 +34,7 @@ def cross_entropy_forward(
     target = np.where(counted, targets, 0)[..., None]  # (..., 1)
 
     largest = logits.max(-1, keepdims=True)  # (..., 1)
-    total = np.exp(logits - largest).sum(-1, keepdims=True)  # (..., 1)
+    total = (np.exp(logits - largest) @ np.ones(V, logits.dtype))[..., None]  # (..., 1); faster than a sum over rows
     losses = (np.log(total) - (1.0 - label_smoothing) * (np.take_along_axis(logits, target, -1) - largest))[..., 0]
     if label_smoothing:
         losses = losses - label_smoothing * (logits - largest).mean(-1)
@@ -61,12 +61,11 @@ def cross_entropy_backward(
     # losses = log(total) - (1 - s) (logits[target] - largest) - s mean(logits - largest), in which largest cancels
     dlogits = logits - largest
     np.exp(dlogits, out=dlogits)
-    dlogits /= total
+    dlogits *= dlosses / total
     if label_smoothing:
-        dlogits -= label_smoothing / logits.shape[-1]
-    at_target = np.take_along_axis(dlogits, target, -1) - (1.0 - label_smoothing)
+        dlogits -= dlosses * (label_smoothing / logits.shape[-1])
+    at_target = np.take_along_axis(dlogits, target, -1) - dlosses * (1.0 - label_smoothing)
     np.put_along_axis(dlogits, target, at_target, -1)
-    dlogits *= dlosses
     return dlogits, None
 
 

@@ -10,6 +10,7 @@
 Where NumPy can give a view, both directions are views, and nothing is copied.
 """
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -97,21 +98,27 @@ getitem = Op("getitem", getitem_forward, getitem_backward)
 # ---- joining and cutting ----------------------------------------------------------------------------------------
 
 
-def cat_forward(*xs: Array, axis: int = 0) -> tuple[Array, tuple[list[int], int]]:
-    ends = np.cumsum([x.shape[axis] for x in xs[:-1]])
-    return np.concatenate(xs, axis), (ends.tolist(), axis)
+def cat_forward(*xs: Array, axis: int = 0) -> tuple[Array, tuple[Shape, int]]:
+    return np.concatenate(xs, axis), (tuple(x.shape[axis] for x in xs), axis)
 
 
-def cat_backward(dy: Array, ends: list[int], axis: int) -> tuple[Array, ...]:
-    return tuple(np.split(dy, ends, axis))
+def cat_backward(dy: Array, sizes: Shape, axis: int) -> tuple[Array, ...]:
+    return _cut(dy, sizes, axis)
 
 
 def split_forward(x: Array, *, sizes: Shape, axis: int = 0) -> tuple[tuple[Array, ...], tuple[int]]:
-    return tuple(np.split(x, np.cumsum(sizes[:-1]), axis)), (axis,)
+    return _cut(x, sizes, axis), (axis,)
 
 
 def split_backward(dys: tuple[Array, ...], axis: int) -> tuple[Array]:
     return (np.concatenate(dys, axis),)
+
+
+def _cut(x: Array, sizes: Shape, axis: int) -> tuple[Array, ...]:
+    """x in parts of these sizes along an axis."""
+    ends = itertools.pairwise(itertools.accumulate(sizes, initial=0))
+    before = (slice(None),) * (axis % x.ndim)
+    return tuple(x[*before, start:end] for start, end in ends)
 
 
 def stack_forward(*xs: Array, axis: int = 0) -> tuple[Array, tuple[int]]:
