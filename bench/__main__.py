@@ -1,11 +1,122 @@
-"""uv run python -m bench: what is measured so far is the engine's overhead for each operation."""
+"""The command line: python -m bench."""
 
 import sys
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
-from bench import overhead
+from rich.console import Console as Rich
+
+from bench import generate, memory, ops, overhead, peers, scaling, step, where
+from bench.card import card
+from bench.result import Result, in_words, write_json, write_plot
+from bench.settings import Settings
+from gpt_numpy.workshop.console import Console
+from gpt_numpy.workshop.errors import RunFailed, WrongUse
+from gpt_numpy.workshop.flags import Parser, add_fields, chosen, made
+from gpt_torch.device import find_device
+
+Measure = Callable[[Settings], Iterator[Result]]
+
+BENCHMARKS: Mapping[str, tuple[Measure, str]] = {
+    "step": (step.measure, "a training step of gpt_numpy, gpt_torch, and gpt_torch compiled"),
+    "ops": (ops.measure, "each operation forward and backward against torch's"),
+    "overhead": (overhead.measure, "what recording an operation and walking back over it add to NumPy's calls"),
+    "generate": (generate.measure, "characters per second, with the cache and without"),
+    "memory": (memory.measure, "peak memory against batch and context"),
+    "scaling": (scaling.measure, "time against batch, context, width, layers, threads"),
+    "where": (where.measure, "where the time of one step of gpt_numpy goes"),
+    "peers": (peers.measure, "the same forward and backward pass in autograd, MyGrad and JAX, where installed"),
+}
+
+
+def short(settings: Settings) -> list[tuple[str, Settings]]:
+    """What runs when nothing is named: everything, in about three minutes."""
+    few = replace(settings, repeat=min(settings.repeat, 3))
+    of_workshop = replace(few, preset="workshop", batch_size=settings.batch_size or 16, compile=False)
+    return [
+        ("step", settings), ("step", of_workshop), ("ops", few), ("overhead", few), ("generate", few), ("memory", few),
+        ("scaling", few), ("where", few), ("peers", few),
+    ]  # fmt: skip
+
+
+def run(arguments: Sequence[str]) -> None:
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(help_text())
+        return
+    named = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    if named and named not in BENCHMARKS:
+        raise WrongUse(f"{named!r} is not one of {', '.join(BENCHMARKS)}; see python -m bench --help")
+    given = parser(named or "").given(arguments[1:] if named else arguments)
+    settings = made(Settings, chosen(Settings, given))
+    console = Console()
+    screen = Rich(highlight=False, width=None if console.is_terminal else 140)
+    machine = card(find_device(settings.device), settings.cores)
+    console.say(in_words(machine), "dim")
+    results: list[Result] = []
+    for name, how in [(named, settings)] if named else short(settings):
+        measure, meaning = BENCHMARKS[name]
+        with console.bar(f"{name}: {meaning}", total=1.0) as bar:
+            for result in measure(how):
+                bar.at(result.done)
+        results.append(result)
+        screen.print()
+        screen.print(result.table())
+        for line in result.lines:
+            console.say(line)
+        if "json" in given:
+            write_json(given["json"], machine, results)
+        if "plot" in given:
+            write_plot(given["plot"], machine, results)
+
+
+def parser(named: str) -> Parser:
+    found = Parser(f"python -m bench {named}".strip(), f"Measures {BENCHMARKS[named][1]}." if named else "")
+    add_fields(found, "what is measured", Settings)
+    files = found.add_argument_group("where the figures go, beside the screen")
+    files.add_argument("--json", metavar="FILE", type=to_be_written, help="the figures, with every turn")
+    files.add_argument("--plot", metavar="FILE", type=to_be_drawn, help="a picture: .png, .svg or .pdf")
+    return found
+
+
+def to_be_written(text: str) -> Path:
+    path = Path(text)
+    if not path.absolute().parent.is_dir() or path.is_dir():
+        raise ArgumentTypeError(f"{text} cannot be written: there is no folder {path.parent}, or it is one")
+    return path
+
+
+def to_be_drawn(text: str) -> Path:
+    if Path(text).suffix not in (".png", ".svg", ".pdf"):
+        raise ArgumentTypeError(f"a picture is a .png, .svg or .pdf file, not {text}")
+    return to_be_written(text)
+
+
+def help_text() -> str:
+    width = max(map(len, BENCHMARKS))
+    listed = "\n".join(f"  {name:{width}}  {meaning}" for name, (_, meaning) in BENCHMARKS.items())
+    _, _, flags = parser("").format_help().split("\n\n", 2)
+    return f"usage: python -m bench [what] [flags]\n\n{ABOUT}\n\n{listed}\n\n{flags.strip()}"
+
+
+ABOUT = """gpt_numpy and gpt_torch side by side. What is compared first computes the same numbers, then takes turns.
+Without a name all of these are run, in about three minutes:"""
+
+
+def main() -> int:
+    try:
+        run(sys.argv[1:])
+    except WrongUse as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    except (RunFailed, OSError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
 
 if __name__ == "__main__":
-    if sys.argv[1:] not in ([], ["overhead"]):
-        print("bench: the one benchmark is `overhead`: uv run python -m bench overhead", file=sys.stderr)
-        sys.exit(2)
-    sys.exit(overhead.main())
+    sys.exit(main())

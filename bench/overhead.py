@@ -1,24 +1,24 @@
-"""What the engine costs: the time to record an operation and to walk back over it, on arrays of one number.
+"""What the tape costs: the time to record an operation, and to walk back over it, on arrays of one number.
 
-There the arithmetic is next to nothing, so what is left over the bare NumPy calls is the engine. The target is at most
-6 microseconds each way. In a round the bare calls, the recorded operations and the walk back are timed one after the
+There the arithmetic is next to nothing, so what is left over the bare NumPy calls is the tape. The target is at most 6
+microseconds each way. In a round the bare calls, the recorded operations and the walk back are timed one after the
 other; the figures are those of the quietest round, because other programs on the machine only ever add time.
 """
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
+from bench.result import Result, Row, bars
+from bench.settings import Settings
 from minitensor import Tensor
 from minitensor.op import OPS
 
-CHAIN, ROUNDS = 1000, 60
+CHAIN, ROUNDS = 1000, 20
 TARGET = 6.0  # microseconds
 
 
@@ -54,7 +54,7 @@ class Cost:
     walking: float
 
 
-def measure(subject: Subject) -> Cost:
+def measured(subject: Subject) -> Cost:
     """One round."""
     shape = (1, 1) if subject.op == "matmul" else (1,)
     x, y = (Tensor(np.ones(shape), requires_grad=True) for _ in range(2))
@@ -84,21 +84,36 @@ def measure(subject: Subject) -> Cost:
     return Cost(times[0], times[1] - times[0], times[2], times[3] - times[2])
 
 
-def main() -> int:
-    """Print the table; status 1 if the engine is over its target."""
+def measure(settings: Settings) -> Iterator[Result]:
+    """The figures so far, round by round."""
+    rounds: list[list[Cost]] = []
+    was_on = gc.isenabled()
     gc.disable()
-    np.seterr(all="ignore")
-    table = Table(title=f"microseconds per operation on one number, quietest of {ROUNDS} rounds of {CHAIN}")
-    for column in ("op", "NumPy forward", "recording adds", "NumPy backward", "walking back adds"):
-        table.add_column(column, justify="left" if column == "op" else "right")
-    rounds = [[measure(subject) for subject in SUBJECTS] for _ in range(ROUNDS)]
-    worst = 0.0
-    for subject, costs in zip(SUBJECTS, zip(*rounds, strict=True), strict=True):
-        cost = min(costs, key=lambda cost: sum(astuple(cost)))
-        worst = max(worst, cost.recording, cost.walking)
-        figures = (cost.forward, cost.recording, cost.backward, cost.walking)
-        table.add_row(subject.op, *(f"{figure:.2f}" for figure in figures))
-    console = Console()
-    console.print(table)
-    console.print(f"The engine adds at most {worst:.1f} microseconds each way; the target is {TARGET:.0f}.")
-    return int(worst > TARGET)
+    try:
+        for _ in range(ROUNDS):
+            with np.errstate(all="ignore"):
+                rounds.append([measured(subject) for subject in SUBJECTS])
+            yield result(rounds)
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def result(rounds: list[list[Cost]]) -> Result:
+    quietest = [min(costs, key=lambda cost: sum(astuple(cost))) for costs in zip(*rounds, strict=True)]
+    rows: list[Row] = [
+        {"operation": subject.op, "NumPy forward": cost.forward, "recording adds": cost.recording,
+         "NumPy backward": cost.backward, "walking back adds": cost.walking}
+        for subject, cost in zip(SUBJECTS, quietest, strict=True)
+    ]  # fmt: skip
+    worst = max(max(cost.recording, cost.walking) for cost in quietest)
+    two = "{:.2f}".format
+    return Result(
+        "overhead",
+        f"microseconds for an operation on one number, quietest of {len(rounds)} rounds of {CHAIN}",
+        rows,
+        {"operation": str} | dict.fromkeys(list(rows[0])[1:], two),
+        [f"The tape adds at most {worst:.1f} microseconds each way; the target is {TARGET:.0f}."],
+        bars("operation", {"recording adds": "#4c72b0", "walking back adds": "#dd8452"}, "microseconds"),
+        done=len(rounds) / ROUNDS,
+    )

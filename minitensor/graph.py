@@ -84,10 +84,9 @@ def backpropagate(root: Place, dy: Array, wanted: Collection[Place] | None, reta
         place = ready.pop()
         node = place[0]
         if node.op is None:  # a leaf
-            if wanted is None or place in wanted:
-                found[place] = sums[place]
+            found[place] = sums[place]
             continue
-        if node in ends or (wanted is None and node.grads is not None):
+        if node in ends or node.grads is not None:
             found.update(_to_keep(node, wanted, sums))
         if node in ends and not any(edge and edge[0] in uses for edge in node.edges):
             continue  # as far down as is wanted

@@ -367,9 +367,9 @@ def make_scores(source: Source) -> Example:
     mask: Array | None = None
     kind = source.choice(["added", "none", "boolean"])
     if kind == "added":
-        mask = source.values(source.choice([(T, S), (1, S), ()]))
+        mask = source.values(source.choice([(T, S), (1, S), (), (*batch, T, S)]))
     elif kind == "boolean":
-        mask = source.booleans((T, S))  # whole rows may be masked
+        mask = source.booleans(source.choice([(T, S), (*batch, 1, S)]))  # whole rows may be masked
     settings = {"is_causal": source.choice([False, True]), "scale": source.choice([None, 0.3])}
     settings["first"] = source.choice([0, 1])
     return Example([source.values((*batch, T, D), -9, 9), source.values((*batch, S, D), -9, 9), mask], settings)

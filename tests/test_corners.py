@@ -154,18 +154,36 @@ def test_settings_left_out_are_torchs(name: str) -> None:
 
 
 @pytest.mark.parametrize("size", [1.0, 30.0, 1000.0])  # of queries and keys: e^1000 would overflow
-@pytest.mark.parametrize("kind", ["causal", "boolean", "added", "dropped", "more keys", "shared keys", "no heads"])
+@pytest.mark.parametrize(
+    "kind", ["causal", "boolean", "added", "dropped", "more keys", "shared keys", "no heads", "scaled"]
+)
 def test_attention_over_several_blocks_of_queries(kind: str, size: float) -> None:
     source = Typical(0)
-    T, U, settings = 150, 170 if kind == "more keys" else 150, {"is_causal": True, "scale": None, "p": 0.0}
+    T, U = 150, 170 if kind == "more keys" else 150
     batch = () if kind == "no heads" else (1,) if kind == "shared keys" else (2,)
     q, k, v = source.values((*batch, T, 3)), source.values((*batch[1:], U, 3)), source.values((*batch[1:], U, 2))
-    mask = {"boolean": source.booleans((T, U)), "added": source.values((T, U))}.get(kind)
+    mask = {"boolean": source.booleans((T, U)), "added": source.values((T, U)) * 400.0}.get(kind)
     keep = source.booleans((*batch, T, U)) if kind == "dropped" else None
-    settings["p"] = 0.0 if keep is None else 0.25
+    scale = 1000.0 if kind == "scaled" else None
+    settings = {"is_causal": True, "p": 0.0 if keep is None else 0.25, "scale": scale}
     assert T > 2 * BLOCK
     example = Example([size * q, size * k, v, mask, keep], settings)
     compare(CASES["attention"], through_engine(operation(OPS["attention"])), example, upstream(0))
+
+
+def test_sums_of_exponentials_that_fit_do_not_overflow_either() -> None:
+    """All scores 700: e^700 is a number of float64, a thousand times that is none."""
+    q, k, v = np.full((1, 1), 700.0), np.ones((10**5, 1)), np.arange(10**5, dtype=np.float64)[:, None]
+    y, _ = OPS["attention"].forward(q, k, v, scale=1.0)
+    assert y.item() == pytest.approx(v.mean())
+
+
+def test_attention_of_nothing_is_nothing() -> None:
+    k = np.ones((2, 3))
+    y, saved = OPS["attention"].forward(np.ones((0, 3)), k, k)
+    dq, dk, dv, *_ = OPS["attention"].backward(np.ones((0, 3)), *saved)
+    assert y.shape == (0, 3) == dq.shape  # type: ignore[union-attr]
+    assert dk.tolist() == dv.tolist() == [[0.0] * 3] * 2  # type: ignore[union-attr]
 
 
 def test_attention_to_nothing_is_zero() -> None:
@@ -176,7 +194,18 @@ def test_attention_to_nothing_is_zero() -> None:
     assert (dq.tolist(), dk.shape, dv.shape) == ([[0.0] * 3] * 2, (0, 3), (0, 3))  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_rows_of_nothing_are_normalised_to_nothing() -> None:
+    x, nothing = np.ones((2, 0)), np.ones(0)
+    y, saved = OPS["layer_norm"].forward(x, nothing, nothing)
+    assert [a.shape for a in (y, *OPS["layer_norm"].backward(x, *saved)) if a is not None] == [
+        (2, 0),
+        (2, 0),
+        (0,),
+        (0,),
+    ]
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "attention_weights"])
 def test_a_softmax_of_nothing_is_nothing(name: str) -> None:
     y, saved = OPS[name].forward(np.ones((2, 0)))
     (dx,) = OPS[name].backward(np.ones((2, 0)), *saved)

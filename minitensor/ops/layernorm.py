@@ -27,13 +27,13 @@ def layer_norm_forward(
     x: Array, weight: Array | None = None, bias: Array | None = None, *, eps: float = 1e-5, axes: int = 1
 ) -> tuple[Array, tuple[Array, Array, Array | None, bool, int]]:
     rows = _rows(x, axes)  # (N, C)
-    average = np.full(rows.shape[1], 1.0 / (rows.shape[1] or 1), rows.dtype)  # (C,): a row times this is its mean
+    average = np.ones(rows.shape[1], rows.dtype) / rows.shape[1]  # (C,): a row times this is its mean
     n = rows - (rows @ average)[:, None]
     r = 1.0 / np.sqrt(np.square(n) @ average + eps)[:, None]  # (N, 1)
     n *= r
-    y = n if weight is None else n * weight.reshape(-1)
+    y = n if weight is None else n * weight.ravel()
     if bias is not None:
-        y = y + bias.reshape(-1) if y is n else np.add(y, bias.reshape(-1), out=y)
+        y = y + bias.ravel() if y is n else np.add(y, bias.ravel(), out=y)
     return y.reshape(x.shape), (n, r, weight, bias is not None, axes)
 
 
@@ -41,8 +41,8 @@ def layer_norm_backward(
     dy: Array, n: Array, r: Array, weight: Array | None, has_bias: bool, axes: int
 ) -> tuple[Array, Array | None, Array | None]:
     shape, row, dy = dy.shape, dy.shape[dy.ndim - axes :], _rows(dy, axes)
-    w = np.ones(n.shape[1], n.dtype) if weight is None else weight.reshape(-1)
-    average = w / (len(w) or 1)  # a row times w, and then its mean
+    w = np.ones(n.shape[1], n.dtype) if weight is None else weight.ravel()
+    average = w / len(w)  # (C,): a row times this is the mean of the row times w
     over_rows = np.ones(len(n), n.dtype)
     # y = n * weight + bias
     dy_n = dy * n

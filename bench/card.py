@@ -1,0 +1,60 @@
+"""The card of a machine: what a figure was measured on. Every result carries one."""
+
+import os
+import platform
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_info
+
+from gpt_numpy.workshop.processes import available_cores
+
+
+def card(device: torch.device, threads: int) -> dict[str, Any]:
+    return {
+        "date": f"{datetime.now():%Y-%m-%d %H:%M}",
+        "cpu": cpu(),
+        "cores": available_cores(),
+        "threads": threads,
+        "memory_gb": memory(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "numpy_blas": blas(),
+        "torch_blas": torch_blas(),
+        "dtype": "float32",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def cpu() -> str:
+    """What the maker calls it."""
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def memory() -> float | None:
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
+    return None
+
+
+def blas() -> str:
+    """What multiplies matrices for NumPy. Each of the engine's threads calls it for itself, with one thread."""
+    found = [pool for pool in threadpool_info() if pool["user_api"] == "blas" and "numpy" in pool["filepath"].lower()]
+    return ", ".join(f"{pool['internal_api']} {pool['version']} ({pool.get('architecture')})" for pool in found) or "?"
+
+
+def torch_blas() -> str:
+    config = torch.__config__.show()
+    known = {"Math Kernel Library": "MKL", "BLAS_INFO=open": "OpenBLAS", "BLAS_INFO=accelerate": "Accelerate"}
+    return ", ".join(name for sign, name in known.items() if sign in config) or "?"

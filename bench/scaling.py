@@ -1,0 +1,85 @@
+"""How the time of a step grows with the work: with batch, context, width, layers, and with threads.
+
+From each size to the next, what is varied doubles. The exponent is the slope of the line through the times when both
+are taken by their logarithms: 1 where twice as much takes twice as long. All sizes take turns.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from bench.result import Result, Row, milliseconds
+from bench.settings import NUMPY, Settings, Stepping
+from bench.timing import turns
+from gpt_numpy.config import GPTConfig
+
+# What is varied, and between which exponents the arithmetic lies: attention's is quadratic in the context, that of the
+# layers' matrices in the width, and all else linear.
+EXPECTED = {"batch": "1", "context": "1 to 2", "width": "1 to 2", "layers": "1", "threads": "-1 to 0"}
+
+
+def measure(settings: Settings) -> Iterator[Result]:
+    base, recipe = settings.config, settings.recipe
+    halves = [base.block_size // 4, base.block_size // 2, base.block_size]
+    widths = [base.n_embd // 2, base.n_embd, 2 * base.n_embd]
+    rows_of = max(4, recipe.batch_size)
+    subjects: dict[tuple[str, int], Stepping] = {}
+
+    def add(what: str, size: int, made: Settings, config: GPTConfig = base, rows: int = rows_of) -> None:
+        subjects[what, size] = Stepping(made.numpy_engine(config), replace(recipe, batch_size=rows))
+
+    for rows in (rows_of // 4, rows_of // 2, rows_of):
+        add("batch", rows, settings, rows=max(1, rows))
+    for context in halves:
+        add("context", context, settings, replace(base, block_size=context))
+    for width in widths:
+        add("width", width, settings, replace(base, n_embd=width))
+    for layers in (1, 2, 4):
+        add("layers", layers, settings, replace(base, n_layer=layers))
+    for threads in sorted({1 << i for i in range(settings.cores.bit_length())} | {settings.cores}):
+        add("threads", threads, replace(settings, threads=threads))
+    named = {f"{what} {size}": stepping for (what, size), stepping in subjects.items()}
+    for count, found in enumerate(turns(named, settings.repeat, settings.turn / 3), 1):
+        rows_: list[Row] = []
+        for what, expected in EXPECTED.items():
+            sizes = [size for kind, size in subjects if kind == what]
+            taken = [found[f"{what} {size}"].median for size in sizes]
+            exponent = slope(sizes, taken) if len(sizes) > 1 else None
+            for i, (size, seconds) in enumerate(zip(sizes, taken, strict=True)):
+                last = i == len(sizes) - 1
+                rows_.append({
+                    "varied": what, "size": size, "time": seconds,
+                    "exponent": exponent if last else None, "expected": expected if last else None,
+                })  # fmt: skip
+        yield Result(
+            "scaling",
+            f"how a step of {NUMPY} grows: the {settings.preset} model, batch {rows_of}, {settings.cores} threads, but "
+            "for what is varied",
+            rows_,
+            {"varied": str, "size": str, "time": milliseconds, "exponent": "{:.2f}".format, "expected": str},
+            ["What is small is dominated by what every call costs, so exponents there are lower."],
+            draw,
+            done=count / settings.repeat,
+        )
+
+
+def slope(sizes: list[int], seconds: list[float]) -> float:
+    """Of log time over log size."""
+    return float(np.polyfit([math.log(size) for size in sizes], [math.log(s) for s in seconds], 1)[0])
+
+
+def draw(axes: Axes, rows: Sequence[Row]) -> None:
+    for what in EXPECTED:
+        sizes, taken = zip(*((row["size"], 1e3 * row["time"]) for row in rows if row["varied"] == what), strict=True)
+        axes.plot([size / sizes[0] for size in sizes], taken, marker="o", label=what)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.set_xlabel("times the smallest size")
+    axes.set_ylabel("milliseconds")
+    axes.legend(frameon=False)

@@ -1,0 +1,79 @@
+"""What is measured: the flags of every benchmark, and the two engines that they describe."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+
+from gpt_numpy.config import GPTConfig
+from gpt_numpy.engine import Engine as NumpyEngine
+from gpt_numpy.workshop.engine import Engine, Ids
+from gpt_numpy.workshop.processes import available_cores
+from gpt_numpy.workshop.recipes import PRESETS, Recipe
+from gpt_torch.engine import Engine as TorchEngine
+from gpt_torch.engine import Options
+
+NUMPY, EAGER, COMPILED = "gpt_numpy", "gpt_torch", "gpt_torch compiled"
+
+
+@dataclass(frozen=True)
+class Settings:
+    preset: Annotated[Literal["laptop", "workshop"], "the model and its batch"] = "laptop"
+    batch_size: Annotated[int, "sequences in a step; 0: as many as the preset has"] = 0
+    repeat: Annotated[int, "turns that each of those compared takes"] = 7
+    turn: Annotated[float, "seconds that a turn takes at least; a single call may take longer"] = 0.3
+    threads: Annotated[int, "threads of the CPU for each of them; 0: one for each core"] = 0
+    device: Annotated[Literal["cpu", "cuda", "mps"], "of gpt_torch; gpt_numpy is on the CPU"] = "cpu"
+    compile: Annotated[bool, "measure torch.compile too, which takes a minute to get ready"] = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 0), ("repeat", 1), ("threads", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is at least {least}, not {getattr(self, name)}")
+        if not 0 < self.turn < 600:
+            raise ValueError(f"turn is more than 0 seconds and less than 600, not {self.turn}")
+        Options(device=self.device)  # which is here, or says what is
+
+    @property
+    def config(self) -> GPTConfig:
+        return PRESETS[self.preset].model
+
+    @property
+    def recipe(self) -> Recipe:
+        rows = self.batch_size or PRESETS[self.preset].recipe.batch_size
+        return Recipe(batch_size=rows, grad_clip=1.0, warmup=0)
+
+    @property
+    def cores(self) -> int:
+        return self.threads or available_cores()
+
+    def numpy_engine(self, config: GPTConfig | None = None) -> NumpyEngine:
+        return NumpyEngine(config or self.config, threads=self.cores)
+
+    def torch_engine(self, config: GPTConfig | None = None, compiled: bool = False) -> TorchEngine:
+        options = Options(device=self.device, dtype="float32", compile="on" if compiled else "off", threads=self.cores)
+        return TorchEngine(config or self.config, options=options)
+
+
+def batch(config: GPTConfig, rows: int, seed: int = 0) -> tuple[Ids, Ids]:
+    tokens = np.random.default_rng(seed).integers(0, config.vocab_size, (rows, config.block_size + 1))
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+class Stepping:
+    """An engine that makes step after step, on the same batches as any other with the same recipe."""
+
+    def __init__(self, engine: Engine, recipe: Recipe) -> None:
+        self.engine, self.recipe, self.step = engine, recipe, 0
+        self.batches = [batch(engine.config, recipe.batch_size, seed) for seed in range(4)]
+
+    def __call__(self) -> tuple[float, float]:
+        """One step, to its end: the loss and the norm of the gradient."""
+        ids, targets = self.batches[self.step % len(self.batches)]
+        loss, grad_norm = self.engine.train_step(ids, targets, self.recipe, self.step % self.recipe.steps)
+        self.step += 1
+        reported = float(loss), float(grad_norm)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # AdamW may still be at work there
+        return reported

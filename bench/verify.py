@@ -1,0 +1,33 @@
+"""Before anything is timed: those compared compute the same numbers."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bench.settings import Stepping
+from gpt_numpy.workshop.errors import RunFailed
+
+CLOSE = 1e-4  # float32, and other orders of adding
+STEPS = 2
+
+
+def same_steps(subjects: Mapping[str, Stepping]) -> None:
+    """The same losses and gradient norms, step by step, from the same weights on the same batches."""
+    reports = {name: [subject() for _ in range(STEPS)] for name, subject in subjects.items()}
+    (first, expected), *others = reports.items()
+    for name, found in others:
+        for step, (a, b) in enumerate(zip(expected, found, strict=True)):
+            if not all(math.isclose(x, y, rel_tol=CLOSE) for x, y in zip(a, b, strict=True)):
+                raise RunFailed(f"step {step + 1} of {name} and of {first} differ, (loss, gradient norm): {b} and {a}")
+
+
+def same_arrays(what: str, ours: Any, theirs: Any) -> None:
+    """As far apart, in norm, as float32 allows."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    if ours.shape != theirs.shape:
+        raise RunFailed(f"{what} differs from torch's: {ours.shape}, and torch's {theirs.shape}")
+    apart, size = float(np.linalg.norm(ours - theirs)), float(np.linalg.norm(theirs))
+    if not apart <= CLOSE * size:
+        raise RunFailed(f"{what} differs from torch's by {apart:.1e} in norm, which is {size:.1e}")
