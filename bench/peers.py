@@ -1,10 +1,9 @@
-"""The same forward and backward pass in other libraries, where they are installed: autograd, MyGrad, JAX.
+"""The same training step in other libraries, where they are installed: autograd, MyGrad, JAX.
 
     uv run --extra peers python -m bench peers
 
-One function writes the model down, in the names that all of them share with NumPy. To the good of the others it leaves
-out what a real program has: their softmax subtracts no maximum, and only gpt_numpy clips and updates the weights. GELU
-is in its tanh form, which all of them have. All get the same cores: gpt_numpy as threads, the others as their BLAS's.
+One function writes the model down, and one clipping and AdamW, in the names that all of them share with NumPy. GELU is
+in its tanh form, which all of them have. All get the same cores: gpt_numpy as threads, the others for their BLAS.
 """
 
 import importlib.util
@@ -18,14 +17,16 @@ from threadpoolctl import threadpool_limits
 
 from bench.result import Result, Row, bars, milliseconds, percent, times
 from bench.settings import NUMPY, Settings, Stepping, batch
-from bench.timing import Work, turns
-from bench.verify import CLOSE
+from bench.timing import turns
+from bench.verify import same_steps
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.engine import Arrays, Ids
-from gpt_numpy.workshop.errors import RunFailed
+from gpt_numpy.workshop.engine import Ids
+from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.weights import initial_weights
 
-Gradient = Callable[[], tuple[float, Mapping[str, Any]]]  # the loss, and the gradient of each parameter
+Values = dict[str, Any]  # an array for each parameter
+State = tuple[Values, Values, Values]  # the parameters, and AdamW's memory of their gradients' means and squares
+Step = Callable[[State, int], tuple[Any, Any, State]]  # from the number of the step: loss, gradient norm, new state
 
 
 def gpt_loss(xp: Any, w: Mapping[str, Any], ids: Ids, targets: Ids, config: GPTConfig) -> Any:
@@ -49,7 +50,8 @@ def gpt_loss(xp: Any, w: Mapping[str, Any], ids: Ids, targets: Ids, config: GPTC
         block = f"blocks.{i}"
         qkv = linear(norm(x, f"{block}.ln_1"), f"{block}.attn.c_attn")
         q, k, v = (heads(qkv[:, :, part * C : (part + 1) * C]) for part in range(3))
-        e = xp.exp(xp.matmul(q, xp.transpose(k, (0, 1, 3, 2))) * (C // H) ** -0.5 + future)
+        scores = xp.matmul(q, xp.transpose(k, (0, 1, 3, 2))) * (C // H) ** -0.5 + future
+        e = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
         y = xp.matmul(e / xp.sum(e, axis=-1, keepdims=True), v)
         x = x + linear(xp.reshape(xp.transpose(y, (0, 2, 1, 3)), (B, T, C)), f"{block}.attn.c_proj")
         h = linear(norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc")
@@ -57,36 +59,79 @@ def gpt_loss(xp: Any, w: Mapping[str, Any], ids: Ids, targets: Ids, config: GPTC
         x = x + linear(h, f"{block}.mlp.c_proj")
     logits = xp.reshape(xp.matmul(norm(x, "ln_f"), xp.transpose(w["lm_head.weight"])), (B * T, -1))
     likely = logits[np.arange(B * T), targets.reshape(-1)]
-    return xp.mean(xp.log(xp.sum(xp.exp(logits), axis=-1)) - likely)
+    largest = xp.max(logits, axis=-1, keepdims=True)
+    return xp.mean(xp.log(xp.sum(xp.exp(logits - largest), axis=-1)) + largest[:, 0] - likely)
 
 
-def with_autograd(weights: Arrays, ids: Ids, targets: Ids, config: GPTConfig) -> Gradient:
+def updated(xp: Any, state: State, gradients: Values, recipe: Recipe, step: int, lr: Any) -> tuple[Any, State]:
+    """Clipping and AdamW: the norm of the gradients, and the state after the step."""
+    w, m, v = state
+    norm = xp.sqrt(sum(xp.sum(g * g) for g in gradients.values()))
+    factor = xp.minimum(1.0, recipe.grad_clip / (norm + 1e-6))
+    b1, b2 = recipe.beta1, recipe.beta2
+    w, m, v = dict(w), dict(m), dict(v)
+    for name, gradient in gradients.items():
+        g = gradient * factor
+        decay = recipe.weight_decay if w[name].ndim >= 2 else 0.0
+        m[name] = b1 * m[name] + (1.0 - b1) * g
+        v[name] = b2 * v[name] + (1.0 - b2) * g * g
+        size = xp.sqrt(v[name]) / (1.0 - b2**step) ** 0.5 + 1e-8
+        w[name] = w[name] * (1.0 - lr * decay) - (lr / (1.0 - b1**step)) * m[name] / size
+    return norm, (w, m, v)
+
+
+def with_autograd(ids: Ids, targets: Ids, config: GPTConfig, recipe: Recipe) -> Step:
     autograd, xp = importlib.import_module("autograd"), importlib.import_module("autograd.numpy")
     gradient = autograd.value_and_grad(lambda w: gpt_loss(xp, w, ids, targets, config))
-    return lambda: gradient(dict(weights))
+
+    def step(state: State, number: int) -> tuple[Any, Any, State]:
+        loss, gradients = gradient(state[0])
+        return loss, *updated(np, state, gradients, recipe, number, recipe.lr_at(number - 1))
+
+    return step
 
 
-def with_mygrad(weights: Arrays, ids: Ids, targets: Ids, config: GPTConfig) -> Gradient:
+def with_mygrad(ids: Ids, targets: Ids, config: GPTConfig, recipe: Recipe) -> Step:
     xp = importlib.import_module("mygrad")
     xp.turn_memory_guarding_off()
 
-    def run() -> tuple[float, Mapping[str, Any]]:
-        w = {name: xp.tensor(weight) for name, weight in weights.items()}
+    def step(state: State, number: int) -> tuple[Any, Any, State]:
+        w = {name: xp.tensor(weight, copy=False) for name, weight in state[0].items()}
         loss = gpt_loss(xp, w, ids, targets, config)
         loss.backward()
-        return float(loss.data), {name: tensor.grad for name, tensor in w.items()}
+        gradients = {name: tensor.grad for name, tensor in w.items()}
+        return loss.data, *updated(np, state, gradients, recipe, number, recipe.lr_at(number - 1))
 
-    return run
+    return step
 
 
-def with_jax(weights: Arrays, ids: Ids, targets: Ids, config: GPTConfig) -> Gradient:
+def with_jax(ids: Ids, targets: Ids, config: GPTConfig, recipe: Recipe) -> Step:
     jax, xp = importlib.import_module("jax"), importlib.import_module("jax.numpy")
-    there = {name: xp.asarray(weight) for name, weight in weights.items()}
-    gradient = jax.jit(jax.value_and_grad(lambda w: gpt_loss(xp, w, ids, targets, config)))
-    return lambda: jax.block_until_ready(gradient(there))
+    gradient = jax.value_and_grad(lambda w: gpt_loss(xp, w, ids, targets, config))
+
+    @jax.jit  # type: ignore[untyped-decorator]
+    def compiled(state: State, number: Any, lr: Any) -> tuple[Any, Any, State]:
+        loss, gradients = gradient(state[0])
+        return loss, *updated(xp, state, gradients, recipe, number, lr)
+
+    return lambda state, number: jax.block_until_ready(compiled(state, float(number), recipe.lr_at(number - 1)))
 
 
 PEERS = {"autograd": with_autograd, "mygrad": with_mygrad, "jax": with_jax}
+
+
+class Peer:
+    """One of them, which makes step after step on one batch."""
+
+    def __init__(self, step: Step, weights: Values, threads: int) -> None:
+        zeros = {name: np.zeros_like(weight) for name, weight in weights.items()}
+        self.step, self.state, self.threads, self.number = step, (weights, zeros, zeros), threads, 0
+
+    def __call__(self) -> tuple[float, float]:
+        self.number += 1
+        with threadpool_limits(self.threads, "blas"):
+            loss, norm, self.state = self.step(self.state, self.number)
+        return float(loss), float(norm)
 
 
 def measure(settings: Settings) -> Iterator[Result]:
@@ -96,46 +141,27 @@ def measure(settings: Settings) -> Iterator[Result]:
             "None of autograd, MyGrad and JAX is installed: uv run --extra peers python -m bench peers"
         ])  # fmt: skip
         return
-    config = replace(settings.config, gelu="tanh")
-    weights, (ids, targets) = initial_weights(config, seed=0), batch(config, settings.recipe.batch_size)
-    stepping = Stepping(settings.numpy_engine(config), settings.recipe)
-    stepping.batches = [(ids, targets)]
-    others = {name: PEERS[name](weights, ids, targets, config) for name in installed}
-    same_gradients(stepping, others, settings.cores)
-
-    def with_all_cores(run: Gradient) -> Callable[[], None]:
-        def work() -> None:
-            with threadpool_limits(settings.cores, "blas"):
-                run()
-
-        return work
-
-    subjects: dict[str, Work] = {NUMPY: stepping, **{name: with_all_cores(run) for name, run in others.items()}}
-    for round_, found in enumerate(turns(subjects, settings.repeat, settings.turn), 1):
+    config, recipe = replace(settings.config, gelu="tanh"), settings.recipe
+    ids, targets = batch(config, recipe.batch_size)
+    ours = Stepping(settings.numpy_engine(config), recipe)
+    ours.batches = [(ids, targets)]
+    subjects: dict[str, Callable[[], tuple[float, float]]] = {NUMPY: ours}
+    for name in installed:
+        step = PEERS[name](ids, targets, config, recipe)
+        subjects[name] = Peer(step, initial_weights(config, seed=0), settings.cores)
+    same_steps(subjects)
+    for count, found in enumerate(turns(subjects, settings.repeat, settings.turn), 1):
         rows: list[Row] = [
             {"subject": name, "time": taken.median, "spread": taken.spread, "of gpt_numpy's": taken.over(found[NUMPY]),
-             "milliseconds": 1e3 * taken.median}
+             "milliseconds": 1e3 * taken.median, "seconds": taken.seconds}
             for name, taken in found.items()
         ]  # fmt: skip
         yield Result(
             "peers",
-            f"forward and backward: the {settings.preset} model, batch {settings.recipe.batch_size}, {settings.cores} "
-            "threads",
+            f"a training step: the {settings.preset} model, batch {recipe.batch_size}, {settings.cores} threads",
             rows,
             {"subject": str, "time": milliseconds, "spread": percent, "of gpt_numpy's": times},
-            ["gpt_numpy's time has the clipping and AdamW in it."],
-            bars("subject", {"milliseconds": "#4c72b0"}, "milliseconds"),
-            done=round_ / settings.repeat,
+            (),
+            bars("subject", {"milliseconds": "#4c72b0"}, "milliseconds for a step"),
+            done=count / settings.repeat,
         )
-
-
-def same_gradients(stepping: Stepping, others: Mapping[str, Gradient], threads: int) -> None:
-    """The loss, and the norm of all gradients together, of gpt_numpy's first step."""
-    loss, norm = stepping()
-    for name, run in others.items():
-        with threadpool_limits(threads, "blas"):
-            theirs, gradients = run()
-        squares = sum(float(np.square(np.asarray(gradient, np.float64)).sum()) for gradient in gradients.values())
-        theirs, norms = float(theirs), math.sqrt(squares)
-        if not (math.isclose(loss, theirs, rel_tol=CLOSE) and math.isclose(norm, norms, rel_tol=CLOSE)):
-            raise RunFailed(f"{name} has loss {theirs} and gradient norm {norms}, gpt_numpy {loss} and {norm}")

@@ -1,19 +1,18 @@
 """Before anything is timed: those compared compute the same numbers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from bench.settings import Stepping
 from gpt_numpy.workshop.errors import RunFailed
 
 CLOSE = 1e-4  # float32, and other orders of adding
 STEPS = 2
 
 
-def same_steps(subjects: Mapping[str, Stepping]) -> None:
+def same_steps(subjects: Mapping[str, Callable[[], tuple[float, float]]]) -> None:
     """The same losses and gradient norms, step by step, from the same weights on the same batches."""
     reports = {name: [subject() for _ in range(STEPS)] for name, subject in subjects.items()}
     (first, expected), *others = reports.items()
