@@ -21,7 +21,7 @@ def measure(settings: Settings) -> Iterator[Result]:
     rows: list[Row] = []
     rows_of = settings.recipe.batch_size
     T = settings.config.block_size
-    sizes = dict.fromkeys([(max(1, rows_of // 4), T), (rows_of, T), (rows_of, max(1, T // 2)), (4 * rows_of, T)])
+    sizes = dict.fromkeys([(max(1, rows_of // 4), T), (rows_of, T), (rows_of, max(1, T // 2)), (2 * rows_of, T)])
     for size in sizes:
         peaks = {name: peak(settings, name, *size) for name in (NUMPY, EAGER)}
         rows.append({
