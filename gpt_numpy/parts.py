@@ -31,14 +31,16 @@ class Row:
     def __init__(self, parameters: Parameters, decays: bool) -> None:
         self.parameters, self.decays = parameters, decays
         self.whole = Parameter(side_by_side(p.array for p in parameters.values()))
+        self.handed_out: dict[str, Array] = {}
 
     def gather(self) -> None:
         """Take over what the parameters hold, if somebody has given them other arrays than `hand_out` did."""
-        if any(p.array.base is not self.whole.array for p in self.parameters.values()):
+        if any(p.array is not self.handed_out.get(name) for name, p in self.parameters.items()):
             self.whole.array = read_only(side_by_side(p.array for p in self.parameters.values()))
 
     def hand_out(self) -> None:
-        for name, array in self.taken_apart(self.whole.array):
+        self.handed_out = dict(self.taken_apart(self.whole.array))
+        for name, array in self.handed_out.items():
             self.parameters[name].array = array
 
     def taken_apart(self, whole: Array) -> Iterator[tuple[str, Array]]:
@@ -62,9 +64,10 @@ class Part:
         """The norm of this part's gradients, which are the sums of what each thread has found."""
         gradients = []
         for row in self.rows:
-            total, *others = (side_by_side(by_name[name] for name in row.parameters) for by_name in found)
-            for other in others:
-                total += other
+            by_thread = (side_by_side(by_name[name] for name in row.parameters) for by_name in found)
+            total = next(by_thread)
+            for gradient in by_thread:
+                total += gradient
             row.gather()
             row.whole.grad = wrap(total)
             gradients.append(row.whole.grad)

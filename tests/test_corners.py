@@ -171,11 +171,30 @@ def test_attention_over_several_blocks_of_queries(kind: str, size: float) -> Non
     compare(CASES["attention"], through_engine(operation(OPS["attention"])), example, upstream(0))
 
 
-def test_sums_of_exponentials_that_fit_do_not_overflow_either() -> None:
-    """All scores 700: e^700 is a number of float64, a thousand times that is none."""
-    q, k, v = np.full((1, 1), 700.0), np.ones((10**5, 1)), np.arange(10**5, dtype=np.float64)[:, None]
+@pytest.mark.parametrize(("dtype", "score"), [(np.float64, 705.0), (np.float32, 85.0), (np.float16, 10.0)])
+def test_sums_of_exponentials_that_fit_do_not_overflow_either(dtype: Any, score: float) -> None:
+    """e^705 is a number of float64, a thousand times that is none."""
+    q, k, v = np.full((1, 1), score, dtype), np.ones((1000, 1), dtype), np.ones((1000, 1), dtype)
     y, _ = OPS["attention"].forward(q, k, v, scale=1.0)
-    assert y.item() == pytest.approx(v.mean())
+    assert y.item() == pytest.approx(1.0, rel=1e-2)
+
+
+def test_lengths_that_float32_cannot_square_are_not_taken_for_small() -> None:
+    q, k = np.full((1, 1), 1e-23, np.float32), np.array([[3e18], [2e18]], np.float32)
+    y, _ = OPS["attention"].forward(q, k, np.array([[1.0], [0.0]], np.float32), scale=1e8)
+    assert y.item() == 1.0  # the scores are 3000 and 2000
+    big = np.full((1, 1), 1e30, np.float32)
+    with np.errstate(all="raise"):
+        assert OPS["attention"].forward(big, big * 1e-40, big, scale=1e8)[0].item() == np.float32(1e30)
+
+
+@pytest.mark.parametrize("value", [3.3, 1e6])
+def test_a_row_that_is_constant_is_0_but_for_rounding(value: float) -> None:
+    x = np.full((2, 384), value, np.float32)
+    y, _ = OPS["layer_norm"].forward(x, eps=1e-5)
+    largest = np.abs(y).max()
+    assert largest <= 4 * np.spacing(np.float32(value)) / 1e-5**0.5
+    assert value != 1e6 or largest == 0
 
 
 def test_attention_of_nothing_is_nothing() -> None:

@@ -41,6 +41,20 @@ def test_a_step_is_the_gradient_of_the_whole_batch_clipped_and_given_to_adamw() 
     assert_close({name: p.array for name, p in twin.state_dict().items()}, dict(engine.weights()))
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_step_begins_from_what_the_parameters_hold_whoever_gave_it_to_them(threads: int) -> None:
+    """Views of the long arrays of its parts too: two layers' weights swapped, a matrix turned."""
+    engine, still = Engine(CONFIG, threads=threads), replace(RECIPE, lr=0.0)
+    engine.train_step(*batch(), RECIPE, 0)
+    first, second = (engine.parameters[f"blocks.{i}.mlp.c_fc.weight"] for i in range(2))
+    first.data, second.data = second.data, first.data
+    square = engine.parameters["blocks.0.attn.c_proj.weight"]
+    square.data = square.data.transpose(0, 1)
+    expected = {name: array.copy() for name, array in engine.weights().items()}
+    engine.train_step(*batch(), still, 1)
+    assert_close(dict(engine.weights()), expected, rtol=0.0)
+
+
 # ---- threads and pieces -----------------------------------------------------------------------------------------
 
 
@@ -96,9 +110,9 @@ def test_many_threads_share_the_memory_of_a_few() -> None:
 @pytest.mark.parametrize("judging", [False, True])
 def test_memory_does_not_grow_with_the_batch(judging: bool) -> None:
     config = replace(CONFIG, block_size=64, n_embd=64)
-    engine = Engine(config, threads=2)
+    engine = Engine(config, threads=1)  # of several, the peaks may or may not fall together
     peaks = []
-    for rows in (2 * AT_ONCE // 64, 32 * AT_ONCE // 64):
+    for rows in (AT_ONCE // 64, 16 * AT_ONCE // 64):
         tokens = np.random.default_rng(0).integers(0, config.vocab_size, (rows, 65))
         tracemalloc.start()
         if judging:
@@ -107,7 +121,7 @@ def test_memory_does_not_grow_with_the_batch(judging: bool) -> None:
             engine.train_step(tokens[:, :-1], tokens[:, 1:], RECIPE, 0)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[0] > 2 * AT_ONCE * 4 * config.n_embd * 4  # it counts NumPy's memory: both threads' widest arrays
+    assert peaks[0] > AT_ONCE * 4 * config.n_embd * 4  # it counts NumPy's memory: the widest array
     assert peaks[1] < 1.3 * peaks[0]
 
 

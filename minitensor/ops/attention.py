@@ -200,9 +200,11 @@ def _together(parts: list[tuple[slice, Array]], rows: int) -> Array:
 
 
 def _small(q: Array, k: Array, scale: float) -> bool:
-    """Whether every score is far below where its exponential overflows."""
-    longest_q, longest_k = (math.sqrt(np.vecdot(x, x).max(initial=0.0)) for x in (q, k))
-    return abs(scale) * longest_q * longest_k <= 0.5 * math.log(np.finfo(q.dtype).max)
+    """Whether no score is so large that a sum of exponentials could overflow."""
+    number, U, D = np.finfo(q.dtype), *k.shape[-2:]
+    with np.errstate(over="ignore"):  # infinite lengths are not small
+        squares = [float(np.vecdot(x, x).max(initial=0.0)) + D * float(number.tiny) for x in (q, k)]
+    return abs(scale) * math.sqrt(math.prod(squares)) <= math.log(number.max) - math.log(max(U, 1)) - 1.0
 
 
 attention_scores = Op("attention_scores", attention_scores_forward, attention_scores_backward)

@@ -13,7 +13,7 @@
     db_c     = sum over rows of dy_c
 
 The row is the last axis, or the last `axes` of them taken together. Every sum here, along a row or over rows, is a
-product with a vector, for which BLAS needs one pass over memory: mean(dn n) = (dy n) w/C.
+product with a vector, for which BLAS needs one pass over memory: mean(dn n) = (dy n) w / C.
 """
 
 import math
@@ -27,9 +27,10 @@ def layer_norm_forward(
     x: Array, weight: Array | None = None, bias: Array | None = None, *, eps: float = 1e-5, axes: int = 1
 ) -> tuple[Array, tuple[Array, Array, Array | None, bool, int]]:
     rows = _rows(x, axes)  # (N, C)
-    average = np.ones(rows.shape[1], rows.dtype) / rows.shape[1]  # (C,): a row times this is its mean
-    n = rows - (rows @ average)[:, None]
-    r = 1.0 / np.sqrt(np.square(n) @ average + eps)[:, None]  # (N, 1)
+    C = rows.shape[1]
+    along_row = np.ones(C, rows.dtype)
+    n = rows - (rows @ along_row / C)[:, None]
+    r = 1.0 / np.sqrt(np.square(n) @ along_row / C + eps)[:, None]  # (N, 1)
     n *= r
     y = n if weight is None else n * weight.ravel()
     if bias is not None:
@@ -42,14 +43,13 @@ def layer_norm_backward(
 ) -> tuple[Array, Array | None, Array | None]:
     shape, row, dy = dy.shape, dy.shape[dy.ndim - axes :], _rows(dy, axes)
     w = np.ones(n.shape[1], n.dtype) if weight is None else weight.ravel()
-    average = w / len(w)  # (C,): a row times this is the mean of the row times w
     over_rows = np.ones(len(n), n.dtype)
     # y = n * weight + bias
     dy_n = dy * n
     dbias = (over_rows @ dy).reshape(row) if has_bias else None
     dweight = None if weight is None else (over_rows @ dy_n).reshape(row)
     # n = (x - mean) * r, where mean and r depend on x too
-    mean_dn, mean_dn_n = (dy @ average)[:, None], (dy_n @ average)[:, None]
+    mean_dn, mean_dn_n = (dy @ w / len(w))[:, None], (dy_n @ w / len(w))[:, None]
     dx = dy * w
     dx -= mean_dn
     dx -= np.multiply(n, mean_dn_n, out=dy_n)
