@@ -12,18 +12,21 @@ from pathlib import Path
 
 from bench.result import Result, Row, bars, megabytes, times
 from bench.settings import EAGER, NUMPY, Settings, Stepping
+from gpt_numpy.engine import AT_ONCE
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
 
 
 def measure(settings: Settings) -> Iterator[Result]:
     if sys.platform == "win32":
-        raise WrongUse("memory asks the system for the peak of a process, and Windows has no `resource` for that")
+        raise WrongUse("memory asks the system for the peak of a process, which Windows does not tell it")
+    if settings.device != "cpu":
+        raise WrongUse(f"memory is of processes on the CPU, not of --device {settings.device}")
     rows: list[Row] = []
     rows_of = settings.recipe.batch_size
     T = settings.config.block_size
     sizes = dict.fromkeys([(max(1, rows_of // 4), T), (rows_of, T), (rows_of, max(1, T // 2)), (2 * rows_of, T)])
     for size in sizes:
-        peaks = {name: peak(settings, name, *size) for name in (NUMPY, EAGER)}
+        peaks = {name: peak(settings, name, *size) for name in (NUMPY, EAGER, IN_PIECES)}
         rows.append({
             "batch": size[0], "context": size[1], **peaks, "of torch's": peaks[NUMPY] / peaks[EAGER],
             "label": f"{size[0]} x {size[1]}",
@@ -32,11 +35,24 @@ def measure(settings: Settings) -> Iterator[Result]:
             "memory",
             f"peak memory of a step of the {settings.preset} model, {settings.cores} threads",
             rows,
-            {"batch": str, "context": str, NUMPY: megabytes, EAGER: megabytes, "of torch's": times},
-            ["Of a whole process, less what it took for a step of a tiny model."],
+            {
+                "batch": str,
+                "context": str,
+                NUMPY: megabytes,
+                EAGER: megabytes,
+                IN_PIECES: megabytes,
+                "of torch's": times,
+            },
+            [
+                "Of a whole process, less what it took for a step of a tiny model.",
+                "gpt_numpy takes a batch in pieces by itself; gpt_torch in pieces takes as many sequences at once.",
+            ],
             bars("label", {NUMPY: "#4c72b0"}, "bytes, gpt_numpy"),
             done=len(rows) / len(sizes),
         )
+
+
+IN_PIECES = "gpt_torch in pieces"
 
 
 def peak(settings: Settings, engine: str, rows: int, context: int) -> int:
@@ -61,7 +77,8 @@ def main(asked: str) -> None:
     tiny = replace(config, block_size=8, n_layer=1, n_embd=config.n_head)
     Stepping(make(tiny), replace(of_one.recipe, batch_size=1))()  # loads what is loaded when it is first needed
     before = most_so_far(anew=True)
-    stepping = Stepping(make(config), of_one.recipe)
+    at_once = max(1, AT_ONCE // context) * of_one.cores if engine == IN_PIECES else 0
+    stepping = Stepping(make(config), replace(of_one.recipe, micro_batch=at_once))
     stepping()
     stepping()
     print(most_so_far() - before)

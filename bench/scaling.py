@@ -23,17 +23,17 @@ EXPECTED = {"batch": "1", "context": "1 to 2", "width": "1 to 2", "layers": "1",
 
 def measure(settings: Settings) -> Iterator[Result]:
     base, recipe = settings.config, settings.recipe
-    halves = [base.block_size // 4, base.block_size // 2, base.block_size]
+    contexts = [base.block_size // 4, base.block_size // 2, base.block_size]
     widths = [base.n_embd // 2, base.n_embd, 2 * base.n_embd]
-    rows_of = max(4, recipe.batch_size)
+    most = max(4, recipe.batch_size)
     subjects: dict[tuple[str, int], Stepping] = {}
 
-    def add(what: str, size: int, made: Settings, config: GPTConfig = base, rows: int = rows_of) -> None:
+    def add(what: str, size: int, made: Settings, config: GPTConfig = base, rows: int = most) -> None:
         subjects[what, size] = Stepping(made.numpy_engine(config), replace(recipe, batch_size=rows))
 
-    for rows in (rows_of // 4, rows_of // 2, rows_of):
+    for rows in (most // 4, most // 2, most):
         add("batch", rows, settings, rows=max(1, rows))
-    for context in halves:
+    for context in contexts:
         add("context", context, settings, replace(base, block_size=context))
     for width in widths:
         add("width", width, settings, replace(base, n_embd=width))
@@ -43,22 +43,22 @@ def measure(settings: Settings) -> Iterator[Result]:
         add("threads", threads, replace(settings, threads=threads))
     named = {f"{what} {size}": stepping for (what, size), stepping in subjects.items()}
     for count, found in enumerate(turns(named, settings.repeat, settings.turn / 3), 1):
-        rows_: list[Row] = []
+        figures: list[Row] = []
         for what, expected in EXPECTED.items():
             sizes = [size for kind, size in subjects if kind == what]
             taken = [found[f"{what} {size}"].median for size in sizes]
             exponent = slope(sizes, taken) if len(sizes) > 1 else None
             for i, (size, seconds) in enumerate(zip(sizes, taken, strict=True)):
                 last = i == len(sizes) - 1
-                rows_.append({
-                    "varied": what, "size": size, "time": seconds,
+                figures.append({
+                    "varied": what, "size": size, "time": seconds, "seconds": found[f"{what} {size}"].seconds,
                     "exponent": exponent if last else None, "expected": expected if last else None,
                 })  # fmt: skip
         yield Result(
             "scaling",
-            f"how a step of {NUMPY} grows: the {settings.preset} model, batch {rows_of}, {settings.cores} threads, but "
+            f"how a step of {NUMPY} grows: the {settings.preset} model, batch {most}, {settings.cores} threads, but "
             "for what is varied",
-            rows_,
+            figures,
             {"varied": str, "size": str, "time": milliseconds, "exponent": "{:.2f}".format, "expected": str},
             ["What is small is dominated by what every call costs, so exponents there are lower."],
             draw,

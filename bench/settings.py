@@ -74,6 +74,15 @@ class Stepping:
         loss, grad_norm = self.engine.train_step(ids, targets, self.recipe, self.step % self.recipe.steps)
         self.step += 1
         reported = float(loss), float(grad_norm)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()  # AdamW may still be at work there
+        wait_for(getattr(self.engine, "device", CPU))  # where AdamW may still be at work
         return reported
+
+
+CPU = torch.device("cpu")
+
+
+def wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    elif device.type == "mps":
+        torch.mps.synchronize()

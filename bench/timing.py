@@ -4,6 +4,7 @@ A machine is now faster and now slower, by its heat and by what others do on it.
 machine, so their ratio stands where each time alone does not.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -58,4 +59,4 @@ def _enough(work: Work, least: float) -> int:
     while (taken := time.perf_counter() - began) < least / 4 or not calls:
         work()
         calls += 1
-    return max(1, round(least * calls / taken))
+    return math.ceil(least * calls / taken)
