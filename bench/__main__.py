@@ -81,7 +81,7 @@ def parser(named: str) -> Parser:
     found = Parser(f"python -m bench {named}".strip(), f"Measures {BENCHMARKS[named][1]}." if named else "")
     add_fields(found, "what is measured", Settings)
     files = found.add_argument_group("where the figures go, beside the screen")
-    files.add_argument("--json", metavar="FILE", type=to_be_written, help="the figures, with every turn")
+    files.add_argument("--json", metavar="FILE", type=to_be_written, help="the figures, for a program")
     files.add_argument("--plot", metavar="FILE", type=to_be_drawn, help="a picture: .png, .svg or .pdf")
     return found
 

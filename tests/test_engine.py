@@ -15,6 +15,7 @@ import minitensor as mt
 from minitensor import Tensor, apply, enable_grad, is_grad_enabled, no_grad
 from minitensor.graph import mode
 from minitensor.op import OPS, Array, Op
+from minitensor.tensor import wrap
 
 
 def leaf(*values: float) -> Tensor:
@@ -496,6 +497,10 @@ ERRORS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "grad of another shape": (lambda x: setattr(x, "grad", mt.tensor(np.ones(3))), r"\(3,\) is no gradient"),
     "grad of a constant": (lambda x: setattr(x.detach(), "grad", x.detach()), "keeps no gradient; call requires_grad_"),
     "not a tensor": (lambda x: mt.exp(ONES), "exp: its inputs are tensors, not ndarray; make one"),
+    "not a tensor, the third": (
+        lambda x: mt.apply(OPS["layer_norm"], x, None, 3.0),  # type: ignore[arg-type]
+        "layer_norm: its inputs are tensors, not float",
+    ),
     "not a tensor, softmax": (lambda x: mt.functional.softmax(ONES), "softmax: its inputs are tensors, not ndarray"),
     "matmul of a number": (lambda x: x[0] @ x, r"\(\) @ \(2,\) do not fit"),
     "matmul by a number": (lambda x: x @ x[0], r"\(2,\) @ \(\) do not fit"),
@@ -561,3 +566,10 @@ def test_an_op_needs_a_forward_and_a_backward_and_a_name_of_its_own() -> None:
     with pytest.raises(ValueError, match="'exp' is registered already"):
         Op("exp", lambda x: (x, ()), lambda dy: (dy,))
     assert "half" not in OPS
+
+
+def test_dtypes_that_are_equal_are_the_same() -> None:
+    """NumPy has one object for float32 alone, and another for float32 with a note on it."""
+    noted = np.dtype(np.float32, metadata={"unit": "m"})
+    assert noted is not np.dtype(np.float32)
+    assert (wrap(np.ones(3, noted)) + mt.ones(3)).tolist() == [2.0, 2.0, 2.0]
