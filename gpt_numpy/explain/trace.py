@@ -78,7 +78,7 @@ class Trace:
                 numbers[f"g_{sub}"] = gelu_backward(ones, *self._kept(f"G_{sub}"))[0][0]
         for mark, (stream, out) in norms.items():
             n, r = self._kept(out)[:2]
-            numbers[f"n{mark}"], numbers[f"r{mark}"] = n[0], r[0, :, 0]
+            numbers[f"n{mark}"], numbers[f"r{mark}"] = n, r[:, 0]
             numbers[f"mean{mark}"], numbers[f"var{mark}"] = numbers[stream].mean(-1), numbers[stream].var(-1)
 
     def _add_heads(self) -> None:
