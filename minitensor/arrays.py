@@ -1,5 +1,6 @@
-"""Arrays that cannot change, which is what a tensor holds; and large arrays taken a piece at a time."""
+"""Arrays that cannot change, which is what a tensor holds; arrays as matrices, and taken a piece at a time."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,6 +36,11 @@ def _is_plain(data: ArrayLike) -> bool:
     if isinstance(data, list | tuple):
         return all(map(_is_plain, data))
     return type(data) in (bool, int, float)
+
+
+def as_rows(x: Array, axes: int = 1) -> Array:
+    """x as a matrix: its last axis, or the last `axes` of them taken together, is a row, and all others count rows."""
+    return x.reshape(math.prod(x.shape[: x.ndim - axes]), math.prod(x.shape[x.ndim - axes :]))
 
 
 def pieces(*arrays: Array) -> Iterator[tuple[Array, ...]]:

@@ -43,7 +43,15 @@ def assert_same(theirs: list[torch.Tensor], ours: list[mt.Tensor], rtol: float =
         np.testing.assert_allclose(b.detach().numpy(), a.detach().numpy(), rtol, rtol)
 
 
-@pytest.mark.parametrize("piece", [1 << 18, 10_000])
+PIECES = [1 << 18, 10_000]
+
+
+def test_a_parameter_is_larger_than_a_piece() -> None:
+    sizes = [int(np.prod(shape)) for shape in SHAPES]
+    assert max(sizes) > min(PIECES) > min(sizes)
+
+
+@pytest.mark.parametrize("piece", PIECES)
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_thirty_steps_with_gradients_missing_now_and_then(
     name: str, piece: int, monkeypatch: pytest.MonkeyPatch

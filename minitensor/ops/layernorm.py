@@ -16,19 +16,18 @@ The row is the last axis, or the last `axes` of them taken together. Every sum h
 product with a vector, for which BLAS needs one pass over memory: mean(dn n) = (dy n) w / C.
 """
 
-import math
-
 import numpy as np
 
+from minitensor.arrays import as_rows
 from minitensor.op import Array, Op
 
 
 def layer_norm_forward(
     x: Array, weight: Array | None = None, bias: Array | None = None, *, eps: float = 1e-5, axes: int = 1
 ) -> tuple[Array, tuple[Array, Array, Array | None, bool, int]]:
-    rows = _rows(x, axes)  # (N, C)
+    rows = as_rows(x, axes)  # (N, C)
     C = rows.shape[1]
-    along_row = np.ones(C, rows.dtype)
+    along_row = np.ones(C, x.dtype)
     n = rows - (rows @ along_row / C)[:, None]
     r = 1.0 / np.sqrt(np.square(n) @ along_row / C + eps)[:, None]  # (N, 1)
     n *= r
@@ -41,7 +40,7 @@ def layer_norm_forward(
 def layer_norm_backward(
     dy: Array, n: Array, r: Array, weight: Array | None, has_bias: bool, axes: int
 ) -> tuple[Array, Array | None, Array | None]:
-    shape, row, dy = dy.shape, dy.shape[dy.ndim - axes :], _rows(dy, axes)
+    shape, row, dy = dy.shape, dy.shape[dy.ndim - axes :], as_rows(dy, axes)
     w = np.ones(n.shape[1], n.dtype) if weight is None else weight.ravel()
     over_rows = np.ones(len(n), n.dtype)
     # y = n * weight + bias
@@ -55,10 +54,6 @@ def layer_norm_backward(
     dx -= np.multiply(n, mean_dn_n, out=dy_n)
     dx *= r
     return dx.reshape(shape), dweight, dbias
-
-
-def _rows(x: Array, axes: int) -> Array:
-    return x.reshape(math.prod(x.shape[: x.ndim - axes]), math.prod(x.shape[x.ndim - axes :]))
 
 
 layer_norm = Op("layer_norm", layer_norm_forward, layer_norm_backward)

@@ -9,32 +9,27 @@ The weight is (O, I), as in torch. Leading axes (batch, time) are only more rows
 its gradient is one product over all rows, not a product for each sequence and then a sum.
 """
 
-import math
-
 import numpy as np
 
+from minitensor.arrays import as_rows
 from minitensor.op import Array, Op
 
 
 def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, tuple[Array, Array, bool]]:
-    y = _rows(x) @ weight.T  # (N, O)
+    y = as_rows(x) @ weight.T  # (N, O)
     if bias is not None:
         y += bias
     return y.reshape(*x.shape[:-1], len(weight)), (x, weight, bias is not None)
 
 
 def linear_backward(dy: Array, x: Array, weight: Array, has_bias: bool) -> tuple[Array, Array, Array | None]:
-    dy = _rows(dy)  # (N, O)
+    dy = as_rows(dy)  # (N, O)
     # y += bias
     dbias = np.ones(len(dy), dy.dtype) @ dy if has_bias else None  # faster than a sum over rows
     # y = x @ weight.T
-    dweight = dy.T @ _rows(x)
+    dweight = dy.T @ as_rows(x)
     dx = (dy @ weight).reshape(x.shape)
     return dx, dweight, dbias
-
-
-def _rows(x: Array) -> Array:
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 linear = Op("linear", linear_forward, linear_backward)

@@ -10,10 +10,9 @@ left stands for a matrix of one row, on the right for one of one column; leading
 One matrix b for a whole batch of a is the common case: then the batch is only more rows, and each product is one.
 """
 
-import math
-
 import numpy as np
 
+from minitensor.arrays import as_rows
 from minitensor.op import Array, Op
 
 
@@ -24,7 +23,7 @@ def matmul_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
             "second, or with its only one"
         )
     if b.ndim == 2:
-        return (_rows(a) @ b).reshape(*a.shape[:-1], b.shape[1]), (a, b)
+        return (as_rows(a) @ b).reshape(*a.shape[:-1], b.shape[1]), (a, b)
     return np.matmul(a, b), (a, b)
 
 
@@ -38,16 +37,12 @@ def matmul_backward(dy: Array, a: Array, b: Array) -> tuple[Array, Array]:
 
     # y = rows @ columns
     if columns.ndim == 2:
-        da = (_rows(dy) @ columns.T).reshape(rows.shape)
-        db = _rows(rows).T @ _rows(dy)
+        da = (as_rows(dy) @ columns.T).reshape(rows.shape)
+        db = as_rows(rows).T @ as_rows(dy)
     else:
         da = dy @ columns.swapaxes(-1, -2)
         db = rows.swapaxes(-1, -2) @ dy
     return da[..., 0, :] if a.ndim == 1 else da, db[..., 0] if b.ndim == 1 else db
-
-
-def _rows(x: Array) -> Array:
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 matmul = Op("matmul", matmul_forward, matmul_backward)
