@@ -5,6 +5,7 @@ from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console as Rich
 
@@ -17,17 +18,33 @@ from gpt_numpy.workshop.errors import RunFailed, WrongUse
 from gpt_numpy.workshop.flags import Parser, add_fields, chosen, made
 from gpt_torch.device import find_device
 
-Measure = Callable[[Settings], Iterator[Result]]
 
-BENCHMARKS: Mapping[str, tuple[Measure, str]] = {
-    "step": (step.measure, "a training step of gpt_numpy, gpt_torch, and gpt_torch compiled"),
-    "ops": (ops.measure, "each operation forward and backward against torch's"),
-    "overhead": (overhead.measure, "what recording an operation and walking back over it add to NumPy's calls"),
-    "generate": (generate.measure, "characters per second, with the cache and without"),
-    "memory": (memory.measure, "peak memory against batch and context"),
-    "scaling": (scaling.measure, "time against batch, context, width, layers, threads"),
-    "where": (where.measure, "where the time of one step of gpt_numpy goes"),
-    "peers": (peers.measure, "the same training step in autograd, MyGrad and JAX, where installed"),
+class Benchmark(NamedTuple):
+    measure: Callable[[Settings], Iterator[Result]]
+    meaning: str
+    flags: str  # the settings that it takes
+
+
+MODEL, TURNS = "preset batch_size threads ", "repeat turn "
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "step": Benchmark(
+        step.measure,
+        "a training step of gpt_numpy, gpt_torch, and gpt_torch compiled",
+        MODEL + TURNS + "device compile",
+    ),
+    "ops": Benchmark(ops.measure, "each operation forward and backward against torch's", TURNS),
+    "overhead": Benchmark(
+        overhead.measure, "what recording an operation and walking back over it add to NumPy's calls", ""
+    ),
+    "generate": Benchmark(
+        generate.measure, "characters per second, with the cache and without", "preset threads device " + TURNS
+    ),
+    "memory": Benchmark(memory.measure, "peak memory against batch and context", MODEL),
+    "scaling": Benchmark(scaling.measure, "time against batch, context, width, layers, threads", MODEL + TURNS),
+    "where": Benchmark(where.measure, "where the time of one step of gpt_numpy goes", MODEL + "repeat"),
+    "peers": Benchmark(
+        peers.measure, "the same training step in autograd, MyGrad and JAX, where installed", MODEL + TURNS
+    ),
 }
 
 
@@ -40,9 +57,6 @@ def short(settings: Settings) -> list[tuple[str, Settings]]:
         ("step", settings), ("step", of_workshop), ("ops", here), ("overhead", here), ("generate", few),
         *[("memory", here)] * (sys.platform != "win32"), ("scaling", here), ("where", here), ("peers", here),
     ]  # fmt: skip
-
-
-ON_DEVICES = "step", "generate"  # what else there is, is of the CPU
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -59,12 +73,9 @@ def run(arguments: Sequence[str]) -> None:
     machine = card(find_device(settings.device), settings.cores)
     console.say(in_words(machine), "dim")
     results: list[Result] = []
-    if settings.device != "cpu" and named not in (None, *ON_DEVICES):
-        raise WrongUse(f"{named} is measured on the CPU; --device {settings.device} is for {' and '.join(ON_DEVICES)}")
     for name, how in [(named, settings)] if named else short(settings):
-        measure, meaning = BENCHMARKS[name]
-        with console.bar(f"{name}: {meaning}", total=1.0) as bar:
-            for result in measure(how):
+        with console.bar(f"{name}: {BENCHMARKS[name].meaning}", total=1.0) as bar:
+            for result in BENCHMARKS[name].measure(how):
                 bar.at(result.done)
         results.append(result)
         screen.print()
@@ -78,8 +89,8 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def parser(named: str) -> Parser:
-    found = Parser(f"python -m bench {named}".strip(), f"Measures {BENCHMARKS[named][1]}." if named else "")
-    add_fields(found, "what is measured", Settings)
+    found = Parser(f"python -m bench {named}".strip(), f"Measures {BENCHMARKS[named].meaning}." if named else "")
+    add_fields(found, "what is measured", Settings, only=BENCHMARKS[named].flags.split() if named else None)
     files = found.add_argument_group("where the figures go, beside the screen")
     files.add_argument("--json", metavar="FILE", type=to_be_written, help="the figures, for a program")
     files.add_argument("--plot", metavar="FILE", type=to_be_drawn, help="a picture: .png, .svg or .pdf")
@@ -103,7 +114,7 @@ def to_be_drawn(text: str) -> Path:
 
 def help_text() -> str:
     width = max(map(len, BENCHMARKS))
-    listed = "\n".join(f"  {name:{width}}  {meaning}" for name, (_, meaning) in BENCHMARKS.items())
+    listed = "\n".join(f"  {name:{width}}  {meaning}" for name, (_, meaning, _) in BENCHMARKS.items())
     _, _, flags = parser("").format_help().split("\n\n", 2)
     return f"usage: python -m bench [what] [flags]\n\n{ABOUT}\n\n{listed}\n\n{flags.strip()}"
 

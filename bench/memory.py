@@ -19,12 +19,9 @@ from gpt_numpy.workshop.errors import RunFailed, WrongUse
 def measure(settings: Settings) -> Iterator[Result]:
     if sys.platform == "win32":
         raise WrongUse("memory asks the system for the peak of a process, which Windows does not tell it")
-    if settings.device != "cpu":
-        raise WrongUse(f"memory is of processes on the CPU, not of --device {settings.device}")
     rows: list[Row] = []
-    rows_of = settings.recipe.batch_size
-    T = settings.config.block_size
-    sizes = dict.fromkeys([(max(1, rows_of // 4), T), (rows_of, T), (rows_of, max(1, T // 2)), (2 * rows_of, T)])
+    B, T = settings.recipe.batch_size, settings.config.block_size
+    sizes = dict.fromkeys([(max(1, B // 4), T), (B, T), (B, max(1, T // 2)), (2 * B, T)])
     for size in sizes:
         peaks = {name: peak(settings, name, *size) for name in (NUMPY, EAGER, IN_PIECES)}
         rows.append({

@@ -274,6 +274,8 @@ def test_everything_is_run_where_nothing_is_named() -> None:
         (["step", "--json", "no/such/folder/x.json"], "x.json cannot be written: No such file"),
         (["step", "--json", "."], ". cannot be written"),
         (["--repeat", "3", "step"], "step is not known"),
+        (["memory", "--device", "cuda"], "--device is not known"),
+        (["overhead", "--preset", "laptop"], "--preset is not known"),
     ],
 )
 def test_a_wrong_use_is_one_line(

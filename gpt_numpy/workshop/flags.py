@@ -2,7 +2,7 @@
 
 import argparse
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
@@ -38,11 +38,17 @@ class Parser(argparse.ArgumentParser):
         return vars(found)
 
 
-def add_fields(parser: Parser, title: str, kind: type, defaults: Mapping[str, Any] | None = None) -> None:
-    """A flag for each field of a dataclass. `defaults` by name of a preset, where the presets differ."""
+def add_fields(
+    parser: Parser,
+    title: str,
+    kind: type,
+    defaults: Mapping[str, Any] | None = None,
+    only: Collection[str] | None = None,
+) -> None:
+    """A flag for each field of a dataclass, or for some. `defaults` by name of a preset, where the presets differ."""
     group = parser.add_argument_group(title)
     hints = get_type_hints(kind, include_extras=True)
-    for field in fields(kind):
+    for field in (field for field in fields(kind) if only is None or field.name in only):
         base, meaning = get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else (None, "")
         flag = "--" + field.name.replace("_", "-")
         values = {name: getattr(preset, field.name) for name, preset in (defaults or {"": kind()}).items()}
