@@ -11,6 +11,7 @@ torchrun starts the processes, and tells each by its environment which one it is
 import itertools
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -90,6 +91,9 @@ def joined() -> Iterator[Processes]:
         yield Group(store)
     finally:
         dist.destroy_process_group()
+        # A thread of gloo that has just done its last work lets go of the tensors, for which it needs Python. If that
+        # has ended before Python 3.14, the whole process aborts; and nothing tells when the thread is done.
+        time.sleep(0.2)
 
 
 @contextmanager

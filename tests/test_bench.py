@@ -21,6 +21,7 @@ from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.errors import RunFailed
 from gpt_numpy.workshop.recipes import PRESETS, Preset, Recipe
 from gpt_numpy.workshop.weights import initial_weights
+from gpt_torch.engine import Engine as TorchEngine
 from minitensor import tensor
 from minitensor.op import OPS
 from minitensor.optim import AdamW, clip_grad_norm_
@@ -152,12 +153,25 @@ def test_the_update_written_for_the_peers_is_clipping_and_adamw() -> None:
         optimizer.step()
     for name, p in ours.items():
         np.testing.assert_allclose(state[0][name], p.detach().numpy(), rtol=1e-7)
+        kept = optimizer.state[p]  # AdamW's step hardly depends on the size of its gradients, what it keeps does
+        np.testing.assert_allclose(state[1][name], kept["exp_avg"], rtol=1e-6)
+        np.testing.assert_allclose(state[2][name], kept["exp_avg_sq"], rtol=1e-6)
 
 
 def test_a_text_that_differs_is_not_timed(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
     other = QUICK.torch_engine(TINY)
     other.load({name: -weight for name, weight in initial_weights(TINY, seed=0).items()}, {}, 0)
     monkeypatch.setattr(Settings, "torch_engine", lambda self: other)
+    with pytest.raises(RunFailed, match="same text"):
+        last(generate.measure(QUICK))
+
+
+def test_a_text_that_differs_at_its_end_alone_is_not_timed(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def written(engine: Any, prompt: Any, length: int, *how: Any, seed: int) -> list[int]:
+        at_end = 2 if type(engine) is TorchEngine else 1
+        return [1] * (length - 1) + [at_end if length == 4 else 1]
+
+    monkeypatch.setattr(generate, "generate", written)
     with pytest.raises(RunFailed, match="same text"):
         last(generate.measure(QUICK))
 

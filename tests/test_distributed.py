@@ -95,7 +95,7 @@ def test_many_processes_compute_what_one_does(
     size: int, how: str, name: str, together: Callable[[int], tuple[Path, str]], tmp_path: Path
 ) -> None:
     folder, failure = together(size)
-    assert not failure
+    assert not failure, failure
     case = CASES[name]
     if case.config.dropout:  # rows that go together, in a process or in a piece, draw their random numbers together
         case = replace(case, recipe=replace(case.recipe, micro_batch=-(-case.rows // size)))
