@@ -74,8 +74,7 @@ def attention_weights_forward(scores: Array, *, small: bool = False) -> tuple[Ar
     if small:
         weights = np.exp(scores)
     else:
-        largest = scores.max(-1, keepdims=True, initial=-np.inf)
-        weights = scores - np.where(largest == -np.inf, 0.0, largest)
+        weights = scores - scores.max(-1, keepdims=True, initial=np.finfo(scores.dtype).min)  # finite in any row
         np.exp(weights, out=weights)
     total = (weights @ np.ones(weights.shape[-1], weights.dtype))[..., None]  # faster than a sum over rows
     weights /= np.maximum(total, np.finfo(total.dtype).tiny)  # a row that sees nothing stays 0
@@ -130,7 +129,7 @@ def attention_forward(
     (*_, T, D), (*_, U, _) = q.shape, k.shape
     scale = 1.0 / math.sqrt(D) if scale is None else scale
     learned = mask is not None and mask.dtype != bool  # then dmask is made at once, without blocks
-    small = not learned and _small(q, k, scale)
+    small = T > 1 and not learned and _small(q, k, scale)  # in a single row the largest is found sooner
     weights, y = [], []  # of each block
     for i, j in _blocks(T, U, is_causal and not learned):
         mask_ij = None if mask is None else np.broadcast_to(mask, (*mask.shape[:-2], T, U))[..., i, j]
