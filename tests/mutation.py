@@ -11,6 +11,7 @@ are in unchanging.toml, each with its reason.
 """
 
 import argparse
+import contextlib
 import datetime
 import importlib.machinery
 import importlib.util
@@ -76,7 +77,8 @@ def judge(change: Change, patience: float | None = None) -> Verdict:
     if process.is_alive():
         process.join(1)
     if process.is_alive() and process.pid:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            os.killpg(process.pid, signal.SIGKILL)
     process.join()
     return Verdict(change, noticed_by, time.perf_counter() - start)
 
