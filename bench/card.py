@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_info
 
+from gpt_numpy.engine import numpys_blas
 from gpt_numpy.workshop.processes import available_cores
 
 
@@ -50,8 +50,8 @@ def memory() -> float | None:
 
 def blas() -> str:
     """What multiplies matrices for NumPy. Each of the engine's threads calls it for itself, with one thread."""
-    found = [pool for pool in threadpool_info() if pool["user_api"] == "blas" and "numpy" in pool["filepath"].lower()]
-    return ", ".join(f"{pool['internal_api']} {pool['version']} ({pool.get('architecture')})" for pool in found) or "?"
+    found = numpys_blas().info()
+    return ", ".join(f"{one['internal_api']} {one['version']} ({one.get('architecture')})" for one in found) or "?"
 
 
 def torch_blas() -> str:

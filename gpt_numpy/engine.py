@@ -16,10 +16,11 @@ import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.model import GPT, Cache
@@ -50,7 +51,7 @@ class Engine:
         self.model = GPT(config, seed)
         self.parameters = dict(self.model.named_parameters())
         self.parts = [Part(some) for some in shared_out(self.parameters, self.threads)]
-        threadpool_limits(1, "blas")  # for the whole process, for good
+        numpys_blas().limit(limits=1)  # for the whole process, for good
         keep_freed_memory()
         self.pool = ThreadPoolExecutor(self.threads)
 
@@ -115,7 +116,7 @@ class Engine:
             part.load(optimizer_state, step)
 
     def describe(self) -> str:
-        blas = {f"{pool['internal_api']} {pool['version']}" for pool in threadpool_info() if pool["user_api"] == "blas"}
+        blas = {f"{library['internal_api']} {library['version']}" for library in numpys_blas().info()}
         return f"NumPy {np.__version__}, float32, {self.threads} thread{'s' * (self.threads > 1)}, " + (
             f"with one of {' or '.join(blas)} each" if blas else "each with a BLAS that does not tell its threads"
         )
@@ -134,6 +135,13 @@ class Reader:
             logits, _ = self.model(np.array([ids]), cache=self.cache)
         last: Array = logits.numpy()[0, -1]
         return last
+
+
+def numpys_blas() -> ThreadpoolController:
+    """What multiplies matrices for NumPy. PyTorch may have brought a BLAS too, whose threads are not ours to count."""
+    found = ThreadpoolController().select(user_api="blas")
+    paths = [library.filepath for library in found.lib_controllers]
+    return found.select(filepath=[path for path in paths if {"torch", "torch.libs"}.isdisjoint(Path(path).parts)])
 
 
 def for_training(model: GPT, yes: bool) -> None:

@@ -1,5 +1,7 @@
 """What gpt_numpy's engine has of its own: threads, and memory that does not grow with the batch."""
 
+import ast
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import integers
 
-from gpt_numpy.engine import ALL_AT_ONCE, AT_ONCE, Engine, Rows, divide
+from gpt_numpy.engine import ALL_AT_ONCE, AT_ONCE, Engine, Rows, divide, numpys_blas
 from minitensor.optim import AdamW, clip_grad_norm_
 from tests.engines import CONFIG, RECIPE, assert_close, batch, trained
 
@@ -149,3 +151,25 @@ def test_blas_keeps_to_one_thread_beside_ours() -> None:
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "[1]"
+
+
+def test_pytorch_keeps_the_threads_of_its_own_blas(tmp_path: Path) -> None:
+    """Some builds of it come with an OpenBLAS: here NumPy's, a second time, where PyTorch would have it."""
+    [numpys] = numpys_blas().info()
+    if numpys["internal_api"] != "openblas":
+        pytest.skip("NumPy's BLAS is not OpenBLAS here")
+    torchs = tmp_path / "torch" / "lib" / Path(numpys["filepath"]).name
+    torchs.parent.mkdir(parents=True)
+    shutil.copy(numpys["filepath"], torchs)
+    code = (
+        "import ctypes, sys\n"
+        "from gpt_numpy.engine import Engine, GPTConfig, ThreadpoolController\n"
+        "ctypes.CDLL(sys.argv[1])\n"
+        "ThreadpoolController().limit(limits=2)\n"
+        "Engine(GPTConfig(vocab_size=3, block_size=2, n_layer=1, n_head=1, n_embd=2))\n"
+        "found = ThreadpoolController().select(user_api='blas').info()\n"
+        "print({blas['filepath']: blas['num_threads'] for blas in found})"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code, torchs], capture_output=True, text=True, check=True, cwd=root)
+    assert ast.literal_eval(done.stdout) == {numpys["filepath"]: 1, str(torchs): 2}
