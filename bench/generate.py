@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from bench.result import Result, Row, bars, percent, times, whole
+from bench.result import BLUE, Result, Row, bars, percent, times, whole
 from bench.settings import EAGER, NUMPY, Settings, batch
 from bench.timing import turns
 from gpt_numpy.workshop.engine import Engine
@@ -70,6 +70,6 @@ def measure(settings: Settings) -> Iterator[Result]:
             rows,
             {"subject": str, "way": str, "characters/s": whole, "spread": percent, "of torch's speed": times},
             [f"gpt_numpy writes {speeds[NUMPY, CACHED] / speeds[NUMPY, ANEW]:.1f} times as fast with the cache."],
-            bars("label", {"characters/s": "#4c72b0"}, "characters per second"),
+            bars("label", {"characters/s": BLUE}, "characters per second"),
             done=count / settings.repeat,
         )

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from bench.result import Result, Row, bars, megabytes, times
+from bench.result import BLUE, GREY, ORANGE, Result, Row, bars, megabytes, times
 from bench.settings import EAGER, NUMPY, Settings, Stepping
 from gpt_numpy.engine import AT_ONCE
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
@@ -44,7 +44,7 @@ def measure(settings: Settings) -> Iterator[Result]:
                 "Of a whole process, less what it took for a step of a tiny model.",
                 "gpt_numpy takes a batch in pieces by itself; gpt_torch in pieces takes as many sequences at once.",
             ],
-            bars("label", {NUMPY: "#4c72b0"}, "bytes, gpt_numpy"),
+            bars("label", {NUMPY: BLUE, EAGER: ORANGE, IN_PIECES: GREY}, "megabytes", scale=1e-6),
             done=len(rows) / len(sizes),
         )
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.result import Result, Row, bars, milliseconds, times
+from bench.result import BLUE, ORANGE, Result, Row, bars, milliseconds, times
 from bench.settings import Settings
 from bench.timing import turns
 from bench.verify import same_arrays
@@ -140,7 +140,7 @@ def compared(subject: Subject, settings: Settings) -> Row:
     }  # fmt: skip
 
 
-draw = bars("operation", {"forward / torch's": "#4c72b0", "backward / torch's": "#dd8452"}, "time over torch's")
+draw = bars("operation", {"forward / torch's": BLUE, "backward / torch's": ORANGE}, "time over torch's", mark=1.0)
 
 
 def result(rows: list[Row]) -> Result:

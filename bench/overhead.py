@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.result import Result, Row, bars
+from bench.result import BLUE, ORANGE, Result, Row, bars
 from bench.settings import Settings
 from minitensor import Tensor
 from minitensor.op import OPS
@@ -114,6 +114,6 @@ def result(rounds: list[list[Cost]]) -> Result:
         rows,
         {"operation": str} | dict.fromkeys(list(rows[0])[1:], two),
         [f"The tape adds at most {worst:.1f} microseconds each way; the target is {TARGET:.0f}."],
-        bars("operation", {"recording adds": "#4c72b0", "walking back adds": "#dd8452"}, "microseconds"),
+        bars("operation", {"recording adds": BLUE, "walking back adds": ORANGE}, "microseconds", parts=True),
         done=len(rounds) / ROUNDS,
     )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from bench.result import Result, Row, bars, milliseconds, percent, times
+from bench.result import BLUE, Result, Row, bars, milliseconds, percent, times
 from bench.settings import NUMPY, Settings, Stepping, batch
 from bench.timing import turns
 from bench.verify import same_steps
@@ -161,7 +161,7 @@ def measure(settings: Settings) -> Iterator[Result]:
     for count, found in enumerate(turns(subjects, settings.repeat, settings.turn), 1):
         rows: list[Row] = [
             {"subject": name, "time": taken.median, "spread": taken.spread, "of gpt_numpy's": taken.over(found[NUMPY]),
-             "milliseconds": 1e3 * taken.median, "seconds": taken.seconds}
+             "seconds": taken.seconds}
             for name, taken in found.items()
         ]  # fmt: skip
         yield Result(
@@ -170,6 +170,6 @@ def measure(settings: Settings) -> Iterator[Result]:
             rows,
             {"subject": str, "time": milliseconds, "spread": percent, "of gpt_numpy's": times},
             (),
-            bars("subject", {"milliseconds": "#4c72b0"}, "milliseconds for a step"),
+            bars("subject", {"time": BLUE}, "milliseconds for a step", scale=1e3),
             done=count / settings.repeat,
         )

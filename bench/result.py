@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
@@ -62,15 +63,25 @@ def in_words(card: Row) -> str:
 # ---- pictures ---------------------------------------------------------------------------------------------------
 
 
-def bars(label: str, values: Mapping[str, str], unit: str) -> Draw:
-    """For each row a bar of each of these values, from their names to their colours, one after the other."""
+BLUE, ORANGE, GREY = "#4c72b0", "#dd8452", "#8c8c8c"
+
+
+def bars(
+    label: str, values: Mapping[str, str], unit: str, scale: float = 1.0, parts: bool = False, mark: float | None = None
+) -> Draw:
+    """For each row a bar of each of these values, from their names to their colours; `parts` of a whole in one line."""
 
     def draw(axes: Axes, rows: Sequence[Row]) -> None:
-        left = [0.0] * len(rows)
-        for name, colour in values.items():
-            widths = [float(row[name] or 0.0) for row in rows]
-            axes.barh([row[label] for row in rows], widths, left=left, color=colour, label=name)
-            left = [a + b for a, b in zip(left, widths, strict=True)]
+        places, left = np.arange(len(rows)), np.zeros(len(rows))
+        height = 0.8 if parts else 0.8 / len(values)
+        for i, (name, colour) in enumerate(values.items()):
+            widths = np.array([scale * (row.get(name) or 0.0) for row in rows])
+            below = 0.0 if parts else (i - (len(values) - 1) / 2) * height
+            axes.barh(places + below, widths, height, left, color=colour, label=name)
+            left = left + widths if parts else left
+        if mark is not None:
+            axes.axvline(mark, color="black", linewidth=0.8)
+        axes.set_yticks(places, [row[label] for row in rows])
         axes.invert_yaxis()
         axes.set_xlabel(unit)
         if len(values) > 1:

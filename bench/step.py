@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from bench.result import Result, Row, bars, gflops, milliseconds, percent, times, whole
+from bench.result import BLUE, Result, Row, bars, gflops, milliseconds, percent, times, whole
 from bench.settings import COMPILED, EAGER, NUMPY, Settings, Stepping, wait_for
 from bench.timing import Times, Work, turns
 from bench.verify import same_steps
@@ -85,8 +85,8 @@ def result(settings: Settings, found: dict[str, Times], done: float) -> Result:
         {"subject": str, "time": milliseconds, "spread": percent, "of torch's time": times, "characters/s": whole,
          "speed": gflops, "of the roofline": percent},
         lines,
-        lambda axes, rows: bars("subject", {"milliseconds": "#4c72b0"}, "milliseconds for a step")(
-            axes, [{**row, "milliseconds": 1e3 * row["time"]} for row in rows if row["of torch's time"]]
+        lambda axes, rows: bars("subject", {"time": BLUE}, "milliseconds for a step", scale=1e3)(
+            axes, [row for row in rows if row["of torch's time"]]
         ),
         done,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 from matplotlib.axes import Axes
 
-from bench.result import Result, Row, bars, milliseconds, whole
+from bench.result import BLUE, GREY, ORANGE, Result, Row, bars, milliseconds, whole
 from bench.settings import Settings, Stepping
 from gpt_numpy.parts import Part
 from minitensor.op import OPS
@@ -84,10 +84,9 @@ def result(settings: Settings, steps: list[float], found: Clocks) -> Result:
     )
 
 
-COLOURS = {"forward": "#4c72b0", "backward": "#dd8452", "other": "#8c8c8c"}
+COLOURS = {"forward": BLUE, "backward": ORANGE, "other": GREY}
 
 
 def draw(axes: Axes, rows: Sequence[Row]) -> None:
     seen = [row for row in rows if row["share"] >= 0.002]
-    in_ms = [{"operation": row["operation"], **{way: 1e3 * row.get(way, 0.0) for way in COLOURS}} for row in seen]
-    bars("operation", COLOURS, "milliseconds, of all threads together")(axes, in_ms)
+    bars("operation", COLOURS, "milliseconds, of all threads together", scale=1e3, parts=True)(axes, seen)

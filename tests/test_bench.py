@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from bench import generate, memory, ops, overhead, peers, scaling, step, timing, where
 from bench.__main__ import BENCHMARKS, main, short
-from bench.result import Result
+from bench.result import BLUE, ORANGE, Result, bars
 from bench.settings import COMPILED, EAGER, NUMPY, Settings, Stepping, batch
 from bench.timing import Times, turns
 from bench.verify import same_arrays, same_steps
@@ -271,6 +272,16 @@ def test_figures_go_to_files_with_the_card_of_the_machine(
     assert found["results"][0]["rows"][0]["share"] > 0
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "linear" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("parts", "left"), [(False, [0, 0]), (True, [0, 3000])])
+def test_only_bars_that_are_parts_of_a_whole_stand_on_each_other(parts: bool, left: list[float]) -> None:
+    axes = Figure().subplots()
+    bars("name", {"a": BLUE, "b": ORANGE}, "ms", scale=1e3, parts=parts)(axes, [{"name": "x", "a": 3.0, "b": 2.0}])
+    drawn: Any = axes.patches
+    assert [bar.get_x() for bar in drawn] == left
+    assert [bar.get_width() for bar in drawn] == [3000, 2000]
+    assert (drawn[0].get_y() == drawn[1].get_y()) == parts
 
 
 def test_everything_is_run_where_nothing_is_named() -> None:
