@@ -25,7 +25,7 @@ class Settings:
     turn: Annotated[float, "seconds that a turn takes at least; a single call may take longer"] = 0.3
     threads: Annotated[int, "threads of the CPU for each of them; 0: one for each core"] = 0
     device: Annotated[Literal["cpu", "cuda", "mps"], "of gpt_torch; gpt_numpy is on the CPU"] = "cpu"
-    compile: Annotated[bool, "measure torch.compile too, which takes a minute to get ready"] = True
+    compile: Annotated[bool, "measure torch.compile too, which compiles for some 20 seconds first"] = True
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 0), ("repeat", 1), ("threads", 0)):
