@@ -13,13 +13,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from bench.result import BLUE, Result, Row, bars, milliseconds, percent, times
 from bench.settings import NUMPY, Settings, Stepping, batch
 from bench.timing import turns
 from bench.verify import same_steps
 from gpt_numpy.config import GPTConfig
+from gpt_numpy.engine import numpys_blas
 from gpt_numpy.workshop.engine import Ids
 from gpt_numpy.workshop.processes import available_cores
 from gpt_numpy.workshop.recipes import Recipe
@@ -131,11 +131,11 @@ class Peer:
     def __init__(self, step: Step, weights: Values, threads: int) -> None:
         zeros = {name: np.zeros_like(weight) for name, weight in weights.items()}
         self.step, self.state, self.threads, self.number = step, (weights, zeros, zeros), threads, 0
-        self.pools = ThreadpoolController()  # to look for them takes milliseconds, to set them microseconds
+        self.blas = numpys_blas()  # to look for it takes milliseconds, to set it microseconds
 
     def __call__(self) -> tuple[float, float]:
         self.number += 1
-        with self.pools.limit(limits=self.threads, user_api="blas"):
+        with self.blas.limit(limits=self.threads):
             loss, norm, self.state = self.step(self.state, self.number)
         return float(loss), float(norm)
 

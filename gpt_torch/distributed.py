@@ -91,8 +91,8 @@ def joined() -> Iterator[Processes]:
         yield Group(store)
     finally:
         dist.destroy_process_group()
-        # A thread of gloo that has just done its last work lets go of the tensors, for which it needs Python. If that
-        # has ended before Python 3.14, the whole process aborts; and nothing tells when the thread is done.
+        # A thread of gloo that has just done its last work lets go of the tensors, for which it needs Python. Where
+        # that has ended meanwhile, the whole process aborts; and nothing tells when the thread is done.
         time.sleep(0.2)
 
 

@@ -140,7 +140,17 @@ def test_micro_batches_are_no_larger_than_asked(monkeypatch: pytest.MonkeyPatch)
     assert limits == [2]
 
 
+def openblas() -> str:
+    """NumPy's BLAS, where it is one whose threads can be counted and which can be loaded twice."""
+    found = numpys_blas().info()
+    if [blas["internal_api"] for blas in found] != ["openblas"]:
+        pytest.skip("NumPy has no OpenBLAS here")
+    path: str = found[0]["filepath"]
+    return path
+
+
 def test_blas_keeps_to_one_thread_beside_ours() -> None:
+    openblas()
     code = (
         "from gpt_numpy import GPTConfig\n"
         "from gpt_numpy.engine import Engine\n"
@@ -153,14 +163,13 @@ def test_blas_keeps_to_one_thread_beside_ours() -> None:
     assert done.stdout.strip() == "[1]"
 
 
-def test_pytorch_keeps_the_threads_of_its_own_blas(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["torch/lib", "torch.libs"])
+def test_pytorch_keeps_the_threads_of_its_own_blas(place: str, tmp_path: Path) -> None:
     """Some builds of it come with an OpenBLAS: here NumPy's, a second time, where PyTorch would have it."""
-    [numpys] = numpys_blas().info()
-    if numpys["internal_api"] != "openblas":
-        pytest.skip("NumPy's BLAS is not OpenBLAS here")
-    torchs = tmp_path / "torch" / "lib" / Path(numpys["filepath"]).name
+    numpys = openblas()
+    torchs = tmp_path / place / Path(numpys).name
     torchs.parent.mkdir(parents=True)
-    shutil.copy(numpys["filepath"], torchs)
+    shutil.copy(numpys, torchs)
     code = (
         "import ctypes, sys\n"
         "from gpt_numpy.engine import Engine, GPTConfig, ThreadpoolController\n"
@@ -172,4 +181,4 @@ def test_pytorch_keeps_the_threads_of_its_own_blas(tmp_path: Path) -> None:
     )
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code, torchs], capture_output=True, text=True, check=True, cwd=root)
-    assert ast.literal_eval(done.stdout) == {numpys["filepath"]: 1, str(torchs): 2}
+    assert ast.literal_eval(done.stdout) == {numpys: 1, str(torchs): 2}
