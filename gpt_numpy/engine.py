@@ -13,6 +13,7 @@ batch and the number of threads alone. So two runs agree bit for bit.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
@@ -51,6 +52,7 @@ class Engine:
         self.model = GPT(config, seed)
         self.parameters = dict(self.model.named_parameters())
         self.parts = [Part(some) for some in shared_out(self.parameters, self.threads)]
+        self.sound = True  # no loss and no gradient was anything but finite
         numpys_blas().limit(limits=1)  # for the whole process, for good
         keep_freed_memory()
         self.pool = ThreadPoolExecutor(self.threads)
@@ -58,6 +60,21 @@ class Engine:
     # -- training and judging --
 
     def train_step(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Trained:
+        loss, found = self._gradients(ids, targets, recipe, step)
+        grad_norm = get_total_norm(self.pool.map(lambda part: part.add_up(found), self.parts)).item()
+        self.sound = self.sound and math.isfinite(loss) and math.isfinite(grad_norm)
+        if self.sound:
+            list(self.pool.map(lambda part: part.update(grad_norm, recipe, step), self.parts))
+        return Trained(loss, grad_norm)
+
+    def first_not_finite(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> str | None:
+        _, found = self._gradients(ids, targets, recipe, step)
+        gradients = {f"the gradient of {name}": [some[name] for some in found] for name in self.parameters}
+        arrays = {**{name: [p.array] for name, p in self.parameters.items()}, **gradients}
+        return next((name for name, parts in arrays.items() if not all(np.isfinite(a).all() for a in parts)), None)
+
+    def _gradients(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> tuple[float, list[dict[str, Array]]]:
+        """The loss, and what each thread has found for the gradients, which are the sums of that."""
         parameters = list(self.parameters.values())
         for_training(self.model, True)
 
@@ -69,10 +86,7 @@ class Engine:
             return loss.item(), [g.array for g in grad(loss, parameters) if g is not None]
 
         losses, gradients = zip(*self._over_threads(share, ids, recipe.micro_batch), strict=True)
-        found = [dict(zip(self.parameters, of_one_thread, strict=True)) for of_one_thread in gradients]
-        grad_norm = get_total_norm(self.pool.map(lambda part: part.add_up(found), self.parts))
-        list(self.pool.map(lambda part: part.update(grad_norm, recipe, step), self.parts))
-        return Trained(sum(losses), grad_norm.item())
+        return sum(losses), [dict(zip(self.parameters, of_one_thread, strict=True)) for of_one_thread in gradients]
 
     def loss(self, ids: Ids, targets: Ids) -> float:
         for_training(self.model, False)
@@ -112,6 +126,7 @@ class Engine:
 
     def load(self, weights: Arrays, optimizer_state: Arrays, step: int) -> None:
         self.model.load_state_dict(weights)
+        self.sound = True
         for part in self.parts:
             part.load(optimizer_state, step)
 

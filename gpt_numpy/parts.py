@@ -73,7 +73,7 @@ class Part:
             gradients.append(row.whole.grad)
         return get_total_norm(gradients)
 
-    def update(self, grad_norm: Tensor, recipe: Recipe, step: int) -> None:
+    def update(self, grad_norm: float, recipe: Recipe, step: int) -> None:
         """A step of AdamW, after scaling by the norm that the gradients of all parts have together."""
         for row, group in zip(self.rows, self.optimizer.param_groups, strict=True):
             clip_grads_with_norm_(row.whole, recipe.grad_clip or math.inf, grad_norm)

@@ -90,6 +90,11 @@ class Engine:
             self.together = divided(self.model, self.device, self.dtype, self.options.parallel, self.processes.size)
         self.parameters = dict(self.model.named_parameters())
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        # Whether a loss or a gradient was not finite, as 1 or 0: such a step, and each one after it, is not made. On
+        # CUDA the optimizer sees to that on the device, so that nothing waits for the number.
+        self.unsound = torch.zeros((), device=self.device)
+        whole_here = self.options.parallel != "fsdp" and not self.scaler.is_enabled()
+        self.skips_by_itself = self.device.type == "cuda" and whole_here
         compiled = self.options.compile == "on" or (self.options.compile == "auto" and self.device.type == "cuda")
         self.forward: Callable[..., Any] = torch.compile(self.together) if compiled else self.together
         self.proven = not compiled  # what is compiled has run once
@@ -128,13 +133,25 @@ class Engine:
         self.proven = True
         self.scaler.unscale_(self.optimizer)
         grad_norm = whole(clip_grad_norm_(self.parameters.values(), recipe.grad_clip or math.inf))
+        if self.scaler.is_enabled():  # out of float16's range: no step will be made, and the scale become smaller
+            grad_norm = grad_norm.nan_to_num(0.0, 0.0)
         for group, decay in zip(self.optimizer.param_groups, (recipe.weight_decay, 0.0), strict=True):
             group.update(lr=recipe.lr_at(step), betas=(recipe.beta1, recipe.beta2), weight_decay=decay)
-        self.scaler.step(self.optimizer)
+        self.unsound = torch.maximum(self.unsound, 1.0 - (loss.isfinite() & grad_norm.isfinite()).float())
+        if self.skips_by_itself:
+            setattr(self.optimizer, "found_inf", self.unsound)  # noqa: B010
+        if self.skips_by_itself or not self.unsound:
+            self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.scaler.is_enabled():  # out of float16's range: no step was made, and the scale is smaller now
-            grad_norm = grad_norm.nan_to_num(0.0, 0.0)
         return Trained(loss, grad_norm)
+
+    @noticing_loss()
+    def first_not_finite(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> str | None:
+        for_training(self.model, True)
+        self.backward(ids, targets, recipe, step)
+        gradients = {f"the gradient of {name}": p.grad for name, p in self.parameters.items() if p.grad is not None}
+        tensors: dict[str, Tensor] = {**self.parameters, **gradients}
+        return next((name for name, tensor in tensors.items() if not whole(tensor).isfinite().all()), None)
 
     def backward(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Tensor:
         """The loss of the whole batch, and its gradients, times the scaler's scale, in the parameters."""
@@ -241,6 +258,7 @@ class Engine:
 
     @noticing_loss()
     def load(self, weights: Arrays, optimizer_state: Arrays, step: int) -> None:
+        self.unsound.zero_()
         now = self.model.state_dict()
         self.model.load_state_dict({name: like(now[name], torch.tensor(weight)) for name, weight in weights.items()})
         if not optimizer_state and "optimizer" not in vars(self):

@@ -5,7 +5,7 @@ The numbers are the same; what differs is names and layout. Theirs has every mat
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,18 @@ from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.checkpoint import Checkpoint, State, save_checkpoint
+from gpt_numpy.workshop.checkpoint import Checkpoint, State
 from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.files import read_limited, table_from
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs import Run
-from gpt_numpy.workshop.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
+from gpt_numpy.workshop.tokenizers import (
+    LARGEST_TOKENIZER,
+    BPETokenizer,
+    CharTokenizer,
+    Tokenizer,
+    tokenizer_from,
+)
 from gpt_numpy.workshop.weights import parameter_shapes
 
 Arrays = dict[str, NDArray[Any]]
@@ -33,6 +40,8 @@ FIXED = {  # what our model has in one form only; theirs must be of that form
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
 }
+CODE = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".so"}
+PICKLED = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))  # a torch archive; plain ones
 FINE_TUNING = Recipe(steps=1000, batch_size=8, lr=3e-5, weight_decay=0.1, grad_clip=1.0, eval_every=100)
 
 
@@ -62,10 +71,9 @@ def export(checkpoint: Checkpoint, folder: Path) -> None:
     if folder.is_file() or (folder.exists() and any(folder.iterdir())):
         raise WrongUse(f"{folder} is not empty; give another folder")
     config = checkpoint.state.config
-    weights = checkpoint.weights()
     theirs = {}
     for name, shape in parameter_shapes(replace(config, bias=True)).items():
-        weight = weights.get(name, np.zeros(shape, np.float32))  # a bias that the model does not have is 0
+        weight = checkpoint.weights.get(name, np.zeros(shape, np.float32))  # a bias that the model does not have is 0
         theirs[their_name(name)] = np.ascontiguousarray(turned(name, weight))
     folder.mkdir(parents=True, exist_ok=True)
     save_file(theirs, folder / "model.safetensors", {"format": "pt"})
@@ -112,21 +120,9 @@ def _their_tokenizer(tokenizer: Tokenizer) -> str:
 # ---- from a folder to a run -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Imported:
-    """Weights from elsewhere, before any step of ours."""
-
-    arrays: Arrays
-
-    def weights(self) -> Arrays:
-        return self.arrays
-
-    def optimizer_state(self) -> Arrays:
-        return {}
-
-
 def import_folder(folder: Path, run: Run) -> State:
     """A run of no steps yet; it has no text, so to go on training takes --data."""
+    _refuse_code(folder)
     kept = _read(folder / "config.json")
     config = _our_config(kept, folder)
     tokenizer = _our_tokenizer(folder)
@@ -135,15 +131,35 @@ def import_folder(folder: Path, run: Run) -> State:
     weights = _our_weights(folder, config)
     state = State(config, replace(FINE_TUNING, tokenizer=tokenizer.kind), data="", digest="")
     run.begin({"command": "gpt-torch import", "name": run.folder.resolve().name, "from": str(folder)})
-    save_checkpoint(run.latest, Imported(weights), tokenizer, state)
+    run.save(run.latest, Checkpoint(state, tokenizer, weights, {}))
     return state
+
+
+def _refuse_code(folder: Path) -> None:
+    """Nothing here would open a pickle or run a script; but whoever sends one along may want somebody else to."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    for path in found:
+        unknown = path.is_file() and path.suffix != ".safetensors"  # those begin with a length, as any bytes may be
+        if path.suffix in CODE or (unknown and _begins(path).startswith(PICKLED)):
+            raise WrongUse(
+                f"{folder} carries {path.name}, and to open such a file is to run what is in it; have config.json, "
+                "model.safetensors and the tokenizer in a folder of their own"
+            )
+    for name in ("config.json", "tokenizer_config.json"):
+        if (folder / name).exists() and "auto_map" in _read(folder / name):
+            raise WrongUse(f"{folder / name} asks for code of its own (auto_map); the model here has none")
+
+
+def _begins(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)
 
 
 def _our_config(kept: dict[str, Any], folder: Path) -> GPTConfig:
     for name, expected in FIXED.items():
         if (found := kept.get(name, expected)) != expected:
             raise WrongUse(f"{folder}: {name} is {found!r}; the model here has {expected!r}")
-    if (activation := kept.get("activation_function", "gelu_new")) not in ACTIVATIONS:
+    if (activation := str(kept.get("activation_function", "gelu_new"))) not in ACTIVATIONS:
         raise WrongUse(f"{folder}: activation_function is {activation!r}; the model here has {', '.join(ACTIVATIONS)}")
     if kept.get("n_inner") not in (None, 4 * kept.get("n_embd", 768)):
         raise WrongUse(f"{folder}: n_inner is {kept['n_inner']}; the model here has 4 times n_embd")
@@ -164,6 +180,8 @@ def _our_config(kept: dict[str, Any], folder: Path) -> GPTConfig:
 
 def _our_weights(folder: Path, config: GPTConfig) -> Arrays:
     theirs = {name.removeprefix("transformer."): weight for name, weight in _their_weights(folder).items()}
+    if config.n_layer > len(theirs):
+        raise WrongUse(f"{folder}: {config.n_layer} blocks, but only {len(theirs)} weights")
     weights = {}
     for name, shape in parameter_shapes(config).items():
         their = their_name(name).removeprefix("transformer.")
@@ -181,29 +199,37 @@ def _our_weights(folder: Path, config: GPTConfig) -> Arrays:
 def _their_weights(folder: Path) -> Arrays:
     """From one file or, of a large model, from several that an index names."""
     index = folder / "model.safetensors.index.json"
-    names = set(_read(index)["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    names = {"model.safetensors"}
+    if index.exists():
+        files = _read(index).get("weight_map")
+        names = {str(name) for name in files.values()} if isinstance(files, dict) else set()
+        if not names or any(name != Path(name).name for name in names):
+            raise WrongUse(f"{index} does not name files of this folder")
     found: Arrays = {}
     for name in sorted(names):
         try:
-            read = load_file(folder / Path(name).name)
+            read = load_file(folder / name)
             found |= {key: tensor.float().numpy() for key, tensor in read.items()}
-        except (OSError, SafetensorError) as error:
-            old = " (a pytorch_model.bin runs code when it is read; have it as safetensors)"
-            hint = old if (folder / "pytorch_model.bin").exists() else ""
-            raise WrongUse(f"{folder / name} cannot be read: {error}{hint}") from None
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise WrongUse(f"{folder / name} cannot be read: {error}") from None
     return found
 
 
 def _our_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.exists() and (folder / "vocab.json").exists():
+        for part in ("vocab.json", "merges.txt"):
+            _bytes(folder / part)
         return BPETokenizer.from_files(folder / "vocab.json", folder / "merges.txt")
-    kept = _read(path)
-    model = kept.get("model") or {}
-    vocabulary = model.get("vocab") or {}
-    if model.get("type") == "WordLevel" and list(vocabulary) == sorted(set("".join(vocabulary))):  # an export of ours
-        return CharTokenizer(vocabulary)
-    return load_tokenizer(path)
+    model = _read(path).get("model")
+    if isinstance(model, dict) and model.get("type") == "WordLevel" and isinstance(model.get("vocab"), dict):
+        characters = sorted(set("".join(model["vocab"])))
+        if model["vocab"] == {character: i for i, character in enumerate(characters)}:  # an export of ours
+            return CharTokenizer(characters)
+    try:
+        return tokenizer_from(_bytes(path))
+    except ValueError as error:
+        raise WrongUse(f"{path} is not a tokenizer: {error}") from None
 
 
 # ---- files ------------------------------------------------------------------------------------------------------
@@ -211,12 +237,16 @@ def _our_tokenizer(folder: Path) -> Tokenizer:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        return table_from(_bytes(path))
+    except ValueError as error:
+        raise WrongUse(f"{path} cannot be read: {error}") from None
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return read_limited(path, LARGEST_TOKENIZER)
     except (OSError, ValueError) as error:
         raise WrongUse(f"{path} cannot be read: {error}") from None
-    if not isinstance(kept, dict):
-        raise WrongUse(f"{path} is not a table of names and values")
-    return kept
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -1,12 +1,18 @@
-"""Settings of hypothesis and torch, and the tables at the end of a run."""
+"""Settings of hypothesis and torch, a trainer of tiny models, and the tables at the end of a run."""
 
 import os
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
 
+from gpt_numpy.cli import PROGRAM
+from gpt_numpy.workshop import loop
+from gpt_numpy.workshop.commands import run
 from tests.report import REPORT
+from tests.runs import PLAY, TINY, Train
 
 # The default repeats the same examples in every run, so that a failure is never a surprise on somebody else's
 # machine; `HYPOTHESIS_PROFILE=thorough uv run pytest` looks at 20 times as many, new ones each time.
@@ -30,6 +36,20 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 torch.set_num_threads(1)  # the arrays are tiny: threads would only wait for each other
+
+
+@pytest.fixture
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Trains a tiny model in the folder that is named; more flags may follow."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "play.txt").write_text(PLAY, encoding="utf-8")
+    monkeypatch.setattr(loop, "SAMPLE", 20)
+
+    def start(out: str, *flags: str) -> int:
+        begin = [] if "--resume" in flags else ["--data", "play.txt", *TINY]
+        return run(PROGRAM, ["train", "--out", out, *begin, *flags])
+
+    return start
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -178,7 +178,7 @@ def test_explain_reads_the_gradients_of_a_trained_model(here: Path, capsys: pyte
     assert "--checkpoint best --layer 0 --head 1 --entry" in out  # leads on in the same model
     checkpoint = find_run("latest").checkpoint("best")
     engine = Engine(checkpoint.state.config)
-    engine.load(checkpoint.weights(), {}, 0)
+    engine.load(checkpoint.weights, {}, 0)
     ids = checkpoint.tokenizer.encode("farewell!")
     assert run(PROGRAM, ["explain", "farewell!", *chosen, "--entry", "L"]) == 0
     loss = float(capsys.readouterr().out.split()[2])

@@ -34,7 +34,7 @@ def logits_of(folder: str, ids: np.ndarray) -> np.ndarray:
     """By our model in NumPy, in float64, from the checkpoint in the folder of a run."""
     checkpoint = Run(Path(folder)).checkpoint("best")
     model = GPT(checkpoint.state.config, dtype=np.float64)
-    model.load_state_dict({name: array.astype(np.float64) for name, array in checkpoint.weights().items()})
+    model.load_state_dict({name: array.astype(np.float64) for name, array in checkpoint.weights.items()})
     logits: np.ndarray = model.eval()(ids)[0].array
     return logits
 
@@ -89,7 +89,7 @@ def test_out_and_in_again_is_the_same_run(here: Path) -> None:
     first, again = (Run(here / "runs" / name).checkpoint("best") for name in ("one", "again"))
     assert again.state.config == first.state.config
     assert again.tokenizer.to_json() == first.tokenizer.to_json()
-    assert all(np.array_equal(array, again.weights()[name]) for name, array in first.weights().items())
+    assert all(np.array_equal(array, again.weights[name]) for name, array in first.weights.items())
 
 
 # ---- from a folder to a run -------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def test_a_pickled_file_is_not_read(here: Path, capsys: pytest.CaptureFixture[st
     their_model(here / "there")
     (here / "there" / "model.safetensors").rename(here / "there" / "pytorch_model.bin")
     assert run(IN_TORCH, ["import", "there"]) == 2
-    assert "a pytorch_model.bin runs code when it is read; have it as safetensors" in capsys.readouterr().err
+    assert "there carries pytorch_model.bin, and to open such a file is to run what is in it" in capsys.readouterr().err
 
 
 def test_nothing_is_written_over(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from gpt_numpy.workshop.checkpoint import State, load_checkpoint, save_checkpoint
+from gpt_numpy.workshop.checkpoint import Checkpoint, State, load_checkpoint, save_checkpoint
 from gpt_numpy.workshop.engine import Ids
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.tokenizers import CharTokenizer
@@ -109,9 +109,10 @@ def test_a_checkpoint_handed_over_half_way_changes_nothing(
     first, second = new(before), new(after)
     list(train(first, last=HALF_WAY))
     tokenizer, state = CharTokenizer("abcdefghijk"), State(CONFIG, RECIPE, data="", digest="", step=HALF_WAY)
-    save_checkpoint(tmp_path / "half-way", first, tokenizer, state)
-    checkpoint = load_checkpoint(tmp_path / "half-way")
-    second.load(checkpoint.weights(), checkpoint.optimizer_state(), checkpoint.state.step)
+    kept = Checkpoint(state, tokenizer, first.weights(), first.optimizer_state())
+    save_checkpoint(tmp_path / "half-way", kept)
+    checkpoint = load_checkpoint(tmp_path / "half-way", to_train=True)
+    second.load(checkpoint.weights, checkpoint.optimizer_state, checkpoint.state.step)
     rest = train(second, first=HALF_WAY)
     for number, (ours, theirs) in enumerate(zip(rest, in_torch[HALF_WAY:], strict=True), HALF_WAY + 1):
         assert_within_1e_8(number, apart(ours, theirs))

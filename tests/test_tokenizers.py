@@ -1,7 +1,6 @@
 """Text to tokens and back, by character and by BPE."""
 
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +14,9 @@ from gpt_numpy.workshop.tokenizers import (
     PairCount,
     Tokenizer,
     last_seam,
-    load_tokenizer,
     smallest_dtype,
     streamed,
+    tokenizer_from,
 )
 
 ANY_TEXT = text(characters(exclude_categories=["Cs"]))  # all that UTF-8 can hold
@@ -62,10 +61,8 @@ def test_bpe_makes_familiar_text_shorter() -> None:
 
 
 @pytest.mark.parametrize("tokenizer", [CharTokenizer(PLAY), BPE], ids=["char", "bpe"])
-def test_saved_and_loaded_it_is_the_same(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    path = tmp_path / "tokenizer.json"
-    path.write_text(tokenizer.to_json(), encoding="utf-8")
-    loaded = load_tokenizer(path)
+def test_saved_and_loaded_it_is_the_same(tokenizer: Tokenizer) -> None:
+    loaded = tokenizer_from(tokenizer.to_json().encode())
     assert (loaded.kind, loaded.vocab_size) == (tokenizer.kind, tokenizer.vocab_size)
     assert np.array_equal(loaded.encode(PLAY), tokenizer.encode(PLAY))
 
@@ -73,11 +70,9 @@ def test_saved_and_loaded_it_is_the_same(tokenizer: Tokenizer, tmp_path: Path) -
 @pytest.mark.parametrize(
     "content", ["", "[]", "{", '{"kind": "char"}', '{"kind": "char", "characters": ""}', '{"a": 1}']
 )
-def test_a_bad_tokenizer_file_is_one_line(content: str, tmp_path: Path) -> None:
-    path = tmp_path / "tokenizer.json"
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(WrongUse, match=r"^[^\n]+$"):
-        load_tokenizer(path)
+def test_what_is_no_tokenizer_is_said_in_one_line(content: str) -> None:
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        tokenizer_from(content.encode())
 
 
 @given(ANY_TEXT)

@@ -1,72 +1,27 @@
 """A run from its first step to its last: what is kept, going on as if nothing had happened, and when it ends."""
 
-import json
 import os
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 
 from gpt_numpy import engine as engine_module
-from gpt_numpy.cli import PROGRAM
 from gpt_numpy.engine import Engine
-from gpt_numpy.workshop import checkpoint, loop
-from gpt_numpy.workshop.checkpoint import load_checkpoint, save_checkpoint
-from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop import loop, stopping
 from gpt_numpy.workshop.engine import Trained
-from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.judging import Judged, running_loss
+from gpt_numpy.workshop.processes import Processes
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.runs import Run, find_run, new_run
-
-PLAY = "".join(f"SCENE {i}. {'to be or not to be ' * (i % 3)}that is question {i * i}\n" for i in range(80))
-TINY = [
-    *("--n-layer", "1", "--n-head", "2", "--n-embd", "8", "--block-size", "8", "--batch-size", "4", "--threads", "2"),
-    *("--steps", "20", "--eval-every", "5", "--checkpoint-every", "10", "--warmup", "2", "--lr", "0.01"),
-]
-
-Train = Callable[..., int]
-
-
-@pytest.fixture
-def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """Trains a tiny model in the folder that is named; more flags may follow."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "play.txt").write_text(PLAY, encoding="utf-8")
-    monkeypatch.setattr(loop, "SAMPLE", 20)
-
-    def start(out: str, *flags: str) -> int:
-        begin = [] if "--resume" in flags else ["--data", "play.txt", *TINY]
-        return run(PROGRAM, ["train", "--out", out, *begin, *flags])
-
-    return start
-
-
-def records(folder: str, kind: str) -> list[dict[str, Any]]:
-    """What a run recorded, without how fast it was."""
-    lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    found = [record for record in map(json.loads, lines) if record["kind"] == kind]
-    return [{name: value for name, value in record.items() if name != "characters_per_second"} for record in found]
-
-
-def assert_same_run(a: str, b: str) -> None:
-    """Bit for bit: every loss, every sample, every weight, all that the optimizer remembers."""
-    for kind in ("step", "evaluation"):
-        assert records(a, kind) == records(b, kind)
-    for which in ("latest", "best"):
-        for name in ("model.safetensors", "optimizer.safetensors"):
-            one, other = (load_file(Path(run) / "checkpoints" / which / name) for run in (a, b))
-            assert one.keys() == other.keys()
-            assert all(np.array_equal(value, other[key]) for key, value in one.items())
-
+from tests.runs import PLAY, Train, assert_same_run, latest, records
 
 # ---- what a run keeps -------------------------------------------------------------------------------------------
 
@@ -76,7 +31,7 @@ def test_a_run_is_a_folder(train: Train) -> None:
     files = sorted(path.relative_to("a").as_posix() for path in Path("a").rglob("*") if path.is_file())
     whole = ["model.safetensors", "optimizer.safetensors", "state.json", "tokenizer.json"]
     kept = [f"checkpoints/{which}/{name}" for which in ("best", "latest") for name in whole]
-    assert files == [*kept, "config.json", "metrics.jsonl", "report.html"]
+    assert files == [".lock", *kept, "config.json", "metrics.jsonl", "report.html"]
     assert [record["step"] for record in records("a", "step")] == list(range(1, 21))
     assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 15, 20]
 
@@ -99,7 +54,7 @@ def test_the_validation_loss_is_that_of_the_saved_weights_over_every_window(trai
     train("a")
     saved = Run(Path("a")).checkpoint("latest")
     engine = Engine(saved.state.config, threads=1)
-    engine.load(saved.weights(), {}, 20)
+    engine.load(saved.weights, {}, 20)
     tokens = saved.tokenizer.encode(PLAY)
     tokens = tokens[len(tokens) - round(0.1 * len(tokens)) :].astype(np.int64)
     total = 0.0
@@ -304,29 +259,43 @@ def test_dropout_can_be_changed_in_a_run(train: Train, monkeypatch: pytest.Monke
 @pytest.fixture
 def interruptible() -> Iterator[None]:
     """Ctrl-C does what it usually does, also where a script has started the tests in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize("pause", [0.0, 0.1])
-def test_a_signal_that_comes_again_ends_at_once_unless_it_is_the_same(
-    pause: float, train: Train, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("size", "pause", "ends"), [(1, 0.0, True), (2, 0.0, False), (2, 0.1, True)])
+def test_a_second_signal_ends_at_once_unless_it_is_the_first_passed_on_by_a_launcher(
+    size: int, pause: float, ends: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpt_numpy.workshop.loop.SAME_SIGNAL", 0.05)
+    monkeypatch.setattr(stopping, "SAME_SIGNAL", 0.05)
+    processes = Processes()
+    processes.size = size
+    with pytest.raises(KeyboardInterrupt) if ends else nullcontext(), stopping.stop_on_signals(processes) as stop:
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(pause)
+        signal.raise_signal(signal.SIGINT)
+        stop.listen()
+        assert stop.signal == signal.SIGINT
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_second_ctrl_c_saves_nothing_more(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Engine.train_step
 
     def interrupted(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
         if number == 3:
             signal.raise_signal(signal.SIGINT)
-            time.sleep(pause)
             signal.raise_signal(signal.SIGINT)
         return step(self, ids, targets, recipe, number)
 
     monkeypatch.setattr(Engine, "train_step", interrupted)
     assert train("a") == 130
-    assert Path("a/checkpoints/latest").exists() == (pause == 0.0)
+    assert latest("a") == 0
 
 
 def test_after_a_run_signals_do_what_they_did_before(train: Train) -> None:
@@ -371,109 +340,6 @@ def test_a_folder_with_a_run_is_not_overwritten(train: Train, capsys: pytest.Cap
     train("a")
     assert train("a") == 2
     assert "a holds a run already; go on with it by --resume" in capsys.readouterr().err
-
-
-# ---- checkpoints ------------------------------------------------------------------------------------------------
-
-
-class Interrupted(Exception):
-    pass
-
-
-@pytest.mark.parametrize("call", range(11))
-def test_a_checkpoint_is_whole_whenever_the_writing_ends(
-    call: int, train: Train, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each sync and each rename is once where it ends: the one before or the new one can be read, all of it."""
-    train("a")
-    folder = Path("a/checkpoints/latest")
-    old = load_checkpoint(folder)
-    states = {20: old.state, 21: replace(old.state, step=21)}
-    weights = {20: dict(old.weights())}
-    engine = Engine(old.state.config, threads=1)
-    engine.load(old.weights(), old.optimizer_state(), 20)
-    engine.train_step(np.zeros((1, 8), np.int64), np.ones((1, 8), np.int64), old.state.recipe, 20)
-    weights[21] = dict(engine.weights())
-    calls = 0
-
-    def counted(original: Callable[..., Any]) -> Callable[..., Any]:
-        def function(*arguments: Any, **settings: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == call + 1:
-                raise Interrupted
-            return original(*arguments, **settings)
-
-        return function
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_sync", counted(checkpoint._sync))
-        patch.setattr(Path, "rename", counted(Path.rename))
-        patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
-        with pytest.raises(Interrupted):
-            save_checkpoint(folder, engine, old.tokenizer, states[21])
-    found = load_checkpoint(folder)
-    assert found.state == states[found.state.step]
-    for name, value in found.weights().items():
-        assert np.array_equal(value, weights[found.state.step][name])
-    assert len(found.optimizer_state()) == 2 * len(found.weights())
-    save_checkpoint(folder, engine, old.tokenizer, states[21])  # and the next one tidies up
-    assert load_checkpoint(folder).state == states[21]
-    assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
-
-
-def test_the_disk_has_all_of_a_checkpoint_before_it_counts(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    train("a")
-    done: list[str] = []
-
-    def noted(what: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        def function(*given: Any) -> Any:
-            done.append(what)
-            return original(*given)
-
-        return function
-
-    monkeypatch.setattr(os, "fsync", noted("sync", os.fsync))
-    monkeypatch.setattr(Path, "rename", noted("rename", Path.rename))
-    assert train("a", "--resume", "--steps", "21", "--eval-every", "100") == 0
-    assert done[: done.index("rename")].count("sync") >= 5  # four files and their folder
-
-
-def test_a_checkpoint_that_is_cut_off_is_one_line(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
-    train("a")
-    path = Path("a/checkpoints/latest/model.safetensors")
-    path.write_bytes(path.read_bytes()[:-10])
-    assert train("a", "--resume", "--steps", "22") == 2
-    assert "model.safetensors cannot be read" in capsys.readouterr().err
-
-
-def test_a_checkpoint_from_the_future_is_one_line(train: Train) -> None:
-    train("a")
-    path = Path("a/checkpoints/latest/state.json")
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    kept["recipe"]["from_the_future"] = 1
-    path.write_text(json.dumps(kept), encoding="utf-8")
-    with pytest.raises(WrongUse, match="cannot be understood"):
-        load_checkpoint(path.parent)
-
-
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
-def test_a_checkpoint_of_other_shapes_is_one_line(train: Train, capsys: pytest.CaptureFixture[str], file: str) -> None:
-    train("a")
-    path = Path("a/checkpoints/latest") / file
-    arrays = load_file(path)
-    name = next(iter(arrays))
-    save_file({**arrays, name: arrays[name][:-1].copy()}, path)
-    assert train("a", "--resume", "--steps", "22") == 2
-    assert f"is damaged: {name} should be" in capsys.readouterr().err
-
-
-def test_a_checkpoint_that_is_not_one_is_a_wrong_use(tmp_path: Path) -> None:
-    with pytest.raises(WrongUse, match=r"holds no checkpoint: state.json: No such file"):
-        load_checkpoint(tmp_path)
-    (tmp_path / "state.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(WrongUse, match=r"state.json cannot be understood"):
-        load_checkpoint(tmp_path)
 
 
 # ---- how it ends ------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def _trained(program: Program, given: Given) -> Model:
         raise WrongUse("--seed is for a fresh model; a run has its weights")
     run = find_run(given["run"])
     checkpoint = run.checkpoint(given.get("checkpoint", "best"))
-    weights = load_engine(program, checkpoint, {}, to_train=False).weights()
+    weights = load_engine(program, checkpoint, {}).weights()
     flags = ["--run", str(run.folder), "--checkpoint", given.get("checkpoint", "best")]
     name = f"{checkpoint.folder}, step {checkpoint.state.step}"
     return Model(checkpoint.state.config, weights, checkpoint.tokenizer, name, flags)

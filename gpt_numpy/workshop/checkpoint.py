@@ -3,31 +3,43 @@
     model.safetensors        the weights, by parameter
     optimizer.safetensors    exp_avg.NAME and exp_avg_sq.NAME
     tokenizer.json
-    state.json               config, recipe, step, corpus, versions
+    state.json               config, recipe, step, corpus, versions; SHA-256 of each other file, and of itself
 
 It is written beside, brought to the disk, and renamed. Between the two renames that put it in place of the one before,
-that one is whole under another name, where reading finds it.
+that one is whole under another name, where reading finds it. What is read is checked against its sum, and against the
+model that it is said to be of, before anything is made of it.
 """
 
-import hashlib
 import json
-import os
+import math
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.engine import Arrays
 from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.files import read_limited, sha256, sync_folder, table_from, write_synced
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.tokenizers import Tokenizer, load_tokenizer
+from gpt_numpy.workshop.tokenizers import LARGEST_TOKENIZER, Tokenizer, tokenizer_from
+from gpt_numpy.workshop.weights import parameter_shapes
+
+FORMAT = 2  # of state.json; 1 had no sums
+LARGEST_STATE = 1_000_000  # bytes
+MODEL, OPTIMIZER, TOKENIZER, STATE = "model.safetensors", "optimizer.safetensors", "tokenizer.json", "state.json"
+MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW remembers of each parameter
+
+
+class Damaged(WrongUse):
+    """A checkpoint that is not as it was written."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +51,21 @@ class State:
     data: str  # what --data finds the corpus by; empty for a model that came from elsewhere
     digest: str  # SHA-256 of the corpus
     step: int = 0  # steps done
+    judged: int = -1  # the step of the latest evaluation that it knows of
     best_step: int = 0
     best_loss: float | None = None  # on the validation split; None before the first evaluation
     since_best: int = 0  # evaluations
     threads: int = 0  # of the engine: with as many, the run goes on bit for bit
     processes: int = 1  # each with as many threads
 
-    def to_json(self) -> str:
-        return json.dumps({"format": 1, **asdict(self), "versions": versions()}, indent=2)
+    def __post_init__(self) -> None:
+        for name, least in {"step": 0, "judged": -1, "best_step": 0, "since_best": 0, "threads": 0}.items():
+            if type(value := getattr(self, name)) is not int or value < least:
+                raise ValueError(f"{name} is {value!r}")
+        if not (isinstance(self.data, str) and isinstance(self.digest, str)):
+            raise ValueError("data and digest are texts")
+        if self.best_loss is not None and not (isinstance(self.best_loss, float) and math.isfinite(self.best_loss)):
+            raise ValueError(f"best_loss is {self.best_loss!r}")
 
 
 def versions() -> dict[str, str]:
@@ -55,95 +74,176 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    folder: Path
     state: State
     tokenizer: Tokenizer
-
-    def weights(self) -> Arrays:
-        return _load_arrays(self.folder / "model.safetensors")
-
-    def optimizer_state(self) -> Arrays:
-        return _load_arrays(self.folder / "optimizer.safetensors")
-
-    def digest(self) -> str:
-        """SHA-256 of the weights."""
-        with (self.folder / "model.safetensors").open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    weights: Arrays
+    optimizer_state: Arrays  # empty before the first step, and where nobody asked for it
+    folder: Path = Path()  # where it was read from
+    digest: str = ""  # SHA-256 of the weights as they were read
 
 
-class Saved(Protocol):
-    """Something with weights, such as an engine."""
-
-    def weights(self) -> Arrays: ...
-
-    def optimizer_state(self) -> Arrays: ...
+# ---- writing ----------------------------------------------------------------------------------------------------
 
 
-def save_checkpoint(folder: Path, model: Saved, tokenizer: Tokenizer, state: State) -> None:
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """OSError where it cannot be written; then the one before is as it was."""
+    files: dict[str, Callable[[], bytes]] = {
+        MODEL: lambda: safetensors.numpy.save(_plain(checkpoint.weights)),
+        OPTIMIZER: lambda: safetensors.numpy.save(_plain(checkpoint.optimizer_state)),
+        TOKENIZER: lambda: checkpoint.tokenizer.to_json().encode("utf-8"),
+    }
     beside, before = _beside(folder, "new"), _beside(folder, "old")
-    weights = _plain(model.weights())  # which other processes may have to hand over, and may fail to
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    _write(beside / "model.safetensors", lambda path: save_file(weights, path))
-    _write(beside / "optimizer.safetensors", lambda path: save_file(_plain(model.optimizer_state()), path))
-    _write(beside / "tokenizer.json", lambda path: path.write_text(tokenizer.to_json(), encoding="utf-8"))
-    _write(beside / "state.json", lambda path: path.write_text(state.to_json(), encoding="utf-8"))
-    _sync(beside)
-    if folder.exists():
-        shutil.rmtree(before, ignore_errors=True)
-        folder.rename(before)
-    beside.rename(folder)
-    _sync(folder.parent)
+    try:
+        beside.mkdir(parents=True)
+        sums = {}
+        for name, content in files.items():
+            data = content()
+            write_synced(beside / name, data)
+            sums[name] = sha256(data)
+        write_synced(beside / STATE, _stated(checkpoint.state, sums))
+        sync_folder(beside)
+        if folder.exists():
+            shutil.rmtree(before, ignore_errors=True)
+            folder.rename(before)
+        beside.rename(folder)
+        sync_folder(folder.parent)
+    except OSError:
+        shutil.rmtree(beside, ignore_errors=True)  # what there is of it may be all that a full disk has room for
+        raise
     shutil.rmtree(before, ignore_errors=True)
-
-
-def load_checkpoint(folder: Path) -> Checkpoint:
-    folder = saved_in(folder) or folder
-    path = folder / "state.json"
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        plain = {field.name: kept[field.name] for field in fields(State) if field.name in kept}
-        state = State(**{**plain, "config": GPTConfig(**kept["config"]), "recipe": Recipe(**kept["recipe"])})
-        tokenizer = load_tokenizer(folder / "tokenizer.json")
-        if tokenizer.vocab_size > state.config.vocab_size:
-            raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model {state.config.vocab_size}")
-    except OSError as error:
-        raise WrongUse(f"{folder} holds no checkpoint: {path.name}: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise WrongUse(f"{path} cannot be understood: {error}") from None
-    return Checkpoint(folder, state, tokenizer)
-
-
-def saved_in(folder: Path) -> Path | None:
-    """Where a checkpoint by this name is, if there is one; a writing that ended between its renames left it aside."""
-    return next((path for path in (folder, _beside(folder, "old")) if (path / "state.json").is_file()), None)
-
-
-def _load_arrays(path: Path) -> Arrays:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise WrongUse(f"{path} cannot be read: {error}") from None
 
 
 def _plain(arrays: Arrays) -> dict[str, Any]:
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    write(path)
-    _sync(path)
+def _stated(state: State, sums: Mapping[str, str]) -> bytes:
+    content = {"format": FORMAT, **asdict(state), "versions": versions(), "files": sums}
+    return json.dumps({**content, "sha256": _sum_of(content)}, indent=2).encode("utf-8")
 
 
-def _sync(path: Path) -> None:
-    """Wait until the disk has it."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows has no such call for folders
-    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+def _sum_of(content: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(content, sort_keys=True).encode("utf-8"))
+
+
+# ---- reading ----------------------------------------------------------------------------------------------------
+
+
+def load_checkpoint(folder: Path, to_train: bool = False) -> Checkpoint:
+    """All of it, but what the optimizer remembers only if it is to train. Damaged if it is not as it was written."""
+    while True:
+        place = saved_in(folder) or folder
+        before = _identity(place)
+        try:
+            return _load(place, to_train)
+        except Damaged:
+            now = saved_in(folder) or folder
+            if (now, _identity(now)) == (place, before):
+                raise  # otherwise a training process has put a newer one in its place meanwhile
+
+
+def saved_in(folder: Path) -> Path | None:
+    """Where a checkpoint by this name is, if there is one; a writing that ended between its renames left it aside."""
+    return next((path for path in (folder, _beside(folder, "old")) if path.is_dir()), None)
+
+
+def progress_of(folder: Path) -> tuple[float, float]:
+    """Of a checkpoint, to find the newest: its steps, its latest evaluation. One that cannot be read may be it."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        state = _state(folder, _content(folder))
+        return state.step, state.judged
+    except WrongUse:
+        return math.inf, math.inf
+
+
+def _identity(folder: Path) -> object:
+    try:
+        found = (folder / STATE).stat()
+        return found.st_ino, found.st_mtime_ns
+    except OSError:
+        return None
+
+
+def _load(folder: Path, to_train: bool) -> Checkpoint:
+    content = _content(folder)
+    state = _state(folder, content)
+    sums = content.get("files", {})
+    text = _read(folder / TOKENIZER, sums)
+    with _damage_of(folder / TOKENIZER):
+        tokenizer = tokenizer_from(text)
+        if tokenizer.kind != state.recipe.tokenizer or tokenizer.vocab_size > state.config.vocab_size:
+            raise ValueError(f"{tokenizer.vocab_size} tokens ({tokenizer.kind}) are not those of the model")
+    weights, digest = _arrays(folder / MODEL, sums)
+    memory, _ = _arrays(folder / OPTIMIZER, sums) if to_train else ({}, "")
+    _check_fit(folder, state.config, weights, memory)
+    return Checkpoint(state, tokenizer, weights, memory, folder, digest)
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    """What is in state.json, if it has the sum that it says."""
+    path = folder / STATE
+    with _damage_of(path):
+        content = table_from(read_limited(path, LARGEST_STATE))
+        kept = content.pop("sha256", None)
+        if kept != _sum_of(content) and (kept, content.get("format")) != (None, 1):
+            raise _changed(path)
+        if content["format"] not in (1, FORMAT):
+            raise WrongUse(f"{folder} is of format {content['format']}; this version reads up to {FORMAT}")
+        if content["format"] == 1:
+            content["judged"] = content["step"]
+        return content
+
+
+def _state(folder: Path, content: Mapping[str, Any]) -> State:
+    with _damage_of(folder / STATE):
+        plain = {field.name: content[field.name] for field in fields(State) if field.name in content}
+        return State(**{**plain, "config": GPTConfig(**content["config"]), "recipe": Recipe(**content["recipe"])})
+
+
+def _arrays(path: Path, sums: Mapping[str, str]) -> tuple[Arrays, str]:
+    data = _read(path, sums)
+    with _damage_of(path):
+        arrays = safetensors.numpy.load(data)  # in any order, while many processes need the same one
+        return dict(sorted(arrays.items())), sha256(data)
+
+
+def _read(path: Path, sums: Mapping[str, str]) -> bytes:
+    with _damage_of(path):
+        data = path.read_bytes() if path.suffix == ".safetensors" else read_limited(path, LARGEST_TOKENIZER)
+        if path.name in sums and sums[path.name] != sha256(data):
+            raise _changed(path)
+        return data
+
+
+def _check_fit(folder: Path, config: GPTConfig, weights: Arrays, memory: Arrays) -> None:
+    """Whether these are all arrays of such a model."""
+    if config.n_layer > len(weights):
+        raise Damaged(f"{folder} is damaged: {config.n_layer} blocks, and {len(weights)} weights")
+    expected = parameter_shapes(config)
+    moments = {f"{moment}.{name}": shape for moment in MOMENTS for name, shape in expected.items() if memory}
+    for arrays, shapes in ((weights, expected), (memory, moments)):
+        for name, shape in shapes.items():
+            found = arrays[name].shape if name in arrays else "nothing"
+            if found != shape or arrays[name].dtype.kind != "f":
+                raise Damaged(f"{folder} is damaged: {name} should be numbers {shape}, and is {found}")
+    if unknown := weights.keys() - expected.keys() - ({"lm_head.weight"} if config.tie_weights else set()):
+        raise Damaged(f"{folder} is damaged: the model has no {min(unknown)}")
+
+
+@contextmanager
+def _damage_of(path: Path) -> Iterator[None]:
+    """What is wrong with a file, in a line."""
+    try:
+        yield
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise Damaged(f"{path} cannot be understood: {error}") from None
+
+
+def _changed(path: Path) -> Damaged:
+    return Damaged(f"{path} is not as it was written: its SHA-256 differs")
 
 
 def _beside(folder: Path, mark: str) -> Path:

@@ -95,6 +95,13 @@ def train(program: Program, arguments: Sequence[str]) -> int:
 
     console = Console()
     training = (resume if given.get("resume") else begin)(program, given, console)
+    try:
+        return _trained(program, training, console)
+    finally:
+        training.run.release()
+
+
+def _trained(program: Program, training: Training, console: Console) -> int:
     config, folder = training.state.config, training.run.folder
     console.say(
         f"model: {parameter_count(config):,} parameters in {config.n_layer} layers, {config.n_head} heads, "
@@ -154,7 +161,7 @@ def write(program: Program, arguments: Sequence[str]) -> int:
 
     checkpoint = find_run(given["run"]).checkpoint(given["checkpoint"])
     prompt = [int(token) for token in checkpoint.tokenizer.encode(given["prompt"])]
-    engine = load_engine(program, checkpoint, given, to_train=False)
+    engine = load_engine(program, checkpoint, given)
     Console(sys.stderr).say(f"{checkpoint.folder}, step {checkpoint.state.step}, seed {seed}", "dim")
     show = visible if sys.stdout.isatty() else str
     sys.stdout.write(show(given["prompt"]))
@@ -175,10 +182,10 @@ def judge(program: Program, arguments: Sequence[str]) -> int:
 
     console = Console()
     checkpoint = find_run(given["run"]).checkpoint(given["checkpoint"])
-    engine = load_engine(program, checkpoint, given, to_train=False)
+    engine = load_engine(program, checkpoint, given)
     with program.processes.one_ahead():
         data = text_of(checkpoint, given.get("data"), console, another=True)
-    program.processes.agree("flags, text or the run's folder", f"{data.survey.digest} {checkpoint.digest()}")
+    program.processes.agree("flags, text or the run's folder", f"{data.survey.digest} {checkpoint.digest}")
     with console.bar("judging", 1.0) as bar:
         for judged in running_loss(engine, data.validation):
             bar.at(judged.part)

@@ -48,7 +48,7 @@ class Console:
         try:
             self._rich.print(visible(line), style=style, soft_wrap=True)
             self.stream.flush()
-        except BrokenPipeError:  # whoever read this has seen enough, as `head` has; the work goes on
+        except OSError:  # whoever read this has seen enough, as `head` has, or its disk is full; the work goes on
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
     def show(self, text: Text) -> None:

@@ -36,7 +36,13 @@ class Engine(Protocol):
     peak: float | None  # FLOP/s that the maker of the device states, where that is known
 
     def train_step(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Trained:
-        """One step on the whole batch. What it does depends on nothing but these and the state."""
+        """One step on the whole batch. What it does depends on nothing but these and the state.
+
+        If the loss or the norm of the gradient is not finite, it changes nothing, and no step after it does.
+        """
+
+    def first_not_finite(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> str | None:
+        """After such a step: the first parameter that is not finite, or else the first whose gradient is not."""
 
     def loss(self, ids: Ids, targets: Ids) -> float:
         """The mean loss, without dropout."""

@@ -1,90 +1,39 @@
 """The training loop, the same for both engines: step, judge, save, and say what the loss says."""
 
 import math
-import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from types import FrameType
-from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from gpt_numpy.workshop.advice import diagnose, meaning_of
 from gpt_numpy.workshop.batches import Batch, batch_at
-from gpt_numpy.workshop.checkpoint import State
+from gpt_numpy.workshop.checkpoint import Checkpoint, State
 from gpt_numpy.workshop.console import Bar, Console
 from gpt_numpy.workshop.corpus import Data
 from gpt_numpy.workshop.engine import Engine, Trained
 from gpt_numpy.workshop.errors import Lost, RunFailed
 from gpt_numpy.workshop.judging import running_loss
+from gpt_numpy.workshop.keeping import Keeper
 from gpt_numpy.workshop.processes import Processes
-from gpt_numpy.workshop.report import write_report
 from gpt_numpy.workshop.runs import Record, Run
 from gpt_numpy.workshop.sampling import Sampling, generate, text_start
+from gpt_numpy.workshop.stopping import Stop, stop_on_signals
 from gpt_numpy.workshop.streams import SAMPLES
 from gpt_numpy.workshop.tokenizers import Tokenizer, streamed
 
 SAMPLE = 160  # tokens written at each evaluation
 ALONE = 20.0  # seconds to save in after a loss: a device may wait for the lost one, and torchrun ends all after 30
 READ_EVERY = 0.25  # seconds of work between two readings of what the steps reported: reading waits for the device
-SAME_SIGNAL = 1.0  # seconds within which a signal that comes again is the same
 COLUMNS = (
     BarColumn(bar_width=None),
     MofNCompleteColumn(),
     TextColumn("{task.fields[figures]}"),
     TimeRemainingColumn(compact=True),
 )
-
-
-@dataclass
-class Stop:
-    """Which signal asked the run to end, if any did; true once all processes have heard of it."""
-
-    processes: Processes
-    noted: int = 0  # what this process has got
-    signal: int = 0  # what all have heard of
-
-    def __bool__(self) -> bool:
-        return self.signal > 0
-
-    def listen(self) -> None:
-        (self.signal,) = self.processes.largest(self.noted)
-
-
-@contextmanager
-def stop_on_signals(processes: Processes) -> Iterator[Stop]:
-    """Ctrl-C and SIGTERM are noted, for the loop to stop where nothing is half done. Another one ends at once, unless
-    it comes so soon that it is the same: a terminal and a launcher both pass on what they get."""
-    stop = Stop(processes)
-    if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
-        yield stop
-        return
-    before: dict[int, Any] = {}
-    noted_at = 0.0
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal noted_at
-        if not stop.noted:
-            stop.noted, noted_at = number, time.monotonic()
-        elif time.monotonic() - noted_at > SAME_SIGNAL:
-            restore()
-            signal.raise_signal(number)
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, note)
-    try:
-        yield stop
-    finally:
-        if processes.size == 1:  # of many, all are about to end, and a launcher hurries them before they have said why
-            restore()
 
 
 @dataclass(frozen=True)
@@ -114,7 +63,8 @@ class Training:
     run: Run
     console: Console
     processes: Processes
-    before: list[Record]  # what was recorded up to here, of a run that is resumed
+    before: list[Record] = field(default_factory=list)  # what was recorded up to here, of a run that is resumed
+    saved: bool = False  # whether checkpoints/latest is of this state
     losses: list[float] = field(default_factory=list)  # of each step
     evaluations: list[tuple[int, float, float]] = field(default_factory=list)  # step, training and validation loss
 
@@ -124,7 +74,8 @@ class Training:
                 self.losses.append(record["loss"])
             elif record["kind"] == "evaluation":
                 self.evaluations.append((record["step"], record["train_loss"], record["val_loss"]))
-        self._saved = self.state.step or None  # the step of the latest checkpoint
+        self._saved = self._progress if self.saved else None  # of the latest checkpoint
+        self.keeper = Keeper(self.run, self.console, self.state.step)
         self._unread: list[tuple[int, Trained]] = []  # what steps reported, after the step's number
         self._busy = 0.0  # seconds of work on them
         self._latest: deque[Work] = deque(maxlen=10)  # of the latest readings
@@ -148,21 +99,24 @@ class Training:
 
     def _go(self, stop: Stop) -> None:
         recipe = self.state.recipe
+        if self._saved is None:  # so that a run can be resumed from its first moment on, or else ends in it
+            self.run.save(self.run.latest, self._checkpoint())
         with self.console.bar("", recipe.steps, *COLUMNS) as bar:
             while True:
                 step = self.state.step
                 unread = self._busy >= READ_EVERY or (self.steady is None and self._busy > 0)
-                stop.signal, read = self.processes.largest(stop.noted, unread)
+                stop.signal, read, made_again = self.processes.largest(stop.noted, unread, self.keeper.made_again)
                 if read:
                     self._read(bar)
                 done = step >= recipe.steps
-                if (done or step % recipe.eval_every == 0) and not self._judged(step) and not stop:
+                if (done or step % recipe.eval_every == 0) and self.state.judged != step and not stop:
                     self._judge(bar, stop)
                 tired = 0 < recipe.patience <= self.state.since_best
-                due = step > 0 and step % recipe.checkpoint_every == 0
-                if (due or done or tired or stop) and step != self._saved:
-                    self._save(bar)
-                if done or tired or stop:
+                last = done or tired or bool(stop)
+                due = last or (step > 0 and step % recipe.checkpoint_every == 0)
+                if (due and self._saved != self._progress) or made_again:
+                    self._save(bar, last)
+                if last:
                     break
                 self._step()
         if stop:
@@ -175,8 +129,8 @@ class Training:
             self._end("all steps are done")
 
     def _end(self, reason: str) -> None:
-        self.run.record({"kind": "end", "step": self.state.step, "reason": reason})
-        self._report()
+        self.keeper.record({"kind": "end", "step": self.state.step, "reason": reason})
+        self.keeper.report()
 
     def _keep_alone(self) -> None:
         """Another process has gone. What this one has is as it was after the latest step. But an engine that has only a
@@ -185,8 +139,8 @@ class Training:
 
         def save() -> None:
             try:
-                if self.state.step != self._saved:
-                    self._save(Bar())
+                if self._saved != self._progress:
+                    self._save(Bar(), is_last=True)
                 self.console.say(f"saved at step {self.state.step}; go on with --resume", "yellow")
             except Lost:
                 pass
@@ -197,10 +151,6 @@ class Training:
         saving.start()
         saving.join(ALONE)
         self._end("another process was lost")
-
-    def _report(self) -> None:
-        if self.processes.first:
-            write_report(self.run.folder)
 
     def _step(self) -> None:
         step = self.state.step
@@ -226,12 +176,14 @@ class Training:
         self._unread, self._busy = [], 0.0
         for step, loss, grad_norm in reported:
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+                self.state = replace(self.state, step=step)
+                first = self.engine.first_not_finite(*self._batch(step), recipe, step)
                 raise RunFailed(
-                    f"step {step + 1}: the loss is {loss}, the norm of the gradient {grad_norm}. The checkpoints in "
-                    f"{self.run.folder} are from before; a lower --lr or --grad-clip 1 may help"
+                    f"step {step + 1}: the loss is {loss}, the norm of the gradient {grad_norm}"
+                    f"{f' (the first is {first})' if first else ''}. {self._way_out()}"
                 )
             self.losses.append(loss)
-            self.run.record({
+            self.keeper.record({
                 "kind": "step", "step": step + 1, "loss": loss, "lr": recipe.lr_at(step), "grad_norm": grad_norm,
                 "characters_per_second": round(speed, 1),
             })  # fmt: skip
@@ -242,9 +194,6 @@ class Training:
 
     def _batch(self, step: int) -> Batch:
         return batch_at(self.data.train, self.state.config.block_size, self.state.recipe, step)
-
-    def _judged(self, step: int) -> bool:
-        return bool(self.evaluations) and self.evaluations[-1][0] == step
 
     def _judge(self, bar: Bar, stop: Stop) -> None:
         """An evaluation, unless asked to stop on the way."""
@@ -257,28 +206,26 @@ class Training:
             bar.at(state.step, f"judging {judged.part:.0%}")
         validation = judged.mean
         if not math.isfinite(validation):
-            raise RunFailed(
-                f"step {state.step}: the validation loss is {validation}. The checkpoints in {self.run.folder} are "
-                "from before; a lower --lr or --grad-clip 1 may help"
-            )
+            raise RunFailed(f"step {state.step}: the validation loss is {validation}. {self._way_out()}")
         latest = self.losses[-min(100, state.recipe.eval_every) :] or [self.engine.loss(*self._batch(0))]
         training = sum(latest) / len(latest)
         self.evaluations.append((state.step, training, validation))
         best = state.best_loss is None or validation < state.best_loss
         if best:
-            self.state = replace(state, best_step=state.step, best_loss=validation, since_best=0)
+            state = replace(state, best_step=state.step, best_loss=validation, since_best=0)
         else:
-            self.state = replace(state, since_best=state.since_best + 1)
+            state = replace(state, since_best=state.since_best + 1)
+        self.state = replace(state, judged=state.step)
         diagnoses = diagnose(self.losses, self.evaluations, since=state.recipe.eval_every)
         sample = self._sample()
-        self.run.record({
+        self.keeper.record({
             "kind": "evaluation", "step": state.step, "train_loss": training, "val_loss": validation, "best": best,
             "sample": sample, "diagnoses": diagnoses,
         })  # fmt: skip
         self._show(training, validation, sample, diagnoses)
         if best:
-            self.run.save(self.run.best, self.engine, self.tokenizer, self.state)
-        self._report()
+            self.keeper.best(self._checkpoint())
+        self.keeper.report()
 
     def _sample(self) -> str:
         start = text_start(self.tokenizer)
@@ -299,7 +246,20 @@ class Training:
         for diagnosis in diagnoses:
             self.console.say(diagnosis, "yellow")
 
-    def _save(self, bar: Bar) -> None:
+    @property
+    def _progress(self) -> tuple[int, int]:
+        return self.state.step, self.state.judged
+
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.state, self.tokenizer, self.engine.weights(), self.engine.optimizer_state())
+
+    def _save(self, bar: Bar, is_last: bool) -> None:
         self._read(bar)  # a step that went wrong ends the run here: what is saved is sound
-        self.run.save(self.run.latest, self.engine, self.tokenizer, self.state)
-        self._saved = self.state.step
+        self._saved = self._progress
+        self.keeper.latest(self._checkpoint(), is_last)
+
+    def _way_out(self) -> str:
+        return (
+            f"The newest checkpoint is of step {self.keeper.safe}; a lower --lr or --grad-clip 1 may help, also with "
+            "--resume"
+        )

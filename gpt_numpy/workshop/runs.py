@@ -1,27 +1,49 @@
-"""A run's folder: config.json, metrics.jsonl, checkpoints/latest, checkpoints/best, report.html."""
+"""A run's folder: config.json, metrics.jsonl, checkpoints/latest, checkpoints/best, report.html, and a lock."""
 
+import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gpt_numpy.workshop.checkpoint import Checkpoint, Saved, State, load_checkpoint, save_checkpoint, saved_in
+from gpt_numpy.workshop.checkpoint import (
+    Checkpoint,
+    Damaged,
+    State,
+    load_checkpoint,
+    progress_of,
+    save_checkpoint,
+    saved_in,
+)
+from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.tokenizers import Tokenizer
+from gpt_numpy.workshop.files import read_limited, table_from, write_whole
+from gpt_numpy.workshop.lock import Held, Lock
 
 RUNS = Path("runs")
+LOCK = ".lock"
+LONGEST_RECORD = 1_000_000  # characters
+LARGEST = 1 << 53  # a whole number in a record
 Record = dict[str, Any]
+RECORDS: dict[str, dict[str, Any]] = {  # what is in each kind, beside its step
+    "step": dict.fromkeys(("loss", "lr", "grad_norm", "characters_per_second"), float | int),
+    "evaluation": {"train_loss": float | int, "val_loss": float | int, "sample": str, "diagnoses": list},
+    "end": {"reason": str},
+}
 
 
 class Run:
-    """The folder of one training run."""
+    """The folder of one training run. While it trains it is held: no other process can write to it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.metrics = folder / "metrics.jsonl"
+        self.lock: Lock | None = None
+        self.config: Record = {}
+        self._waiting = b""  # records that could not be written yet
 
     @property
     def latest(self) -> Path:
@@ -31,71 +53,144 @@ class Run:
     def best(self) -> Path:
         return self.folder / "checkpoints" / "best"
 
+    # -- whose it is --
+
     def claim(self) -> None:
-        """Make the folder, before anything takes time; WrongUse if it is somebody else's."""
+        """Make the folder, before anything takes time, and hold it; WrongUse if it is somebody else's, or holds
+        anything that could be lost."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if any(self.folder.iterdir()):
-                if self.metrics.exists():
-                    raise WrongUse(
-                        f"{self.folder} holds a run already; go on with it by --resume, or give another folder"
-                    )
+            found = {path.name for path in self.folder.iterdir()}
+            if found and LOCK not in found and not self.metrics.exists():
                 raise WrongUse(f"{self.folder} is not empty; give another folder")
+            if found and (LOCK not in found or self._saved()):
+                raise WrongUse(f"{self.folder} holds a run already; go on with it by --resume, or give another folder")
+            self.hold()
+            self.metrics.unlink(missing_ok=True)  # of a run that ended before it had saved anything
         except OSError as error:
             raise WrongUse(f"{self.folder} cannot be written: {error.strerror}") from None
+
+    def hold(self) -> None:
+        """WrongUse if another process trains it."""
+        try:
+            self.lock = Lock(self.folder / LOCK)
+        except Held as holder:
+            raise WrongUse(f"{self.folder} is being trained, by {holder}; give another folder by --out") from None
+        except OSError as error:
+            raise WrongUse(f"{self.folder} cannot be written: {error.strerror}") from None
+
+    def release(self) -> None:
+        if self.lock is not None:
+            self.lock.release()
 
     def give_up(self) -> None:
         """Nothing came of it: an empty folder goes."""
         with suppress(OSError):
+            if {path.name for path in self.folder.iterdir()} <= {LOCK}:
+                (self.folder / LOCK).unlink(missing_ok=True)
+        self.release()
+        with suppress(OSError):
             self.folder.rmdir()
+
+    def made_again(self) -> bool:
+        """If somebody has removed the folder while it was held, make another one; whether that was so."""
+        if self.lock is None or self.lock.in_place:
+            return False
+        self.release()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.hold()
+        self._write_config()
+        return True
+
+    # -- what happens --
 
     def begin(self, config: Record) -> None:
         """Say what the run is; when it is resumed, it has begun when it began."""
-        path = self.folder / "config.json"
         with suppress(OSError, ValueError):  # it is for people; without it a run goes on as well
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = table_from(read_limited(self.folder / "config.json", 1_000_000))
             if "started" in before:
                 config = {**config, "started": before["started"]}
-        path.write_text(json.dumps(config, indent=2), encoding="utf-8")
+        self.config = config
+        self._write_config()
+
+    def _write_config(self) -> None:
+        write_whole(self.folder / "config.json", json.dumps(self.config, indent=2).encode("utf-8"))
 
     def record(self, record: Record) -> None:
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """What cannot be written now is written with the next record."""
+        self._waiting += json.dumps(record).encode("utf-8") + b"\n"
+        with self.metrics.open("ab", buffering=0) as file:
+            whole = file.tell()
+            if file.write(self._waiting) < len(self._waiting):  # all that the disk had room for
+                file.truncate(whole)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.metrics))
+        self._waiting = b""
 
     def records(self) -> Iterator[Record]:
         """What was recorded; a line that was cut off or damaged is left out."""
         if self.metrics.exists():
-            for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-                with suppress(ValueError):
-                    yield json.loads(line)
+            with self.metrics.open(encoding="utf-8", errors="replace") as file:
+                while line := file.readline(LONGEST_RECORD):
+                    with suppress(ValueError, RecursionError):
+                        if is_record(record := json.loads(line)):
+                            yield record
 
-    def forget_after(self, step: int) -> None:
-        """Drop what was recorded after this step, and that the run ended: it goes on, and will do this again."""
-        kept = [record for record in self.records() if record["kind"] != "end" and record["step"] <= step]
-        beside = self.metrics.with_suffix(".new")
-        beside.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        os.replace(beside, self.metrics)
+    def known_to(self, state: State) -> list[Record]:
+        """What was recorded up to a checkpoint."""
+        until = {"step": state.step, "evaluation": state.judged}
+        return [record for record in self.records() if record["step"] <= until.get(record["kind"], -1)]
 
-    def save(self, folder: Path, model: Saved, tokenizer: Tokenizer, state: State) -> None:
-        save_checkpoint(folder, model, tokenizer, state)
+    def keep_only(self, records: Iterable[Record]) -> None:
+        """Drop what was recorded after a checkpoint, and that the run ended: it goes on, and will do this again."""
+        write_whole(self.metrics, "".join(json.dumps(record) + "\n" for record in records).encode("utf-8"))
+
+    def report(self, write: Callable[[Path], object]) -> None:
+        write(self.folder)
+
+    # -- its checkpoints --
+
+    def save(self, folder: Path, checkpoint: Checkpoint) -> None:
+        if self.metrics.exists():
+            with self.metrics.open("ab") as file:
+                os.fsync(file.fileno())  # a checkpoint knows of all this
+        save_checkpoint(folder, checkpoint)
 
     def checkpoint(self, which: str) -> Checkpoint:
         """ "best"; or "latest", that of the most steps, which may be the best one."""
         if which == "best" and saved_in(self.best):
             return load_checkpoint(self.best)
-        kept = [load_checkpoint(folder) for folder in (self.latest, self.best) if saved_in(folder)]
-        if not kept:
-            raise WrongUse(f"{self.folder} holds no checkpoint; a run saves its first one at its first evaluation")
-        return max(kept, key=lambda checkpoint: checkpoint.state.step)
+        return load_checkpoint(self._newest_first()[0])
+
+    def newest_whole(self, console: Console) -> Checkpoint:
+        """To go on from. One that is damaged is told of and passed over."""
+        for folder in self._newest_first():
+            try:
+                return load_checkpoint(folder, to_train=True)
+            except Damaged as error:
+                console.say(f"{error}. It is passed over.", "yellow")
+        raise WrongUse(f"{self.folder} has no checkpoint that is whole")
+
+    def _newest_first(self) -> list[Path]:
+        if not (saved := self._saved()):
+            raise WrongUse(
+                f"{self.folder} holds no checkpoint; a run saves one before its first step: begin it again by train "
+                f"--out {self.folder}"
+            )
+        return sorted(saved, key=progress_of, reverse=True)
+
+    def _saved(self) -> list[Path]:
+        return [folder for folder in map(saved_in, (self.latest, self.best)) if folder]
 
     def saved_at(self) -> int:
         """When its newest checkpoint was written, in nanoseconds; 0 if there is none."""
-        kept = [saved_in(folder) for folder in (self.latest, self.best)]
-        return max((folder.stat().st_mtime_ns for folder in kept if folder), default=0)
+        return max((folder.stat().st_mtime_ns for folder in self._saved()), default=0)
 
 
 class Onlooker(Run):
     """A run in the eyes of a process that does not write it, because another does."""
+
+    def hold(self) -> None:
+        pass
 
     def give_up(self) -> None:
         pass
@@ -106,11 +201,23 @@ class Onlooker(Run):
     def record(self, record: Record) -> None:
         pass
 
-    def forget_after(self, step: int) -> None:
+    def keep_only(self, records: Iterable[Record]) -> None:
         pass
 
-    def save(self, folder: Path, model: Saved, tokenizer: Tokenizer, state: State) -> None:
-        model.weights(), model.optimizer_state()  # the parts that this process has go to the one that writes
+    def report(self, write: Callable[[Path], object]) -> None:
+        pass
+
+    def save(self, folder: Path, checkpoint: Checkpoint) -> None:
+        pass
+
+
+def is_record(record: Any) -> bool:
+    """Whether a line of metrics.jsonl holds what the training loop writes."""
+    if not (isinstance(record, dict) and (kinds := RECORDS.get(str(record.get("kind"))))):
+        return False
+    fits = all(isinstance(record.get(name), kind) for name, kind in {"step": int, **kinds}.items())
+    texts = all(isinstance(diagnosis, str) for diagnosis in record.get("diagnoses", ()))
+    return fits and texts and not any(isinstance(value, int) and abs(value) > LARGEST for value in record.values())
 
 
 def new_run(out: str | None, preset: str) -> Run:
@@ -121,14 +228,15 @@ def new_run(out: str | None, preset: str) -> Run:
         return run
     name = f"{datetime.now():%Y-%m-%d-%H%M%S}-{preset}"
     for number in range(1, 1000):
-        folder = RUNS / (f"{name}-{number}" if number > 1 else name)
+        run = Run(RUNS / (f"{name}-{number}" if number > 1 else name))
         try:
-            folder.mkdir(parents=True)
-            return Run(folder)
+            run.folder.mkdir(parents=True)
         except FileExistsError:
             continue
         except OSError as error:
-            raise WrongUse(f"{folder} cannot be written: {error.strerror}; give another by --out") from None
+            raise WrongUse(f"{run.folder} cannot be written: {error.strerror}; give another by --out") from None
+        run.hold()
+        return run
     raise WrongUse(f"{RUNS} has no place for {name}; give a folder by --out")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.checkpoint import Checkpoint, State, versions
+from gpt_numpy.workshop.checkpoint import Checkpoint, State, saved_in, versions
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.corpus import Data, find_corpus, survey, tokenize, train_tokenizer
 from gpt_numpy.workshop.engine import Engine
@@ -17,7 +17,7 @@ from gpt_numpy.workshop.program import Program
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.runs import RUNS, Onlooker, Run, find_run, new_run
 from gpt_numpy.workshop.tokenizers import Tokenizer, check_bpe
-from gpt_numpy.workshop.weights import parameter_count, parameter_shapes
+from gpt_numpy.workshop.weights import parameter_count
 
 BPE_SIZE = 1024  # tokens that BPE learns if --vocab-size does not say
 
@@ -59,17 +59,26 @@ def _begin(program: Program, given: Given, console: Console, run: Run, config: G
     )
     run.begin(_description(program, run, state, tokenizer, data))
     console.say(_about(data, tokenizer))
-    return Training(engine, tokenizer, data, state, run, console, program.processes, [])
+    return Training(engine, tokenizer, data, state, run, console, program.processes)
 
 
 def resume(program: Program, given: Given, console: Console) -> Training:
-    """A run that goes on from its latest checkpoint as if it had never stopped. Flags change its recipe."""
-    run = find_run(given.get("out", "latest"))
-    run = run if program.processes.first else Onlooker(run.folder)
-    checkpoint = run.checkpoint("latest")
-    state, tokenizer = checkpoint.state, checkpoint.tokenizer
+    """A run that goes on from its newest whole checkpoint as if it had never stopped. Flags change its recipe."""
     if "preset" in given:
         raise WrongUse("--preset is for a run that begins; one that is resumed has its recipe")
+    run = find_run(given.get("out", "latest"))
+    run = run if program.processes.first else Onlooker(run.folder)
+    run.hold()
+    try:
+        return _resume(program, given, console, run)
+    except BaseException:
+        run.release()
+        raise
+
+
+def _resume(program: Program, given: Given, console: Console, run: Run) -> Training:
+    checkpoint = run.newest_whole(console)
+    state, tokenizer = checkpoint.state, checkpoint.tokenizer
     for name, value in chosen(GPTConfig, given).items():
         if name != "dropout" and value != getattr(state.config, name):
             raise WrongUse(f"{run.folder} is a model with {name} {getattr(state.config, name)}, which cannot change")
@@ -77,13 +86,13 @@ def resume(program: Program, given: Given, console: Console) -> Training:
         raise WrongUse(f"{run.folder} is a model with a {tokenizer.kind} tokenizer, which cannot change")
     recipe = changed(state.recipe, chosen(Recipe, given))
     state = replace(state, recipe=recipe, config=changed(state.config, chosen(GPTConfig, given)))
-    known = [record for record in run.records() if record["step"] <= state.step]
-    judged = any(record["kind"] == "evaluation" and record["step"] == state.step for record in known)
-    if state.step >= recipe.steps and judged:
+    known = run.known_to(state)
+    ended = any(record["kind"] == "end" for record in run.records())
+    if ended and state.step >= recipe.steps and state.judged == state.step:
         raise WrongUse(f"{run.folder} has done its {recipe.steps} steps; to go on, --steps {2 * recipe.steps}")
     with program.processes.one_ahead():
         data = text_of(checkpoint, given.get("data"), console)
-    kept = f"{tokenizer.to_json()} {state.step} {checkpoint.digest()} {len(known)}"
+    kept = f"{tokenizer.to_json()} {state.step} {checkpoint.digest} {len(known)}"
     program.processes.agree("flags, text or the run's folder", f"{state.config} {recipe} {data.survey.digest} {kept}")
     program.checked(state.config, given, console)
     if state.processes == program.processes.size:
@@ -92,26 +101,19 @@ def resume(program: Program, given: Given, console: Console) -> Training:
     state = replace(
         state, data=data.found_by, digest=data.survey.digest, threads=engine.threads, processes=program.processes.size
     )
-    run.forget_after(state.step)
+    run.keep_only(known)
     run.begin(_description(program, run, state, tokenizer, data))
     console.say(_about(data, tokenizer))
     console.say(f"going on after step {state.step} of {recipe.steps}")
-    return Training(engine, tokenizer, data, state, run, console, program.processes, known)
+    saved = checkpoint.folder == saved_in(run.latest)
+    return Training(engine, tokenizer, data, state, run, console, program.processes, known, saved)
 
 
-def load_engine(program: Program, checkpoint: Checkpoint, given: Given, to_train: bool = True) -> Engine:
-    """An engine with the weights of a checkpoint, and what its optimizer remembers if it is to train."""
+def load_engine(program: Program, checkpoint: Checkpoint, given: Given) -> Engine:
+    """An engine with the weights of a checkpoint, and what its optimizer remembers where that was read."""
     state = checkpoint.state
-    weights, memory = checkpoint.weights(), checkpoint.optimizer_state() if to_train else {}
-    for name, shape in parameter_shapes(state.config).items():
-        moments = [f"{moment}.{name}" for moment in ("exp_avg", "exp_avg_sq") if memory]
-        for arrays, of_parameter in ((weights, [name]), (memory, moments)):
-            for key in of_parameter:
-                found = arrays[key].shape if key in arrays else "nothing"
-                if found != shape:
-                    raise WrongUse(f"{checkpoint.folder} is damaged: {key} should be {shape}, and is {found}")
     engine = program.engine(state.config, state.recipe.seed, given)
-    engine.load(weights, memory, state.step)
+    engine.load(checkpoint.weights, checkpoint.optimizer_state, state.step)
     return engine
 
 

@@ -16,9 +16,12 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.files import table_from
 
 Ids = NDArray[Any]
 Kind = Literal["char", "bpe"]
+
+LARGEST_TOKENIZER = 100_000_000  # bytes of tokenizer.json; that of 250,000 tokens has 20 million
 
 
 class Tokenizer(Protocol):
@@ -32,7 +35,7 @@ class Tokenizer(Protocol):
         """The UTF-8 of ids; a token may be a part of a character."""
 
     def to_json(self) -> str:
-        """What load_tokenizer reads."""
+        """What tokenizer_from reads."""
 
 
 def smallest_dtype(vocab_size: int) -> DTypeLike:
@@ -77,7 +80,10 @@ class BPETokenizer:
     def __init__(self, model: Any) -> None:
         self._model = model
         self.vocab_size = model.get_vocab_size()
-        self._bytes = [_bytes_of(model.id_to_token(i) or "") for i in range(self.vocab_size)]
+        tokens = [model.id_to_token(i) for i in range(self.vocab_size)]
+        if not isinstance(model.model, _bpe_library().models.BPE) or None in tokens or not tokens:
+            raise ValueError("it is not BPE with tokens from 0 on")
+        self._bytes = [_bytes_of(token) for token in tokens]
 
     @classmethod
     def train(cls, pieces: Iterator[str], vocab_size: int) -> "BPETokenizer":
@@ -97,9 +103,9 @@ class BPETokenizer:
         library = _bpe_library()
         try:
             model = library.Tokenizer(library.models.BPE.from_file(str(vocabulary), str(merges)))
+            return cls(_on_bytes(model))
         except Exception as error:  # the library raises nothing more special
             raise WrongUse(f"{vocabulary} and {merges.name} are not a tokenizer: {error}") from None
-        return cls(_on_bytes(model))
 
     def encode(self, text: str) -> Ids:
         pieces = list(_paragraphs(text))
@@ -180,20 +186,20 @@ def _bpe_library() -> Any:
     return tokenizers
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
+def tokenizer_from(data: bytes) -> Tokenizer:
+    """From what is in tokenizer.json; ValueError where that is something else."""
+    content = table_from(data)
+    if content.get("kind") == "char":
+        characters = content.get("characters")
+        if not (isinstance(characters, str) and characters):
+            raise ValueError("its characters are not a text")
+        return CharTokenizer(characters)
+    library = _bpe_library()
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text)
-        if content.get("kind") == "char":
-            return CharTokenizer(content["characters"])
-    except (OSError, ValueError, AttributeError, KeyError) as error:
-        raise WrongUse(f"{path} is not a tokenizer: {error}") from None
-    try:
-        return BPETokenizer(_bpe_library().Tokenizer.from_str(text))
-    except WrongUse:
-        raise
+        model = library.Tokenizer.from_str(data.decode("utf-8"))
     except Exception as error:  # the library raises nothing more special
-        raise WrongUse(f"{path} is not a tokenizer: {error}") from None
+        raise ValueError(str(error)) from None
+    return BPETokenizer(model)
 
 
 def streamed(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:

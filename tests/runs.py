@@ -1,0 +1,51 @@
+"""Tiny runs, how two of them are compared, and checkpoints with something in them that is not as it should be."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gpt_numpy.workshop.runs import Run
+
+PLAY = "".join(f"SCENE {i}. {'to be or not to be ' * (i % 3)}that is question {i * i}\n" for i in range(80))
+MODEL = ["--n-layer", "1", "--n-head", "2", "--n-embd", "8", "--block-size", "8", "--batch-size", "4"]
+TINY = [
+    *(*MODEL, "--threads", "2"),
+    *("--steps", "20", "--eval-every", "5", "--checkpoint-every", "10", "--warmup", "2", "--lr", "0.01"),
+]
+FILES = ("model.safetensors", "optimizer.safetensors", "tokenizer.json", "state.json")
+
+Train = Callable[..., int]  # a run in the folder that is named, with more flags
+
+
+def records(folder: str | Path, kind: str) -> list[dict[str, Any]]:
+    """What a run recorded, without how fast it was."""
+    lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [record for record in map(json.loads, lines) if record["kind"] == kind]
+    return [{name: value for name, value in record.items() if name != "characters_per_second"} for record in found]
+
+
+def assert_same_run(a: str | Path, b: str | Path) -> None:
+    """Bit for bit: every loss, every sample, every weight, all that the optimizer remembers, and the end."""
+    for kind in ("step", "evaluation", "end"):
+        assert records(a, kind) == records(b, kind)
+    for which in ("latest", "best"):
+        for name in FILES:
+            one, other = ((Path(run) / "checkpoints" / which / name).read_bytes() for run in (a, b))
+            assert one == other, f"{which}/{name}"
+
+
+def latest(folder: str | Path) -> int:
+    """The step of a run's newest checkpoint."""
+    return Run(Path(folder)).checkpoint("latest").state.step
+
+
+def restated(folder: Path, **changed: Any) -> None:
+    """Change state.json of a checkpoint, and let all sums be right: what somebody can send who means harm."""
+    path = folder / "state.json"
+    content = json.loads(path.read_text(encoding="utf-8")) | changed
+    content.pop("sha256", None)
+    content["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in content["files"]}
+    content["sha256"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(content), encoding="utf-8")
