@@ -6,7 +6,7 @@ from typing import Annotated
 
 from gpt_numpy.engine import Engine
 from gpt_numpy.explain.command import EXPLAIN
-from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.commands import leave, run
 from gpt_numpy.workshop.program import Program
 
 
@@ -29,4 +29,4 @@ PROGRAM = Program(
 
 
 def main() -> int:
-    return run(PROGRAM, sys.argv[1:])
+    return leave(run(PROGRAM, sys.argv[1:]))

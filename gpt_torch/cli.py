@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gpt_numpy.workshop.commands import add_which, run
+from gpt_numpy.workshop.commands import add_which, leave, run
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.flags import Parser
 from gpt_numpy.workshop.program import Command, Program
@@ -72,8 +72,4 @@ def main() -> int:
         if not processes.first:
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         status = run(replace(PROGRAM, processes=processes), sys.argv[1:])
-        if status and processes.size > 1:  # taking leave of processes that may be gone, or wait for us, has no end
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-        return status
+        return leave(status, at_once=processes.size > 1)  # taking leave of those that may be gone may have no end

@@ -59,6 +59,16 @@ def run(program: Program, arguments: Sequence[str]) -> int:
         return 130
 
 
+def leave(status: int, at_once: bool = False) -> int:
+    """At once after a signal, since threads may be at work on a step that nobody waits for, and where that is wanted
+    after any failure."""
+    if status > 128 or (status and at_once):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
 def _ended(program: Program, reason: str, status: int, is_known: bool = False) -> int:
     """`is_known`: no news where another process has said something."""
     if program.processes.to_say(reason, is_known):

@@ -1,8 +1,7 @@
 """What is kept of a run under way: training goes on when the disk is full, or the folder is gone."""
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from gpt_numpy.workshop.checkpoint import Checkpoint
@@ -22,30 +21,27 @@ class Keeper:
         self._reasons: dict[str, str] = {}  # why it could not be written when it was last tried, by file
 
     def record(self, record: Record) -> None:
-        with self._writing("metrics.jsonl", record["step"]):
-            self.run.record(record)
+        self._write("metrics.jsonl", record["step"], lambda: self.run.record(record))
 
     def report(self) -> None:
-        with self._writing("report.html", self.safe):
-            self.run.report(write_report)
+        self._write("report.html", self.safe, lambda: self.run.report(write_report))
 
     def best(self, checkpoint: Checkpoint) -> None:
-        self._write(self.run.best, checkpoint)
+        self._save(self.run.best, checkpoint)
 
     def latest(self, checkpoint: Checkpoint, is_last: bool) -> None:
         """RunFailed if it is the last one and cannot be written where it should be."""
         self.made_again = False
-        if not self._write(self.run.latest, checkpoint) and is_last:
-            self._write_elsewhere(checkpoint)
+        if not self._save(self.run.latest, checkpoint) and is_last:
+            self._save_elsewhere(checkpoint)
 
-    def _write(self, folder: Path, checkpoint: Checkpoint) -> bool:
-        with self._writing(f"checkpoints/{folder.name}", checkpoint.state.step):
-            self.run.save(folder, checkpoint)
-            self.safe = checkpoint.state.step
-            return True
-        return False
+    def _save(self, folder: Path, checkpoint: Checkpoint) -> bool:
+        step = checkpoint.state.step
+        done = self._write(f"checkpoints/{folder.name}", step, lambda: self.run.save(folder, checkpoint))
+        self.safe = step if done else self.safe
+        return done
 
-    def _write_elsewhere(self, checkpoint: Checkpoint) -> None:
+    def _save_elsewhere(self, checkpoint: Checkpoint) -> None:
         step, (reason, *_) = checkpoint.state.step, self._reasons.values()
         here, other = self.run.folder, Run(Path(tempfile.mkdtemp(prefix="minitensor-")))
         try:
@@ -60,17 +56,19 @@ class Keeper:
             f"--resume --out {other.folder}"
         )
 
-    @contextmanager
-    def _writing(self, what: str, step: int) -> Iterator[None]:
+    def _write(self, what: str, step: int, write: Callable[[], object]) -> bool:
+        """Whether it could be written."""
         try:
             if self.run.made_again():
                 self.made_again = True
                 self.console.say(f"{self.run.folder} was removed: made again, for what comes from now on", "yellow")
-            yield
-            self._reasons.pop(what, None)
+            write()
         except (OSError, ValueError, WrongUse) as error:
             reason = getattr(error, "strerror", None) or str(error)
             if what not in self._reasons:
                 newest = f"the newest checkpoint is of step {self.safe}"
                 self.console.say(f"step {step}: {self.run.folder / what} cannot be written: {reason}; {newest}", "red")
             self._reasons[what] = reason
+            return False
+        self._reasons.pop(what, None)
+        return True

@@ -40,11 +40,13 @@ class Lock:
 
     @property
     def in_place(self) -> bool:
-        """Whether its file is where it was made, so that others meet it there."""
+        """Whether its file is still where it was made, so that others meet it there."""
         try:
-            return os.path.samestat(os.fstat(self.file.fileno()), self.path.stat())
-        except OSError:
+            return not self.file.closed and os.path.samestat(os.fstat(self.file.fileno()), self.path.stat())
+        except FileNotFoundError:
             return False
+        except OSError:  # nobody can say
+            return True
 
     def release(self) -> None:
         self.file.close()
