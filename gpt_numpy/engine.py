@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -36,6 +36,8 @@ from minitensor.op import Array
 from minitensor.optim import get_total_norm
 from minitensor.random import use_generator
 
+T = TypeVar("T")
+U = TypeVar("U")
 Share = tuple[float, list[Array]]  # of the mean loss over a batch, and of its gradients
 
 AT_ONCE = 1024  # tokens that a thread works on at once: matrices large enough for BLAS, activations small enough for us
@@ -61,10 +63,10 @@ class Engine:
 
     def train_step(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Trained:
         loss, found = self._gradients(ids, targets, recipe, step)
-        grad_norm = get_total_norm(self.pool.map(lambda part: part.add_up(found), self.parts)).item()
+        grad_norm = get_total_norm(self._map(lambda part: part.add_up(found), self.parts)).item()
         self.sound = self.sound and math.isfinite(loss) and math.isfinite(grad_norm)
         if self.sound:
-            list(self.pool.map(lambda part: part.update(grad_norm, recipe, step), self.parts))
+            self._map(lambda part: part.update(grad_norm, recipe, step), self.parts)
         return Trained(loss, grad_norm)
 
     def first_not_finite(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> str | None:
@@ -106,7 +108,16 @@ class Engine:
         def of_one_thread(pieces: list[slice]) -> Share:
             return reduce(_add, map(work, pieces))
 
-        return list(self.pool.map(of_one_thread, shares))
+        return self._map(of_one_thread, shares)
+
+    def _map(self, work: Callable[[T], U], items: Sequence[T]) -> list[U]:
+        """One item for each thread."""
+
+        def quietly(item: T) -> U:
+            with np.errstate(over="ignore", invalid="ignore"):  # the loss and the norm will tell of it
+                return work(item)
+
+        return list(self.pool.map(quietly, items))
 
     # -- reading --
 

@@ -1,5 +1,6 @@
 """What the workshop asks of an engine, asked of both, and of one going on where the other stopped."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,18 @@ import torch
 from gpt_numpy import GPTConfig
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.sampling import Sampling, generate, window_start
-from tests.engines import CONFIG, ENGINES, RECIPE, Make, assert_close, assert_same, batch, numpy_engine, trained
+from tests.engines import (
+    CONFIG,
+    ENGINES,
+    RECIPE,
+    Everything,
+    Make,
+    assert_close,
+    assert_same,
+    batch,
+    numpy_engine,
+    trained,
+)
 
 each_engine = pytest.mark.parametrize("make", ENGINES.values(), ids=ENGINES)
 
@@ -91,6 +103,62 @@ def test_dropout_differs_between_micro_batches(make: Make) -> None:
     twice = [np.repeat(array, 2, axis=0) for array in (ids, targets)]
     both = engine.train_step(*twice, replace(RECIPE, lr=0.0, weight_decay=0.0, micro_batch=1), 0)
     assert float(both.loss) != pytest.approx(float(once.loss), rel=1e-5)
+
+
+# ---- what is not finite -----------------------------------------------------------------------------------------
+
+
+def on_the_device(config: GPTConfig, seed: int = 0) -> Any:
+    """PyTorch's engine as it is on CUDA, where the optimizer itself skips a step."""
+    engine = ENGINES["torch"](config, seed)
+    engine.skips_by_itself = True
+    return engine
+
+
+def with_nan(weights: Everything) -> None:
+    weights["blocks.1.mlp.c_fc.bias"][3] = np.nan
+
+
+def far_too_large(weights: Everything) -> None:
+    weights["lm_head.weight"][:] = 3e38 * np.sign(weights["lm_head.weight"])
+
+
+def norm_too_large(weights: Everything) -> None:
+    weights["ln_f.bias"][:] = 1e30
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+@pytest.mark.parametrize("make", [*ENGINES.values(), on_the_device], ids=[*ENGINES, "torch as on CUDA"])
+@pytest.mark.parametrize(
+    ("harm", "first"),
+    [
+        (with_nan, "blocks.1.mlp.c_fc.bias"),
+        (far_too_large, "the gradient of tok_emb.weight"),
+        (norm_too_large, None),  # of numbers that are finite
+    ],
+)
+def test_a_step_that_is_not_finite_changes_nothing_and_names_the_first(
+    make: Make, harm: Callable[[Everything], None], first: str | None
+) -> None:
+    engine, as_tensor = make(CONFIG), np.asarray if make is numpy_engine else torch.tensor
+    trained(engine)
+    sound = {name: array.copy() for name, array in engine.weights().items()}
+    memory = {name: array.copy() for name, array in engine.optimizer_state().items()}
+    harmed = {name: array.copy() for name, array in sound.items()}
+    harm(harmed)
+    engine.load(harmed, memory, 3)
+    found = engine.train_step(*batch(seed=3), RECIPE, 3)
+    assert not (np.isfinite(float(found.loss)) and np.isfinite(float(found.grad_norm)))
+    assert engine.first_not_finite(*batch(seed=3), RECIPE, 3) == first
+    state = {name: as_tensor(array) for name, array in sound.items()}
+    engine.model.load_state_dict(state)  # all is well again, but nobody has told the engine that it is
+    engine.train_step(*batch(seed=4), RECIPE, 4)
+    assert_same(dict(engine.weights()), sound)
+    assert_same(dict(engine.optimizer_state()), memory)
+    engine.load(sound, memory, 3)
+    undisturbed = make(CONFIG)
+    undisturbed.load(sound, memory, 3)
+    assert_same(trained(engine, steps=range(3, 6)), trained(undisturbed, steps=range(3, 6)))
 
 
 # ---- its state --------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A run from its first step to its last: what is kept, going on as if nothing had happened, and when it ends."""
 
 import os
+import re
 import shutil
 import signal
 import threading
@@ -16,6 +17,7 @@ import pytest
 from gpt_numpy import engine as engine_module
 from gpt_numpy.engine import Engine
 from gpt_numpy.workshop import loop, stopping
+from gpt_numpy.workshop.checkpoint import Checkpoint
 from gpt_numpy.workshop.engine import Trained
 from gpt_numpy.workshop.judging import Judged, running_loss
 from gpt_numpy.workshop.processes import Processes
@@ -112,6 +114,29 @@ def test_a_run_that_died_and_was_resumed_is_the_unbroken_run(
     with pytest.raises(Killed):
         train("broken", "--dropout", "0.1")
     monkeypatch.setattr(Engine, "train_step", step)
+    assert train("broken", "--resume") == 0
+    assert_same_run("whole", "broken")
+
+
+@pytest.mark.parametrize(
+    ("which", "dies_at"), [("best", 0), ("best", 10), ("best", 20), ("latest", 10), ("latest", 20)]
+)
+def test_a_run_that_died_between_an_evaluation_and_its_checkpoint_is_the_unbroken_run(
+    which: str, dies_at: int, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train("whole")
+    save = Run.save
+
+    def deadly(self: Run, folder: Path, checkpoint: Checkpoint) -> None:
+        if (folder.name, checkpoint.state.judged) == (which, dies_at):
+            raise Killed
+        save(self, folder, checkpoint)
+
+    monkeypatch.setattr(Run, "save", deadly)
+    with pytest.raises(Killed):
+        train("broken")
+    assert records("broken", "evaluation")[-1]["step"] == dies_at
+    monkeypatch.setattr(Run, "save", save)
     assert train("broken", "--resume") == 0
     assert_same_run("whole", "broken")
 
@@ -402,6 +427,22 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_last_checkpoint(
     assert train("a") == 1
     assert "step 13: the loss is nan" in capsys.readouterr().err
     assert Run(Path("a")).checkpoint("latest").state.step == 10
+
+
+def test_a_learning_rate_that_is_far_too_high_ends_the_run_which_can_go_on_with_a_lower_one(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("a", "--lr", "1e38") == 1
+    err = capsys.readouterr().err
+    assert re.fullmatch(
+        r"gpt-numpy: step [23]: the loss is (nan|inf), the norm of the gradient (nan|inf) \(the first is .*[a-z]\)\. "
+        r"The newest checkpoint is of step 0; a lower --lr or --grad-clip 1 may help, also with --resume\n",
+        err,
+    ), err
+    assert len(records("a", "step")) == int(err.split()[2][0]) - 1
+    assert train("a", "--resume", "--lr", "0.01") == 0
+    train("b")
+    assert records("a", "step") == records("b", "step")
 
 
 def test_a_validation_loss_that_is_not_a_number_ends_the_run(
