@@ -7,6 +7,7 @@ from typing import Annotated
 from gpt_numpy.engine import Engine
 from gpt_numpy.explain.command import EXPLAIN
 from gpt_numpy.workshop.commands import leave, run
+from gpt_numpy.workshop.processes import check_threads
 from gpt_numpy.workshop.program import Program
 
 
@@ -15,8 +16,7 @@ class Options:
     threads: Annotated[int, "threads to work with; 0: one for each core"] = 0
 
     def __post_init__(self) -> None:
-        if self.threads < 0:
-            raise ValueError(f"threads is at least 0, not {self.threads}")
+        check_threads(self.threads)
 
 
 PROGRAM = Program(

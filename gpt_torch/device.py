@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -64,3 +66,18 @@ def describe(device: torch.device) -> str:
         return "Apple GPU (mps)"
     threads = torch.get_num_threads()
     return f"CPU, {threads} thread{'s' * (threads > 1)}"
+
+
+@contextmanager
+def noticing_full_memory() -> Iterator[None]:
+    """MemoryError, as Python has it, for all that PyTorch says when memory was not enough."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_full(error):
+            raise MemoryError from None
+        raise
+
+
+def is_full(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -27,10 +27,10 @@ from torch.utils.checkpoint import checkpoint
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.engine import Arrays, Ids, Trained
 from gpt_numpy.workshop.errors import RunFailed
-from gpt_numpy.workshop.processes import Processes
+from gpt_numpy.workshop.processes import Processes, check_threads
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.streams import DROPOUT
-from gpt_torch.device import describe, find_device, find_dtype, peak_of
+from gpt_torch.device import describe, find_device, find_dtype, is_full, noticing_full_memory, peak_of
 from gpt_torch.distributed import divided, is_loss, like, noticing_loss, shares, summed, whole
 from gpt_torch.model import GPT, Cache
 
@@ -55,8 +55,7 @@ class Options:
     threads: Annotated[int, "threads of the CPU to work with; 0: as many as PyTorch takes"] = 0
 
     def __post_init__(self) -> None:
-        if self.threads < 0:
-            raise ValueError(f"threads is at least 0, not {self.threads}")
+        check_threads(self.threads)
         device = find_device(self.device)
         if self.parallel == "fsdp" and not dist.is_initialized():
             raise ValueError("parallel fsdp is for many processes, and this one is alone: start it by torchrun")
@@ -86,7 +85,7 @@ class Engine:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         asked = f"{self.device.type} {self.dtype} {self.options.parallel}"
         self.processes.agree("--device, --dtype or --parallel, or in what those are by themselves", asked)
-        with noticing_loss():
+        with noticing_loss(), noticing_full_memory():
             self.together = divided(self.model, self.device, self.dtype, self.options.parallel, self.processes.size)
         self.parameters = dict(self.model.named_parameters())
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
@@ -118,17 +117,16 @@ class Engine:
         loss = None
         try:
             loss = self.backward(ids, targets, recipe, step)
-        except torch.OutOfMemoryError:
-            pass  # and with the error go the activations that it holds on to
         except Exception as error:
-            if self.proven or is_loss(error):
-                raise
-            reason, *_ = [*str(error).strip().splitlines(), type(error).__name__]
-            if self.processes.first:
-                print(f"torch.compile does not work here, so training goes on without it: {reason}", file=sys.stderr)
-            self.forward = self.together
-            loss = self.backward(ids, targets, recipe, step)
-        if loss is None:
+            if not is_full(error):
+                if self.proven or is_loss(error):
+                    raise
+                reason, *_ = [*str(error).strip().splitlines(), type(error).__name__]
+                if self.processes.first:
+                    print(f"torch.compile does not work here, so training goes on without: {reason}", file=sys.stderr)
+                self.forward = self.together
+                loss = self.backward(ids, targets, recipe, step)
+        if loss is None:  # memory was full, of activations too, which have gone with the error
             raise self._too_large(ids, targets, recipe)
         self.proven = True
         self.scaler.unscale_(self.optimizer)
@@ -199,12 +197,15 @@ class Engine:
             rows //= 2
             try:
                 torch.autograd.grad(self._part(forward, ids, targets, slice(0, rows)), list(self.parameters.values()))
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_full(error):
+                    raise
                 continue
             return RunFailed(f"out of memory on {describe(self.device)}; --micro-batch {rows} fits")
         return RunFailed(f"out of memory on {describe(self.device)} with one sequence; a smaller --block-size may fit")
 
     @noticing_loss()
+    @noticing_full_memory()
     @torch.no_grad()
     def loss(self, ids: Ids, targets: Ids) -> float:
         for_training(self.model, False)
@@ -307,6 +308,7 @@ class Reader:
         self.cache = cast(Cache, UserDict())  # of a dict, PyTorch's FSDP has handed on copies on CUDA (2.11)
 
     @noticing_loss()
+    @noticing_full_memory()
     @torch.no_grad()
     def read(self, ids: Sequence[int]) -> NDArray[Any]:
         model, device = self.engine.model, self.engine.device

@@ -33,10 +33,17 @@ UNIT = {"float64": 2.0**-29, "float32": 1.0}  # of the last place, in those of f
 
 
 @dataclass
+class Inputs:
+    tried: int = 0
+    refused: int = 0
+
+
+@dataclass
 class Report:
     operations: dict[tuple[str, str], Operation] = field(default_factory=lambda: defaultdict(Operation))
     tensors: dict[tuple[str, str], Worst] = field(default_factory=lambda: defaultdict(Worst))
     steps: dict[tuple[int, str], Difference] = field(default_factory=dict)
+    inputs: dict[str, Inputs] = field(default_factory=lambda: defaultdict(Inputs))
 
     def add_operation(self, op: str, dtype: str, forward: float, backward: float) -> None:
         row = self.operations[op, dtype]
@@ -52,12 +59,17 @@ class Report:
         if rounding:
             worst.roundings = max(worst.roundings or 0.0, off / (rounding * UNIT[dtype]))
 
+    def add_input(self, kind: str, refused: bool) -> None:
+        self.inputs[kind].tried += 1
+        self.inputs[kind].refused += refused
+
     def tables(self) -> dict[str, list[str]]:
         """By title, without those that nothing was added to."""
         tables = {
             "each operation of minitensor against torch": self._operations(),
             "gpt_numpy against torch": self._tensors(),
             "gpt_numpy and gpt_torch, trained side by side": self._steps(),
+            "inputs by chance": self._inputs(),
         }
         return {title: lines for title, lines in tables.items() if lines}
 
@@ -111,6 +123,14 @@ class Report:
             found = [self.steps.get((step, dtype), Difference()) for dtype in ("float64", "float32")]
             lines.append(f"{step:<8}" + "  ".join(f"{loss:10.1e}{weights:10.1e}" for loss, weights in found))
         return lines
+
+    def _inputs(self) -> list[str]:
+        if not self.inputs:
+            return []
+        lines = ["Each was used, or refused in one line", "", f"{'':24}{'tried':>8}{'refused':>9}"]
+        lines += [f"{kind:24}{found.tried:8,}{found.refused:9,}" for kind, found in self.inputs.items()]
+        total = sum(found.tried for found in self.inputs.values())
+        return [*lines, f"{'together':24}{total:8,}{sum(found.refused for found in self.inputs.values()):9,}"]
 
 
 def _shown(number: float | None, width: int, style: str) -> str:

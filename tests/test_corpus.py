@@ -1,12 +1,15 @@
 """Where the text comes from, what is wrong with bad files, the download, and texts larger than memory."""
 
+import errno
 import hashlib
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import StringIO
 from pathlib import Path
@@ -140,9 +143,9 @@ def test_a_mark_and_nothing_else_is_empty(tmp_path: Path, console: Console) -> N
 
 
 class Server:
-    """Sends the same answer to everyone, and counts."""
+    """Sends the same answer to everyone, a piece of it at a time, and counts."""
 
-    def __init__(self, status: int, body: bytes) -> None:
+    def __init__(self, status: int, body: bytes, pause: float, **headers: str) -> None:
         server = self
         self.asked = 0
 
@@ -150,9 +153,13 @@ class Server:
             def do_GET(self) -> None:
                 server.asked += 1
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
+                for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                    self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(body)
+                with suppress(OSError):  # whoever asked has left
+                    for i in range(0, len(body), 100):
+                        self.wfile.write(body[i : i + 100])
+                        time.sleep(pause)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -162,61 +169,133 @@ class Server:
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
 
 
+Serve = Callable[..., Server]
+
+
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     servers = []
 
-    def start(status: int = 200, body: bytes = PLAY.encode()) -> Server:
-        servers.append(Server(status, body))
+    def start(status: int = 200, body: bytes = PLAY.encode(), pause: float = 0.0, **headers: str) -> Server:
+        servers.append(Server(status, body, pause, **headers))
         monkeypatch.setattr(download, "ADDRESS", servers[-1].address)
         monkeypatch.setattr(download, "SHA256", hashlib.sha256(PLAY.encode()).hexdigest())
         return servers[-1]
 
-    yield start  # type: ignore[misc]
+    yield start
     for server in servers:
         server.http.shutdown()
         server.http.server_close()
 
 
-def test_downloaded_once_and_kept(serve: type[Server], console: Console, tmp_path: Path) -> None:
-    server = serve()  # type: ignore[call-arg]
+def test_downloaded_once_and_kept(serve: Serve, console: Console, tmp_path: Path) -> None:
+    server = serve()
     for _ in range(3):
         assert "".join(find_corpus(None, console).pieces()) == PLAY
     assert server.asked == 1
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["tinyshakespeare.txt"]
 
 
-def test_a_damaged_copy_is_fetched_again(serve: type[Server], console: Console, tmp_path: Path) -> None:
-    server = serve()  # type: ignore[call-arg]
+def test_a_damaged_copy_is_fetched_again(serve: Serve, console: Console, tmp_path: Path) -> None:
+    server = serve()
     written(tmp_path / "cache" / "tinyshakespeare.txt", PLAY[:-1])
     assert "".join(find_corpus(None, console).pieces()) == PLAY
     assert server.asked == 1
 
 
 @pytest.mark.parametrize(("status", "body"), [(200, b"<html>Please log in</html>"), (404, b""), (200, b"")])
-def test_something_else_is_not_used(
-    status: int, body: bytes, serve: type[Server], console: Console, tmp_path: Path
-) -> None:
+def test_something_else_is_not_used(status: int, body: bytes, serve: Serve, console: Console, tmp_path: Path) -> None:
     serve(status, body)
     assert find_corpus(None, console).name == "dramatist"
     assert shown(console).count("\n") == 1
     assert not list(tmp_path.glob("cache/*"))
 
 
-def test_no_more_is_read_than_the_text_is_long(
-    serve: type[Server], console: Console, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_more_is_read_than_the_text_is_long(serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     serve(200, b"x" * 1_000_000)
     monkeypatch.setattr(download, "SIZE", 1000)
-    with pytest.raises(download.NotFetched, match="sent 16,384 bytes"):
+    with pytest.raises(download.NotFetched, match=r"sent [0-9]{1,2},[0-9]{3} bytes"):
         download.tiny_shakespeare(console)
 
 
-def test_a_cache_that_cannot_be_written_is_no_disaster(serve: type[Server], console: Console, tmp_path: Path) -> None:
-    serve()  # type: ignore[call-arg]
+def test_a_cache_that_cannot_be_written_is_no_disaster(serve: Serve, console: Console, tmp_path: Path) -> None:
+    serve()
     written(tmp_path / "cache", "a file")
+    found = find_corpus(None, console)
+    assert (found.name, found.data, found.size) == ("tiny Shakespeare", "shakespeare", len(PLAY.encode()))
+    assert "".join(found.pieces()) == PLAY
+    said = f"{tmp_path}/cache/tinyshakespeare.txt cannot be written: File exists; next time it is downloaded again\n"
+    assert shown(console) == said
+
+
+def test_a_disk_that_is_full_leaves_nothing_half_written(
+    serve: Serve, console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve()
+    write = Path.write_bytes
+
+    def half(self: Path, data: bytes) -> None:
+        write(self, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    assert "".join(find_corpus(None, console).pieces()) == PLAY
+    assert "No space left on device; next time it is downloaded again" in shown(console)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_page_that_it_was_redirected_to_is_not_the_text(
+    status: int, serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = serve(200, b"<html>Please pay for this network</html>")
+    redirecting = serve(status, b"", Location=page.address)
     assert find_corpus(None, console).name == "dramatist"
-    assert "cannot be written" in shown(console)
+    assert (redirecting.asked, page.asked) == (1, 1)
+    assert "sent 40 bytes that are not tiny Shakespeare (SHA-256 differs)" in shown(console)
+    assert shown(console).count("\n") == 1
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1:9/x", "//", "gopher:x", "http://[", ""])
+def test_a_redirection_to_anything_but_a_page_is_not_followed(
+    target: str, serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "TIMEOUT", 0.5)
+    serve(302, b"", Location=target)
+    assert find_corpus(None, console).name == "dramatist"
+    assert shown(console).count("\n") == 1
+
+
+def test_redirections_in_a_circle_end(serve: Serve, console: Console) -> None:
+    server = serve(302, b"", Location="/again")
+    assert find_corpus(None, console).name == "dramatist"
+    assert server.asked < 20
+    assert shown(console).count("\n") == 1
+
+
+def test_a_redirection_to_the_text_is_followed(serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = serve()
+    serve(302, b"", Location=text.address)
+    assert "".join(find_corpus(None, console).pieces()) == PLAY
+
+
+def test_a_network_that_is_slow_is_waited_for_only_so_long(
+    serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte comes in time, the whole would not."""
+    monkeypatch.setattr(download, "DEADLINE", 0.5)
+    serve(200, PLAY.encode(), pause=0.2)
+    began = time.monotonic()
+    assert find_corpus(None, console).name == "dramatist"
+    assert time.monotonic() - began < 3
+    assert "could not be read: only " in shown(console)
+    assert shown(console).count("\n") == 1
+
+
+def test_a_download_that_is_cut_off_is_not_the_text(serve: Serve, console: Console) -> None:
+    serve(200, PLAY.encode()[:1000], **{"Content-Length": str(len(PLAY.encode()))})
+    with pytest.raises(WrongUse, match=r"could not be read|SHA-256 differs"):
+        find_corpus("shakespeare", console)
 
 
 @pytest.mark.parametrize("answer", [b"", b"what?\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nbroken off"])

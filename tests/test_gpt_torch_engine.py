@@ -129,22 +129,43 @@ def test_without_a_compiler_training_goes_on_and_says_so(
     engine = Engine(CONFIG, options=replace(CPU, compile="on"))
     assert_same(trained(engine), trained(Engine(CONFIG, options=CPU)))
     said = capsys.readouterr().err
-    assert said == "torch.compile does not work here, so training goes on without it: no compiler found\n"
+    assert said == "torch.compile does not work here, so training goes on without: no compiler found\n"
 
 
+def on_a_card() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def in_the_machine() -> None:
+    torch.empty(1 << 60)
+
+
+@pytest.mark.parametrize("fail", [on_a_card, in_the_machine])
 @pytest.mark.parametrize(("fits", "said"), [(3, "--micro-batch 3 fits"), (1, "--micro-batch 1 fits"), (0, "one seq")])
-def test_what_does_not_fit_into_memory_says_what_does(fits: int, said: str) -> None:
+def test_what_does_not_fit_into_memory_says_what_does(fits: int, said: str, fail: Callable[[], None]) -> None:
     engine = Engine(CONFIG, options=CPU)
     model = engine.forward
 
     def small_alone(ids: torch.Tensor, targets: torch.Tensor) -> Any:
         if len(ids) > fits:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            fail()
         return model(ids, targets)
 
     engine.forward = small_alone
     with pytest.raises(RunFailed, match=f"out of memory on CPU, .*{said}"):
         engine.train_step(*batch(), RECIPE, 0)
+
+
+@pytest.mark.parametrize("fail", [on_a_card, in_the_machine])
+def test_judging_and_writing_that_do_not_fit_into_memory_are_one_error(
+    fail: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(CONFIG, options=CPU)
+    monkeypatch.setattr(engine.model, "forward", lambda *_, **__: fail())
+    with pytest.raises(MemoryError):
+        engine.loss(*batch())
+    with pytest.raises(MemoryError):
+        engine.reader().read([1])
 
 
 # ---- the test of the device -------------------------------------------------------------------------------------

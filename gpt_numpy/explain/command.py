@@ -78,7 +78,7 @@ def _limit(given: Given) -> int | None:
     wanted: str = given.get("differences", "")
     if wanted == "all":
         return sys.maxsize
-    if wanted and not re.fullmatch("[0-9]+", wanted):
+    if wanted and not re.fullmatch("[0-9]{1,18}", wanted):
         raise WrongUse(f"--differences {wanted}: give a whole number, or all")
     return int(wanted) if wanted else None
 
@@ -115,7 +115,7 @@ def _entry(trace: Trace, text: str) -> tuple[str, tuple[int, ...]]:
         raise WrongUse(f'--entry {text!r} is not an entry; write it as "dS[3,1]"')
     quantity = trace.quantities[_known(trace, "entry", found[1])]
     shape, numbers = trace.numbers[quantity.name].shape, [part.strip() for part in (found[2] or "").split(",") if part]
-    if len(numbers) != len(shape) or not all(re.fullmatch(r"-?\d+", number) for number in numbers):
+    if len(numbers) != len(shape) or not all(re.fullmatch(r"-?\d{1,9}", number) for number in numbers):
         raise WrongUse(f"--entry {text}: {quantity} takes {len(shape)} whole number{'s' * (len(shape) != 1)}"
                        f"{f', as in {_example(quantity)}' if shape else ''}")  # fmt: skip
     index = tuple(map(int, numbers))

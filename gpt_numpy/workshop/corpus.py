@@ -9,8 +9,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 from uuid import uuid4
 
 import numpy as np
@@ -54,18 +55,25 @@ class TextFile:
             if path.is_dir():
                 raise WrongUse(f"{path} is a folder; give the text file in it")
             self.size = path.stat().st_size
+            if not path.is_file():
+                raise WrongUse(f"{path} is not a file; the text is read more than once, so a pipe will not do")
             with path.open("rb"):
                 pass
         except OSError as error:
             raise WrongUse(f"{path} cannot be read: {error.strerror}") from None
+        except ValueError as error:  # what cannot be a name of a file
+            raise WrongUse(f"{str(path)!r} cannot be read: {error}") from None
         if not self.size:
             raise WrongUse(f"{path} is empty")
+
+    def open(self) -> BinaryIO:
+        return self.path.open("rb")
 
     def pieces(self, bar: Bar | None = None) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder("utf-8-sig")()
         done = 0
         try:
-            with self.path.open("rb") as file:
+            with self.open() as file:
                 while data := file.read(PIECE):
                     if b"\0" in data:
                         raise WrongUse(f"{self.path} is not text: it has a zero byte at {done + data.index(0):,}")
@@ -83,6 +91,17 @@ class TextFile:
 
     def floor(self, begin: int) -> float | None:
         return None
+
+
+class InMemory(TextFile):
+    """UTF-8 that nobody could keep."""
+
+    def __init__(self, content: bytes, name: str, data: str) -> None:
+        self.path, self.name, self.data, self.size = Path(name), name, data, len(content)
+        self.content = content
+
+    def open(self) -> BinaryIO:
+        return BytesIO(self.content)
 
 
 class Dramatist:
@@ -112,7 +131,8 @@ def find_corpus(data: str | None, console: Console) -> Corpus:
         return TextFile(Path("data/input.txt"))
     if data != "dramatist":
         try:
-            return TextFile(tiny_shakespeare(console), "tiny Shakespeare", "shakespeare")
+            fetched, name = tiny_shakespeare(console), ("tiny Shakespeare", "shakespeare")
+            return InMemory(fetched, *name) if isinstance(fetched, bytes) else TextFile(fetched, *name)
         except NotFetched as reason:
             if data == "shakespeare":
                 raise WrongUse(f"{reason}; give a text by --data, or --data dramatist") from None

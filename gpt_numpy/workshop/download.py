@@ -2,8 +2,10 @@
 
 import hashlib
 import http.client
+import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,6 +17,7 @@ ADDRESS = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinys
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 SIZE = 1_115_394
 TIMEOUT = 10.0  # seconds without a byte
+DEADLINE = 120.0  # seconds for all of it
 
 
 class NotFetched(Exception):
@@ -25,33 +28,41 @@ def cache_folder() -> Path:
     return user_cache_path("minitensor", appauthor=False)
 
 
-def tiny_shakespeare(console: Console) -> Path:
-    """The checked file in the cache; NotFetched if it cannot be had."""
+def tiny_shakespeare(console: Console) -> Path | bytes:
+    """The checked file in the cache, or where it could not be kept what would be in it; NotFetched if it cannot be
+    had."""
     path = cache_folder() / "tinyshakespeare.txt"
-    if path.exists() and _digest(path.read_bytes()) == SHA256:
-        return path
+    with suppress(OSError):
+        if path.exists() and _digest(path.read_bytes()) == SHA256:
+            return path
     data = _fetch(console)
     if _digest(data) != SHA256:
         raise NotFetched(f"{ADDRESS} sent {len(data):,} bytes that are not tiny Shakespeare (SHA-256 differs)")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(f".{uuid4().hex}")
-        beside.write_bytes(data)
-        beside.replace(path)
+        try:
+            beside.write_bytes(data)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
     except OSError as error:
-        raise NotFetched(f"the cache {path.parent} cannot be written: {error.strerror}") from None
+        console.say(f"{path} cannot be written: {error.strerror}; next time it is downloaded again", "yellow")
+        return data
     return path
 
 
 def _fetch(console: Console) -> bytes:
-    data = bytearray()
+    data, began = bytearray(), time.monotonic()
     try:
         with urllib.request.urlopen(ADDRESS, timeout=TIMEOUT) as answer, console.bar(
             "downloading tiny Shakespeare", SIZE, *BYTES
         ) as bar:  # fmt: skip
-            while len(data) <= SIZE and (piece := answer.read(1 << 14)):
+            while len(data) <= SIZE and (piece := answer.read1(1 << 14)):
                 data += piece
                 bar.at(len(data))
+                if time.monotonic() - began > DEADLINE:
+                    raise TimeoutError(f"only {len(data):,} bytes in {DEADLINE:.0f} seconds")
     except (OSError, ValueError, http.client.HTTPException) as error:  # no network, an error page, a line that broke
         reason = " ".join(str(getattr(error, "reason", None) or error).split())
         raise NotFetched(f"{ADDRESS} could not be read: {reason}") from None

@@ -5,9 +5,18 @@ they are freed, and the system then clears every page of the new ones before the
 """
 
 import ctypes
+import os
 import sys
 
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8  # M_... in glibc's malloc.h
+
+
+def memory_of_machine() -> int | None:
+    """Bytes, if the system tells."""
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" not in names:
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def keep_freed_memory() -> None:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 from gpt_numpy.workshop.errors import WrongUse
 
+MOST_THREADS = 1024
+
 
 class Processes:
     """One process, alone."""
@@ -41,6 +43,11 @@ class Processes:
         number = int(hashlib.sha256(value.encode("utf-8")).hexdigest()[:15], 16)
         if self.largest(number, -number) != (number, -number):
             raise WrongUse(f"the processes differ in {what}: each machine needs the same command and the same files")
+
+
+def check_threads(threads: int) -> None:
+    if not 0 <= threads <= MOST_THREADS:
+        raise ValueError(f"threads is at least 0 and at most {MOST_THREADS}, not {threads}")
 
 
 def available_cores() -> int:

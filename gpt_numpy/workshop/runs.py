@@ -215,9 +215,11 @@ def is_record(record: Any) -> bool:
     """Whether a line of metrics.jsonl holds what the training loop writes."""
     if not (isinstance(record, dict) and (kinds := RECORDS.get(str(record.get("kind"))))):
         return False
-    fits = all(isinstance(record.get(name), kind) for name, kind in {"step": int, **kinds}.items())
-    texts = all(isinstance(diagnosis, str) for diagnosis in record.get("diagnoses", ()))
-    return fits and texts and not any(isinstance(value, int) and abs(value) > LARGEST for value in record.values())
+    return (
+        all(isinstance(record.get(name), kind) for name, kind in {"step": int, **kinds}.items())
+        and all(isinstance(diagnosis, str) for diagnosis in record.get("diagnoses", ()))
+        and not any(isinstance(value, int) and abs(value) > LARGEST for value in record.values())
+    )
 
 
 def new_run(out: str | None, preset: str) -> Run:

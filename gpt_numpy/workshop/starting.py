@@ -1,5 +1,6 @@
 """How a run begins, how it goes on, and how its model and its text are found again."""
 
+import math
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.flags import Given, changed, chosen
 from gpt_numpy.workshop.loop import Training
+from gpt_numpy.workshop.memory import memory_of_machine
 from gpt_numpy.workshop.program import Program
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.runs import RUNS, Onlooker, Run, find_run, new_run
@@ -51,6 +53,7 @@ def _begin(program: Program, given: Given, console: Console, run: Run, config: G
         )
     config = replace(config, vocab_size=tokenizer.vocab_size)
     _check_length(data, config)
+    _check_memory(config, recipe)
     program.processes.agree("flags or text", f"{config} {recipe} {surveyed.digest} {tokenizer.to_json()}")
     program.checked(config, given, console)
     engine = program.engine(config, recipe.seed, given)
@@ -137,6 +140,19 @@ def _check_length(data: Data, config: GPTConfig) -> None:
             f"{data.name} is too short: {len(data.train)} tokens to train on, {len(data.validation)} to judge by. A "
             f"window takes {config.block_size + 1}, judging 2; give more text or a smaller --block-size"
         )
+
+
+def _check_memory(config: GPTConfig, recipe: Recipe) -> None:
+    """Refuse what can never fit: on any device the weights are here once as they are drawn, once as the model's."""
+    there = memory_of_machine() or math.inf
+    for what, number, needed in (
+        ("a model of {:,} parameters", parameter_count(config), 2 * 4 * parameter_count(config)),
+        ("a batch of {:,} sequences", recipe.batch_size, 2 * 8 * recipe.batch_size * (config.block_size + 1)),
+    ):
+        if needed > there:
+            raise WrongUse(
+                f"{what.format(number)} takes {needed / 1e9:,.0f} GB and more; this machine has {there / 1e9:,.0f} GB"
+            )
 
 
 def _about(data: Data, tokenizer: Tokenizer) -> str:

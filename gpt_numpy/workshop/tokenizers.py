@@ -21,6 +21,7 @@ from gpt_numpy.workshop.files import table_from
 Ids = NDArray[Any]
 Kind = Literal["char", "bpe"]
 
+LARGEST_VOCABULARY = 1_000_000
 LARGEST_TOKENIZER = 100_000_000  # bytes of tokenizer.json; that of 250,000 tokens has 20 million
 
 
@@ -109,7 +110,11 @@ class BPETokenizer:
 
     def encode(self, text: str) -> Ids:
         pieces = list(_paragraphs(text))
-        ids = [encoded.ids for encoded in self._model.encode_batch_fast(pieces, add_special_tokens=False)]
+        try:
+            ids = [encoded.ids for encoded in self._model.encode_batch_fast(pieces, add_special_tokens=False)]
+        except TypeError:  # half of a pair that means a character, which a terminal in another encoding may send
+            half = next(character for character in text if "\ud800" <= character <= "\udfff")
+            raise WrongUse(f"{_named(half)} is no character that UTF-8 has") from None
         return np.array(list(itertools.chain.from_iterable(ids)), smallest_dtype(self.vocab_size))
 
     def decode(self, ids: Sequence[int]) -> bytes:
@@ -122,8 +127,11 @@ class BPETokenizer:
 def check_bpe(vocab_size: int) -> None:
     """WrongUse where BPE cannot be trained."""
     _bpe_library()
-    if vocab_size < 256:
-        raise WrongUse(f"--vocab-size {vocab_size}: byte-level BPE starts from the 256 bytes; give at least 256")
+    if not 256 <= vocab_size <= LARGEST_VOCABULARY:
+        raise WrongUse(
+            f"--vocab-size {vocab_size}: byte-level BPE starts from the 256 bytes; give at least 256, and at most "
+            f"{LARGEST_VOCABULARY:,}"
+        )
 
 
 def last_seam(text: str) -> int:

@@ -5,6 +5,7 @@ Both models start from these same numbers, drawn once, in NumPy.
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,8 @@ def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
 
 
 def parameter_count(config: GPTConfig) -> int:
-    return sum(math.prod(shape) for shape in parameter_shapes(config).values())
+    one, two = (sum(math.prod(shape) for _, shape in _shapes(replace(config, n_layer=n))) for n in (1, 2))
+    return one + (config.n_layer - 1) * (two - one)
 
 
 def flops_per_token(config: GPTConfig) -> int:
