@@ -5,6 +5,7 @@ The numbers are the same; what differs is names and layout. Theirs has every mat
 """
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -203,7 +204,7 @@ def _their_weights(folder: Path) -> Arrays:
     if index.exists():
         files = _read(index).get("weight_map")
         names = {str(name) for name in files.values()} if isinstance(files, dict) else set()
-        if not names or any(name != Path(name).name for name in names):
+        if not names or not all(re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
             raise WrongUse(f"{index} does not name files of this folder")
     found: Arrays = {}
     for name in sorted(names):

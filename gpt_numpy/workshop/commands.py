@@ -25,8 +25,6 @@ from gpt_numpy.workshop.starting import begin, load_engine, resume, text_of
 from gpt_numpy.workshop.tokenizers import streamed
 from gpt_numpy.workshop.weights import flops_per_token, parameter_count
 
-LONGEST_REASON = 1000  # characters
-
 
 def run(program: Program, arguments: Sequence[str]) -> int:
     """The exit status: 0; 2 or 1 after a line that says what is wrong; 128 + its number after a signal."""
@@ -73,9 +71,6 @@ def leave(status: int, at_once: bool = False) -> int:
 
 def _ended(program: Program, reason: str, status: int, is_known: bool = False) -> int:
     """`is_known`: no news where another process has said something."""
-    reason = " ".join(reason.splitlines())  # names and texts that somebody gives may have many lines
-    if len(reason) > LONGEST_REASON:
-        reason = f"{reason[: LONGEST_REASON // 2]} ... {reason[-LONGEST_REASON // 2 :]}"
     if program.processes.to_say(reason, is_known):
         Console(sys.stderr).say(f"{program.name}: {reason}", "red")
     return status

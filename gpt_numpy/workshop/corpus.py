@@ -50,8 +50,8 @@ class TextFile:
     """A UTF-8 file."""
 
     def __init__(self, path: Path, name: str | None = None, data: str | None = None) -> None:
-        self.path, self.name, self.data = path, name or str(path), data or str(path.resolve())
         try:
+            self.path, self.name, self.data = path, name or str(path), data or str(path.resolve())
             if path.is_dir():
                 raise WrongUse(f"{path} is a folder; give the text file in it")
             self.size = path.stat().st_size

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_numpy.workshop.engine import Engine
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import RunFailed, WrongUse
 from gpt_numpy.workshop.tokenizers import Tokenizer
 
 
@@ -34,6 +34,8 @@ class Sampling:
 
 def chances(logits: NDArray[Any], how: Sampling) -> NDArray[np.float64]:
     """How likely each token is to be drawn."""
+    if not np.isfinite(logits).all():
+        raise RunFailed("what the model expects is not finite: its weights are far too large, or no numbers")
     if how.greedy:
         likeliest = np.zeros(len(logits))
         likeliest[logits.argmax()] = 1.0
@@ -72,13 +74,14 @@ def text_start(tokenizer: Tokenizer) -> list[int]:
 def generate(engine: Engine, prompt: Sequence[int], length: int, how: Sampling, seed: Any) -> Iterator[int]:
     """The tokens after the prompt, as they are drawn. The same seed gives the same ones."""
     random = np.random.default_rng(seed)
-    text = [int(token) for token in prompt]
-    reader, start, read = engine.reader(), 0, 0  # it has read text[start:read]
+    window = [int(token) for token in prompt]  # of the text, which without end must not need memory without end
+    reader, start, read = engine.reader(), 0, 0  # where in the text the window begins; how much of it was read
     for _ in range(length):
-        wanted = window_start(len(text), engine.config.block_size)
+        wanted = window_start(start + len(window), engine.config.block_size)
         if wanted != start:
-            reader, start, read = engine.reader(), wanted, wanted
-        p = chances(reader.read(text[read:]), how)
-        read = len(text)
-        text.append(int(random.choice(len(p), p=p)))
-        yield text[-1]
+            del window[: wanted - start]
+            reader, start, read = engine.reader(), wanted, 0
+        p = chances(reader.read(window[read:]), how)
+        read = len(window)
+        window.append(int(random.choice(len(p), p=p)))
+        yield window[-1]
