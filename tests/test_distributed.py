@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -223,6 +224,23 @@ def test_a_process_that_is_lost_ends_all_with_a_checkpoint(
     assert [record["reason"] for record in records(tmp_path, "end")] == ["another process was lost"] * (rank != 0)
     assert not list(Path("a/checkpoints").glob(".*"))  # nothing half written
     assert run(numpy_program, ["train", "--resume", "--out", "a"]) == 0  # alone, and with the other engine
+    assert [record["step"] for record in records(tmp_path, "step")] == list(range(1, 11))
+
+
+@pytest.mark.parametrize("killed", [0, 2])
+def test_of_three_processes_one_is_killed_and_the_others_end_within_a_minute(
+    killed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = time.time()
+    status, output = commanded(tmp_path, 3, TRAIN, f"open('killed', 'w').close(); {KILLED}", killed)
+    ended, at = time.time(), (tmp_path / "killed").stat().st_mtime
+    assert began < at < ended < at + 60
+    assert status == 1, output  # torchrun's
+    assert output.count(f"gpt-torch: {LOST} after step 5; --resume goes on from the newest checkpoint") == 1, output
+    monkeypatch.chdir(tmp_path)
+    assert Run(Path("a")).checkpoint("latest").state.step == (4 if killed == 0 else 5)  # only the first one writes
+    status, output = commanded(tmp_path, 3, ["train", "--resume", "--out", "a", *MACHINE])
+    assert status == 0, output
     assert [record["step"] for record in records(tmp_path, "step")] == list(range(1, 11))
 
 
