@@ -331,7 +331,7 @@ def test_every_field_has_a_flag_with_its_meaning(folder: Path) -> None:
         (["train", "--lr", "nan"], "--lr is a number of at least 0, not nan"),
         (["train", "--n-embd", "10"], "--n-embd 10 cannot be shared among n_head 4 heads"),
         (["train", "--preset", "huge"], "--preset: invalid choice: 'huge'"),
-        (["train", "--threads", "-1"], "--threads is at least 0, not -1"),
+        (["train", "--threads", "-1"], "--threads is at least 0 and at most 1024, not -1"),
         (["train", "--data", "gone.txt"], "gone.txt cannot be read: No such file"),
         (["train", "--data", "play.txt", "--block-size", "9999"], "play.txt is too short: 2"),
         (["train", "--data", "play.txt", "--vocab-size", "9"], "--vocab-size 9: the text has"),

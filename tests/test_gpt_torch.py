@@ -122,7 +122,7 @@ def test_help_has_the_flags_of_both_and_of_the_device(capsys: pytest.CaptureFixt
     ("arguments", "message"),
     [
         (["train", "--device", "toaster"], "--device: invalid choice: 'toaster'"),
-        (["train", "--threads", "-1"], "--threads is at least 0, not -1"),
+        (["train", "--threads", "-1"], "--threads is at least 0 and at most 1024, not -1"),
         (["train", "--device", "mps"], "--device mps is not here; what PyTorch"),
     ],
 )

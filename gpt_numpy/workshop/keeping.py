@@ -42,14 +42,14 @@ class Keeper:
         return done
 
     def _save_elsewhere(self, checkpoint: Checkpoint) -> None:
-        step, (reason, *_) = checkpoint.state.step, self._reasons.values()
-        here, other = self.run.folder, Run(Path(tempfile.mkdtemp(prefix="minitensor-")))
+        step, here, reason = checkpoint.state.step, self.run.folder, self._reasons["checkpoints/latest"]
         try:
+            other = Run(Path(tempfile.mkdtemp(prefix="minitensor-")))
             other.save(other.latest, checkpoint)
         except OSError as error:
             raise RunFailed(
-                f"step {step} is lost: neither {here} ({reason}) nor {other.folder} ({error.strerror}) can be written; "
-                f"the newest checkpoint is of step {self.safe}"
+                f"step {step} is lost: neither {here} ({reason}) nor {tempfile.gettempdir()} ({error.strerror}) can be "
+                f"written; the newest checkpoint is of step {self.safe}"
             ) from None
         raise RunFailed(
             f"{here} cannot be written ({reason}), so step {step} is saved in {other.folder}; go on from there by "
