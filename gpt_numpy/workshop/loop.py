@@ -64,7 +64,7 @@ class Training:
     console: Console
     processes: Processes
     before: list[Record] = field(default_factory=list)  # what was recorded up to here, of a run that is resumed
-    saved: bool = False  # whether checkpoints/latest is of this state
+    is_latest: bool = False  # whether checkpoints/latest is of this state
     losses: list[float] = field(default_factory=list)  # of each step
     evaluations: list[tuple[int, float, float]] = field(default_factory=list)  # step, training and validation loss
 
@@ -74,7 +74,7 @@ class Training:
                 self.losses.append(record["loss"])
             elif record["kind"] == "evaluation":
                 self.evaluations.append((record["step"], record["train_loss"], record["val_loss"]))
-        self._saved = self._progress if self.saved else None  # of the latest checkpoint
+        self._saved = self._progress if self.is_latest else None  # of checkpoints/latest
         self.keeper = Keeper(self.run, self.console, self.state.step)
         self._unread: list[tuple[int, Trained]] = []  # what steps reported, after the step's number
         self._busy = 0.0  # seconds of work on them

@@ -81,6 +81,7 @@ def resume(program: Program, given: Given, console: Console) -> Training:
 
 def _resume(program: Program, given: Given, console: Console, run: Run) -> Training:
     checkpoint = run.newest_whole(console)
+    is_latest = checkpoint.folder == saved_in(run.latest)
     state, tokenizer = checkpoint.state, checkpoint.tokenizer
     for name, value in chosen(GPTConfig, given).items():
         if name != "dropout" and value != getattr(state.config, name):
@@ -108,8 +109,7 @@ def _resume(program: Program, given: Given, console: Console, run: Run) -> Train
     run.begin(_description(program, run, state, tokenizer, data))
     console.say(_about(data, tokenizer))
     console.say(f"going on after step {state.step} of {recipe.steps}")
-    saved = checkpoint.folder == saved_in(run.latest)
-    return Training(engine, tokenizer, data, state, run, console, program.processes, known, saved)
+    return Training(engine, tokenizer, data, state, run, console, program.processes, known, is_latest)
 
 
 def load_engine(program: Program, checkpoint: Checkpoint, given: Given) -> Engine:
