@@ -6,6 +6,7 @@ The numbers are the same; what differs is names and layout. Theirs has every mat
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from safetensors.torch import load_file
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.checkpoint import Checkpoint, State
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.files import read_limited, table_from
+from gpt_numpy.workshop.files import read_limited, table_from, write_whole
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs import Run
 from gpt_numpy.workshop.tokenizers import (
@@ -76,14 +77,24 @@ def export(checkpoint: Checkpoint, folder: Path) -> None:
     for name, shape in parameter_shapes(replace(config, bias=True)).items():
         weight = checkpoint.weights.get(name, np.zeros(shape, np.float32))  # a bias that the model does not have is 0
         theirs[their_name(name)] = np.ascontiguousarray(turned(name, weight))
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(theirs, folder / "model.safetensors", {"format": "pt"})
-    _write(folder / "config.json", their_config(config))
-    (folder / "tokenizer.json").write_text(_their_tokenizer(checkpoint.tokenizer), encoding="utf-8")
-    _write(folder / "tokenizer_config.json", {
-        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.block_size,
+    about_tokenizer = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": config.block_size,
         "clean_up_tokenization_spaces": False,
-    })  # fmt: skip
+    }
+    files = {
+        "model.safetensors": save(theirs, {"format": "pt"}),
+        "config.json": json.dumps(their_config(config), indent=2).encode("utf-8"),
+        "tokenizer.json": _their_tokenizer(checkpoint.tokenizer).encode("utf-8"),
+        "tokenizer_config.json": json.dumps(about_tokenizer, indent=2).encode("utf-8"),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for name, content in files.items():
+            write_whole(folder / name, content)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def their_config(config: GPTConfig) -> dict[str, Any]:
@@ -248,7 +259,3 @@ def _bytes(path: Path) -> bytes:
         return read_limited(path, LARGEST_TOKENIZER)
     except (OSError, ValueError) as error:
         raise WrongUse(f"{path} cannot be read: {error}") from None
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2), encoding="utf-8")

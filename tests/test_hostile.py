@@ -249,6 +249,18 @@ def test_a_run_whose_text_is_no_file_does_not_wait_for_it(
     assert train("a", "--resume", "--steps", "21") == 2
 
 
+@pytest.mark.parametrize("recipe", [{"batch_size": 10**12}, {"batch_size": 10**12, "order": "random"}], ids=str)
+def test_a_run_whose_batches_fit_nowhere_is_refused(
+    recipe: dict[str, Any], train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train("a", "--steps", "1")
+    kept = json.loads((LATEST / "state.json").read_text(encoding="utf-8"))
+    restated(LATEST, recipe=kept["recipe"] | recipe)
+    capsys.readouterr()
+    assert train("a", "--resume", "--steps", "21") == 2
+    assert "a batch of 1,000,000,000,000 sequences takes" in said(capsys)
+
+
 def test_files_beside_a_checkpoint_are_not_touched(train: Train) -> None:
     train("a")
     for place in (Path("a"), Path("a/checkpoints"), LATEST, Path("a/checkpoints/best")):

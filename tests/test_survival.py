@@ -22,6 +22,7 @@ from gpt_numpy.workshop.commands import run
 from gpt_numpy.workshop.engine import Trained
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs import Run
+from gpt_torch.cli import PROGRAM as IN_TORCH
 from tests.killing import ROOT, Trainer, killed
 from tests.runs import TINY, Train, assert_same_run, latest, records
 
@@ -228,6 +229,21 @@ def test_a_run_does_not_begin_where_it_could_not_be_saved(
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "No space left on device" in err
+
+
+def test_an_export_that_does_not_fit_leaves_nothing_behind(
+    small_disk: Path, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train("a")
+    fill(small_disk)
+    capsys.readouterr()
+    assert run(IN_TORCH, ["export", "--run", "a", str(small_disk / "there")]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "No space left on device" in err
+    assert not (small_disk / "there").exists()
+    (small_disk / "ballast").unlink()
+    assert run(IN_TORCH, ["export", "--run", "a", str(small_disk / "there")]) == 0
 
 
 @pytest.fixture

@@ -90,6 +90,7 @@ def _resume(program: Program, given: Given, console: Console, run: Run) -> Train
         raise WrongUse(f"{run.folder} is a model with a {tokenizer.kind} tokenizer, which cannot change")
     recipe = changed(state.recipe, chosen(Recipe, given))
     state = replace(state, recipe=recipe, config=changed(state.config, chosen(GPTConfig, given)))
+    _check_memory(state.config, recipe)
     known = run.known_to(state)
     ended = any(record["kind"] == "end" for record in run.records())
     if ended and state.step >= recipe.steps and state.judged == state.step:
