@@ -60,6 +60,7 @@ PROGRAM = Program(
     Engine,
     preset=lambda options: "laptop" if find_device(options.device).type == "cpu" else "workshop",
     check=lambda config, options: self_test(config, options) if options.self_test else None,
+    may_change=frozenset({"threads", "device", "parallel", "self_test"}),
     commands={
         "export": Command(export_run, {"export FOLDER": "the newest run as a GPT-2 for transformers"}),
         "import": Command(import_run, {"import FOLDER": "a GPT-2 of transformers as a run"}),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -56,6 +56,10 @@ class Options:
 
     def __post_init__(self) -> None:
         check_threads(self.threads)
+        for name in ("device", "dtype", "attention", "compile", "parallel"):
+            choices = get_args(get_type_hints(type(self))[name])
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {' or '.join(choices)}, not {getattr(self, name)!r}")
         device = find_device(self.device)
         if self.parallel == "fsdp" and not dist.is_initialized():
             raise ValueError("parallel fsdp is for many processes, and this one is alone: start it by torchrun")
@@ -112,6 +116,7 @@ class Engine:
     # -- training and judging --
 
     @noticing_loss()
+    @noticing_full_memory()
     def train_step(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Trained:
         for_training(self.model, True)
         loss = None
@@ -131,8 +136,8 @@ class Engine:
         self.proven = True
         self.scaler.unscale_(self.optimizer)
         grad_norm = whole(clip_grad_norm_(self.parameters.values(), recipe.grad_clip or math.inf))
-        if self.scaler.is_enabled():  # out of float16's range: no step will be made, and the scale become smaller
-            grad_norm = grad_norm.nan_to_num(0.0, 0.0)
+        if self.scaler.is_enabled() and self.scaler.get_scale() >= 1.0:
+            grad_norm = grad_norm.nan_to_num(0.0, 0.0)  # out of float16's range: no step, and a smaller scale
         for group, decay in zip(self.optimizer.param_groups, (recipe.weight_decay, 0.0), strict=True):
             group.update(lr=recipe.lr_at(step), betas=(recipe.beta1, recipe.beta2), weight_decay=decay)
         self.unsound = torch.maximum(self.unsound, 1.0 - (loss.isfinite() & grad_norm.isfinite()).float())
@@ -144,6 +149,7 @@ class Engine:
         return Trained(loss, grad_norm)
 
     @noticing_loss()
+    @noticing_full_memory()
     def first_not_finite(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> str | None:
         for_training(self.model, True)
         self.backward(ids, targets, recipe, step)
@@ -258,14 +264,16 @@ class Engine:
         return state
 
     @noticing_loss()
+    @noticing_full_memory()
     def load(self, weights: Arrays, optimizer_state: Arrays, step: int) -> None:
         self.unsound.zero_()
         now = self.model.state_dict()
         self.model.load_state_dict({name: like(now[name], torch.tensor(weight)) for name, weight in weights.items()})
         if not optimizer_state and "optimizer" not in vars(self):
             return
-        if self.scaler.is_enabled() and SCALER in optimizer_state:
-            scale, growth, step = optimizer_state[SCALER].tolist()
+        kept = optimizer_state.get(SCALER, np.empty(0))
+        if self.scaler.is_enabled() and kept.shape == (3,) and np.isfinite(kept).all():
+            scale, growth, step = kept.tolist()
             self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)})
         memory = self.optimizer.state_dict()
         names = {p: name for name, p in self.parameters.items()}
@@ -279,6 +287,7 @@ class Engine:
         self.optimizer.load_state_dict(memory)  # brings them to the device
 
     @noticing_loss()
+    @noticing_full_memory()
     def _gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
         """For NumPy, on the first process, which saves them; the others hand over their parts."""
         arrays = {}

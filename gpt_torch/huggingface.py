@@ -173,10 +173,8 @@ def _our_config(kept: dict[str, Any], folder: Path) -> GPTConfig:
             raise WrongUse(f"{folder}: {name} is {found!r}; the model here has {expected!r}")
     if (activation := str(kept.get("activation_function", "gelu_new"))) not in ACTIVATIONS:
         raise WrongUse(f"{folder}: activation_function is {activation!r}; the model here has {', '.join(ACTIVATIONS)}")
-    if kept.get("n_inner") not in (None, 4 * kept.get("n_embd", 768)):
-        raise WrongUse(f"{folder}: n_inner is {kept['n_inner']}; the model here has 4 times n_embd")
     try:
-        return GPTConfig(
+        config = GPTConfig(
             vocab_size=kept.get("vocab_size", 50257),
             block_size=kept.get("n_positions", 1024),
             n_layer=kept.get("n_layer", 12),
@@ -188,6 +186,9 @@ def _our_config(kept: dict[str, Any], folder: Path) -> GPTConfig:
         )
     except ValueError as error:
         raise WrongUse(f"{folder / 'config.json'}: {error}") from None
+    if kept.get("n_inner") not in (None, 4 * config.n_embd):
+        raise WrongUse(f"{folder}: n_inner is {kept['n_inner']}; the model here has 4 times n_embd")
+    return config
 
 
 def _our_weights(folder: Path, config: GPTConfig) -> Arrays:
@@ -220,6 +221,8 @@ def _their_weights(folder: Path) -> Arrays:
     found: Arrays = {}
     for name in sorted(names):
         try:
+            if (folder / name).exists() and not (folder / name).is_file():
+                raise ValueError("it is not a file")
             read = load_file(folder / name)
             found |= {key: tensor.float().numpy() for key, tensor in read.items()}
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

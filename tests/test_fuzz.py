@@ -282,5 +282,5 @@ def test_any_records(home: Path, tmp_path_factory: pytest.TempPathFactory, data:
     with used_or_refused("metrics.jsonl"):
         known = [*Run(folder).records()]
         assert len(known) <= len(records)
-        write_report(folder)
+        write_report(folder, json.loads((folder / "config.json").read_text(encoding="utf-8")))
     os.remove(folder / "report.html")

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpt_numpy.workshop import report
 from gpt_numpy.workshop.advice import PHASES
-from gpt_numpy.workshop.report import POINTS, TEMPLATE, buckets, thinned, write_report
+from gpt_numpy.workshop.report import POINTS, TEMPLATE, buckets, thinned
 
 Record = dict[str, Any]
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -49,6 +50,10 @@ def begin(folder: Path, records: Iterable[Record], **changed: Any) -> Path:
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records), encoding="utf-8")
     return folder
+
+
+def write_report(folder: Path) -> Path:
+    return report.write_report(folder, json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 
 def refuse(constant: str) -> None:

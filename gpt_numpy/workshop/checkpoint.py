@@ -16,7 +16,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class State:
     since_best: int = 0  # evaluations
     threads: int = 0  # of the engine: with as many, the run goes on bit for bit
     processes: int = 1  # each with as many threads
+    machine: Mapping[str, Any] = field(default_factory=dict)  # what else the engine was asked for, as its numbers
 
     def __post_init__(self) -> None:
         for name, least in {"step": 0, "judged": -1, "best_step": 0, "since_best": 0, "threads": 0}.items():
@@ -64,6 +65,8 @@ class State:
                 raise ValueError(f"{name} is {value!r}")
         if not (isinstance(self.data, str) and isinstance(self.digest, str)):
             raise ValueError("data and digest are texts")
+        if not isinstance(self.machine, dict):
+            raise ValueError("machine is no table")
         if self.best_loss is not None and not (isinstance(self.best_loss, float) and math.isfinite(self.best_loss)):
             raise ValueError(f"best_loss is {self.best_loss!r}")
 
@@ -150,6 +153,7 @@ def saved_in(folder: Path) -> Path | None:
 
 def progress_of(folder: Path) -> tuple[float, float]:
     """Of a checkpoint, to find the newest: its steps, its latest evaluation. One that cannot be read may be it."""
+    folder = saved_in(folder) or folder
     try:
         state = _state(folder, _content(folder))
         return state.step, state.judged
@@ -210,7 +214,7 @@ def _arrays(path: Path, sums: Mapping[str, str]) -> tuple[Arrays, str]:
 
 def _read(path: Path, sums: Mapping[str, str]) -> bytes:
     with _damage_of(path):
-        data = path.read_bytes() if path.suffix == ".safetensors" else read_limited(path, LARGEST_TOKENIZER)
+        data = read_limited(path, LARGEST_TOKENIZER if path.name == TOKENIZER else None)
         if path.name in sums and sums[path.name] != sha256(data):
             raise _changed(path)
         return data
@@ -222,22 +226,25 @@ def _check_fit(folder: Path, config: GPTConfig, weights: Arrays, memory: Arrays)
         raise Damaged(f"{folder} is damaged: {config.n_layer} blocks, and {len(weights)} weights")
     expected = parameter_shapes(config)
     moments = {f"{moment}.{name}": shape for moment in MOMENTS for name, shape in expected.items() if memory}
+    if config.tie_weights:  # both names of it
+        expected["lm_head.weight"] = expected["tok_emb.weight"]
     for arrays, shapes in ((weights, expected), (memory, moments)):
         for name, shape in shapes.items():
             found = arrays[name].shape if name in arrays else "nothing"
             if found != shape or arrays[name].dtype.kind != "f":
                 raise Damaged(f"{folder} is damaged: {name} should be numbers {shape}, and is {found}")
-    if unknown := weights.keys() - expected.keys() - ({"lm_head.weight"} if config.tie_weights else set()):
+    if unknown := weights.keys() - expected.keys():
         raise Damaged(f"{folder} is damaged: the model has no {min(unknown)}")
 
 
 @contextmanager
 def _damage_of(path: Path) -> Iterator[None]:
-    """What is wrong with a file, in a line."""
+    """What is wrong with a file, in a line. One that is there and cannot be read now may be whole."""
     try:
         yield
     except OSError as error:
-        raise Damaged(f"{path} cannot be read: {error.strerror}") from None
+        is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+        raise (Damaged if is_gone else WrongUse)(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, TypeError, KeyError, SafetensorError) as error:
         raise Damaged(f"{path} cannot be understood: {error}") from None
 

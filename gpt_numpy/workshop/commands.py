@@ -28,6 +28,9 @@ from gpt_numpy.workshop.weights import flops_per_token, parameter_count
 
 def run(program: Program, arguments: Sequence[str]) -> int:
     """The exit status: 0; 2 or 1 after a line that says what is wrong; 128 + its number after a signal."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before Python began
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # on Windows a pipe would have another encoding
             stream.reconfigure(encoding="utf-8", errors="replace")

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from rich.console import Console as Rich
@@ -61,8 +61,14 @@ class Console:
         if not self.is_terminal or not live:
             yield Bar()
             return
-        with Progress(*(columns or PERCENT), console=self._rich, transient=True, expand=True) as progress:
+        progress = Progress(*(columns or PERCENT), console=self._rich, transient=True, expand=True)
+        try:
+            with suppress(OSError):  # the terminal may be gone at any time
+                progress.start()
             yield Bar(progress, progress.add_task(what, total=total, figures=""))
+        finally:
+            with suppress(OSError):
+                progress.stop()
 
 
 _WHAT = (TextColumn("{task.description}"), BarColumn(bar_width=None))

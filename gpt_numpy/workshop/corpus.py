@@ -252,19 +252,21 @@ def _encoded_in_file(
     key = hashlib.sha256((surveyed.digest + tokenizer.to_json()).encode()).hexdigest()[:32]
     dtype = np.dtype(smallest_dtype(tokenizer.vocab_size))
     for path in cache_folder().glob(f"{key}-*.tokens"):
-        if path.stat().st_size == int(path.stem.split("-")[1]) * dtype.itemsize:  # whole
-            return np.memmap(path, dtype, "r")
+        with path.open("rb") as file:
+            if path.stem == f"{key}-{hashlib.file_digest(file, 'sha256').hexdigest()}":  # as it was written
+                return np.memmap(path, dtype, "r")
     beside = cache_folder() / f"{key}.{uuid4().hex}"
-    count = 0
+    digest = hashlib.sha256()
     try:
         beside.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
             for ids in _encoded(corpus, tokenizer, pairs, console):
-                file.write(ids.astype(dtype).data)
-                count += len(ids)
+                data = ids.astype(dtype).tobytes()
+                file.write(data)
+                digest.update(data)
             file.flush()
             os.fsync(file.fileno())
-        path = beside.with_name(f"{key}-{count}.tokens")
+        path = beside.with_name(f"{key}-{digest.hexdigest()}.tokens")
         beside.replace(path)
     except OSError as error:
         raise WrongUse(f"{beside.parent} cannot keep the tokens of {corpus.name}: {error.strerror}") from None

@@ -33,11 +33,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def read_limited(path: Path, limit: int) -> bytes:
-    """A small file; ValueError for one that is far too large to be it."""
+def read_limited(path: Path, limit: int | None) -> bytes:
+    """All of a file; ValueError for what is no file, as a pipe or a device, and for one that is far too large."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is not a file")
     with path.open("rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
+        data = file.read(-1 if limit is None else limit + 1)
+    if limit is not None and len(data) > limit:
         raise ValueError(f"it is larger than {limit / 1e6:.0f} MB")
     return data
 

@@ -16,7 +16,8 @@ class Keeper:
 
     def __init__(self, run: Run, console: Console, safe: int) -> None:
         self.run, self.console = run, console
-        self.safe = safe  # the step of the newest checkpoint
+        self.safe: int | None = safe  # the step of the newest checkpoint
+        self._best: Checkpoint | None = None  # that could not be written yet
         self.made_again = False  # the folder was removed, and the new one has no checkpoint yet
         self._reasons: dict[str, str] = {}  # why it could not be written when it was last tried, by file
 
@@ -24,21 +25,28 @@ class Keeper:
         self._write("metrics.jsonl", record["step"], lambda: self.run.record(record))
 
     def report(self) -> None:
-        self._write("report.html", self.safe, lambda: self.run.report(write_report))
+        self._write("report.html", self.safe or 0, lambda: self.run.report(write_report))
 
     def best(self, checkpoint: Checkpoint) -> None:
-        self._save(self.run.best, checkpoint)
+        """Where this fails, it is tried again with each checkpoint, until there is a better one."""
+        self._best = None if self._save(self.run.best, checkpoint) else checkpoint
+
+    @property
+    def newest(self) -> str:
+        return "there is no checkpoint" if self.safe is None else f"the newest checkpoint is of step {self.safe}"
 
     def latest(self, checkpoint: Checkpoint, is_last: bool) -> None:
         """RunFailed if it is the last one and cannot be written where it should be."""
         self.made_again = False
+        if self._best is not None:
+            self.best(self._best)
         if not self._save(self.run.latest, checkpoint) and is_last:
             self._save_elsewhere(checkpoint)
 
     def _save(self, folder: Path, checkpoint: Checkpoint) -> bool:
         step = checkpoint.state.step
         done = self._write(f"checkpoints/{folder.name}", step, lambda: self.run.save(folder, checkpoint))
-        self.safe = step if done else self.safe
+        self.safe = max(step, self.safe or 0) if done else self.safe
         return done
 
     def _save_elsewhere(self, checkpoint: Checkpoint) -> None:
@@ -46,10 +54,12 @@ class Keeper:
         try:
             other = Run(Path(tempfile.mkdtemp(prefix="minitensor-")))
             other.save(other.latest, checkpoint)
+            if self._best is not None:
+                other.save(other.best, self._best)
         except OSError as error:
             raise RunFailed(
-                f"step {step} is lost: neither {here} ({reason}) nor {tempfile.gettempdir()} ({error.strerror}) can be "
-                f"written; the newest checkpoint is of step {self.safe}"
+                f"step {step} is lost: neither {here} ({reason}) nor a folder for temporary files ({error.strerror}) "
+                f"can be written; {self.newest}"
             ) from None
         raise RunFailed(
             f"{here} cannot be written ({reason}), so step {step} is saved in {other.folder}; go on from there by "
@@ -60,14 +70,15 @@ class Keeper:
         """Whether it could be written."""
         try:
             if self.run.made_again():
-                self.made_again = True
+                self.made_again, self.safe = True, None
                 self.console.say(f"{self.run.folder} was removed: made again, for what comes from now on", "yellow")
             write()
         except (OSError, ValueError, WrongUse) as error:
             reason = getattr(error, "strerror", None) or str(error)
             if what not in self._reasons:
-                newest = f"the newest checkpoint is of step {self.safe}"
-                self.console.say(f"step {step}: {self.run.folder / what} cannot be written: {reason}; {newest}", "red")
+                self.console.say(
+                    f"step {step}: {self.run.folder / what} cannot be written: {reason}; {self.newest}", "red"
+                )
             self._reasons[what] = reason
             return False
         self._reasons.pop(what, None)

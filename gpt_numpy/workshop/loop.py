@@ -7,6 +7,7 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from gpt_numpy.workshop.advice import diagnose, meaning_of
@@ -251,15 +252,17 @@ class Training:
         return self.state.step, self.state.judged
 
     def _checkpoint(self) -> Checkpoint:
-        return Checkpoint(self.state, self.tokenizer, self.engine.weights(), self.engine.optimizer_state())
+        """What is saved is sound, so that a run can go on from it: losses tell of a step only after the next one."""
+        weights, memory = self.engine.weights(), self.engine.optimizer_state()
+        for name, array in {**weights, **memory}.items():
+            if not np.isfinite(array).all():
+                raise RunFailed(f"step {self.state.step} has made {name} not finite. {self._way_out()}")
+        return Checkpoint(self.state, self.tokenizer, weights, memory)
 
     def _save(self, bar: Bar, is_last: bool) -> None:
-        self._read(bar)  # a step that went wrong ends the run here: what is saved is sound
+        self._read(bar)  # a step that went wrong ends the run here
         self._saved = self._progress
         self.keeper.latest(self._checkpoint(), is_last)
 
     def _way_out(self) -> str:
-        return (
-            f"The newest checkpoint is of step {self.keeper.safe}; a lower --lr or --grad-clip 1 may help, also with "
-            "--resume"
-        )
+        return f"{self.keeper.newest.capitalize()}; a lower --lr or --grad-clip 1 may help, also with --resume"

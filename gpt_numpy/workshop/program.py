@@ -26,6 +26,7 @@ class Program:
     make: Callable[[GPTConfig, int, Any, Processes], Engine]  # from config, seed and options
     preset: Callable[[Any], str] = lambda options: "laptop"  # the one that suits the machine
     check: Callable[[GPTConfig, Any], str | None] = lambda config, options: None  # of the machine, before training
+    may_change: frozenset[str] = frozenset({"threads"})  # options that a run which is resumed does not keep by itself
     commands: Mapping[str, Command] = field(default_factory=dict)  # beside train, generate and eval
     processes: Processes = field(default_factory=Processes)  # that run this command together
 

@@ -33,6 +33,8 @@ class Recipe:
             least = 1 if name in ("steps", "batch_size", "eval_every", "checkpoint_every") else 0
             if kind is int and (type(value) is not int or value < least):
                 raise ValueError(f"{name} is a whole number of at least {least}, not {value!r}")
+            if kind is int and value >= 1 << 63:
+                raise ValueError(f"{name} is below 2^63, not {value}")
             if kind is float and (type(value) not in (int, float) or not 0 <= value < math.inf):
                 raise ValueError(f"{name} is a number of at least 0, not {value!r}")
             if (choices := get_args(kind)) and value not in choices:

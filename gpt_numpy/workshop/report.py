@@ -19,9 +19,8 @@ POINTS = 1000  # of a curve: as many as a screen can show
 Values = NDArray[np.float64]
 
 
-def write_report(folder: Path) -> Path:
-    """Write folder/report.html from config.json and metrics.jsonl, however little there is yet."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+def write_report(folder: Path, config: Record) -> Path:
+    """Write folder/report.html from what a run is (config.json) and metrics.jsonl, however little there is yet."""
     data = embedded(plain(contents(config, list(Run(folder).records()))))
     page, beside = folder / "report.html", folder / "report.new"
     beside.write_text(TEMPLATE.read_text(encoding="utf-8").replace("{{data}}", data), encoding="utf-8")

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -24,7 +25,8 @@ from gpt_numpy.workshop.files import read_limited, table_from, write_whole
 from gpt_numpy.workshop.lock import Held, Lock
 
 RUNS = Path("runs")
-LOCK = ".lock"
+LOCK = ".minitensor.lock"
+OURS = {LOCK, "config.json", "metrics.jsonl", "report.html", "checkpoints"}  # before anything was saved
 LONGEST_RECORD = 1_000_000  # characters
 LARGEST = 1 << 53  # a whole number in a record
 Record = dict[str, Any]
@@ -44,6 +46,7 @@ class Run:
         self.lock: Lock | None = None
         self.config: Record = {}
         self._waiting = b""  # records that could not be written yet
+        self._passed_over: list[Path] = []  # checkpoints that are damaged
 
     @property
     def latest(self) -> Path:
@@ -61,12 +64,12 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             found = {path.name for path in self.folder.iterdir()}
-            if found and LOCK not in found and not self.metrics.exists():
+            if found and not self._saved() and not (LOCK in found and found <= OURS):
                 raise WrongUse(f"{self.folder} is not empty; give another folder")
-            if found and (LOCK not in found or self._saved()):
-                raise WrongUse(f"{self.folder} holds a run already; go on with it by --resume, or give another folder")
             self.hold()
-            self.metrics.unlink(missing_ok=True)  # of a run that ended before it had saved anything
+            if self._saved():
+                self.release()
+                raise WrongUse(f"{self.folder} holds a run already; go on with it by --resume, or give another folder")
         except OSError as error:
             raise WrongUse(f"{self.folder} cannot be written: {error.strerror}") from None
 
@@ -141,11 +144,17 @@ class Run:
         return [record for record in self.records() if record["step"] <= until.get(record["kind"], -1)]
 
     def keep_only(self, records: Iterable[Record]) -> None:
-        """Drop what was recorded after a checkpoint, and that the run ended: it goes on, and will do this again."""
+        """Drop what was recorded after a checkpoint, and that the run ended: it goes on, and will do this again. A
+        checkpoint that is damaged goes out of the way, for whoever can make something of it."""
+        for folder in self._passed_over:
+            aside = folder.with_name(f"{folder.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+        self._passed_over = []
         write_whole(self.metrics, "".join(json.dumps(record) + "\n" for record in records).encode("utf-8"))
 
-    def report(self, write: Callable[[Path], object]) -> None:
-        write(self.folder)
+    def report(self, write: Callable[[Path, Record], object]) -> None:
+        write(self.folder, self.config)
 
     # -- its checkpoints --
 
@@ -168,6 +177,7 @@ class Run:
                 return load_checkpoint(folder, to_train=True)
             except Damaged as error:
                 console.say(f"{error}. It is passed over.", "yellow")
+                self._passed_over += [place for place in (saved_in(folder),) if place]
         raise WrongUse(f"{self.folder} has no checkpoint that is whole")
 
     def _newest_first(self) -> list[Path]:
@@ -179,11 +189,15 @@ class Run:
         return sorted(saved, key=progress_of, reverse=True)
 
     def _saved(self) -> list[Path]:
-        return [folder for folder in map(saved_in, (self.latest, self.best)) if folder]
+        return [folder for folder in (self.latest, self.best) if saved_in(folder)]
 
     def saved_at(self) -> int:
         """When its newest checkpoint was written, in nanoseconds; 0 if there is none."""
-        return max((folder.stat().st_mtime_ns for folder in self._saved()), default=0)
+        written = 0
+        for folder in map(saved_in, (self.latest, self.best)):
+            with suppress(OSError):  # another process may just put a newer one in its place
+                written = max(written, folder.stat().st_mtime_ns if folder else 0)
+        return written
 
 
 class Onlooker(Run):
@@ -204,7 +218,7 @@ class Onlooker(Run):
     def keep_only(self, records: Iterable[Record]) -> None:
         pass
 
-    def report(self, write: Callable[[Path], object]) -> None:
+    def report(self, write: Callable[[Path, Record], object]) -> None:
         pass
 
     def save(self, folder: Path, checkpoint: Checkpoint) -> None:

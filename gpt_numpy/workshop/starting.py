@@ -58,8 +58,10 @@ def _begin(program: Program, given: Given, console: Console, run: Run, config: G
     program.checked(config, given, console)
     engine = program.engine(config, recipe.seed, given)
     state = State(
-        config, recipe, corpus.data, surveyed.digest, threads=engine.threads, processes=program.processes.size
-    )
+        config, recipe, corpus.data, surveyed.digest, threads=engine.threads, processes=program.processes.size,
+        machine=_machine(program, given),
+    )  # fmt: skip
+    run.keep_only([])  # there may be some of a run that ended before it had saved anything
     run.begin(_description(program, run, state, tokenizer, data))
     console.say(_about(data, tokenizer))
     return Training(engine, tokenizer, data, state, run, console, program.processes)
@@ -99,18 +101,25 @@ def _resume(program: Program, given: Given, console: Console, run: Run) -> Train
         data = text_of(checkpoint, given.get("data"), console)
     kept = f"{tokenizer.to_json()} {state.step} {checkpoint.digest} {len(known)}"
     program.processes.agree("flags, text or the run's folder", f"{state.config} {recipe} {data.survey.digest} {kept}")
+    given = {**chosen(program.options, dict(state.machine)), **given}
     program.checked(state.config, given, console)
     if state.processes == program.processes.size:
         given = {"threads": state.threads, **given}  # as many as before, so that it goes on bit for bit
     engine = load_engine(program, replace(checkpoint, state=state), given)
     state = replace(
-        state, data=data.found_by, digest=data.survey.digest, threads=engine.threads, processes=program.processes.size
-    )
+        state, data=data.found_by, digest=data.survey.digest, threads=engine.threads, processes=program.processes.size,
+        machine={**state.machine, **_machine(program, given)},
+    )  # fmt: skip
     run.keep_only(known)
     run.begin(_description(program, run, state, tokenizer, data))
     console.say(_about(data, tokenizer))
     console.say(f"going on after step {state.step} of {recipe.steps}")
     return Training(engine, tokenizer, data, state, run, console, program.processes, known, is_latest)
+
+
+def _machine(program: Program, given: Given) -> Given:
+    """What the engine was asked for that decides its numbers. The device, and who shares the work, may change."""
+    return {name: value for name, value in chosen(program.options, given).items() if name not in program.may_change}
 
 
 def load_engine(program: Program, checkpoint: Checkpoint, given: Given) -> Engine:

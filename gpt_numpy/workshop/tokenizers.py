@@ -52,6 +52,8 @@ class CharTokenizer:
         self.characters = sorted(set(characters))
         if not self.characters:
             raise WrongUse("a tokenizer needs at least one character; the text is empty")
+        if half := next((character for character in self.characters if "\ud800" <= character <= "\udfff"), ""):
+            raise WrongUse(f"{_named(half)} is no character that UTF-8 has")
         self.vocab_size = len(self.characters)
         codes = [ord(character) for character in self.characters]
         self._unknown = self.vocab_size
@@ -67,7 +69,7 @@ class CharTokenizer:
         return ids.astype(smallest_dtype(self.vocab_size))
 
     def decode(self, ids: Sequence[int]) -> bytes:
-        return "".join(self.characters[i] for i in ids).encode("utf-8", "surrogatepass")
+        return "".join(self.characters[i] for i in ids if i < self.vocab_size).encode("utf-8")  # a model may have more
 
     def to_json(self) -> str:
         return json.dumps({"kind": "char", "characters": "".join(self.characters)}, ensure_ascii=False)
@@ -80,6 +82,8 @@ class BPETokenizer:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        model.no_truncation()
+        model.no_padding()
         self.vocab_size = model.get_vocab_size()
         tokens = [model.id_to_token(i) for i in range(self.vocab_size)]
         if not isinstance(model.model, _bpe_library().models.BPE) or None in tokens or not tokens:
@@ -112,13 +116,14 @@ class BPETokenizer:
         pieces = list(_paragraphs(text))
         try:
             ids = [encoded.ids for encoded in self._model.encode_batch_fast(pieces, add_special_tokens=False)]
-        except TypeError:  # half of a pair that means a character, which a terminal in another encoding may send
-            half = next(character for character in text if "\ud800" <= character <= "\udfff")
-            raise WrongUse(f"{_named(half)} is no character that UTF-8 has") from None
+        except Exception as error:  # the library raises nothing more special
+            half = next((character for character in text if "\ud800" <= character <= "\udfff"), "")
+            reason = f"{_named(half)} is no character that UTF-8 has" if half else f"the tokenizer says: {error}"
+            raise WrongUse(reason) from None
         return np.array(list(itertools.chain.from_iterable(ids)), smallest_dtype(self.vocab_size))
 
     def decode(self, ids: Sequence[int]) -> bytes:
-        return b"".join(self._bytes[i] for i in ids if i < self.vocab_size)  # a model may have ids to spare
+        return b"".join(self._bytes[i] for i in ids if i < self.vocab_size)
 
     def to_json(self) -> str:
         return str(self._model.to_str())
