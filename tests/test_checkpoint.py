@@ -1,5 +1,6 @@
 """A checkpoint is whole or is not there, and one that is not as it was written is never used."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -95,8 +96,13 @@ def test_the_disk_has_all_of_a_checkpoint_before_it_counts(train: Train, monkeyp
     old = load_checkpoint(LATEST, to_train=True)
     monkeypatch.setattr(os, "fsync", noted("sync", os.fsync))
     monkeypatch.setattr(Path, "rename", noted("rename", Path.rename))
-    save_checkpoint(LATEST, old)
-    assert done == [*["sync"] * 5, "rename", "rename", "sync"]  # four files and their folder; then what it is called
+    monkeypatch.setattr(Path, "replace", noted("replace", Path.replace))
+    Run(Path("a")).save(LATEST, old)
+    # what was recorded, four files and their folder; then what it is called
+    assert done == ["sync", *["sync"] * 5, "rename", "rename", "sync"]
+    done.clear()
+    Run(Path("a")).keep_only([])
+    assert done == ["sync", "replace"]
 
 
 def saves_without_end(folder: Path, old: Checkpoint) -> None:
@@ -115,7 +121,8 @@ def test_who_reads_while_another_process_writes_sees_one_of_the_two(train: Train
         weights = {20: old.weights, 21: next_of(old).weights}
         changes, before, deadline = 0, 20, time.monotonic() + 60
         while changes < 20 and time.monotonic() < deadline:
-            found = load_checkpoint(LATEST, to_train=True)
+            found = Run(Path("a")).checkpoint("latest")
+            assert Run(Path("a")).saved_at() > 0
             changes += found.state.step != before
             before = found.state.step
             assert all(np.array_equal(found.weights[name], array) for name, array in weights[before].items())
@@ -162,6 +169,7 @@ def test_what_is_not_as_it_was_written_is_named_and_the_newest_whole_one_goes_on
     assert re.search(rf"^{LATEST}\b.*{named}.* It is passed over.$", out, re.MULTILINE)
     assert "going on after step 0 of 20" in out
     assert latest("a") == 20
+    assert (LATEST.parent / "latest.damaged").is_dir()  # somebody may make something of it
     assert [record["step"] for record in records("a", "step")] == list(range(1, 21))
 
 
@@ -197,6 +205,24 @@ def test_a_best_one_that_is_damaged_is_refused_and_does_not_stop_the_run(
         Run(Path("a")).checkpoint("best")
     assert train("a", "--resume", "--steps", "25") == 0
     assert load_checkpoint(BEST).state.step == 25
+
+
+def test_one_that_cannot_be_read_now_is_not_passed_over(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may be whole, and a resumed run would write over it."""
+    train("a", "--lr", "0")
+    before = {path: path.read_bytes() for path in Path("a").rglob("*") if path.is_file()}
+
+    def failing(path: Path, limit: int | None) -> bytes:
+        if path == LATEST / "model.safetensors":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return files.read_limited(path, limit)
+
+    monkeypatch.setattr(checkpoint, "read_limited", failing)
+    assert train("a", "--resume", "--steps", "25") == 2
+    assert "latest/model.safetensors cannot be read: Input/output error\n" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path("a").rglob("*") if path.is_file()} == before
 
 
 def test_where_none_is_whole_nothing_is_written(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,6 +264,18 @@ def test_arrays_that_are_not_those_of_the_model_are_named_whatever_the_sums_say(
     restated(LATEST)
     with pytest.raises(Damaged, match=r"is damaged: (exp_avg_?s?q?\.)?[a-z_.0]+ should be numbers \("):
         load_checkpoint(LATEST, to_train=True)
+
+
+def test_tied_weights_have_both_names(train: Train) -> None:
+    train("a", "--tie-weights")
+    assert train("a", "--resume", "--steps", "25") == 0
+    arrays = load_file(LATEST / "model.safetensors")
+    tied = arrays.pop("lm_head.weight")
+    for changed in ({}, {"lm_head.weight": tied[:-1].copy()}):
+        save_file({**arrays, **changed}, LATEST / "model.safetensors")
+        restated(LATEST)
+        with pytest.raises(Damaged, match=r"lm_head\.weight should be numbers"):
+            load_checkpoint(LATEST)
 
 
 def test_weights_that_the_model_does_not_have_are_named(train: Train) -> None:

@@ -285,6 +285,17 @@ def test_training_goes_on_when_nobody_reads_its_output(here: Path) -> None:
     assert Run(here / "unread").checkpoint("latest").state.step == 6
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no bash there")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_streams_that_are_closed_do_not_matter(here: Path, closed: str) -> None:
+    line = f'"{sys.executable}" -c "{MAIN}" generate --prompt ROMEO --length 5 --seed 1 {closed}'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", line], cwd=here, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith("ROMEO") == (not closed.startswith(">"))
+    assert "Traceback" not in done.stderr
+
+
 def test_ctrl_c_saves_and_ends_with_status_130(folder: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", MAIN, "train", *TINY, "--steps", "100000", "--out", "stopped"],
@@ -328,6 +339,7 @@ def test_every_field_has_a_flag_with_its_meaning(folder: Path) -> None:
         (["train", "--steps", "many"], "--steps: 'many' is not a whole number"),
         (["train", "--steps"], "--steps: expected one argument"),
         (["train", "--steps", "0"], "--steps is a whole number of at least 1, not 0"),
+        (["train", "--warmup", "1" + "0" * 400], "--warmup is below 2^63, not 1000"),
         (["train", "--lr", "nan"], "--lr is a number of at least 0, not nan"),
         (["train", "--n-embd", "10"], "--n-embd 10 cannot be shared among n_head 4 heads"),
         (["train", "--preset", "huge"], "--preset: invalid choice: 'huge'"),

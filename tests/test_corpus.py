@@ -394,6 +394,19 @@ def test_tokens_in_the_cache_are_those_of_this_text_and_this_tokenizer(
             assert tokenizer.decode(data.train.tolist()).decode() == content[:90]
 
 
+def test_tokens_with_one_bit_flipped_are_made_again(
+    tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "IN_MEMORY", 0)
+    file, tokenizer = TextFile(written(tmp_path / "text", "ab" * 50)), CharTokenizer("ab")
+    sound = tokenize(file, survey(file, console), tokenizer, console).train.tolist()
+    (kept,) = (tmp_path / "cache").iterdir()
+    data = bytearray(kept.read_bytes())
+    data[7] ^= 64
+    kept.write_bytes(data)
+    assert tokenize(file, survey(file, console), tokenizer, console).train.tolist() == sound
+
+
 def test_damaged_tokens_are_made_again(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "IN_MEMORY", 0)
     file, tokenizer = TextFile(written(tmp_path / "text", "ab" * 50)), CharTokenizer("ab")

@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,22 @@ def test_a_run_ends_with_its_time_its_speed_and_its_share_of_the_peak(
     steps = [json.loads(line) for line in Path("a/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     speeds = [record["characters_per_second"] for record in steps if record["kind"] == "step"]
     assert speed == pytest.approx(speeds[-1], rel=1e-3)  # which is that of all but the first step
+
+
+def test_a_run_keeps_the_precision_that_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("play.txt").write_text(PLAY, encoding="utf-8")
+    machine = ["--device", "cpu", "--no-self-test"]
+    flags = [*TINY, *machine, "--dtype", "bfloat16", "--attention", "math"]
+    assert run(IN_TORCH, ["train", *flags, "--out", "a"]) == 0
+    steps = str(2 * Run(Path("a")).checkpoint("latest").state.step)
+    for expected, more in (("bfloat16, math", []), ("float32, math", ["--dtype", "float32"])):
+        shutil.copytree("a", f"b{len(more)}")
+        capsys.readouterr()
+        assert run(IN_TORCH, ["train", "--resume", "--out", f"b{len(more)}", "--steps", steps, *machine, *more]) == 0
+        assert f", {expected} attention, CPU" in capsys.readouterr().out
 
 
 def test_the_peak_is_known_of_some_cards_in_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:

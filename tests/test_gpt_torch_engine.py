@@ -1,5 +1,6 @@
 """What gpt_torch's engine has of its own: precision, compilation, what does not fit, and the test of the device."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -130,6 +131,27 @@ def test_without_a_compiler_training_goes_on_and_says_so(
     assert_same(trained(engine), trained(Engine(CONFIG, options=CPU)))
     said = capsys.readouterr().err
     assert said == "torch.compile does not work here, so training goes on without: no compiler found\n"
+
+
+def test_a_gradient_that_no_smaller_scale_helps_is_not_hidden() -> None:
+    """In float16 a step out of range is skipped and the loss scaled less; but not for ever."""
+    engine = Engine(CONFIG, options=replace(CPU, dtype="float16"))
+    scale: Any = engine.model.ln_f.weight
+    scale.register_hook(lambda gradient: gradient * math.nan)
+    before = {name: array.copy() for name, array in engine.weights().items()}
+    norms = [float(engine.train_step(*batch(), RECIPE, step).grad_norm) for step in range(20)]
+    assert norms[:10] == [0.0] * 10
+    assert not math.isfinite(norms[-1])
+    assert engine.first_not_finite(*batch(), RECIPE, 20) == "the gradient of ln_f.weight"
+    assert_same(dict(engine.weights()), before)
+
+
+def test_a_kept_scale_that_is_none_is_passed_over() -> None:
+    engine = Engine(CONFIG, options=replace(CPU, dtype="float16"))
+    trained(engine)
+    for scaler in (np.ones(2), np.full(3, np.nan)):
+        engine.load(engine.weights(), {**engine.optimizer_state(), "scaler": scaler}, 3)
+        assert math.isfinite(float(engine.train_step(*batch(), RECIPE, 3).loss))
 
 
 def on_a_card() -> None:

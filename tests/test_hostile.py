@@ -18,9 +18,11 @@ import torch
 from gpt_numpy.cli import PROGRAM as BY_HAND
 from gpt_numpy.workshop.checkpoint import Damaged, load_checkpoint
 from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.runs import Run
+from gpt_numpy.workshop.tokenizers import BPETokenizer, tokenizer_from
 from gpt_torch.cli import PROGRAM as IN_TORCH
-from tests.runs import Train, restated
+from tests.runs import PLAY, Train, restated
 
 LATEST = Path("a/checkpoints/latest")
 DEEP = '{"a":' * 10_000 + "1" + "}" * 10_000
@@ -221,7 +223,8 @@ def test_names_with_path_tricks_are_not_followed(name: str, there: Path, capsys:
 @pytest.mark.parametrize(
     "change",
     [{"n_layer": 10**12}, {"n_embd": 10**12, "n_head": 1}, {"vocab_size": 10**12}, {"n_positions": 10**12},
-     {"n_layer": "2"}, {"activation_function": []}, {"n_inner": []}, {"resid_pdrop": "much"}],
+     {"n_embd": None}, {"n_embd": {}}, {"n_layer": "2"}, {"activation_function": []}, {"n_inner": []},
+     {"resid_pdrop": "much"}],
     ids=str,
 )  # fmt: skip
 def test_sizes_that_are_a_lie_are_refused(
@@ -259,6 +262,53 @@ def test_a_run_whose_batches_fit_nowhere_is_refused(
     capsys.readouterr()
     assert train("a", "--resume", "--steps", "21") == 2
     assert "a batch of 1,000,000,000,000 sequences takes" in said(capsys)
+
+
+@pytest.mark.parametrize("name", ["state.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "zeros"])
+def test_what_is_no_file_is_not_read(
+    make: Callable[[Path], None], name: str, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train("a")
+    for which in ("latest", "best"):
+        (Path("a/checkpoints") / which / name).unlink()
+        make(Path("a/checkpoints") / which / name)
+    capsys.readouterr()
+    assert run(BY_HAND, ["generate", "--run", "a"]) == 2
+    assert f"best/{name} cannot be understood: it is not a file" in said(capsys)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_folder_with_a_pipe_is_refused(name: str, there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (there / name).unlink()
+    os.mkfifo(there / name)
+    assert run(IN_TORCH, ["import", "there", "--out", "b"]) == 2
+    assert f"there/{name} cannot be read: it is not a file" in said(capsys)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [{"truncation": {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0}},
+     {"padding": {"strategy": {"Fixed": 500}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+                  "pad_type_id": 0, "pad_token": "x"}}],
+    ids=["cut", "padded"],
+)  # fmt: skip
+def test_a_tokenizer_neither_cuts_nor_pads_a_text(kept: dict[str, Any]) -> None:
+    sound = BPETokenizer.train(iter([PLAY]), 300)
+    found = tokenizer_from(json.dumps({**json.loads(sound.to_json()), **kept}).encode())
+    assert found.encode(PLAY).tolist() == sound.encode(PLAY).tolist()
+
+
+def test_a_tokenizer_that_fails_is_one_line() -> None:
+    model = {"type": "BPE", "vocab": {"a": 0}, "merges": [], "unk_token": "nope"}
+    tokenizer = tokenizer_from(json.dumps({"version": "1.0", "added_tokens": [], "model": model}).encode())
+    with pytest.raises(WrongUse, match="the tokenizer says"):
+        tokenizer.encode("b")
+
+
+def test_half_a_character_is_none() -> None:
+    with pytest.raises(WrongUse, match=r"U\+D800\) is no character that UTF-8 has"):
+        tokenizer_from(b'{"kind": "char", "characters": "a\\ud800"}')
 
 
 def test_files_beside_a_checkpoint_are_not_touched(train: Train) -> None:

@@ -13,13 +13,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gpt_numpy.cli import PROGRAM
 from gpt_numpy.engine import Engine
 from gpt_numpy.workshop import loop
+from gpt_numpy.workshop.checkpoint import Checkpoint
 from gpt_numpy.workshop.commands import run
 from gpt_numpy.workshop.engine import Trained
+from gpt_numpy.workshop.judging import Judged
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs import LOCK, Run
 from gpt_torch.cli import PROGRAM as IN_TORCH
@@ -231,6 +234,39 @@ def test_a_run_does_not_begin_where_it_could_not_be_saved(
     assert "No space left on device" in err
 
 
+def test_without_a_folder_for_temporary_files_too(
+    small_disk: Path, train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk / "none-such"))
+    at_step(12, lambda: fill(small_disk))
+    assert train(str(small_disk / "a")) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"gpt-numpy: step 20 is lost: neither {small_disk}/a (No space left on device) nor a folder ")
+    assert err.endswith("(No such file or directory) can be written; the newest checkpoint is of step 10\n")
+
+
+def test_a_best_checkpoint_that_could_not_be_written_is_tried_again(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([5.0, 4.0, 6.0, 6.0, 6.0])
+    monkeypatch.setattr(loop, "running_loss", lambda *_: iter([Judged(1.0, next(losses))]))
+    save, failed = Run.save, list[Checkpoint]()
+
+    def failing(self: Run, folder: Path, checkpoint: Checkpoint) -> None:
+        if folder.name == "best" and checkpoint.state.step == 5 and not failed:
+            failed.append(checkpoint)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(self, folder, checkpoint)
+
+    monkeypatch.setattr(Run, "save", failing)
+    assert train("a") == 0
+    assert failed
+    assert Run(Path("a")).checkpoint("best").state.step == 5
+    weights = Run(Path("a")).checkpoint("best").weights
+    assert all(np.array_equal(array, failed[0].weights[name]) for name, array in weights.items())
+
+
 def test_an_export_that_does_not_fit_leaves_nothing_behind(
     small_disk: Path, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -326,6 +362,12 @@ def test_a_folder_that_now_belongs_to_another_run_is_left_alone(
     assert [path.name for path in Path("a").iterdir()] == [LOCK]
 
 
+def test_what_a_run_is_may_be_written_over_while_it_trains(train: Train, at_step: Callable[..., None]) -> None:
+    at_step(7, lambda: Path("a/config.json").write_text("[]", encoding="utf-8"))
+    assert train("a") == 0
+    assert "all steps are done" in Path("a/report.html").read_text(encoding="utf-8")
+
+
 # ---- two at once ------------------------------------------------------------------------------------------------
 
 
@@ -367,6 +409,36 @@ def test_a_run_that_ended_before_it_saved_anything_is_begun_again(
         capsys.readouterr().err
     )
     assert train("a") == 0
+    assert len(records("a", "step")) == 20
+
+
+def test_a_wrong_use_loses_nothing_of_a_folder(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (LOCK, "metrics.jsonl", "config.json"):
+        (Path("began") / name).parent.mkdir(exist_ok=True)
+        (Path("began") / name).write_text("{}", encoding="utf-8")
+    shutil.copytree("began", "project")
+    Path("project/thesis.txt").write_text("years", encoding="utf-8")
+    before = files_of(Path("."))
+    assert train("began", "--data", "missing.txt") == 2
+    assert train("project") == 2
+    assert "project is not empty; give another folder" in capsys.readouterr().err
+    (Path("began") / LOCK).write_text("{}", encoding="utf-8")  # who held it last
+    assert files_of(Path(".")) == before
+
+
+def test_a_run_that_came_between_looking_and_locking_is_not_written_over(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hold = Run.hold
+
+    def late(self: Run) -> None:
+        monkeypatch.setattr(Run, "hold", hold)
+        assert train("a") == 0
+        hold(self)
+
+    monkeypatch.setattr(Run, "hold", late)
+    assert train("a", "--seed", "7") == 2
+    assert "a holds a run already" in capsys.readouterr().err
     assert len(records("a", "step")) == 20
 
 

@@ -445,6 +445,30 @@ def test_a_learning_rate_that_is_far_too_high_ends_the_run_which_can_go_on_with_
     assert records("a", "step") == records("b", "step")
 
 
+@pytest.mark.parametrize("asked", [False, True], ids=["due", "asked to stop"])
+def test_weights_that_a_step_has_made_infinite_are_not_saved(
+    asked: bool, train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = Engine.train_step
+
+    def broken(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
+        found = step(self, ids, targets, recipe, number)
+        if number == 13:
+            weights = {name: array.copy() for name, array in self.weights().items()}
+            weights["ln_f.weight"][0] = np.inf
+            self.model.load_state_dict(weights)
+            if asked:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    monkeypatch.setattr(Engine, "train_step", broken)
+    assert train("a", "--checkpoint-every", "7") == 1
+    said = "step 14 has made ln_f.weight not finite. The newest checkpoint is of step 10; a lower --lr or"
+    assert said in capsys.readouterr().err
+    monkeypatch.setattr(Engine, "train_step", step)
+    assert train("a", "--resume") == 0
+
+
 def test_a_validation_loss_that_is_not_a_number_ends_the_run(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
