@@ -404,6 +404,7 @@ def test_a_run_that_ended_before_it_saved_anything_is_begun_again(
         with pytest.raises(SystemExit):
             train("a")
     assert {path.name for path in Path("a").iterdir()} == {LOCK, "config.json", "metrics.jsonl"}
+    (Path("a") / ".config.json.new").write_text("{", encoding="utf-8")  # it may end in the middle of anything
     assert train("a", "--resume") == 2
     assert "a holds no checkpoint; a run saves one before its first step: begin it again by train --out a" in (
         capsys.readouterr().err

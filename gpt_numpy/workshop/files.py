@@ -9,9 +9,14 @@ from typing import Any
 
 def write_whole(path: Path, data: bytes) -> None:
     """Whoever reads it, also after a crash, sees what was there before or all of this."""
-    beside = path.with_name(f".{path.name}.new")
+    beside = path.with_name(half_written(path.name))
     write_synced(beside, data)
     beside.replace(path)
+
+
+def half_written(name: str) -> str:
+    """What a file is called until it is whole."""
+    return f".{name}.new"
 
 
 def write_synced(path: Path, data: bytes) -> None:

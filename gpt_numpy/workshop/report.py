@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_numpy.workshop.advice import PHASES, phase_of
+from gpt_numpy.workshop.files import write_whole
 from gpt_numpy.workshop.judging import bits, perplexity
 from gpt_numpy.workshop.runs import Record, Run
 
@@ -22,9 +22,8 @@ Values = NDArray[np.float64]
 def write_report(folder: Path, config: Record) -> Path:
     """Write folder/report.html from what a run is (config.json) and metrics.jsonl, however little there is yet."""
     data = embedded(plain(contents(config, list(Run(folder).records()))))
-    page, beside = folder / "report.html", folder / "report.new"
-    beside.write_text(TEMPLATE.read_text(encoding="utf-8").replace("{{data}}", data), encoding="utf-8")
-    os.replace(beside, page)  # a reader sees the old page or the new one, never half of one
+    page = folder / "report.html"
+    write_whole(page, TEMPLATE.read_text(encoding="utf-8").replace("{{data}}", data).encode("utf-8"))
     return page
 
 

@@ -21,12 +21,12 @@ from gpt_numpy.workshop.checkpoint import (
 )
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.files import read_limited, table_from, write_whole
+from gpt_numpy.workshop.files import half_written, read_limited, table_from, write_whole
 from gpt_numpy.workshop.lock import Held, Lock
 
 RUNS = Path("runs")
 LOCK = ".minitensor.lock"
-OURS = {LOCK, "config.json", "metrics.jsonl", "report.html", "checkpoints"}  # before anything was saved
+OURS = {"config.json", "metrics.jsonl", "report.html", "checkpoints"}
 LONGEST_RECORD = 1_000_000  # characters
 LARGEST = 1 << 53  # a whole number in a record
 Record = dict[str, Any]
@@ -64,7 +64,8 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             found = {path.name for path in self.folder.iterdir()}
-            if found and not self._saved() and not (LOCK in found and found <= OURS):
+            ours = {LOCK, *OURS, *map(half_written, OURS)}  # of a run that ended before it had saved anything
+            if found and not self._saved() and not (LOCK in found and found <= ours):
                 raise WrongUse(f"{self.folder} is not empty; give another folder")
             self.hold()
             if self._saved():
