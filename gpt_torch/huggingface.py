@@ -203,6 +203,8 @@ def _our_weights(folder: Path, config: GPTConfig) -> Arrays:
         weight = turned(name, theirs[their])
         if weight.shape != shape:
             raise WrongUse(f"{folder}: {their} has the wrong shape, {theirs[their].shape}")
+        if not np.isfinite(weight).all():
+            raise WrongUse(f"{folder}: {their} is not finite")
         weights[name] = np.ascontiguousarray(weight)
     if config.tie_weights:
         weights["lm_head.weight"] = weights["tok_emb.weight"]

@@ -266,6 +266,18 @@ def test_arrays_that_are_not_those_of_the_model_are_named_whatever_the_sums_say(
         load_checkpoint(LATEST, to_train=True)
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
+def test_arrays_that_are_not_finite_are_worth_nothing(file: str, train: Train) -> None:
+    train("a", "--steps", "1")
+    arrays = load_file(LATEST / file)
+    name = sorted(arrays)[3]
+    arrays[name].flat[0] = np.inf
+    save_file(arrays, LATEST / file)
+    restated(LATEST)
+    with pytest.raises(Damaged, match=f"is worth nothing: {re.escape(name)} is not finite"):
+        load_checkpoint(LATEST, to_train=True)
+
+
 def test_tied_weights_have_both_names(train: Train) -> None:
     train("a", "--tie-weights")
     assert train("a", "--resume", "--steps", "25") == 0

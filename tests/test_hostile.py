@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
 from gpt_numpy.cli import PROGRAM as BY_HAND
 from gpt_numpy.workshop.checkpoint import Damaged, load_checkpoint
@@ -187,6 +189,14 @@ def test_a_folder_that_carries_a_pickle_is_refused(
     assert run(IN_TORCH, ["import", "there", "--out", "b"]) == 2
     assert f"there carries {name}, and to open such a file is to run what is in it" in said(capsys)
     assert not Path("exploded").exists()
+
+
+def test_weights_that_are_not_finite_are_refused(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arrays = load_file(there / "model.safetensors")
+    arrays["transformer.ln_f.weight"][0] = np.nan
+    save_file(arrays, there / "model.safetensors")
+    assert run(IN_TORCH, ["import", "there", "--out", "b"]) == 2
+    assert said(capsys) == "gpt-torch: there: ln_f.weight is not finite\n"
 
 
 def test_weights_that_are_a_pickle_are_not_opened(there: Path, capsys: pytest.CaptureFixture[str]) -> None:

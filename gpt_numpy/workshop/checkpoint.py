@@ -233,6 +233,8 @@ def _check_fit(folder: Path, config: GPTConfig, weights: Arrays, memory: Arrays)
             found = arrays[name].shape if name in arrays else "nothing"
             if found != shape or arrays[name].dtype.kind != "f":
                 raise Damaged(f"{folder} is damaged: {name} should be numbers {shape}, and is {found}")
+            if not np.isfinite(arrays[name]).all():
+                raise Damaged(f"{folder} is worth nothing: {name} is not finite")
     if unknown := weights.keys() - expected.keys():
         raise Damaged(f"{folder} is damaged: the model has no {min(unknown)}")
 
