@@ -149,7 +149,8 @@ def killed(trainer: Trainer, kills: int, steps: int, longest: float, seed: int) 
                 found[trainer.page.work] += 1
                 safe = trainer.page.saved
                 assert not safe or Run(trainer.folder / out).checkpoint("latest").state.step >= safe
-        assert status == 0, trainer.said
+        # one that was killed in its last moment, when all was written, has nothing left to do
+        assert status == 0 or f"{out} has done its {steps} steps" in trainer.said, trainer.said
         assert_same_run(whole, trainer.folder / out)
     return found, number
 
