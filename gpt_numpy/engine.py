@@ -25,8 +25,8 @@ from threadpoolctl import ThreadpoolController
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.model import GPT, Cache
-from gpt_numpy.parts import MOMENTS, Part, shared_out
-from gpt_numpy.workshop.engine import Arrays, Ids, Trained
+from gpt_numpy.parts import Part, shared_out
+from gpt_numpy.workshop.engine import MOMENTS, Arrays, Ids, Trained
 from gpt_numpy.workshop.memory import keep_freed_memory
 from gpt_numpy.workshop.processes import available_cores
 from gpt_numpy.workshop.recipes import Recipe

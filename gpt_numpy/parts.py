@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from gpt_numpy.workshop.engine import Arrays
+from gpt_numpy.workshop.engine import MOMENTS, Arrays
 from gpt_numpy.workshop.recipes import Recipe
 from minitensor import Tensor
 from minitensor.arrays import read_only
@@ -21,8 +21,6 @@ from minitensor.optim import AdamW, clip_grads_with_norm_, get_total_norm
 from minitensor.tensor import wrap
 
 Parameters = Mapping[str, Parameter]  # by name
-
-MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's memory
 
 
 class Row:

@@ -25,7 +25,7 @@ from torch.optim import AdamW
 from torch.utils.checkpoint import checkpoint
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.engine import Arrays, Ids, Trained
+from gpt_numpy.workshop.engine import MOMENTS, Arrays, Ids, Trained
 from gpt_numpy.workshop.errors import RunFailed
 from gpt_numpy.workshop.processes import Processes, check_threads
 from gpt_numpy.workshop.recipes import Recipe
@@ -305,7 +305,6 @@ class Engine:
         return f"PyTorch {torch.__version__}, {', '.join(how)}, {describe(self.device)}{many}"
 
 
-MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's memory
 SCALER = "scaler"  # of float16: the scale, the steps since it changed, the steps that were not skipped
 
 

@@ -25,7 +25,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.engine import Arrays
+from gpt_numpy.workshop.engine import MOMENTS, Arrays
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.files import read_limited, sha256, sync_folder, table_from, write_synced
 from gpt_numpy.workshop.recipes import Recipe
@@ -35,7 +35,6 @@ from gpt_numpy.workshop.weights import parameter_shapes
 FORMAT = 2  # of state.json; 1 had no sums
 LARGEST_STATE = 1_000_000  # bytes
 MODEL, OPTIMIZER, TOKENIZER, STATE = "model.safetensors", "optimizer.safetensors", "tokenizer.json", "state.json"
-MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW remembers of each parameter
 
 
 class Damaged(WrongUse):
@@ -57,7 +56,7 @@ class State:
     since_best: int = 0  # evaluations
     threads: int = 0  # of the engine: with as many, the run goes on bit for bit
     processes: int = 1  # each with as many threads
-    machine: Mapping[str, Any] = field(default_factory=dict)  # what else the engine was asked for, as its numbers
+    machine: Mapping[str, Any] = field(default_factory=dict)  # what else the engine was asked for, such as a precision
 
     def __post_init__(self) -> None:
         for name, least in {"step": 0, "judged": -1, "best_step": 0, "since_best": 0, "threads": 0}.items():
@@ -173,7 +172,7 @@ def _load(folder: Path, to_train: bool) -> Checkpoint:
     content = _content(folder)
     state = _state(folder, content)
     sums = content.get("files", {})
-    text = _read(folder / TOKENIZER, sums)
+    text, _ = _read(folder / TOKENIZER, sums)
     with _damage_of(folder / TOKENIZER):
         tokenizer = tokenizer_from(text)
         if tokenizer.kind != state.recipe.tokenizer or tokenizer.vocab_size > state.config.vocab_size:
@@ -206,18 +205,20 @@ def _state(folder: Path, content: Mapping[str, Any]) -> State:
 
 
 def _arrays(path: Path, sums: Mapping[str, str]) -> tuple[Arrays, str]:
-    data = _read(path, sums)
+    data, digest = _read(path, sums)
     with _damage_of(path):
         arrays = safetensors.numpy.load(data)  # in any order, while many processes need the same one
-        return dict(sorted(arrays.items())), sha256(data)
+        return dict(sorted(arrays.items())), digest
 
 
-def _read(path: Path, sums: Mapping[str, str]) -> bytes:
+def _read(path: Path, sums: Mapping[str, str]) -> tuple[bytes, str]:
+    """What is in a file, and its SHA-256, which is the one that it should be."""
     with _damage_of(path):
         data = read_limited(path, LARGEST_TOKENIZER if path.name == TOKENIZER else None)
-        if path.name in sums and sums[path.name] != sha256(data):
+        digest = sha256(data)
+        if sums.get(path.name, digest) != digest:
             raise _changed(path)
-        return data
+        return data, digest
 
 
 def _check_fit(folder: Path, config: GPTConfig, weights: Arrays, memory: Arrays) -> None:

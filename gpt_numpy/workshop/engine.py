@@ -15,6 +15,8 @@ from gpt_numpy.workshop.recipes import Recipe
 Ids = NDArray[np.int64]  # (B, T)
 Arrays = Mapping[str, NDArray[Any]]
 
+MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW remembers of each parameter
+
 
 class Trained(NamedTuple):
     """What a training step reports. float() of it may have to wait for a device that is still at work."""

@@ -1,4 +1,4 @@
-"""Memory that a step frees stays with the process, for the next step.
+"""How much memory there is; and that what a step frees of it stays with the process, for the next step.
 
 Each step makes the same large arrays. glibc, the C library of most Linux systems, hands large arrays back as soon as
 they are freed, and the system then clears every page of the new ones before they can be used.
