@@ -5,7 +5,7 @@ the arrays in use stay small. NumPy lets other threads run while it computes. BL
 two crowds of threads on the same cores would only wait for each other.
 
 Then each thread updates a part of the parameters (see parts.py): it adds up what all threads have found for their
-gradients, and has an optimizer of its own for them. In between the threads wait for each other, since the norm that
+gradients, and has optimizers of its own for them. In between the threads wait for each other, since the norm that
 gradients are clipped by is of all of them together.
 
 Which thread takes which sequences and which parameters, and the order in which gradients are added, depend on the
@@ -26,8 +26,9 @@ from threadpoolctl import ThreadpoolController
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.model import GPT, Cache
 from gpt_numpy.parts import Part, shared_out
-from gpt_numpy.workshop.engine import MOMENTS, Arrays, Ids, Trained
+from gpt_numpy.workshop.engine import Arrays, Ids, Trained
 from gpt_numpy.workshop.memory import keep_freed_memory
+from gpt_numpy.workshop.optimizers import MEMORY, optimizer_of
 from gpt_numpy.workshop.processes import available_cores
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.streams import DROPOUT
@@ -45,7 +46,7 @@ ALL_AT_ONCE = 4096  # tokens that all threads together work on at once: many thr
 
 
 class Engine:
-    """A GPT, and the threads that do the work, each with an optimizer for a part of the parameters."""
+    """A GPT, and the threads that do the work, each with optimizers for a part of the parameters."""
 
     def __init__(self, config: GPTConfig, seed: int = 0, threads: int | None = None) -> None:
         self.config = config
@@ -53,15 +54,19 @@ class Engine:
         self.peak: float | None = None
         self.model = GPT(config, seed)
         self.parameters = dict(self.model.named_parameters())
-        self.parts = [Part(some) for some in shared_out(self.parameters, self.threads)]
+        self.parts: list[Part] = []  # made with the first step, which says by which optimizer
         self.sound = True  # no loss and no gradient was anything but finite
         numpys_blas().limit(limits=1)  # for the whole process, for good
         keep_freed_memory()
         self.pool = ThreadPoolExecutor(self.threads)
 
+    def _parts(self, optimizer: str) -> list[Part]:
+        return [Part(some, optimizer) for some in shared_out(self.parameters, self.threads)]
+
     # -- training and judging --
 
     def train_step(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Trained:
+        self.parts = self.parts or self._parts(recipe.optimizer)
         loss, found = self._gradients(ids, targets, recipe, step)
         grad_norm = get_total_norm(self._map(lambda part: part.add_up(found), self.parts)).item()
         self.sound = self.sound and math.isfinite(loss) and math.isfinite(grad_norm)
@@ -131,13 +136,12 @@ class Engine:
 
     def optimizer_state(self) -> Arrays:
         state = {name: array for part in self.parts for name, array in part.state().items()}
-        return {
-            key: state[key] for moment in MOMENTS for name in self.parameters if (key := f"{moment}.{name}") in state
-        }
+        return {key: state[key] for kind in MEMORY for name in self.parameters if (key := f"{kind}.{name}") in state}
 
     def load(self, weights: Arrays, optimizer_state: Arrays, step: int) -> None:
         self.model.load_state_dict(weights)
         self.sound = True
+        self.parts = self._parts(optimizer_of(optimizer_state)) if optimizer_state else []
         for part in self.parts:
             part.load(optimizer_state, step)
 

@@ -1,40 +1,48 @@
-"""The parameters of a model in parts, one for each thread, and the optimizer of each part.
+"""The parameters of a model in parts, one for each thread, and their optimizers.
 
 A model has dozens of parameters, most of them small, and NumPy's calls on small arrays take longer to begin than to
-end. So the parameters of a part stand side by side in long arrays, and AdamW passes over those; what the model holds
-are views of them.
+end. So what AdamW trains stands side by side in long arrays, over which it passes; what the model holds are views of
+them. Muon needs each matrix as it is, alone.
 """
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from gpt_numpy.workshop.engine import MOMENTS, Arrays
+from gpt_numpy.workshop.engine import Arrays
+from gpt_numpy.workshop.optimizers import REMEMBERED, grouped, settings_at
 from gpt_numpy.workshop.recipes import Recipe
 from minitensor import Tensor
 from minitensor.arrays import read_only
 from minitensor.nn import Parameter
 from minitensor.op import Array
-from minitensor.optim import AdamW, clip_grads_with_norm_, get_total_norm
+from minitensor.optim import AdamW, Muon, Optimizer, clip_grads_with_norm_, get_total_norm
 from minitensor.tensor import wrap
 
 Parameters = Mapping[str, Parameter]  # by name
 
 
 class Row:
-    """Parameters side by side in one long parameter, `whole`."""
+    """Parameters of one group side by side in one long parameter, `whole`, and its optimizer; or a matrix alone."""
 
-    def __init__(self, parameters: Parameters, decays: bool) -> None:
-        self.parameters, self.decays = parameters, decays
-        self.whole = Parameter(side_by_side(p.array for p in parameters.values()))
+    def __init__(self, kind: str, parameters: Parameters) -> None:
+        self.kind, self.parameters = kind, parameters
+        alone = next(iter(parameters.values())) if kind == "hidden" else None
+        self.shape = alone.shape if alone is not None else (-1,)
+        self.whole = Parameter(self.joined({name: p.array for name, p in parameters.items()}))
+        self.optimizer: Optimizer = Muon([self.whole]) if kind == "hidden" else AdamW([self.whole])
         self.handed_out: dict[str, Array] = {}
+
+    def joined(self, arrays: Mapping[str, Array]) -> Array:
+        """A new array with what is given for each parameter."""
+        return np.concatenate([arrays[name].reshape(-1) for name in self.parameters]).reshape(self.shape)
 
     def gather(self) -> None:
         """Take over what the parameters hold, if somebody has given them other arrays than `hand_out` did."""
         if any(p.array is not self.handed_out.get(name) for name, p in self.parameters.items()):
-            self.whole.array = read_only(side_by_side(p.array for p in self.parameters.values()))
+            self.whole.array = read_only(self.joined({name: p.array for name, p in self.parameters.items()}))
 
     def hand_out(self) -> None:
         self.handed_out = dict(self.taken_apart(self.whole.array))
@@ -42,27 +50,26 @@ class Row:
             self.parameters[name].array = array
 
     def taken_apart(self, whole: Array) -> Iterator[tuple[str, Array]]:
-        """What a long array holds for each parameter."""
+        """What an array like `whole` holds for each parameter."""
         ends = itertools.accumulate((p.array.size for p in self.parameters.values()), initial=0)
         for (name, p), (start, end) in zip(self.parameters.items(), itertools.pairwise(ends), strict=True):
-            yield name, whole[start:end].reshape(p.shape)
+            yield name, whole.reshape(-1)[start:end].reshape(p.shape)
 
 
 class Part:
-    """Some parameters, and AdamW for them."""
+    """Some parameters, and the optimizers for them."""
 
-    def __init__(self, parameters: Parameters) -> None:
-        # Decay pulls matrices towards 0. Biases, and the scales of layer norms, which start at 1, are left alone.
-        matrices = {name: p for name, p in parameters.items() if p.ndim >= 2}
-        others = {name: p for name, p in parameters.items() if p.ndim < 2}
-        self.rows = [Row(kind, decays) for kind, decays in ((matrices, True), (others, False)) if kind]
-        self.optimizer = AdamW([{"params": [row.whole]} for row in self.rows])
+    def __init__(self, parameters: Parameters, optimizer: str) -> None:
+        self.rows = []
+        for kind, some in grouped(parameters, optimizer).items():
+            together = [{name: p} for name, p in some.items()] if kind == "hidden" else [some]
+            self.rows += [Row(kind, them) for them in together]
 
     def add_up(self, found: Sequence[Mapping[str, Array]]) -> Tensor:
         """The norm of this part's gradients, which are the sums of what each thread has found."""
         gradients = []
         for row in self.rows:
-            by_thread = (side_by_side(by_name[name] for name in row.parameters) for by_name in found)
+            by_thread = map(row.joined, found)
             total = next(by_thread)
             for gradient in by_thread:
                 total += gradient
@@ -72,33 +79,30 @@ class Part:
         return get_total_norm(gradients)
 
     def update(self, grad_norm: float, recipe: Recipe, step: int) -> None:
-        """A step of AdamW, after scaling by the norm that the gradients of all parts have together."""
-        for row, group in zip(self.rows, self.optimizer.param_groups, strict=True):
-            clip_grads_with_norm_(row.whole, recipe.grad_clip or math.inf, grad_norm)
-            group.update(lr=recipe.lr_at(step), betas=(recipe.beta1, recipe.beta2))
-            group.update(weight_decay=recipe.weight_decay if row.decays else 0.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        """A step, after scaling by the norm that the gradients of all parts have together."""
+        settings = settings_at(recipe, step)
         for row in self.rows:
+            clip_grads_with_norm_(row.whole, recipe.grad_clip or math.inf, grad_norm)
+            row.optimizer.param_groups[0].update(settings[row.kind])
+            row.optimizer.step()
+            row.optimizer.zero_grad()
             row.hand_out()
 
     def state(self) -> Arrays:
-        """What AdamW remembers: MOMENT.NAME for each parameter, nothing before the first step."""
+        """What the optimizers remember: KIND.NAME for each parameter, nothing before the first step."""
         return {
-            f"{moment}.{name}": array.copy()
+            f"{kind}.{name}": array.copy()
             for row in self.rows
-            for moment in MOMENTS
-            if (kept := self.optimizer.state.get(row.whole))
-            for name, array in row.taken_apart(kept[moment])
+            for kind in REMEMBERED[row.kind]
+            if (kept := row.optimizer.state.get(row.whole))
+            for name, array in row.taken_apart(kept[kind])
         }
 
     def load(self, state: Arrays, step: int) -> None:
-        self.optimizer.state = {
-            row.whole: {"step": step}
-            | {moment: side_by_side(state[f"{moment}.{name}"] for name in row.parameters) for moment in MOMENTS}
-            for row in self.rows
-            if state
-        }
+        for row in self.rows:
+            kinds = REMEMBERED[row.kind]
+            kept = {kind: row.joined({name: state[f"{kind}.{name}"] for name in row.parameters}) for kind in kinds}
+            row.optimizer.state = {row.whole: {"step": step, **kept}}
 
 
 def shared_out(parameters: Parameters, parts: int) -> list[Parameters]:
@@ -107,8 +111,3 @@ def shared_out(parameters: Parameters, parts: int) -> list[Parameters]:
     for name, p in sorted(parameters.items(), key=lambda item: -item[1].array.size):
         min(shares, key=lambda share: sum(p.array.size for p in share.values()))[name] = p
     return [share for share in shares if share]
-
-
-def side_by_side(arrays: Iterable[Array]) -> Array:
-    """A new array with the numbers of all."""
-    return np.concatenate([array.reshape(-1) for array in arrays])

@@ -10,7 +10,7 @@ from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
 
 import numpy as np
@@ -21,18 +21,19 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import AdamW
 from torch.utils.checkpoint import checkpoint
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.engine import MOMENTS, Arrays, Ids, Trained
+from gpt_numpy.workshop.engine import Arrays, Ids, Trained
 from gpt_numpy.workshop.errors import RunFailed
+from gpt_numpy.workshop.optimizers import MEMORY, REMEMBERED, grouped, optimizer_of, settings_at
 from gpt_numpy.workshop.processes import Processes, check_threads
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.streams import DROPOUT
 from gpt_torch.device import describe, find_device, find_dtype, is_full, noticing_full_memory, peak_of
 from gpt_torch.distributed import divided, is_loss, like, noticing_loss, shares, summed, whole
 from gpt_torch.model import GPT, Cache
+from gpt_torch.muon import MuonAdamW
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Options:
 
 
 class Engine:
-    """A GPT, its optimizer, and the device that does the work."""
+    """A GPT, its optimizers, and the device that does the work."""
 
     def __init__(
         self, config: GPTConfig, seed: int = 0, options: Options | None = None, processes: Processes | None = None
@@ -92,6 +93,7 @@ class Engine:
         with noticing_loss(), noticing_full_memory():
             self.together = divided(self.model, self.device, self.dtype, self.options.parallel, self.processes.size)
         self.parameters = dict(self.model.named_parameters())
+        self.optimizer: MuonAdamW | None = None  # made with the first step, which says which
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         # Whether a loss or a gradient was not finite, as 1 or 0: such a step, and each one after it, is not made. On
         # CUDA the optimizer sees to that on the device, so that nothing waits for the number.
@@ -106,18 +108,16 @@ class Engine:
     def compiled(self) -> bool:
         return self.forward is not self.together
 
-    @cached_property
-    def optimizer(self) -> AdamW:  # made when it is first needed: PyTorch takes seconds to load it
-        # Decay pulls matrices towards 0. Biases, and the scales of layer norms, which start at 1, are left alone.
-        matrices = [p for p in self.parameters.values() if p.ndim >= 2]
-        others = [p for p in self.parameters.values() if p.ndim < 2]
-        return AdamW([{"params": matrices}, {"params": others}], fused=True)
+    def _made(self, optimizer: str) -> MuonAdamW:
+        groups = grouped(self.parameters, optimizer).items()
+        return MuonAdamW(({"params": list(some.values()), "kind": kind} for kind, some in groups), self.dtype)
 
     # -- training and judging --
 
     @noticing_loss()
     @noticing_full_memory()
     def train_step(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Trained:
+        optimizer = self.optimizer = self.optimizer or self._made(recipe.optimizer)
         for_training(self.model, True)
         loss = None
         try:
@@ -134,17 +134,18 @@ class Engine:
         if loss is None:  # memory was full, of activations too, which have gone with the error
             raise self._too_large(ids, targets, recipe)
         self.proven = True
-        self.scaler.unscale_(self.optimizer)
+        self.scaler.unscale_(optimizer)
         grad_norm = whole(clip_grad_norm_(self.parameters.values(), recipe.grad_clip or math.inf))
         if self.scaler.is_enabled() and self.scaler.get_scale() >= 1.0:
             grad_norm = grad_norm.nan_to_num(0.0, 0.0)  # out of float16's range: no step, and a smaller scale
-        for group, decay in zip(self.optimizer.param_groups, (recipe.weight_decay, 0.0), strict=True):
-            group.update(lr=recipe.lr_at(step), betas=(recipe.beta1, recipe.beta2), weight_decay=decay)
+        settings = settings_at(recipe, step)
+        for group in optimizer.param_groups:
+            group.update(settings[group["kind"]])
         self.unsound = torch.maximum(self.unsound, 1.0 - (loss.isfinite() & grad_norm.isfinite()).float())
         if self.skips_by_itself:
-            setattr(self.optimizer, "found_inf", self.unsound)  # noqa: B010
+            setattr(optimizer, "found_inf", self.unsound)  # noqa: B010
         if self.skips_by_itself or not self.unsound:
-            self.scaler.step(self.optimizer)
+            self.scaler.step(optimizer)
         self.scaler.update()
         return Trained(loss, grad_norm)
 
@@ -159,7 +160,7 @@ class Engine:
 
     def backward(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Tensor:
         """The loss of the whole batch, and its gradients, times the scaler's scale, in the parameters."""
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         losses = []
         pieces = shares(len(ids), recipe.micro_batch, self.processes)
         for piece in pieces:
@@ -198,7 +199,7 @@ class Engine:
         if self.options.parallel == "fsdp":  # where no process can try anything alone
             return RunFailed(f"out of memory on {describe(self.device)}; try --micro-batch {max(1, rows // 2)}")
         forward = self.forward if self.processes.size == 1 else self.model  # of which other processes do not hear
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         while rows > 1:
             rows //= 2
             try:
@@ -255,11 +256,14 @@ class Engine:
         return self._gathered(self.model.state_dict())
 
     def optimizer_state(self) -> Arrays:
-        kept = {name: self.optimizer.state.get(p, {}) for name, p in self.parameters.items()}
-        state = self._gathered({f"{m}.{name}": state[m] for m in MOMENTS for name, state in kept.items() if state})
+        kept = {p: state for p, state in self.optimizer.state.items() if state} if self.optimizer else {}
+        if not kept:  # no step was made
+            return {}
+        shown = {f"{kind}.{name}": kept[p].get(kind) for kind in MEMORY for name, p in self.parameters.items()}
+        state = self._gathered({name: tensor for name, tensor in shown.items() if tensor is not None})
         if state and self.scaler.is_enabled():
             scale = self.scaler.state_dict()
-            steps = [float(state["step"]) for state in self.optimizer.state.values()]  # those that were not skipped
+            steps = [float(state["step"]) for state in kept.values() if "step" in state]  # those that were not skipped
             state[SCALER] = np.array([scale["scale"], scale["_growth_tracker"], max(steps)])
         return state
 
@@ -269,20 +273,21 @@ class Engine:
         self.unsound.zero_()
         now = self.model.state_dict()
         self.model.load_state_dict({name: like(now[name], torch.tensor(weight)) for name, weight in weights.items()})
-        if not optimizer_state and "optimizer" not in vars(self):
+        self.optimizer = None
+        if not optimizer_state:
             return
         kept = optimizer_state.get(SCALER, np.empty(0))
         if self.scaler.is_enabled() and kept.shape == (3,) and np.isfinite(kept).all():
             scale, growth, step = kept.tolist()
             self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)})
+        self.optimizer = self._made(optimizer_of(optimizer_state))
         memory = self.optimizer.state_dict()
         names = {p: name for name, p in self.parameters.items()}
-        ordered = [names[p] for group in self.optimizer.param_groups for p in group["params"]]
+        ordered = [(group["kind"], names[p]) for group in self.optimizer.param_groups for p in group["params"]]
         memory["state"] = {
             i: {"step": torch.tensor(float(step))}
-            | {m: like(now[name], torch.tensor(optimizer_state[f"{m}.{name}"])) for m in MOMENTS}
-            for i, name in enumerate(ordered)
-            if optimizer_state
+            | {m: like(now[name], torch.tensor(optimizer_state[f"{m}.{name}"])) for m in REMEMBERED[kind]}
+            for i, (kind, name) in enumerate(ordered)
         }
         self.optimizer.load_state_dict(memory)  # brings them to the device
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from gpt_torch.engine import Options
 
 CONFIG = GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=8)
 RECIPE = Recipe(steps=10, batch_size=7, lr=1e-2, warmup=2, grad_clip=0.5, weight_decay=0.1)
+RECIPES = {"adamw": RECIPE, "muon": replace(RECIPE, optimizer="muon", schedule="linear")}
 
 COMPILER = any(map(shutil.which, ("g++", "clang++", "cl")))  # without one, torch.compile does nothing on the CPU
 

@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from gpt_numpy import GPTConfig
+from gpt_numpy.workshop.optimizers import memory_shapes
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.sampling import Sampling, generate, window_start
+from gpt_numpy.workshop.weights import parameter_shapes
 from tests.engines import (
     CONFIG,
     ENGINES,
     RECIPE,
+    RECIPES,
     Everything,
     Make,
     assert_close,
@@ -25,15 +28,17 @@ from tests.engines import (
 )
 
 each_engine = pytest.mark.parametrize("make", ENGINES.values(), ids=ENGINES)
+each_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 
 
 # ---- training ---------------------------------------------------------------------------------------------------
 
 
 @each_engine
-def test_training_learns(make: Make) -> None:
+@each_recipe
+def test_training_learns(make: Make, recipe: Recipe) -> None:
     engine = make(CONFIG)
-    recipe = replace(RECIPE, steps=60)
+    recipe = replace(recipe, steps=60)
     losses = [float(engine.train_step(*batch(), recipe, step).loss) for step in range(60)]
     assert losses[0] == pytest.approx(np.log(11), abs=0.1)
     assert losses[-1] < 0.5 * losses[0]
@@ -46,9 +51,27 @@ def test_training_learns(make: Make) -> None:
     ids=["plain", "tied", "without biases", "tanh"],
 )
 @pytest.mark.equivalence
-def test_both_engines_take_the_same_steps(config: GPTConfig) -> None:
-    by_hand, in_torch = (trained(make(config)) for make in ENGINES.values())
+@each_recipe
+def test_both_engines_take_the_same_steps(config: GPTConfig, recipe: Recipe) -> None:
+    by_hand, in_torch = (trained(make(config), recipe) for make in ENGINES.values())
     assert_close(by_hand, in_torch, rtol=1e-3)
+
+
+@each_engine
+@pytest.mark.parametrize(
+    "changed", [{"muon_lr": 0.1}, {"momentum": 0.5}, {"weight_decay": 3.0}, {"optimizer": "adamw"}]
+)
+def test_muon_goes_by_the_recipe_and_leaves_the_embedding_to_adamw(make: Make, changed: dict[str, Any]) -> None:
+    usual, other = (trained(make(CONFIG), recipe) for recipe in (RECIPES["muon"], replace(RECIPES["muon"], **changed)))
+    matrix = "blocks.1.mlp.c_fc.weight"
+    assert np.abs(usual[matrix] - other[matrix]).max() > 1e-3
+    once, again = (
+        trained(make(CONFIG), recipe, range(1))  # after one step the other parameters have not seen a difference yet
+        for recipe in (RECIPES["muon"], replace(RECIPES["muon"], **changed))
+    )
+    if "weight_decay" not in changed:
+        assert np.array_equal(once["tok_emb.weight"], again["tok_emb.weight"])
+        assert np.array_equal(once["blocks.1.mlp.c_fc.bias"], again["blocks.1.mlp.c_fc.bias"])
 
 
 @each_engine
@@ -137,28 +160,29 @@ def norm_too_large(weights: Everything) -> None:
         (norm_too_large, None),  # of numbers that are finite
     ],
 )
+@each_recipe
 def test_a_step_that_is_not_finite_changes_nothing_and_names_the_first(
-    make: Make, harm: Callable[[Everything], None], first: str | None
+    make: Make, harm: Callable[[Everything], None], first: str | None, recipe: Recipe
 ) -> None:
     engine, as_tensor = make(CONFIG), np.asarray if make is numpy_engine else torch.tensor
-    trained(engine)
+    trained(engine, recipe)
     sound = {name: array.copy() for name, array in engine.weights().items()}
     memory = {name: array.copy() for name, array in engine.optimizer_state().items()}
     harmed = {name: array.copy() for name, array in sound.items()}
     harm(harmed)
     engine.load(harmed, memory, 3)
-    found = engine.train_step(*batch(seed=3), RECIPE, 3)
+    found = engine.train_step(*batch(seed=3), recipe, 3)
     assert not (np.isfinite(float(found.loss)) and np.isfinite(float(found.grad_norm)))
-    assert engine.first_not_finite(*batch(seed=3), RECIPE, 3) == first
+    assert engine.first_not_finite(*batch(seed=3), recipe, 3) == first
     state = {name: as_tensor(array) for name, array in sound.items()}
     engine.model.load_state_dict(state)  # all is well again, but nobody has told the engine that it is
-    engine.train_step(*batch(seed=4), RECIPE, 4)
+    engine.train_step(*batch(seed=4), recipe, 4)
     assert_same(dict(engine.weights()), sound)
     assert_same(dict(engine.optimizer_state()), memory)
     engine.load(sound, memory, 3)
     undisturbed = make(CONFIG)
     undisturbed.load(sound, memory, 3)
-    assert_same(trained(engine, steps=range(3, 6)), trained(undisturbed, steps=range(3, 6)))
+    assert_same(trained(engine, recipe, range(3, 6)), trained(undisturbed, recipe, range(3, 6)))
 
 
 # ---- its state --------------------------------------------------------------------------------------------------
@@ -166,42 +190,53 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_the_first(
 
 @each_engine
 @pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, tie_weights=True), replace(CONFIG, dropout=0.2)])
-def test_another_engine_goes_on_from_a_state_as_the_first_would(make: Make, config: GPTConfig) -> None:
+@each_recipe
+def test_another_engine_goes_on_from_a_state_as_the_first_would(make: Make, config: GPTConfig, recipe: Recipe) -> None:
     first = make(config)
-    trained(first)
+    trained(first, recipe)
     second = make(config, seed=99)
     second.load(first.weights(), first.optimizer_state(), step=3)
-    assert_same(trained(first, steps=range(3, 6)), trained(second, steps=range(3, 6)))
+    assert_same(trained(first, recipe, range(3, 6)), trained(second, recipe, range(3, 6)))
 
 
 @pytest.mark.equivalence
 @pytest.mark.parametrize("tie_weights", [False, True])
 @pytest.mark.parametrize(("before", "after"), [("numpy", "torch"), ("torch", "numpy")])
-def test_one_engine_goes_on_from_what_the_other_saved(before: str, after: str, tie_weights: bool) -> None:
+@each_recipe
+def test_one_engine_goes_on_from_what_the_other_saved(
+    before: str, after: str, tie_weights: bool, recipe: Recipe
+) -> None:
     config = replace(CONFIG, tie_weights=tie_weights)
     first, second = ENGINES[before](config), ENGINES[after](config, seed=99)
-    trained(first)
+    trained(first, recipe)
     second.load(first.weights(), first.optimizer_state(), step=3)
-    assert_close(trained(first, steps=range(3, 6)), trained(second, steps=range(3, 6)), rtol=1e-3)
+    assert_close(trained(first, recipe, range(3, 6)), trained(second, recipe, range(3, 6)), rtol=1e-3)
 
 
 @each_engine
-def test_what_an_engine_hands_out_is_a_snapshot(make: Make) -> None:
+@each_recipe
+def test_what_an_engine_hands_out_is_a_snapshot(make: Make, recipe: Recipe) -> None:
     engine = make(CONFIG)
-    trained(engine)
+    trained(engine, recipe)
     kept = {**engine.weights(), **engine.optimizer_state()}
     before = {name: value.copy() for name, value in kept.items()}
-    trained(engine, steps=range(3, 5))
+    trained(engine, recipe, range(3, 5))
     assert_same(kept, before)
 
 
 @each_engine
-def test_the_optimizer_state_has_two_moments_for_each_parameter(make: Make) -> None:
-    engine = make(replace(CONFIG, tie_weights=True))
+@each_recipe
+def test_the_optimizer_state_is_what_a_checkpoint_is_checked_for(make: Make, recipe: Recipe) -> None:
+    config = replace(CONFIG, tie_weights=True)
+    engine = make(config)
     assert engine.optimizer_state() == {}
-    trained(engine)
-    names = [name for name, _ in engine.model.named_parameters()]
-    assert list(engine.optimizer_state()) == [f"{kind}.{n}" for kind in ("exp_avg", "exp_avg_sq") for n in names]
+    trained(engine, recipe)
+    shapes = memory_shapes(parameter_shapes(config), recipe.optimizer)
+    assert {name: array.shape for name, array in engine.optimizer_state().items()} == shapes
+    assert list(engine.optimizer_state()) == list(shapes)
+    count = len(parameter_shapes(config))
+    hidden = 4 * config.n_layer if recipe.optimizer == "muon" else 0
+    assert len(shapes) == 2 * (count - hidden) + hidden
 
 
 # ---- reading and writing ----------------------------------------------------------------------------------------

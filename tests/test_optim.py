@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import minitensor as mt
-from minitensor.optim import SGD, AdamW, clip_grad_norm_, clip_grads_with_norm_, get_total_norm
+from minitensor.optim import SGD, AdamW, Muon, clip_grad_norm_, clip_grads_with_norm_, get_total_norm, orthogonal
 
 pytestmark = pytest.mark.equivalence
 
@@ -84,9 +84,52 @@ def test_groups_with_settings_of_their_own(kind: str) -> None:
     assert_same(theirs, ours)
 
 
-@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+MUONS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "no nesterov": {"lr": 0.1, "nesterov": False, "momentum": 0.8},
+    "adamw's size": {"lr": 0.1, "adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.0},
+    "other coefficients": {"lr": 0.1, "ns_coefficients": (2.0, -1.5, 0.5), "ns_steps": 3, "adjust_lr_fn": "original"},
+    "a large eps": {"lr": 0.1, "eps": 30.0},
+}
+
+
+@pytest.mark.parametrize("settings", MUONS.values(), ids=MUONS)
+def test_muon_is_torchs_where_that_computes_in_float64(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's is written with bfloat16, in which 5 steps leave two digits."""
+    theirs = [torch.tensor(p).requires_grad_() for p in matrices()]
+    ours = [mt.tensor(p, requires_grad=True) for p in matrices()]
+    a: Any = torch.optim.Muon(theirs, **settings)
+    b = Muon(ours, **settings)
+    monkeypatch.setattr(torch, "bfloat16", torch.float64)
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor.double().clone())
+    for step in range(8):
+        give_gradients(theirs, ours, step, missing=step % 5)
+        a.step()
+        b.step()
+        assert_same(theirs, ours, rtol=1e-11)
+
+
+def matrices() -> list[np.ndarray[Any, Any]]:
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape) for shape in ((3, 4), (8, 5), (6, 6), (1, 7))]
+
+
+def test_orthogonal_keeps_the_directions_and_evens_out_the_rest() -> None:
+    u, _, v = np.linalg.svd(np.random.default_rng(0).standard_normal((20, 12)), full_matrices=False)
+    sizes = np.geomspace(0.005, 1.0, 12)
+    for matrix, left, right in (((u * sizes) @ v, u, v), (((u * sizes) @ v).T, v.T, u.T)):
+        inside = left.T @ orthogonal(matrix, (3.4445, -4.7750, 2.0315), 5, 1e-7) @ right.T
+        np.testing.assert_allclose(inside, np.diag(np.diag(inside)), atol=1e-12)
+        assert np.all((np.diag(inside) > 0.68) & (np.diag(inside) < 1.21))
+
+
+@pytest.mark.parametrize("kind", ["SGD", "AdamW", "Muon"])
 def test_defaults_are_torchs(kind: str) -> None:
     theirs, ours = both()
+    if kind == "Muon":
+        theirs, ours = theirs[:1], ours[:1]
     a, b = getattr(torch.optim, kind)(theirs).defaults, getattr(mt.optim, kind)(ours).defaults
     assert {name: a[name] for name in b} == b
 
@@ -103,7 +146,11 @@ def test_float32_stays_float32() -> None:
 
 
 def test_a_resumed_optimizer_goes_on_as_if_never_stopped() -> None:
-    for make in (lambda p: AdamW(p, lr=0.1), lambda p: SGD(p, lr=0.1, momentum=0.9)):
+    for make in (
+        lambda p: AdamW(p, lr=0.1),
+        lambda p: SGD(p, lr=0.1, momentum=0.9),
+        lambda p: Muon([p[0], p[4]], lr=0.1),
+    ):
         _, straight = both()
         one = make(straight)
         for step in range(4):
@@ -233,6 +280,8 @@ def test_what_cannot_be_trained_is_refused() -> None:
         (lambda: SGD([{"lr": 1.0}]), 'a group is a dict with "params"'),
         (lambda: AdamW([x], betas=(0.9, 1.0)), "betas are at least 0 and below 1"),
         (lambda: AdamW([{"params": [x], "speed": 3}]), "no setting is called 'speed'"),
+        (lambda: Muon([x]), r"only matrices can be made orthogonal, not a parameter of shape \(2,\)"),
+        (lambda: Muon([mt.ones(2, 2)], adjust_lr_fn="none"), "adjust_lr_fn is None, "),
     ):
         with pytest.raises(ValueError, match=message):
             wrong()

@@ -1,7 +1,7 @@
 """A checkpoint: one folder with all that either engine needs to go on, or to write.
 
     model.safetensors        the weights, by parameter
-    optimizer.safetensors    exp_avg.NAME and exp_avg_sq.NAME
+    optimizer.safetensors    exp_avg.NAME and exp_avg_sq.NAME; momentum_buffer.NAME of what Muon trains
     tokenizer.json
     state.json               config, recipe, step, corpus, versions; SHA-256 of each other file, and of itself
 
@@ -25,9 +25,10 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.engine import MOMENTS, Arrays
+from gpt_numpy.workshop.engine import Arrays
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.files import read_limited, sha256, sync_folder, table_from, write_synced
+from gpt_numpy.workshop.optimizers import memory_shapes
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.tokenizers import LARGEST_TOKENIZER, Tokenizer, tokenizer_from
 from gpt_numpy.workshop.weights import parameter_shapes
@@ -179,7 +180,7 @@ def _load(folder: Path, to_train: bool) -> Checkpoint:
             raise ValueError(f"{tokenizer.vocab_size} tokens ({tokenizer.kind}) are not those of the model")
     weights, digest = _arrays(folder / MODEL, sums)
     memory, _ = _arrays(folder / OPTIMIZER, sums) if to_train else ({}, "")
-    _check_fit(folder, state.config, weights, memory)
+    _check_fit(folder, state, weights, memory)
     return Checkpoint(state, tokenizer, weights, memory, folder, digest)
 
 
@@ -221,15 +222,16 @@ def _read(path: Path, sums: Mapping[str, str]) -> tuple[bytes, str]:
         return data, digest
 
 
-def _check_fit(folder: Path, config: GPTConfig, weights: Arrays, memory: Arrays) -> None:
-    """Whether these are all arrays of such a model."""
+def _check_fit(folder: Path, state: State, weights: Arrays, memory: Arrays) -> None:
+    """Whether these are all arrays of such a model, trained by such a recipe."""
+    config = state.config
     if config.n_layer > len(weights):
         raise Damaged(f"{folder} is damaged: {config.n_layer} blocks, and {len(weights)} weights")
     expected = parameter_shapes(config)
-    moments = {f"{moment}.{name}": shape for moment in MOMENTS for name, shape in expected.items() if memory}
+    remembered = memory_shapes(expected, state.recipe.optimizer) if memory else {}
     if config.tie_weights:  # both names of it
         expected["lm_head.weight"] = expected["tok_emb.weight"]
-    for arrays, shapes in ((weights, expected), (memory, moments)):
+    for arrays, shapes in ((weights, expected), (memory, remembered)):
         for name, shape in shapes.items():
             found = arrays[name].shape if name in arrays else "nothing"
             if found != shape or arrays[name].dtype.kind != "f":

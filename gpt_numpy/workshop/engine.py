@@ -15,8 +15,6 @@ from gpt_numpy.workshop.recipes import Recipe
 Ids = NDArray[np.int64]  # (B, T)
 Arrays = Mapping[str, NDArray[Any]]
 
-MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW remembers of each parameter
-
 
 class Trained(NamedTuple):
     """What a training step reports. float() of it may have to wait for a device that is still at work."""
@@ -56,7 +54,7 @@ class Engine(Protocol):
         """By parameter; a snapshot."""
 
     def optimizer_state(self) -> Arrays:
-        """exp_avg.NAME and exp_avg_sq.NAME for each parameter; empty before the first step. A snapshot."""
+        """KIND.NAME for all that optimizers remember (see optimizers.py); empty before the first step. A snapshot."""
 
     def load(self, weights: Arrays, optimizer_state: Arrays, step: int) -> None:
         """Go on from what an engine saved after so many steps."""

@@ -14,12 +14,18 @@ class Recipe:
     batch_size: Annotated[int, "sequences in a step"] = 64
     micro_batch: Annotated[int, "sequences in memory at once; the step is the same. 0: as many as are quick"] = 0
     order: Annotated[Literal["epochs", "random"], "shuffled epochs, or independent random windows"] = "random"
-    lr: Annotated[float, "learning rate after the warm-up"] = 3e-4
-    final_lr: Annotated[float, "what is left of it at the last step, as a part of --lr"] = 0.0
-    warmup: Annotated[int, "steps in which the learning rate rises to --lr"] = 100
+    optimizer: Annotated[Literal["adamw", "muon"], "muon: for the matrices of the blocks, with AdamW for the rest"] = (
+        "adamw"
+    )
+    lr: Annotated[float, "AdamW: learning rate after the warm-up"] = 3e-4
+    muon_lr: Annotated[float, "Muon: learning rate after the warm-up"] = 0.02
+    schedule: Annotated[Literal["cosine", "linear"], "how learning rates fall after the warm-up"] = "cosine"
+    final_lr: Annotated[float, "what is left of them at the last step, as a part"] = 0.0
+    warmup: Annotated[int, "steps in which learning rates rise"] = 100
     beta1: Annotated[float, "AdamW: memory of the gradient's mean"] = 0.9
     beta2: Annotated[float, "AdamW: memory of the mean of its square"] = 0.999
-    weight_decay: Annotated[float, "AdamW: pull of the matrices towards 0"] = 0.01
+    momentum: Annotated[float, "Muon: memory of the gradient's mean"] = 0.95
+    weight_decay: Annotated[float, "pull of the matrices towards 0"] = 0.01
     grad_clip: Annotated[float, "largest norm of all gradients together; 0: as they are"] = 0.0
     eval_every: Annotated[int, "steps between evaluations on the whole validation split"] = 200
     checkpoint_every: Annotated[int, "steps between checkpoints, beside the one at each new best"] = 1000
@@ -39,17 +45,21 @@ class Recipe:
                 raise ValueError(f"{name} is a number of at least 0, not {value!r}")
             if (choices := get_args(kind)) and value not in choices:
                 raise ValueError(f"{name} is {' or '.join(choices)}, not {value!r}")
-        for name, beta in (("beta1", self.beta1), ("beta2", self.beta2)):
-            if beta >= 1:
-                raise ValueError(f"{name} is below 1, not {beta}")
+        for name in ("beta1", "beta2", "momentum"):
+            if (memory := getattr(self, name)) >= 1:
+                raise ValueError(f"{name} is below 1, not {memory}")
 
     def lr_at(self, step: int) -> float:
-        """The learning rate of a step, counted from 0: up in a line, then down in half a cosine."""
+        """AdamW's learning rate in a step."""
+        return self.lr * self.part_at(step)
+
+    def part_at(self, step: int) -> float:
+        """The part of the learning rates in a step, counted from 0: up in a line, then down as the schedule says."""
         if step < self.warmup:
-            return self.lr * (step + 1) / (self.warmup + 1)
-        part = (step - self.warmup) / max(1, self.steps - self.warmup)
-        cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, part)))
-        return self.lr * (self.final_lr + (1.0 - self.final_lr) * cosine)
+            return (step + 1) / (self.warmup + 1)
+        done = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        left = 0.5 * (1.0 + math.cos(math.pi * done)) if self.schedule == "cosine" else 1.0 - done
+        return self.final_lr + (1.0 - self.final_lr) * left
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,8 @@ def _resume(program: Program, given: Given, console: Console, run: Run) -> Train
             raise WrongUse(f"{run.folder} is a model with {name} {getattr(state.config, name)}, which cannot change")
     if given.get("tokenizer", tokenizer.kind) != tokenizer.kind:
         raise WrongUse(f"{run.folder} is a model with a {tokenizer.kind} tokenizer, which cannot change")
+    if given.get("optimizer", state.recipe.optimizer) != state.recipe.optimizer:
+        raise WrongUse(f"{run.folder} is trained by {state.recipe.optimizer}, which cannot change")
     recipe = changed(state.recipe, chosen(Recipe, given))
     state = replace(state, recipe=recipe, config=changed(state.config, chosen(GPTConfig, given)))
     _check_memory(state.config, recipe)
