@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from gpt_numpy.workshop.report import POINTS, TEMPLATE, buckets, thinned
 
 Record = dict[str, Any]
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)><!-- &lt; \u2028\u2029 {{data}}"
 
 
@@ -188,3 +190,44 @@ def test_the_script_fills_the_page_in_and_runs_nothing_else(tmp_path: Path) -> N
     assert "Written" in shown  # the last that the script does
     assert "<img" not in shown
     assert shown.count("<script") == 2
+
+
+# ---- the picture ------------------------------------------------------------------------------------------------
+
+
+def drawn(folder: Path) -> Any:
+    write_report(folder)
+    return ElementTree.parse(folder / "loss.svg").getroot()
+
+
+def test_the_picture_puts_each_evaluation_where_its_step_and_loss_are(tmp_path: Path) -> None:
+    losses = {0: 4.2, 10: 3.2, 100: 2.2}
+    root = drawn(begin(tmp_path, [evaluation(number, loss) for number, loss in losses.items()]))
+    places = [(float(c.get("cx")), float(c.get("cy"))) for c in root.iter(f"{SVG}circle")]
+    (left, top), (middle, half), (right, bottom) = places
+    assert middle - left == pytest.approx(right - middle, abs=0.2)  # 1, 10, 100, by their logarithm
+    assert half - top == pytest.approx(bottom - half, abs=0.2)  # 4.2, 3.2, 2.2
+    marks = {text.text: float(text.get("y")) - 4 for text in root.iter(f"{SVG}text")}
+    assert marks["2.8"] == pytest.approx(half + 0.4 * (bottom - half), abs=0.2)
+    assert {"1", "2", "5", "10", "20", "50", "100", "knows nothing"} <= marks.keys()
+    assert "validation, 2.200 after step 100" in marks
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        [],
+        [step(1)],
+        [evaluation(0, 4.2)],
+        [evaluation(0, math.nan)],
+        [step(1, math.inf)],
+        [step(i, 1e9) for i in (1, 2)],
+    ],
+    ids=["nothing", "a step", "an evaluation", "NaN", "infinite", "huge"],
+)
+def test_a_picture_of_little_is_a_picture(tmp_path: Path, kept: list[Record]) -> None:
+    root = drawn(begin(tmp_path, kept, name=HOSTILE))
+    assert root.find(f"{SVG}title").text.startswith(HOSTILE[:20])
+    assert not list(root.iter(f"{SVG}script"))
+    for element in root.iter():
+        assert not any(value in ("nan", "inf") for value in element.attrib.values())

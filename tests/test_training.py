@@ -33,7 +33,7 @@ def test_a_run_is_a_folder(train: Train) -> None:
     files = sorted(path.relative_to("a").as_posix() for path in Path("a").rglob("*") if path.is_file())
     whole = ["model.safetensors", "optimizer.safetensors", "state.json", "tokenizer.json"]
     kept = [f"checkpoints/{which}/{name}" for which in ("best", "latest") for name in whole]
-    assert files == [".minitensor.lock", *kept, "config.json", "metrics.jsonl", "report.html"]
+    assert files == [".minitensor.lock", *kept, "config.json", "loss.svg", "metrics.jsonl", "report.html"]
     assert [record["step"] for record in records("a", "step")] == list(range(1, 21))
     assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 15, 20]
 

@@ -13,7 +13,7 @@ from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.advice import phase_of
 from gpt_numpy.workshop.console import Console, visible
 from gpt_numpy.workshop.errors import Lost, RunFailed, WrongUse
-from gpt_numpy.workshop.flags import Parser, add_fields, chosen, made
+from gpt_numpy.workshop.flags import Given, Parser, add_fields, chosen, made
 from gpt_numpy.workshop.judging import bits, perplexity, running_loss
 from gpt_numpy.workshop.loop import Training
 from gpt_numpy.workshop.memory import keep_freed_memory
@@ -21,6 +21,7 @@ from gpt_numpy.workshop.program import Command, Program
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.runs import find_run
 from gpt_numpy.workshop.sampling import Sampling, generate, text_start
+from gpt_numpy.workshop.seeds import train_seeds
 from gpt_numpy.workshop.starting import begin, load_engine, resume, text_of
 from gpt_numpy.workshop.tokenizers import streamed
 from gpt_numpy.workshop.weights import flops_per_token, parameter_count
@@ -101,12 +102,24 @@ def train(program: Program, arguments: Sequence[str]) -> int:
     )  # fmt: skip
     group.add_argument("--out", metavar="FOLDER", help="the run's folder (default a new one in runs)")
     group.add_argument("--resume", action="store_true", help="go on with the run in --out, or with the newest")
+    group.add_argument(
+        "--seeds", metavar="N", type=int, help="train so many models, each from another seed, and compare them"
+    )
     add_fields(parser, "the machine", program.options)
     add_fields(parser, "the training", Recipe, {name: preset.recipe for name, preset in PRESETS.items()})
     add_fields(parser, "the model", GPTConfig, {name: preset.model for name, preset in PRESETS.items()})
     given = parser.given(arguments)
 
     console = Console()
+    if "seeds" not in given:
+        return _train(program, given, console)
+    if program.processes.size > 1:
+        raise WrongUse("--seeds is for one process; start it without torchrun")
+    name = given.get("preset", usual)
+    return train_seeds(given.pop("seeds"), name, given, lambda flags: _train(program, flags, console), console)
+
+
+def _train(program: Program, given: Given, console: Console) -> int:
     training = (resume if given.get("resume") else begin)(program, given, console)
     try:
         return _trained(program, training, console)

@@ -17,6 +17,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 
@@ -54,6 +55,10 @@ class Console:
     def show(self, text: Text) -> None:
         """A line of many colours."""
         self._rich.print(text, soft_wrap=True)
+
+    def table(self, table: Table) -> None:
+        """As narrow as its text, however wide the terminal; into a file it is as wide as it needs to be."""
+        self._rich.print(table, width=None if self.is_terminal else 200)
 
     @contextmanager
     def bar(self, what: str, total: float, *columns: Any, live: bool = True) -> Iterator[Bar]:

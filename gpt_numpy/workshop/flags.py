@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
@@ -62,10 +63,10 @@ def add_fields(
 
 
 def _stated(values: Mapping[str, Any]) -> str:
-    """The default; if the presets differ, that of each."""
-    if len({repr(value) for value in values.values()}) == 1:
-        return f"default {_short(next(iter(values.values())))}"
-    return ", ".join(f"{name} {_short(value)}" for name, value in values.items())
+    """The default: what most presets have, and each other that differs."""
+    shown = {name: _short(value) for name, value in values.items()}
+    usual = Counter(shown.values()).most_common(1)[0][0]
+    return ", ".join([f"default {usual}", *(f"{name} {value}" for name, value in shown.items() if value != usual)])
 
 
 def _short(value: Any) -> str:

@@ -77,6 +77,8 @@ class Training:
                 self.evaluations.append((record["step"], record["train_loss"], record["val_loss"]))
         self._saved = self._progress if self.is_latest else None  # of checkpoints/latest
         self.keeper = Keeper(self.run, self.console, self.state.step)
+        self._began = time.monotonic()
+        self._in_steps = 0.0  # seconds
         self._unread: list[tuple[int, Trained]] = []  # what steps reported, after the step's number
         self._busy = 0.0  # seconds of work on them
         self._latest: deque[Work] = deque(maxlen=10)  # of the latest readings
@@ -130,7 +132,10 @@ class Training:
             self._end("all steps are done")
 
     def _end(self, reason: str) -> None:
-        self.keeper.record({"kind": "end", "step": self.state.step, "reason": reason})
+        end: Record = {"kind": "end", "step": self.state.step, "reason": reason}
+        if not self.before:  # in one sitting, so that its time says something
+            end.update(seconds=time.monotonic() - self._began, seconds_in_steps=self._in_steps)
+        self.keeper.record(end)
         self.keeper.report()
 
     def _keep_alone(self) -> None:
@@ -169,6 +174,7 @@ class Training:
         seconds = self._busy + time.perf_counter() - began
         recipe, tokens = self.state.recipe, self.state.recipe.batch_size * self.state.config.block_size
         done = Work(len(reported) * tokens, seconds)
+        self._in_steps += seconds
         self.steady = Work() if self.steady is None else self.steady + done
         recent = sum(self._latest, done)
         if self.steady.seconds:

@@ -1,4 +1,7 @@
-"""The page of a run, report.html: what its losses, samples and settings say, in one file that needs no network."""
+"""The page of a run, report.html: what its losses, samples and settings say, in one file that needs no network.
+
+Beside it loss.svg, the curve alone.
+"""
 
 import json
 import math
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 from gpt_numpy.workshop.advice import PHASES, phase_of
 from gpt_numpy.workshop.files import write_whole
 from gpt_numpy.workshop.judging import bits, perplexity
+from gpt_numpy.workshop.picture import picture
 from gpt_numpy.workshop.runs import Record, Run
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -21,8 +25,10 @@ Values = NDArray[np.float64]
 
 def write_report(folder: Path, config: Record) -> Path:
     """Write folder/report.html from what a run is (config.json) and metrics.jsonl, however little there is yet."""
-    data = embedded(plain(contents(config, list(Run(folder).records()))))
+    shown = contents(config, list(Run(folder).records()))
+    data = embedded(plain(shown))
     page = folder / "report.html"
+    write_whole(folder / "loss.svg", picture(shown).encode("utf-8"))
     write_whole(page, TEMPLATE.read_text(encoding="utf-8").replace("{{data}}", data).encode("utf-8"))
     return page
 

@@ -1,4 +1,4 @@
-"""A run's folder: config.json, metrics.jsonl, checkpoints/latest, checkpoints/best, report.html, and a lock."""
+"""A run's folder: config.json, metrics.jsonl, checkpoints/latest and best, report.html, loss.svg, and a lock."""
 
 import errno
 import json
@@ -26,7 +26,7 @@ from gpt_numpy.workshop.lock import Held, Lock
 
 RUNS = Path("runs")
 LOCK = ".minitensor.lock"
-OURS = {"config.json", "metrics.jsonl", "report.html", "checkpoints"}
+OURS = {"config.json", "metrics.jsonl", "report.html", "loss.svg", "checkpoints"}
 LONGEST_RECORD = 1_000_000  # characters
 LARGEST = 1 << 53  # a whole number in a record
 Record = dict[str, Any]
@@ -189,6 +189,10 @@ class Run:
             )
         return sorted(saved, key=progress_of, reverse=True)
 
+    @property
+    def has_checkpoint(self) -> bool:
+        return bool(self._saved())
+
     def _saved(self) -> list[Path]:
         return [folder for folder in (self.latest, self.best) if saved_in(folder)]
 
@@ -263,7 +267,8 @@ def find_run(name: str) -> Run:
         if not Path(name).is_dir():
             raise WrongUse(f"{name} is not the folder of a run; the newest is found by: latest")
         return Run(Path(name))
-    newest = max((Run(folder) for folder in RUNS.glob("*")), key=Run.saved_at, default=None)
+    folders = [*RUNS.glob("*"), *RUNS.glob("*/seed-*")]
+    newest = max(map(Run, folders), key=Run.saved_at, default=None)
     if newest is None or not newest.saved_at():
         raise WrongUse(f"no run in {RUNS}{os.sep} has saved a checkpoint yet; train one first, or name its folder")
     return newest

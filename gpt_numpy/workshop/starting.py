@@ -62,7 +62,7 @@ def _begin(program: Program, given: Given, console: Console, run: Run, config: G
         machine=_machine(program, given),
     )  # fmt: skip
     run.keep_only([])  # there may be some of a run that ended before it had saved anything
-    run.begin(_description(program, run, state, tokenizer, data))
+    run.begin(_description(program, run, state, tokenizer, data, engine))
     console.say(_about(data, tokenizer))
     return Training(engine, tokenizer, data, state, run, console, program.processes)
 
@@ -113,7 +113,7 @@ def _resume(program: Program, given: Given, console: Console, run: Run) -> Train
         machine={**state.machine, **_machine(program, given)},
     )  # fmt: skip
     run.keep_only(known)
-    run.begin(_description(program, run, state, tokenizer, data))
+    run.begin(_description(program, run, state, tokenizer, data, engine))
     console.say(_about(data, tokenizer))
     console.say(f"going on after step {state.step} of {recipe.steps}")
     return Training(engine, tokenizer, data, state, run, console, program.processes, known, is_latest)
@@ -175,11 +175,14 @@ def _about(data: Data, tokenizer: Tokenizer) -> str:
     return ", ".join([*told, data.pairs] if data.pairs else told)
 
 
-def _description(program: Program, run: Run, state: State, tokenizer: Tokenizer, data: Data) -> dict[str, Any]:
+def _description(
+    program: Program, run: Run, state: State, tokenizer: Tokenizer, data: Data, engine: Engine
+) -> dict[str, Any]:
     """config.json: what the run is, for people and for its report."""
     text = {"name": data.name, "characters": data.survey.characters, "digest": state.digest, "floor": data.floor}
     return {
         "command": program.name,
+        "engine": engine.describe(),
         "name": run.folder.resolve().name,
         "started": f"{datetime.now():%Y-%m-%dT%H:%M:%S}",
         "corpus": text,
