@@ -20,6 +20,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+WIDE = 160  # characters of a line of a table, where no terminal says
+
 
 class Bar:
     """Progress on one piece of work, or nothing where nobody would see it."""
@@ -43,7 +45,10 @@ class Console:
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stdout
         self.is_terminal = terminal = self.stream.isatty()
-        self._rich = _Rich(file=self.stream, force_terminal=terminal, highlight=False, markup=False, emoji=False)
+        width = None if terminal else WIDE
+        self._rich = _Rich(
+            file=self.stream, force_terminal=terminal, width=width, highlight=False, markup=False, emoji=False
+        )
 
     def say(self, line: str = "", style: str | None = None) -> None:
         try:
@@ -57,8 +62,8 @@ class Console:
         self._rich.print(text, soft_wrap=True)
 
     def table(self, table: Table) -> None:
-        """As narrow as its text, however wide the terminal; into a file it is as wide as it needs to be."""
-        self._rich.print(table, width=None if self.is_terminal else 200)
+        """As wide as it needs to be, up to the width of the terminal."""
+        self._rich.print(table)
 
     @contextmanager
     def bar(self, what: str, total: float, *columns: Any, live: bool = True) -> Iterator[Bar]:

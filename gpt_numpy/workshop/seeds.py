@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from rich.box import HORIZONTALS
 from rich.table import Table
 
 from gpt_numpy.workshop.console import Console
@@ -108,7 +109,7 @@ COLUMNS: Sequence[tuple[str, tuple[str, Callable[[float], str]]]] = (
 
 
 def table(name: str, results: Sequence[Record]) -> Table:
-    shown = Table(title=f"{name}, {len(results)} seed{'s' * (len(results) > 1)}", title_justify="left")
+    shown = Table(title=f"{name}, {len(results)} seed{'s' * (len(results) > 1)}", title_justify="left", box=HORIZONTALS)
     shown.add_column("seed")
     for _, (title, _) in COLUMNS:
         shown.add_column(title, justify="right")
