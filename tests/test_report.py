@@ -173,7 +173,7 @@ def test_a_last_line_that_is_cut_off(tmp_path: Path) -> None:
 def test_the_page_is_replaced_at_once(tmp_path: Path) -> None:
     old = write_report(begin(tmp_path, [])).stat().st_ino
     assert write_report(tmp_path).stat().st_ino != old
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "metrics.jsonl", "report.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "loss.svg", "metrics.jsonl", "report.html"}
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium")

@@ -13,13 +13,14 @@ LEFT, RIGHT, TOP, BOTTOM = 48, 640, 48, 396  # of the curves; the phases are nam
 Point = tuple[float, float]
 
 STYLE = """
-text { font: 13px system-ui, sans-serif; fill: #5a606a } .title { font-size: 15px; font-weight: 600 }
-path { fill: none; stroke-linejoin: round; stroke-width: 2 } .rule { stroke: #8885; stroke-width: 1 }
-.training { stroke: #1a6aae } text.training { fill: #1a6aae; stroke: none }
-.validation { stroke: #bf4506 } text.validation { fill: #bf4506; stroke: none } circle { fill: #bf4506 }
+.loss text { font: 13px system-ui, sans-serif; fill: #5a606a } .loss .title { font-size: 15px; font-weight: 600 }
+.loss path { fill: none; stroke-linejoin: round; stroke-width: 2 } .loss .rule { stroke: #8885; stroke-width: 1 }
+.loss path.training { stroke: #1a6aae } .loss text.training { fill: #1a6aae }
+.loss path.validation { stroke: #bf4506 } .loss text.validation, .loss circle { fill: #bf4506 }
 @media (prefers-color-scheme: dark) {
-  text { fill: #a2a8b1 } .training { stroke: #69b0ee } text.training { fill: #69b0ee }
-  .validation { stroke: #ff9a5c } text.validation { fill: #ff9a5c } circle { fill: #ff9a5c }
+  .loss text { fill: #a2a8b1 }
+  .loss path.training { stroke: #69b0ee } .loss text.training { fill: #69b0ee }
+  .loss path.validation { stroke: #ff9a5c } .loss text.validation, .loss circle { fill: #ff9a5c }
 }
 """.strip()
 
@@ -41,7 +42,7 @@ def picture(shown: dict[str, Any]) -> str:
 
     title = f"{shown['config'].get('name', '')}: loss in nats per character, by step"
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="loss" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
         f"<title>{escape(title)}</title><style>{STYLE}</style>",
         f'<text class="title" x="{LEFT}" y="24">{escape(title)}</text>',
     ]
