@@ -26,20 +26,17 @@ def executed(folder: Path, notebook: Path, *settings: str) -> subprocess.Complet
     )  # fmt: skip
 
 
-def test_every_cell_runs(tmp_path: Path) -> None:
-    done = executed(tmp_path, NOTEBOOK, "STEPS=10", f'MORE="{" ".join(FEW)}"')
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert [record["step"] for record in records(tmp_path / "runs" / "colab", "evaluation")] == [0, 5, 10]
-    for shown in ("step    10   train", "SVG", "\nROMEO:", "the workshop says", "dS[3,1] = "):
-        assert shown in done.stdout, shown
-
-
-def test_a_run_that_was_interrupted_goes_on(tmp_path: Path) -> None:
+def test_every_cell_runs_and_a_run_that_was_interrupted_goes_on(tmp_path: Path) -> None:
     more = " ".join(FEW)
-    assert executed(tmp_path, NOTEBOOK, "STEPS=5", f'MORE="{more}"').returncode == 0
-    done = executed(tmp_path, NOTEBOOK, f'MORE="--resume --steps 10 {more}"')
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "going on after step 5 of 10" in done.stdout
+    for settings, evaluations, shown in (
+        (["STEPS=5", f'MORE="{more}"'], [0, 5], "step     5   train"),
+        ([f'MORE="--resume --steps 10 {more}"'], [0, 5, 10], "going on after step 5 of 10"),
+    ):
+        done = executed(tmp_path, NOTEBOOK, *settings)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert [one["step"] for one in records(tmp_path / "runs" / "colab", "evaluation")] == evaluations
+        for text in (shown, "SVG", "\nROMEO:", "the workshop says", "dS[3,1] = "):
+            assert text in done.stdout, text
 
 
 @pytest.mark.parametrize("broken", ["!gpt-torch train --nothing", "1 / 0"], ids=["a command", "Python"])
