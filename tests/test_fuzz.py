@@ -67,15 +67,27 @@ NAMES = st.sampled_from(
     ["new", "play.txt", "play.txt/new", "deep/er", "", ".", "a b", "é☃", "a\nb", "x" * 300, "run", "binary"]
 )
 COUNTS = [
-    *("--batch-size", "--micro-batch", "--warmup", "--eval-every", "--checkpoint-every", "--patience", "--seed"),
+    *(
+        "--seeds",
+        "--batch-size",
+        "--micro-batch",
+        "--warmup",
+        "--eval-every",
+        "--checkpoint-every",
+        "--patience",
+        "--seed",
+    ),
     *("--n-layer", "--n-head", "--n-embd", "--block-size", "--vocab-size", "--length", "--top-k", "--layer", "--head"),
 ]
 SHARES = [
-    *("--lr", "--final-lr", "--beta1", "--beta2", "--weight-decay", "--grad-clip"),
+    *("--lr", "--final-lr", "--beta1", "--beta2", "--weight-decay", "--grad-clip", "--muon-lr", "--momentum"),
     *("--dropout", "--top-p", "--temperature"),
 ]
-CHOICES = ["--checkpoint", "--preset", "--order", "--gelu", "--dtype", "--device", "--tokenizer"]
-CHOSEN = ["best", "latest", "laptop", "random", "tanh", "float64", "cpu", "mps", "bpe", "char", ""]
+CHOICES = [
+    *("--checkpoint", "--preset", "--order", "--gelu", "--dtype", "--device", "--tokenizer", "--optimizer"),
+    "--schedule",
+]
+CHOSEN = ["best", "latest", "laptop", "random", "tanh", "float64", "cpu", "mps", "bpe", "char", "muon", "linear", ""]
 ALONE = ["--resume", "--tie-weights", "--no-bias", "--greedy", "--help", "--prompt", "--entry", "--show"]
 FLAG = st.one_of(
     st.tuples(st.sampled_from(COUNTS), NUMBERS | ANY_TEXT),
@@ -87,7 +99,7 @@ FLAG = st.one_of(
     st.tuples(st.sampled_from(["--prompt", "--entry", "--show"]), ANY_TEXT),
     st.tuples(ANY_TEXT),
 )
-COMMAND = st.sampled_from(["train", "train", "generate", "eval", "explain", "export", "import"]) | ANY_TEXT
+COMMAND = st.sampled_from(["train", "train", "generate", "eval", "explain", "export", "import", "claims"]) | ANY_TEXT
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +124,7 @@ def test_any_command_line(
         "generate": ["--run", "run", "--length", "3"],
         "eval": ["--run", "run"],
         "explain": ["to be", "--show", "P"],
+        "claims": ["--run", "run"],
     }
     arguments = [command, *usual.get(command, []), *(word for flag in flags for word in flag)]
     out, err = io.StringIO(), io.StringIO()

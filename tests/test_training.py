@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,19 @@ import numpy as np
 import pytest
 
 from gpt_numpy import engine as engine_module
+from gpt_numpy.cli import PROGRAM
 from gpt_numpy.engine import Engine
 from gpt_numpy.workshop import loop, stopping
 from gpt_numpy.workshop.checkpoint import Checkpoint
+from gpt_numpy.workshop.commands import run
 from gpt_numpy.workshop.engine import Trained
 from gpt_numpy.workshop.judging import Judged, running_loss
 from gpt_numpy.workshop.processes import Processes
+from gpt_numpy.workshop.program import Program
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.runs import Run, find_run, new_run
-from tests.runs import PLAY, Train, assert_same_run, latest, records
+from gpt_torch.cli import PROGRAM as IN_TORCH
+from tests.runs import MODEL, PLAY, Train, assert_same_run, latest, records
 
 # ---- what a run keeps -------------------------------------------------------------------------------------------
 
@@ -105,14 +110,16 @@ def dies(at: int, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trained]:
     return step
 
 
-@pytest.mark.parametrize("dies_at", [0, 3, 7, 10, 13, 19])
+@pytest.mark.parametrize(
+    ("dies_at", "optimizer"), [*((at, "adamw") for at in (0, 3, 7, 10, 13, 19)), (0, "muon"), (13, "muon")]
+)
 def test_a_run_that_died_and_was_resumed_is_the_unbroken_run(
-    dies_at: int, train: Train, monkeypatch: pytest.MonkeyPatch
+    dies_at: int, optimizer: str, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train("whole", "--dropout", "0.1")
+    train("whole", "--dropout", "0.1", "--optimizer", optimizer)
     step = dies(dies_at, monkeypatch)
     with pytest.raises(Killed):
-        train("broken", "--dropout", "0.1")
+        train("broken", "--dropout", "0.1", "--optimizer", optimizer)
     monkeypatch.setattr(Engine, "train_step", step)
     assert train("broken", "--resume") == 0
     assert_same_run("whole", "broken")
@@ -343,6 +350,7 @@ def test_more_steps_can_be_asked_for_later(train: Train) -> None:
     [
         (["--n-layer", "3"], "is a model with n_layer 1, which cannot change"),
         (["--tokenizer", "bpe"], "is a model with a char tokenizer, which cannot change"),
+        (["--optimizer", "muon"], "is trained by adamw, which cannot change"),
         (["--preset", "laptop"], "--preset is for a run that begins"),
         (["--data", "other.txt"], "other.txt is not the text that"),
         (["--steps", "20"], "has done its 20 steps; to go on, --steps 40"),
@@ -557,6 +565,14 @@ def test_the_learning_rate_rises_in_a_line_and_falls_in_half_a_cosine() -> None:
     assert (np.diff(rates[100:]) < 0).all()
 
 
+def test_or_in_a_line() -> None:
+    recipe = Recipe(steps=1100, warmup=100, lr=1.0, final_lr=0.2, schedule="linear")
+    rates = [recipe.lr_at(step) for step in range(1101)]
+    assert rates[:101] == [replace(recipe, schedule="cosine").lr_at(step) for step in range(101)]
+    assert np.diff(rates[100:]) == pytest.approx(-0.8 / 1000)
+    assert rates[1100] == pytest.approx(0.2)
+
+
 def test_the_presets_are_as_stated() -> None:
     laptop, workshop = PRESETS["laptop"], PRESETS["workshop"]
     assert (laptop.model.n_layer, laptop.model.n_head, laptop.model.n_embd, laptop.model.block_size) == (4, 4, 128, 64)
@@ -565,6 +581,23 @@ def test_the_presets_are_as_stated() -> None:
     assert (model.vocab_size, model.block_size, model.n_layer, model.n_head, model.n_embd) == (65, 256, 6, 6, 384)
     assert (recipe.batch_size, recipe.steps, recipe.warmup, recipe.lr, recipe.final_lr) == (64, 5000, 100, 3e-4, 0.0)
     assert (recipe.eval_every, recipe.checkpoint_every) == (200, 1000)
+    assert (recipe.optimizer, recipe.schedule, recipe.order, model.dropout) == ("adamw", "cosine", "random", 0.0)
+
+
+def test_other_presets_train_other_ways_and_not_other_models() -> None:
+    for name, like in {"laptop-record": "laptop", "sprint": "workshop", "record": "workshop"}.items():
+        assert replace(PRESETS[name].model, dropout=0.0) == PRESETS[like].model
+    plain, record = PRESETS["laptop"].recipe, PRESETS["laptop-record"].recipe
+    assert (record.steps, record.batch_size, record.order) == (plain.steps, plain.batch_size, plain.order)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("program", [PROGRAM, IN_TORCH], ids=["numpy", "torch"])
+def test_both_engines_train_by_every_preset(preset: str, program: Program, train: Train) -> None:
+    flags = ["--data", "play.txt", *MODEL, "--steps", "3", "--threads", "1", "--preset", preset, "--out", preset]
+    assert run(program, ["train", *flags]) == 0
+    assert latest(preset) == 3
+    assert Run(Path(preset)).checkpoint("latest").state.recipe == replace(PRESETS[preset].recipe, steps=3, batch_size=4)
 
 
 @pytest.mark.parametrize(
@@ -576,6 +609,8 @@ def test_the_presets_are_as_stated() -> None:
         ({"lr": float("inf")}, "lr is a number of at least 0, not inf"),
         ({"beta1": 1.0}, "beta1 is below 1, not 1.0"),
         ({"beta2": 1.0}, "beta2 is below 1, not 1.0"),
+        ({"momentum": 1.0}, "momentum is below 1, not 1.0"),
+        ({"optimizer": "sgd"}, "optimizer is adamw or muon, not 'sgd'"),
         ({"order": "sorted"}, "order is epochs or random, not 'sorted'"),
         ({"patience": -1}, "patience is a whole number of at least 0, not -1"),
     ],

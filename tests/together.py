@@ -16,7 +16,7 @@ from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.weights import parameter_count
 from gpt_torch.distributed import joined
 from gpt_torch.engine import Engine, Options
-from tests.engines import COMPILER, CONFIG, RECIPE, Everything, batch
+from tests.engines import COMPILER, CONFIG, RECIPE, RECIPES, Everything, batch
 
 CPU = Options(device="cpu")
 
@@ -34,6 +34,7 @@ CASES = {
     "plain": Case(),
     "one sequence at a time": Case(recipe=replace(RECIPE, micro_batch=1)),
     "fewer sequences than processes": Case(rows=1),
+    "muon": Case(recipe=RECIPES["muon"]),
     "tied": Case(config=replace(CONFIG, tie_weights=True)),
     "dropout": Case(config=replace(CONFIG, dropout=0.3)),
     "recompute": Case(options=replace(CPU, recompute=True)),

@@ -78,5 +78,29 @@ PRESETS = {
             grad_clip=1.0, eval_every=250,
         ),
     ),
+    "laptop-record": Preset(
+        "the same model, batches and steps, to a lower loss by Muon",
+        GPTConfig(block_size=64, n_layer=4, n_head=4, n_embd=128),
+        Recipe(
+            steps=2000, batch_size=12, order="epochs", optimizer="muon", lr=3e-3, muon_lr=0.02, schedule="linear",
+            beta2=0.99, weight_decay=0.1, grad_clip=1.0, eval_every=250,
+        ),
+    ),
     "workshop": Preset("the full model and schedule of the workshop; for a GPU", GPTConfig(), Recipe()),
+    "sprint": Preset(
+        "the full model in few steps",
+        GPTConfig(dropout=0.1),
+        Recipe(
+            steps=600, order="epochs", optimizer="muon", lr=3e-3, muon_lr=0.02, schedule="linear", warmup=60,
+            beta2=0.99, weight_decay=0.1, grad_clip=1.0,
+        ),
+    ),
+    "record": Preset(
+        "the full model to a low validation loss",
+        GPTConfig(dropout=0.3),
+        Recipe(
+            steps=3000, order="epochs", optimizer="muon", lr=3e-3, muon_lr=0.02, schedule="linear",
+            beta2=0.99, weight_decay=0.1, grad_clip=1.0,
+        ),
+    ),
 }  # fmt: skip
