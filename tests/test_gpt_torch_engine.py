@@ -12,14 +12,16 @@ from torch.nn import functional as F
 
 from gpt_numpy import GPTConfig
 from gpt_numpy.workshop.errors import RunFailed
-from gpt_numpy.workshop.recipes import PRESETS
+from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_torch.device import find_dtype
 from gpt_torch.engine import Engine, Options
 from gpt_torch.selftest import self_test
-from tests.engines import COMPILER, CONFIG, RECIPE, assert_close, assert_same, batch, trained
+from tests.engines import COMPILER, CONFIG, RECIPE, RECIPES, assert_close, assert_same, batch, trained
 
 CPU = Options(device="cpu")
 LAPTOP = PRESETS["laptop"].model
+
+each_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 
 
 # ---- the same step in other ways --------------------------------------------------------------------------------
@@ -83,27 +85,32 @@ def test_lower_precision_is_near_and_not_equal(dtype: Any, rtol: float) -> None:
     assert low.reader().read([1, 2]).dtype == np.float32
 
 
-def test_float16_skips_a_step_that_is_out_of_range_and_goes_on_smaller() -> None:
+@each_recipe
+def test_float16_skips_a_step_that_is_out_of_range_and_goes_on_smaller(recipe: Recipe) -> None:
     engine = Engine(CONFIG, options=replace(CPU, dtype="float16"))
-    trained(engine)
+    trained(engine, recipe)
     before, scale = engine.weights(), engine.scaler.get_scale()
     weights = {name: w * 1e4 if name == "lm_head.weight" else w for name, w in before.items()}
-    engine.load(weights, engine.optimizer_state(), 3)
-    reported = engine.train_step(*batch(), RECIPE, 3)
+    memory = dict(engine.optimizer_state())
+    engine.load(weights, memory, 3)
+    reported = engine.train_step(*batch(), recipe, 3)
     assert np.isfinite(float(reported.grad_norm))
     assert_same(dict(engine.weights()), weights)
+    without_scale = {name: array for name, array in engine.optimizer_state().items() if name != "scaler"}
+    assert_same(without_scale, {name: memory[name] for name in without_scale})
     assert engine.scaler.get_scale() == scale / 2
 
 
-def test_float16_goes_on_bit_for_bit_even_after_a_skipped_step() -> None:
+@each_recipe
+def test_float16_goes_on_bit_for_bit_even_after_a_skipped_step(recipe: Recipe) -> None:
     options = replace(CPU, dtype="float16")
     first = Engine(CONFIG, options=options)
     first.scaler.load_state_dict({**first.scaler.state_dict(), "scale": 2.0**40})  # the first steps will be skipped
-    trained(first, steps=range(25))
+    trained(first, recipe, range(25))
     assert first.optimizer_state()["scaler"][2] < 25
     second = Engine(CONFIG, seed=99, options=options)
     second.load(first.weights(), first.optimizer_state(), step=25)
-    assert_same(trained(first, steps=range(25, 30)), trained(second, steps=range(25, 30)))
+    assert_same(trained(first, recipe, range(25, 30)), trained(second, recipe, range(25, 30)))
 
 
 def test_the_precision_comes_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,10 +63,11 @@ def add_fields(
 
 
 def _stated(values: Mapping[str, Any]) -> str:
-    """The default: what most presets have, and each other that differs."""
+    """The default; if presets differ, those that do, and what the others have."""
     shown = {name: _short(value) for name, value in values.items()}
     usual = Counter(shown.values()).most_common(1)[0][0]
-    return ", ".join([f"default {usual}", *(f"{name} {value}" for name, value in shown.items() if value != usual)])
+    others = [f"{name} {value}" for name, value in shown.items() if value != usual]
+    return ", ".join([*others, f"others {usual}"]) if others else f"default {usual}"
 
 
 def _short(value: Any) -> str:

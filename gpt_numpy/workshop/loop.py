@@ -78,7 +78,6 @@ class Training:
         self._saved = self._progress if self.is_latest else None  # of checkpoints/latest
         self.keeper = Keeper(self.run, self.console, self.state.step)
         self._began = time.monotonic()
-        self._in_steps = 0.0  # seconds
         self._unread: list[tuple[int, Trained]] = []  # what steps reported, after the step's number
         self._busy = 0.0  # seconds of work on them
         self._latest: deque[Work] = deque(maxlen=10)  # of the latest readings
@@ -133,8 +132,8 @@ class Training:
 
     def _end(self, reason: str) -> None:
         end: Record = {"kind": "end", "step": self.state.step, "reason": reason}
-        if not self.before:  # in one sitting, so that its time says something
-            end.update(seconds=time.monotonic() - self._began, seconds_in_steps=self._in_steps)
+        if not self.before and self.steady:  # in one sitting, so that its time says something
+            end.update(seconds=time.monotonic() - self._began, seconds_in_steps=self.steady.seconds)
         self.keeper.record(end)
         self.keeper.report()
 
@@ -174,7 +173,6 @@ class Training:
         seconds = self._busy + time.perf_counter() - began
         recipe, tokens = self.state.recipe, self.state.recipe.batch_size * self.state.config.block_size
         done = Work(len(reported) * tokens, seconds)
-        self._in_steps += seconds
         self.steady = Work() if self.steady is None else self.steady + done
         recent = sum(self._latest, done)
         if self.steady.seconds:

@@ -104,7 +104,7 @@ COLUMNS: Sequence[tuple[str, tuple[str, Callable[[float], str]]]] = (
     ("val_loss", ("validation loss, last step", _loss)),
     ("best_val_loss", ("at its best step", _loss)),
     ("seconds", ("time", _time)),
-    ("seconds_in_steps", ("in steps", _time)),
+    ("seconds_in_steps", ("in steps, but the first", _time)),
 )
 
 
