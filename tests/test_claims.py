@@ -76,9 +76,10 @@ def test_the_pairs_are_counted() -> None:
 
 
 def test_what_counting_alone_reaches_is_what_a_count_by_hand_reaches() -> None:
-    """In a text of 20 different characters, of which one is often followed by the same."""
+    """In a text of 20 different characters, one of them followed by another one; so short that it matters how pairs
+    that never occurred are counted."""
     random = np.random.default_rng(0)
-    text = "".join("qu" if letter == 16 else chr(97 + letter) for letter in random.integers(0, 20, 20_000))
+    text = "".join("qu" if letter == 16 else chr(97 + letter) for letter in random.integers(0, 20, 150))
     split = int(0.9 * len(text))
     train, validation = text[:split], text[split:]
     single = Counter(train)
@@ -91,7 +92,6 @@ def test_what_counting_alone_reaches_is_what_a_count_by_hand_reaches() -> None:
     run = evidence([evaluation(10, 3.0, alone + 0.01), evaluation(20, 2.9, paired)], text)
     assert about("how often", run).found == f"their frequencies alone give {alone:.2f}; the run was there at step 10"
     assert about("pairs such", run).found == f"the pairs alone give {paired:.2f}; the run was there at step 20"
-    assert alone - paired > 0.1
     assert about("how often", run).verdict == FAILS  # 3.3 is of another text
     letters = "".join(chr(97 + letter) for letter in random.integers(0, 27, 60_000))  # ln 27 = 3.30
     assert about("how often", evidence(text=letters)).verdict == HOLDS
@@ -125,7 +125,7 @@ RUNS: dict[str, tuple[str, Evidence, str]] = {
     "15 minutes": ("15 minutes", evidence([timed(5000 * ONE_STEP / 900)]), HOLDS),
     "5 minutes": ("15 minutes", evidence([timed(5000 * ONE_STEP / 300)]), FAILS),
     "half as fast for half of the time": (
-        "15 minutes", evidence([timed(5000 * ONE_STEP / 800), timed(5000 * ONE_STEP / 1600)]), HOLDS,
+        "15 minutes", evidence([timed(5000 * ONE_STEP / 900), timed(5000 * ONE_STEP / 1770)]), FAILS,
     ),
     "another batch": ("15 minutes", evidence([timed(1.0)], recipe=replace(WORKSHOP, batch_size=8)), DEPENDS),
     "never timed": ("15 minutes", evidence(), DEPENDS),

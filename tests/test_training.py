@@ -23,6 +23,7 @@ from gpt_numpy.workshop.checkpoint import Checkpoint
 from gpt_numpy.workshop.commands import run
 from gpt_numpy.workshop.engine import Trained
 from gpt_numpy.workshop.judging import Judged, running_loss
+from gpt_numpy.workshop.optimizers import settings_at
 from gpt_numpy.workshop.processes import Processes
 from gpt_numpy.workshop.program import Program
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
@@ -571,6 +572,15 @@ def test_or_in_a_line() -> None:
     assert rates[:101] == [replace(recipe, schedule="cosine").lr_at(step) for step in range(101)]
     assert np.diff(rates[100:]) == pytest.approx(-0.8 / 1000)
     assert rates[1100] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("step", [0, 50, 100, 600])
+def test_both_optimizers_go_by_it(step: int) -> None:
+    recipe = Recipe(steps=1100, warmup=100, lr=0.5, muon_lr=2.0, final_lr=0.2, momentum=0.8, weight_decay=0.3)
+    settings = settings_at(recipe, step)
+    assert settings["hidden"] == {"lr": 4.0 * recipe.lr_at(step), "momentum": 0.8, "weight_decay": 0.3}
+    assert settings["matrices"] == {"lr": recipe.lr_at(step), "betas": (0.9, 0.999), "weight_decay": 0.3}
+    assert settings["others"] == {**settings["matrices"], "weight_decay": 0.0}
 
 
 def test_the_presets_are_as_stated() -> None:
