@@ -92,12 +92,12 @@ def test_what_counting_alone_reaches_is_what_a_count_by_hand_reaches() -> None:
     run = evidence([evaluation(10, 3.0, alone + 0.01), evaluation(20, 2.9, paired)], text)
     assert about("how often", run).found == f"their frequencies alone give {alone:.2f}; the run was there at step 10"
     assert about("pairs such", run).found == f"the pairs alone give {paired:.2f}; the run was there at step 20"
-    assert about("how often", run).verdict == FAILS  # 3.3 is of another text
     letters = "".join(chr(97 + letter) for letter in random.integers(0, 27, 60_000))  # ln 27 = 3.30
     assert about("how often", evidence(text=letters)).verdict == HOLDS
     assert about("pairs such", evidence(text=letters)).verdict == FAILS
     few = "".join(chr(97 + letter) for letter in random.integers(0, 12, 60_000))  # ln 12 = 2.48
     assert about("pairs such", evidence(text=few)).verdict == HOLDS
+    assert about("how often", evidence(text=few)).verdict == FAILS
 
 
 STEPS_82: dict[str, Any] = {"step": 5000, "recipe": replace(WORKSHOP, batch_size=1), "config": GPTConfig(block_size=1)}
