@@ -95,6 +95,15 @@ def test_a_wrong_number_of_seeds_is_one_line(
     assert error.count("\n") == 1
 
 
+def test_one_run_and_several_are_told_apart(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    train("one")
+    assert train_seeds("--out", "one") == 2
+    assert "one holds a run; give another folder" in capsys.readouterr().err
+    assert run(PROGRAM, ["train", "--data", "play.txt", *TINY, "--seeds", "2", "--out", "two"]) == 0
+    assert run(PROGRAM, ["generate", "--run", "two"]) == 2
+    assert f"two holds 2 runs; name one of them, such as {Path('two/seed-1337')}" in capsys.readouterr().err
+
+
 def test_seeds_do_not_go_over_one_that_is_there(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     train("all/seed-1337")
     before = records("all/seed-1337", "step")

@@ -266,7 +266,10 @@ def find_run(name: str) -> Run:
     if name != "latest":
         if not Path(name).is_dir():
             raise WrongUse(f"{name} is not the folder of a run; the newest is found by: latest")
-        return Run(Path(name))
+        run, inside = Run(Path(name)), sorted(Path(name).glob("seed-*"))
+        if inside and not run.has_checkpoint:
+            raise WrongUse(f"{name} holds {len(inside)} runs; name one of them, such as {inside[0]}")
+        return run
     folders = [*RUNS.glob("*"), *RUNS.glob("*/seed-*")]
     newest = max(map(Run, folders), key=Run.saved_at, default=None)
     if newest is None or not newest.saved_at():

@@ -32,6 +32,8 @@ def train_seeds(count: int, name: str, given: Given, train: Callable[[Given], in
     if given.get("resume") and "out" not in given:
         raise WrongUse("--resume goes on with one run; with --seeds, say by --out in which folder they are")
     folder = Path(given.get("out", RUNS / f"{datetime.now():%Y-%m-%d-%H%M%S}-{name}"))
+    if Run(folder).has_checkpoint:
+        raise WrongUse(f"{folder} holds a run; give another folder for those of several seeds")
     first = given.get("seed", Recipe().seed)
     runs = [Run(folder / f"seed-{seed}") for seed in range(first, first + count)]
     for run in runs:
