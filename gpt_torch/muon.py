@@ -35,7 +35,7 @@ class MuonAdamW(AdamW):
     def _turn(self, parameters: Sequence[Tensor], lr: float, momentum: float, decay: float) -> None:
         """A step of Muon for matrices (m, n) of one shape, with Nesterov's momentum."""
         gradients = together(p.grad for p in parameters)  # (K, m, n)
-        before = together(self.state[p].get("momentum_buffer", torch.zeros_like(p)) for p in parameters)
+        before = together(self._memory(p) for p in parameters)
         weights = together(parameters)
         m, n = weights.shape[1:]
         buffers = before.lerp(gradients, 1.0 - momentum)
@@ -46,8 +46,15 @@ class MuonAdamW(AdamW):
             buffers = torch.where(not_sound > 0, before, buffers)
         for p, weight, buffer in zip(parameters, stepped, buffers, strict=True):
             p.copy_(like(p, weight))
-            self.state[p]["momentum_buffer"] = like(p, buffer.clone())
+            self._memory(p).copy_(like(p, buffer))
             p.grad = None  # used up
+
+    def _memory(self, parameter: Tensor) -> Tensor:
+        kept = self.state[parameter]
+        if not kept:
+            kept["momentum_buffer"] = torch.zeros_like(parameter)
+        memory: Tensor = kept["momentum_buffer"]
+        return memory
 
 
 def orthogonal(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -71,6 +71,8 @@ def test_interrupted_in_the_second_it_goes_on_there(train: Train, monkeypatch: p
     assert kept["mean"]["val_loss"] == summary("whole")["mean"]["val_loss"]
     assert [one["seconds"] is None for one in kept["runs"]] == [False, True, False]  # two sittings have no one time
     assert kept["mean"]["seconds"]["mean"] is None
+    assert train_seeds("--out", "broken", "--resume", "--steps", "25") == 0  # more than they have done
+    assert [one["step"] for one in summary("broken")["runs"]] == [25, 25, 25]
 
 
 def test_the_newest_run_is_found_among_them(train: Train) -> None:

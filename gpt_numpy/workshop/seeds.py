@@ -40,7 +40,7 @@ def train_seeds(count: int, name: str, given: Given, train: Callable[[Given], in
         console.say(f"seed {run.folder.name.removeprefix('seed-')}, in {run.folder}", "bold")
         flags = {**given, "out": str(run.folder), "seed": int(run.folder.name.removeprefix("seed-"))}
         resumed = bool(flags.pop("resume", False)) and run.has_checkpoint
-        if resumed and ended(run):
+        if resumed and ended(run, flags.get("steps", 0)):
             console.say("done already")
             continue
         if resumed:
@@ -55,10 +55,12 @@ def train_seeds(count: int, name: str, given: Given, train: Callable[[Given], in
     return 0
 
 
-def ended(run: Run) -> bool:
-    """Whether it came to its own end, and nobody stopped it."""
+def ended(run: Run, steps: int) -> bool:
+    """Whether it came to its own end, after at least so many steps, or where nothing improved any more."""
+    ends = [record for record in run.records() if record["kind"] == "end"]
     return any(
-        record["kind"] == "end" and record["reason"].endswith(("done", "evaluations")) for record in run.records()
+        end["reason"].endswith("evaluations") or (end["reason"].endswith("done") and end["step"] >= steps)
+        for end in ends
     )
 
 
