@@ -97,8 +97,8 @@ def _passes(run: Evidence) -> Claim:
     seen = run.state.step * run.state.recipe.batch_size * run.state.config.block_size
     as_there = (run.state.step, run.state.recipe.batch_size, run.state.config.block_size) == (5000, 64, 256)
     return Claim(
-        "5,000 steps of 64 windows of 256 are one training (82 passes over the text)",
-        f"this run: {seen:,} tokens in {run.state.step:,} steps, {seen / len(run.data.train):.1f} passes",
+        "5,000 steps are 82 passes over the text",
+        f"{run.state.step:,} steps are {seen / len(run.data.train):.1f} passes, {seen:,} tokens",
         (HOLDS if round(seen / len(run.data.train)) == 82 else FAILS) if as_there else DEPENDS,
     )
 
@@ -206,7 +206,8 @@ def _time(run: Evidence) -> Claim:
         return Claim(says, "no step was timed", DEPENDS)
     batch = run.state.recipe.batch_size * run.state.config.block_size * run.data.characters_per_token
     seconds = batch * float(np.mean(1.0 / np.array(speeds)))  # of a step
-    found = f"here a step takes {1e3 * seconds:.3g} ms, 5,000 of them {5000 * seconds / 60:.3g} minutes"
+    step = f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
+    found = f"a step takes {step}, 5,000 of them {5000 * seconds / 60:.3g} minutes"
     if not _is_workshop(run.state, only_size=True):
         return Claim(says, f"{found}; another model or batch", DEPENDS)
     return Claim(says, found, HOLDS if 10 <= 5000 * seconds / 60 <= 20 else FAILS)

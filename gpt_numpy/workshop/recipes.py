@@ -97,9 +97,9 @@ PRESETS = {
     ),
     "record": Preset(
         "the full model to a low validation loss",
-        GPTConfig(dropout=0.3),
+        GPTConfig(dropout=0.2),
         Recipe(
-            steps=3000, order="epochs", optimizer="muon", lr=3e-3, muon_lr=0.02, schedule="linear",
+            steps=2000, order="epochs", optimizer="muon", lr=3e-3, muon_lr=0.02, schedule="linear",
             beta2=0.99, weight_decay=0.1, grad_clip=1.0,
         ),
     ),
