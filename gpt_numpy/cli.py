@@ -19,11 +19,14 @@ class Options:
         check_threads(self.threads)
 
 
+ONLY_TORCH = ("--device", "--dtype", "--attention", "--compile", "--recompute", "--parallel", "--self-test")
+
 PROGRAM = Program(
     "gpt-numpy",
     "The GPT written by hand on NumPy: train it, let it write, judge it, and read its gradients.",
     Options,
     lambda config, seed, options, processes: Engine(config, seed, options.threads or None),
+    elsewhere=dict.fromkeys(ONLY_TORCH, "gpt-torch"),
     commands={"explain": EXPLAIN},
 )
 

@@ -20,6 +20,7 @@ from gpt_numpy.workshop import download
 from gpt_numpy.workshop.commands import run
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs import Run, find_run
+from gpt_torch.engine import Options
 
 ROOT = Path(__file__).parent.parent
 PLAY = "".join(f"SCENE {i}.\nEnter ROMEO, who says {i * i}: farewell!\n" for i in range(60))
@@ -328,6 +329,11 @@ def test_every_field_has_a_flag_with_its_meaning(folder: Path) -> None:
             assert re.search(rf"^  --{field.name.replace('_', '-')}\b.*\n? +\S", page, re.MULTILINE), field.name
 
 
+def test_it_knows_which_flags_are_those_of_torch_alone() -> None:
+    ours, theirs = ({field.name for field in fields(options)} for options in (PROGRAM.options, Options))
+    assert PROGRAM.elsewhere == {"--" + name.replace("_", "-"): "gpt-torch" for name in theirs - ours}
+
+
 # ---- wrong use --------------------------------------------------------------------------------------------------
 
 
@@ -336,6 +342,8 @@ def test_every_field_has_a_flag_with_its_meaning(folder: Path) -> None:
     [
         (["dance"], "'dance' is not one of train, generate, eval, explain; see gpt-numpy --help"),
         (["train", "--stps", "3"], "--stps is not known, perhaps --steps; see gpt-numpy train --help"),
+        (["train", "--dtype", "bfloat16"], "--dtype is for gpt-torch alone; see gpt-numpy train --help"),
+        (["generate", "--no-self-test"], "--no-self-test is for gpt-torch alone"),
         (["train", "--steps", "many"], "--steps: 'many' is not a whole number"),
         (["train", "--steps"], "--steps: expected one argument"),
         (["train", "--steps", "0"], "--steps is a whole number of at least 1, not 0"),

@@ -105,7 +105,7 @@ def train(program: Program, arguments: Sequence[str]) -> int:
     group.add_argument(
         "--seeds", metavar="N", type=int, help="train so many models, each from another seed, and compare them"
     )
-    add_fields(parser, "the machine", program.options)
+    add_machine(parser, program)
     add_fields(parser, "the training", Recipe, {name: preset.recipe for name, preset in PRESETS.items()})
     add_fields(parser, "the model", GPTConfig, {name: preset.model for name, preset in PRESETS.items()})
     given = parser.given(arguments)
@@ -177,7 +177,7 @@ def write(program: Program, arguments: Sequence[str]) -> int:
     group.add_argument("--length", metavar="N", type=int, default=500, help="tokens to write (default 500)")
     group.add_argument("--seed", metavar="N", type=int, help="the same seed, the same text (default a new one)")
     add_fields(parser, "the choice of each token", Sampling)
-    add_fields(parser, "the machine", program.options)
+    add_machine(parser, program)
     given = parser.given(arguments)
     how = made(Sampling, chosen(Sampling, given))
     seed = given.get("seed", int(np.random.SeedSequence().generate_state(1)[0]))
@@ -203,7 +203,7 @@ def judge(program: Program, arguments: Sequence[str]) -> int:
     parser = Parser(f"{program.name} eval", "How good a trained model is, over the whole validation part of its text.")
     add_which(parser)
     parser.add_argument("--data", metavar="FILE", help="judge by the validation part of another text")
-    add_fields(parser, "the machine", program.options)
+    add_machine(parser, program)
     given = parser.given(arguments)
 
     console = Console()
@@ -224,6 +224,11 @@ def judge(program: Program, arguments: Sequence[str]) -> int:
     console.say(f"perplexity            {perplexity(judged.mean):.3f}")
     console.say(f"bits per character    {bits(per_character):.3f}")
     return 0
+
+
+def add_machine(parser: Parser, program: Program) -> None:
+    add_fields(parser, "the machine", program.options)
+    parser.elsewhere = program.elsewhere
 
 
 def add_which(parser: Parser) -> None:

@@ -24,6 +24,7 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             argument_default=argparse.SUPPRESS,
         )
+        self.elsewhere: Mapping[str, str] = {}  # flags that only another command has, and which one
         self.color = False  # from Python 3.14 on, help would be in colour even in a pipe
 
     def error(self, message: str) -> NoReturn:
@@ -33,8 +34,11 @@ class Parser(argparse.ArgumentParser):
         """What was on the command line, and nothing for what was not."""
         found, unknown = self.parse_known_args(arguments)
         if unknown:
+            flag = unknown[0].split("=")[0]
+            if other := self.elsewhere.get(flag.replace("--no-", "--")):
+                self.error(f"{flag} is for {other} alone")
             known = [flag for action in self._actions for flag in action.option_strings]
-            meant = difflib.get_close_matches(unknown[0].split("=")[0], known, 1)
+            meant = difflib.get_close_matches(flag, known, 1)
             self.error(f"{unknown[0]} is not known" + (f", perhaps {meant[0]}" if meant else ""))
         return vars(found)
 

@@ -27,6 +27,7 @@ class Program:
     preset: Callable[[Any], str] = lambda options: "laptop"  # the one that suits the machine
     check: Callable[[GPTConfig, Any], str | None] = lambda config, options: None  # of the machine, before training
     may_change: frozenset[str] = frozenset({"threads"})  # options that a run which is resumed does not keep by itself
+    elsewhere: Mapping[str, str] = field(default_factory=dict)  # flags that only another command has, and which one
     commands: Mapping[str, Command] = field(default_factory=dict)  # beside train, generate and eval
     processes: Processes = field(default_factory=Processes)  # that run this command together
 
