@@ -61,11 +61,21 @@ sys.exit(cli.main())
 AS_IT_IS = "import sys; from gpt_numpy import cli; sys.exit(cli.main())"
 
 
-def started(folder: Path, code: str, *arguments: str, **how: Any) -> subprocess.Popen[str]:
+def started(
+    folder: Path, code: str, *arguments: str, first: Callable[[], object] = lambda: None, **how: Any
+) -> subprocess.Popen[str]:
+    """`first` is done in the new process."""
+
+    def prepare() -> None:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)  # whoever started the tests may have had them ignored
+        first()
+
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], cwd=folder, env=environment, text=True, encoding="utf-8", **how
-    )
+        [sys.executable, "-c", code, *arguments], cwd=folder, env=environment, text=True, encoding="utf-8",
+        preexec_fn=prepare, **how,
+    )  # fmt: skip
 
 
 def says(process: subprocess.Popen[str], beginning: str) -> None:
@@ -97,7 +107,7 @@ def test_a_terminal_that_is_closed_saves_and_ends_the_run(train: Train, tmp_path
     arguments = ["train", "--out", "a", "--data", "play.txt", *TINY, "--steps", "1000000"]
     process = started(
         tmp_path, AS_IT_IS, *arguments, stdin=follower, stdout=follower, stderr=follower,
-        preexec_fn=lambda: os.login_tty(0),
+        first=lambda: os.login_tty(0),
     )  # fmt: skip
     os.close(follower)
     shown = b""
@@ -112,7 +122,7 @@ def test_a_terminal_that_is_closed_saves_and_ends_the_run(train: Train, tmp_path
 def test_under_nohup_a_terminal_that_is_closed_does_not_matter(train: Train, tmp_path: Path) -> None:
     process = started(
         tmp_path, AS_IT_IS, "train", "--out", "a", "--data", "play.txt", *TINY, stdout=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+        first=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
     )  # fmt: skip
     says(process, "step     0")
     process.send_signal(signal.SIGHUP)
