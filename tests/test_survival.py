@@ -114,7 +114,10 @@ def test_a_terminal_that_is_closed_saves_and_ends_the_run(train: Train, tmp_path
     while b"step    10" not in shown:
         shown += os.read(leader, 1 << 16)
     os.close(leader)
-    assert process.wait(timeout=60) == 128 + signal.SIGHUP
+    try:
+        assert process.wait(timeout=60) == 128 + signal.SIGHUP
+    finally:
+        process.kill()  # it would go on for a million steps
     assert latest(tmp_path / "a") >= 10
     assert records(tmp_path / "a", "end")[-1]["reason"] == "it was stopped"
 
