@@ -9,13 +9,10 @@ from pathlib import Path
 
 from gpt_numpy.workshop.commands import add_which, leave, run
 from gpt_numpy.workshop.console import Console
-from gpt_numpy.workshop.download import SHA256
 from gpt_numpy.workshop.flags import Parser
 from gpt_numpy.workshop.program import Command, Program
 from gpt_numpy.workshop.runs import find_run, new_run
-from gpt_numpy.workshop.starting import text_of
 from gpt_numpy.workshop.weights import parameter_count
-from gpt_torch.claims import Evidence, claims, samples, table
 from gpt_torch.device import find_device
 from gpt_torch.distributed import joined
 from gpt_torch.engine import Engine, Options
@@ -56,29 +53,6 @@ def import_run(program: Program, arguments: Sequence[str]) -> int:
     return 0
 
 
-def check_claims(program: Program, arguments: Sequence[str]) -> int:
-    parser = Parser(
-        f"{program.name} claims", "Hold what the workshop says of such a model against a run of yours and its text."
-    )
-    parser.add_argument("--run", metavar="FOLDER", default="latest", help="a run's folder (default latest, the newest)")
-    parser.add_argument("--data", metavar="FILE", help="its text, if that is no longer where it was")
-    given = parser.given(arguments)
-    console = Console()
-    run = find_run(given["run"])
-    checkpoint = run.checkpoint("latest")
-    data = text_of(checkpoint, given.get("data"), console)
-    evidence = Evidence(checkpoint.state, checkpoint.tokenizer, data, list(run.records()))
-    console.say(f"{run.folder}, step {checkpoint.state.step:,}, on {data.name}")
-    if data.survey.digest != SHA256:
-        console.say("what is said of the text is said of tiny Shakespeare; this is another one", "yellow")
-    console.table(table(list(claims(evidence))))
-    for loss, evaluation in samples(evidence):
-        console.say(f"\nabout {loss}: {evaluation['val_loss']:.3f} in validation, step {evaluation['step']:,}", "bold")
-        for line in evaluation["sample"].strip("\n").splitlines():
-            console.say(f"    {line}", "dim")
-    return 0
-
-
 PROGRAM = Program(
     "gpt-torch",
     "The GPT in PyTorch, on a GPU or a CPU: train it, let it write, judge it.",
@@ -89,7 +63,6 @@ PROGRAM = Program(
     may_change=frozenset({"threads", "device", "parallel", "self_test"}),
     commands={
         "export": Command(export_run, {"export FOLDER": "the newest run as a GPT-2 for transformers"}),
-        "claims": Command(check_claims, {"claims": "what the workshop says, held against the newest run"}),
         "import": Command(import_run, {"import FOLDER": "a GPT-2 of transformers as a run"}),
     },
 )

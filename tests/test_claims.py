@@ -14,11 +14,11 @@ import pytest
 
 from gpt_numpy import GPTConfig
 from gpt_numpy.workshop.checkpoint import State
+from gpt_numpy.workshop.claims import DEPENDS, FAILS, HOLDS, Claim, Evidence, claims, samples
 from gpt_numpy.workshop.commands import run
 from gpt_numpy.workshop.corpus import Data, Survey
 from gpt_numpy.workshop.recipes import PRESETS
 from gpt_numpy.workshop.tokenizers import CharTokenizer
-from gpt_torch.claims import DEPENDS, FAILS, HOLDS, Claim, Evidence, claims, samples
 from gpt_torch.cli import PROGRAM
 from tests.runs import PLAY, Train
 

@@ -340,7 +340,7 @@ def test_it_knows_which_flags_are_those_of_torch_alone() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["dance"], "'dance' is not one of train, generate, eval, explain; see gpt-numpy --help"),
+        (["dance"], "'dance' is not one of train, generate, eval, claims, explain; see gpt-numpy --help"),
         (["train", "--stps", "3"], "--stps is not known, perhaps --steps; see gpt-numpy train --help"),
         (["train", "--dtype", "bfloat16"], "--dtype is for gpt-torch alone; see gpt-numpy train --help"),
         (["generate", "--no-self-test"], "--no-self-test is for gpt-torch alone"),

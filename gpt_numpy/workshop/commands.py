@@ -1,4 +1,4 @@
-"""The commands train, generate and eval, the same for both engines."""
+"""The commands train, generate, eval and claims, the same for both engines."""
 
 import os
 import shlex
@@ -11,7 +11,9 @@ import numpy as np
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.advice import phase_of
+from gpt_numpy.workshop.claims import Evidence, claims, samples, table
 from gpt_numpy.workshop.console import Console, visible
+from gpt_numpy.workshop.download import SHA256
 from gpt_numpy.workshop.errors import Lost, RunFailed, WrongUse
 from gpt_numpy.workshop.flags import Given, Parser, add_fields, chosen, made
 from gpt_numpy.workshop.judging import bits, perplexity, running_loss
@@ -226,6 +228,29 @@ def judge(program: Program, arguments: Sequence[str]) -> int:
     return 0
 
 
+def check_claims(program: Program, arguments: Sequence[str]) -> int:
+    parser = Parser(
+        f"{program.name} claims", "Hold what the workshop says of such a model against a run of yours and its text."
+    )
+    parser.add_argument("--run", metavar="FOLDER", default="latest", help="a run's folder (default latest, the newest)")
+    parser.add_argument("--data", metavar="FILE", help="its text, if that is no longer where it was")
+    given = parser.given(arguments)
+    console = Console()
+    run = find_run(given["run"])
+    checkpoint = run.checkpoint("latest")
+    data = text_of(checkpoint, given.get("data"), console)
+    evidence = Evidence(checkpoint.state, checkpoint.tokenizer, data, list(run.records()))
+    console.say(f"{run.folder}, step {checkpoint.state.step:,}, on {data.name}")
+    if data.survey.digest != SHA256:
+        console.say("what is said of the text is said of tiny Shakespeare; this is another one", "yellow")
+    console.table(table(list(claims(evidence))))
+    for loss, evaluation in samples(evidence):
+        console.say(f"\nabout {loss}: {evaluation['val_loss']:.3f} in validation, step {evaluation['step']:,}", "bold")
+        for line in evaluation["sample"].strip("\n").splitlines():
+            console.say(f"    {line}", "dim")
+    return 0
+
+
 def add_machine(parser: Parser, program: Program) -> None:
     add_fields(parser, "the machine", program.options)
     parser.elsewhere = program.elsewhere
@@ -248,4 +273,5 @@ COMMANDS = {
     }, together=True),
     "generate": Command(write, {'generate --prompt "ROMEO:"': "let the newest run write on"}),
     "eval": Command(judge, {"eval": "how good the newest run is"}, together=True),
+    "claims": Command(check_claims, {"claims": "what the workshop says, held against the newest run"}),
 }  # fmt: skip

@@ -2,7 +2,7 @@
 what can be seen happens early."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -62,10 +62,9 @@ def picture(shown: dict[str, Any]) -> str:
     lines.append(_curve("training", [place(*point) for point in training]))
     lines.append(_curve("validation", [place(*point) for point in evaluations if point[0] > 0]))
     lines += [f'<circle cx="{x}" cy="{y}" r="3.5"/>' for x, y in (place(*point) for point in evaluations)]
-    for name, (x, y) in zip(
-        ("training", "validation"), ((LEFT + 16, BOTTOM - 32), (LEFT + 16, BOTTOM - 14)), strict=True
-    ):
-        lines.append(f'<text class="{name}" x="{x}" y="{y}">{name}{_end(name, training, evaluations)}</text>')
+    for name, points, y in (("training", training, BOTTOM - 32), ("validation", evaluations, BOTTOM - 14)):
+        end = f", {points[-1][1]:.3f} after step {points[-1][0]:,}" if points else ""
+        lines.append(f'<text class="{name}" x="{LEFT + 16}" y="{y}">{name}{end}</text>')
     return "\n".join([*lines, "</svg>", ""])
 
 
@@ -76,9 +75,3 @@ def _steps(last: int) -> list[int]:
 
 def _curve(name: str, points: Sequence[Point]) -> str:
     return f'<path class="{name}" d="M{" L".join(f"{x} {y}" for x, y in points)}"/>' if points else ""
-
-
-def _end(name: str, training: Iterable[Point], evaluations: Iterable[Point]) -> str:
-    """The number that a curve ends at."""
-    points = list(training if name == "training" else evaluations)
-    return f", {points[-1][1]:.3f} after step {points[-1][0]:,}" if points else ""

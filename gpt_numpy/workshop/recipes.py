@@ -1,7 +1,7 @@
 """Recipes: everything that decides a training run, beside the text and the threads. Each field is a flag."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Literal, get_args, get_type_hints
 
 from gpt_numpy.config import GPTConfig
@@ -69,10 +69,12 @@ class Preset:
     recipe: Recipe
 
 
+LAPTOP = GPTConfig(block_size=64, n_layer=4, n_head=4, n_embd=128)
+MUON = Recipe(order="epochs", optimizer="muon", lr=3e-3, schedule="linear", beta2=0.99, weight_decay=0.1, grad_clip=1.0)
 PRESETS = {
     "laptop": Preset(
         "a small model that learns to write plays in minutes on a CPU",
-        GPTConfig(block_size=64, n_layer=4, n_head=4, n_embd=128),
+        LAPTOP,
         Recipe(
             steps=2000, batch_size=12, order="epochs", lr=1e-3, final_lr=0.1, beta2=0.99, weight_decay=0.1,
             grad_clip=1.0, eval_every=250,
@@ -80,27 +82,18 @@ PRESETS = {
     ),
     "laptop-record": Preset(
         "the same model, batches and steps, to a lower loss by Muon",
-        GPTConfig(block_size=64, n_layer=4, n_head=4, n_embd=128),
-        Recipe(
-            steps=2000, batch_size=12, order="epochs", optimizer="muon", lr=3e-3, muon_lr=0.02, schedule="linear",
-            beta2=0.99, weight_decay=0.1, grad_clip=1.0, eval_every=250,
-        ),
+        LAPTOP,
+        replace(MUON, steps=2000, batch_size=12, eval_every=250),
     ),
     "workshop": Preset("the full model and schedule of the workshop; for a GPU", GPTConfig(), Recipe()),
     "sprint": Preset(
         "the full model in few steps",
         GPTConfig(dropout=0.1),
-        Recipe(
-            steps=600, order="epochs", optimizer="muon", lr=3e-3, muon_lr=0.02, schedule="linear", warmup=60,
-            beta2=0.99, weight_decay=0.1, grad_clip=1.0,
-        ),
+        replace(MUON, steps=600, warmup=60),
     ),
     "record": Preset(
         "the full model to a low validation loss",
         GPTConfig(dropout=0.2),
-        Recipe(
-            steps=2000, order="epochs", optimizer="muon", lr=3e-3, muon_lr=0.02, schedule="linear",
-            beta2=0.99, weight_decay=0.1, grad_clip=1.0,
-        ),
+        replace(MUON, steps=2000),
     ),
 }  # fmt: skip

@@ -35,10 +35,10 @@ def train_seeds(count: int, name: str, given: Given, train: Callable[[Given], in
     if Run(folder).has_checkpoint:
         raise WrongUse(f"{folder} holds a run; give another folder for those of several seeds")
     first = given.get("seed", Recipe().seed)
-    runs = [Run(folder / f"seed-{seed}") for seed in range(first, first + count)]
-    for run in runs:
-        console.say(f"seed {run.folder.name.removeprefix('seed-')}, in {run.folder}", "bold")
-        flags = {**given, "out": str(run.folder), "seed": int(run.folder.name.removeprefix("seed-"))}
+    runs = {seed: Run(folder / f"seed-{seed}") for seed in range(first, first + count)}
+    for seed, run in runs.items():
+        console.say(f"seed {seed}, in {run.folder}", "bold")
+        flags = {**given, "out": str(run.folder), "seed": seed}
         resumed = bool(flags.pop("resume", False)) and run.has_checkpoint
         if resumed and ended(run, flags.get("steps", 0)):
             console.say("done already")
@@ -48,8 +48,8 @@ def train_seeds(count: int, name: str, given: Given, train: Callable[[Given], in
         if status := train(flags):
             console.say(f"the rest: the same command with --resume --out {shlex.quote(str(folder))}", "yellow")
             return status
-    summary = [result(run) for run in runs]
-    write_whole(folder / SUMMARY, json.dumps(described(name, runs[0], summary), indent=1).encode("utf-8"))
+    summary = [{"seed": seed, **result(run)} for seed, run in runs.items()]
+    write_whole(folder / SUMMARY, json.dumps(described(name, runs[first], summary), indent=1).encode("utf-8"))
     console.table(table(name, summary))
     console.say(f"all of it: {folder / SUMMARY}")
     return 0
@@ -71,7 +71,6 @@ def result(run: Run) -> Record:
     end = next(record for record in records if record["kind"] == "end")
     best, last = min(evaluations, key=lambda record: float(record["val_loss"])), evaluations[-1]
     return {
-        "seed": int(run.folder.name.removeprefix("seed-")),
         "step": last["step"], "val_loss": last["val_loss"], "train_loss": last["train_loss"],
         "best_step": best["step"], "best_val_loss": best["val_loss"],
         "seconds": end.get("seconds"), "seconds_in_steps": end.get("seconds_in_steps"),
