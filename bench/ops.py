@@ -95,9 +95,9 @@ def measure(settings: Settings) -> Iterator[Result]:
 
 def compared(subject: Subject, settings: Settings) -> Row:
     """Seconds forward and backward, ours and torch's, after both have given the same numbers."""
-    from tests.cases import CASES  # with what the tests need, which a program does not
-    from tests.judge import compare, operation, through_engine, upstream
-    from tests.strategies import Typical
+    from tests.minitensor.cases import CASES  # with what the tests need, which a program does not
+    from tests.minitensor.judge import compare, operation, through_engine, upstream
+    from tests.minitensor.strategies import Typical
 
     op, case = OPS[subject.op], CASES[subject.op]
     try:

@@ -19,7 +19,7 @@ from gpt_torch.engine import Engine, Options
 from gpt_torch.model import GPT
 
 # The largest error that passes, as a part of the size of the tensor it is in: of a loss, or of a gradient. Several
-# times what a sound CPU shows (tests/test_gpt_torch_engine.py measures it), far below what a wrong sign does.
+# times what a sound CPU shows (tests/gpt_torch/test_gpt_torch_engine.py measures it), far below what a wrong sign does.
 ALLOWED = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 PAST_ALLOWED = 1e-6  # in any precision: what is masked has no part in a sum
 PAST = "the past, when a later character changes,"

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, Phase, settings
 from gpt_numpy.cli import PROGRAM
 from gpt_numpy.workshop import loop
 from gpt_numpy.workshop.commands import run
-from tests.report import REPORT
-from tests.runs import PLAY, TINY, Train
+from tests.support.report import REPORT
+from tests.support.runs import PLAY, TINY, Train
 
 # The default repeats the same examples in every run, so that a failure is never a surprise on somebody else's
 # machine; `HYPOTHESIS_PROFILE=thorough uv run pytest` looks at 20 times as many, new ones each time.

@@ -1,0 +1,322 @@
+"""The benchmarks: that they time what they say, in turns, and nothing that computes something else."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from bench import generate, memory, ops, overhead, peers, scaling, step, timing, where
+from bench.__main__ import BENCHMARKS, main, short
+from bench.result import BLUE, ORANGE, Result, bars
+from bench.settings import COMPILED, EAGER, NUMPY, Settings, Stepping, batch
+from bench.timing import Times, turns
+from bench.verify import same_arrays, same_steps
+from gpt_numpy.config import GPTConfig
+from gpt_numpy.workshop.errors import RunFailed
+from gpt_numpy.workshop.recipes import PRESETS, Preset, Recipe
+from gpt_numpy.workshop.weights import initial_weights
+from gpt_torch.engine import Engine as TorchEngine
+from minitensor import tensor
+from minitensor.op import OPS
+from minitensor.optim import AdamW, clip_grad_norm_
+
+TINY = GPTConfig(block_size=8, n_layer=1, n_head=2, n_embd=8)
+QUICK = Settings(repeat=2, turn=0.001, compile=False, batch_size=3)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model for which everything takes a moment."""
+    monkeypatch.setitem(PRESETS, "laptop", Preset("", TINY, PRESETS["laptop"].recipe))
+
+
+def last(results: Iterator[Result]) -> Result:
+    *_, result = results
+    return result
+
+
+# ---- turns ------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Time that passes only where somebody works or sleeps, and what happened."""
+
+    def __init__(self) -> None:
+        self.now, self.log = 0.0, list[str]()
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.log.append("rest")
+
+    def work(self, name: str, *seconds: float) -> Any:
+        """Takes so long at the first call, at the second, ..., and then as long as at the last."""
+        left = list(seconds)
+
+        def call() -> None:
+            self.now += left.pop(0) if len(left) > 1 else left[0]
+            self.log.append(name)
+
+        return call
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(timing, "time", clock)
+    return clock
+
+
+def test_all_take_turns_after_a_rest_and_the_first_call_of_each_does_not_count(clock: Clock) -> None:
+    subjects = {"a": clock.work("a", 99.0, 2.0), "b": clock.work("b", 50.0, 1.0)}
+    *_, found = turns(subjects, repeat=2, least=2.0)
+    assert found == {"a": Times([2.0, 2.0]), "b": Times([1.0, 1.0])}
+    assert clock.log[-10:] == ["rest", "a", "rest", "b", "b"] * 2
+
+
+def test_a_ratio_is_taken_turn_by_turn() -> None:
+    a, b = Times([1.0, 20.0, 3.0]), Times([2.0, 10.0, 3.0])
+    assert a.over(b) == 1.0  # of 0.5, 2 and 1; the medians alone, 3 and 3, would hide that
+    assert a.over(Times([4.0, 80.0, 12.0])) == 0.25
+    assert a.median == 3.0
+    assert Times([1.0, 2.0, 3.0, 4.0, 5.0]).spread == pytest.approx(2 / 3)
+
+
+# ---- the same numbers -------------------------------------------------------------------------------------------
+
+
+def test_what_computes_other_numbers_is_not_timed(tiny: None) -> None:
+    ours, theirs = (Stepping(make(), QUICK.recipe) for make in (QUICK.numpy_engine, QUICK.torch_engine))
+    same_steps({NUMPY: ours, EAGER: theirs})
+    theirs.batches = [batch(TINY, 3, seed=9)]
+    with pytest.raises(RunFailed, match="step 1 of gpt_torch and of gpt_numpy differ"):
+        same_steps({NUMPY: ours, EAGER: theirs})
+
+
+@pytest.mark.parametrize("wrong", [[1.0, 1.0, 1.001], [1.0] * 4, [1.0, 1.0, np.nan]])
+def test_arrays_that_are_not_the_same(wrong: list[float]) -> None:
+    same_arrays("y", np.ones(3) * (1 + 1e-6), np.ones(3))
+    with pytest.raises(RunFailed, match="y differs"):
+        same_arrays("y", np.array(wrong), np.ones(3))
+
+
+def test_a_wrong_operation_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = next(subject for subject in ops.SUBJECTS if subject.op == "exp")
+    assert ops.compared(subject, QUICK)["forward"] > 0
+    monkeypatch.setattr(OPS["exp"], "backward", lambda dy, y: (dy * y * 1.01,))
+    with pytest.raises(RunFailed, match="exp differs from torch's"):
+        ops.compared(subject, QUICK)
+
+
+def test_an_operation_that_is_wrong_at_its_measured_size_alone_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, right = next(subject for subject in ops.SUBJECTS if subject.op == "exp"), OPS["exp"].forward
+
+    def wrong_if_large(x: Any) -> Any:
+        y, saved = right(x)
+        return y * (1.001 if x.size > 1000 else 1.0), saved
+
+    monkeypatch.setattr(OPS["exp"], "forward", wrong_if_large)
+    with pytest.raises(RunFailed, match="exp differs from torch's by"):
+        ops.compared(subject, QUICK)
+
+
+def test_the_model_written_for_the_peers_is_the_model() -> None:
+    config = replace(TINY, gelu="tanh", n_layer=2)
+    weights, (ids, targets) = initial_weights(config, seed=0), batch(config, 3)
+    expected = QUICK.numpy_engine(config).loss(ids, targets)
+    assert peers.gpt_loss(np, weights, ids, targets, config) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_update_written_for_the_peers_is_clipping_and_adamw() -> None:
+    recipe, rng = Recipe(grad_clip=0.5, weight_decay=0.1), np.random.default_rng(0)
+    w = {"matrix": rng.standard_normal((3, 4)), "bias": rng.standard_normal(4)}
+    zeros = {name: np.zeros_like(value) for name, value in w.items()}
+    ours = {name: tensor(value, requires_grad=True) for name, value in w.items()}
+    optimizer = AdamW(
+        [{"params": [ours["matrix"]], "weight_decay": 0.1}, {"params": [ours["bias"]], "weight_decay": 0.0}]
+    )
+    state: peers.State = (w, zeros, zeros)
+    for number in (1, 2, 3):
+        gradients: peers.Values = {name: rng.standard_normal(value.shape) for name, value in w.items()}
+        norm, state = peers.updated(np, state, gradients, recipe, number, lr=1e-3)
+        for name, p in ours.items():
+            p.grad = tensor(gradients[name])
+        assert norm == pytest.approx(clip_grad_norm_(ours.values(), 0.5).item())
+        optimizer.step()
+    for name, p in ours.items():
+        np.testing.assert_allclose(state[0][name], p.detach().numpy(), rtol=1e-7)
+        kept = optimizer.state[p]  # AdamW's step hardly depends on the size of its gradients, what it keeps does
+        np.testing.assert_allclose(state[1][name], kept["exp_avg"], rtol=1e-6)
+        np.testing.assert_allclose(state[2][name], kept["exp_avg_sq"], rtol=1e-6)
+
+
+def test_a_text_that_differs_is_not_timed(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = QUICK.torch_engine(TINY)
+    other.load({name: -weight for name, weight in initial_weights(TINY, seed=0).items()}, {}, 0)
+    monkeypatch.setattr(Settings, "torch_engine", lambda self: other)
+    with pytest.raises(RunFailed, match="same text"):
+        last(generate.measure(QUICK))
+
+
+def test_a_text_that_differs_at_its_end_alone_is_not_timed(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def written(engine: Any, prompt: Any, length: int, *how: Any, seed: int) -> list[int]:
+        at_end = 2 if type(engine) is TorchEngine else 1
+        return [1] * (length - 1) + [at_end if length == 4 else 1]
+
+    monkeypatch.setattr(generate, "generate", written)
+    with pytest.raises(RunFailed, match="same text"):
+        last(generate.measure(QUICK))
+
+
+# ---- which way round --------------------------------------------------------------------------------------------
+
+
+def twice_as_slow(subjects: dict[str, Any], repeat: int, least: float) -> Iterator[dict[str, Times]]:
+    """Everything takes 2 seconds, but gpt_numpy 1."""
+    ours = (NUMPY, f"{NUMPY}, {generate.CACHED}", f"{NUMPY}, {generate.ANEW}", "f", "b")
+    for turn in range(1, repeat + 1):
+        yield {name: Times([1.0 if name in ours else 2.0] * turn) for name in subjects}
+
+
+def test_half_the_time_is_half_the_time_and_twice_the_speed(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (step, generate, ops):
+        monkeypatch.setattr(module, "turns", twice_as_slow)
+    result = last(step.measure(QUICK))
+    assert result.rows[0]["of torch's time"] == 0.5
+    assert result.lines == ["gpt_numpy takes 0.50 times as long as gpt_torch (turn by turn 0.50 to 0.50, 2 turns)."]
+    assert [row["of torch's speed"] for row in last(generate.measure(QUICK)).rows] == [2.0, 1.0, 2.0, 1.0]
+    row = ops.compared(ops.SUBJECTS[-1], QUICK)
+    assert (row["forward / torch's"], row["backward / torch's"]) == (0.5, 0.5)
+
+
+def test_what_could_not_be_compiled_is_not_called_compiled(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "turns", twice_as_slow)
+    real = Settings.torch_engine
+    monkeypatch.setattr(Settings, "torch_engine", lambda self, compiled=False: real(self))
+    names = [row["subject"] for row in last(step.measure(replace(QUICK, compile=True))).rows]
+    assert names[:2] == [NUMPY, EAGER]
+    assert COMPILED not in names
+
+
+# ---- what they find ---------------------------------------------------------------------------------------------
+
+
+def test_step(tiny: None) -> None:
+    result = last(step.measure(QUICK))
+    ours, torchs, roof, torchs_roof = result.rows
+    assert (ours["subject"], torchs["subject"]) == (NUMPY, EAGER)
+    assert ours["characters/s"] == pytest.approx(3 * 8 / ours["time"])
+    assert 0 < ours["of the roofline"] < 1
+    assert roof["speed"] > ours["speed"]
+    assert torchs_roof["speed"] > torchs["speed"]
+    assert all(len(row["seconds"]) == 2 for row in result.rows)
+
+
+def test_generate(tiny: None) -> None:
+    result = last(generate.measure(QUICK))
+    assert [(row["subject"], row["way"]) for row in result.rows] == [
+        (name, way) for way in (generate.CACHED, generate.ANEW) for name in (NUMPY, EAGER)
+    ]
+
+
+def test_where_accounts_for_all_of_the_time(tiny: None) -> None:
+    forwards = {name: op.forward for name, op in OPS.items()}
+    result = last(where.measure(QUICK))
+    assert sum(row["share"] for row in result.rows) == pytest.approx(1.0)
+    by_name = {row["operation"]: row for row in result.rows}
+    engines = min(QUICK.cores, 3)  # threads that have a sequence
+    assert by_name["linear"]["calls"] == 2 * engines * (4 * TINY.n_layer + 1)
+    assert by_name["engine and waiting"]["share"] > 0
+    assert {name: op.forward for name, op in OPS.items()} == forwards  # the clocks are gone
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak of a process")
+def test_memory_grows_with_the_batch() -> None:
+    few, many = (memory.peak(Settings(), NUMPY, rows, 64) for rows in (4, 32))
+    assert 1e6 < few < many < 1e9
+
+
+def test_scaling(tiny: None) -> None:
+    result = last(scaling.measure(replace(QUICK, threads=2)))
+    assert [row["varied"] for row in result.rows if row["exponent"] is not None] == list(scaling.EXPECTED)
+    assert [row["size"] for row in result.rows if row["varied"] == "context"] == [2, 4, 8]
+    assert scaling.slope([2, 4, 8], [3.0, 12.0, 48.0]) == pytest.approx(2.0)
+
+
+def test_overhead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overhead, "ROUNDS", 1)
+    assert [row["operation"] for row in last(overhead.measure(QUICK)).rows] == [s.op for s in overhead.SUBJECTS]
+
+
+# ---- the command ------------------------------------------------------------------------------------------------
+
+
+def test_figures_go_to_files_with_the_card_of_the_machine(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures, picture = tmp_path / "figures.json", tmp_path / "picture.png"
+    arguments = ["where", "--repeat", "1", "--json", str(figures), "--plot", str(picture)]
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+    assert main() == 0
+    found = json.loads(figures.read_text(encoding="utf-8"))
+    assert {"cpu", "cores", "threads", "numpy_blas", "torch_blas", "dtype", "numpy", "torch"} <= found["card"].keys()
+    assert found["results"][0]["rows"][0]["share"] > 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "linear" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("parts", "left"), [(False, [0, 0]), (True, [0, 3000])])
+def test_only_bars_that_are_parts_of_a_whole_stand_on_each_other(parts: bool, left: list[float]) -> None:
+    axes = Figure().subplots()
+    bars("name", {"a": BLUE, "b": ORANGE}, "ms", scale=1e3, parts=parts)(axes, [{"name": "x", "a": 3.0, "b": 2.0}])
+    drawn: Any = axes.patches
+    assert [bar.get_x() for bar in drawn] == left
+    assert [bar.get_width() for bar in drawn] == [3000, 2000]
+    assert (drawn[0].get_y() == drawn[1].get_y()) == parts
+
+
+def test_everything_is_run_where_nothing_is_named() -> None:
+    assert {name for name, _ in short(Settings())} == set(BENCHMARKS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["steps"], "'steps' is not one of step, ops"),
+        (["step", "--repeat", "0"], "--repeat is at least 1, not 0"),
+        (["step", "--turn", "0"], "--turn is more than 0"),
+        (["step", "--presett", "laptop"], "perhaps --preset"),
+        (["step", "--plot", "picture.gif"], ".png, .svg or .pdf"),
+        (["step", "--json", "no/such/folder/x.json"], "x.json cannot be written: No such file"),
+        (["step", "--json", "."], ". cannot be written"),
+        (["--repeat", "3", "step"], "step is not known"),
+        (["memory", "--device", "cuda"], "--device is not known"),
+        (["overhead", "--preset", "laptop"], "--preset is not known"),
+    ],
+)
+def test_a_wrong_use_is_one_line(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+    assert main() == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_help_names_all_benchmarks() -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--help"], capture_output=True, text=True, check=True, cwd=root
+    )
+    assert all(f"  {name} " in done.stdout for name in BENCHMARKS)
+    assert "--preset" in done.stdout

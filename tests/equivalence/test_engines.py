@@ -1,0 +1,295 @@
+"""What the workshop asks of an engine, asked of both, and of one going on where the other stopped."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gpt_numpy import GPTConfig
+from gpt_numpy.workshop.optimizers import memory_shapes
+from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.sampling import Sampling, generate, window_start
+from gpt_numpy.workshop.weights import parameter_shapes
+from tests.support.engines import (
+    CONFIG,
+    ENGINES,
+    RECIPE,
+    RECIPES,
+    Everything,
+    Make,
+    assert_close,
+    assert_same,
+    batch,
+    numpy_engine,
+    trained,
+)
+
+each_engine = pytest.mark.parametrize("make", ENGINES.values(), ids=ENGINES)
+each_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+
+
+# ---- training ---------------------------------------------------------------------------------------------------
+
+
+@each_engine
+@each_recipe
+def test_training_learns(make: Make, recipe: Recipe) -> None:
+    engine = make(CONFIG)
+    recipe = replace(recipe, steps=60)
+    losses = [float(engine.train_step(*batch(), recipe, step).loss) for step in range(60)]
+    assert losses[0] == pytest.approx(np.log(11), abs=0.1)
+    assert losses[-1] < 0.5 * losses[0]
+    assert engine.loss(*batch()) == pytest.approx(losses[-1], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [CONFIG, replace(CONFIG, tie_weights=True), replace(CONFIG, bias=False), replace(CONFIG, gelu="tanh")],
+    ids=["plain", "tied", "without biases", "tanh"],
+)
+@pytest.mark.equivalence
+@each_recipe
+def test_both_engines_take_the_same_steps(config: GPTConfig, recipe: Recipe) -> None:
+    by_hand, in_torch = (trained(make(config), recipe) for make in ENGINES.values())
+    assert_close(by_hand, in_torch, rtol=1e-3)
+
+
+@each_engine
+@pytest.mark.parametrize(
+    "changed", [{"muon_lr": 0.1}, {"momentum": 0.5}, {"weight_decay": 3.0}, {"optimizer": "adamw"}]
+)
+def test_muon_goes_by_the_recipe_and_leaves_the_embedding_to_adamw(make: Make, changed: dict[str, Any]) -> None:
+    usual, other = (trained(make(CONFIG), recipe) for recipe in (RECIPES["muon"], replace(RECIPES["muon"], **changed)))
+    matrix = "blocks.1.mlp.c_fc.weight"
+    assert np.abs(usual[matrix] - other[matrix]).max() > 1e-3
+    once, again = (
+        trained(make(CONFIG), recipe, range(1))  # after one step the other parameters have not seen a difference yet
+        for recipe in (RECIPES["muon"], replace(RECIPES["muon"], **changed))
+    )
+    if "weight_decay" not in changed:
+        assert np.array_equal(once["tok_emb.weight"], again["tok_emb.weight"])
+        assert np.array_equal(once["blocks.1.mlp.c_fc.bias"], again["blocks.1.mlp.c_fc.bias"])
+
+
+@each_engine
+def test_clipping_at_0_is_none(make: Make) -> None:
+    never, far = (trained(make(CONFIG), replace(RECIPE, grad_clip=clip)) for clip in (0.0, 1e9))
+    assert_close(never, far)
+
+
+@each_engine
+@pytest.mark.parametrize(("name", "memory"), [("beta1", "exp_avg"), ("beta2", "exp_avg_sq")])
+def test_the_betas_are_those_of_the_recipe(make: Make, name: str, memory: str) -> None:
+    key = f"{memory}.tok_emb.weight"
+    changed: dict[str, Any] = {name: 0.5}
+    usual, other = trained(make(CONFIG))[key], trained(make(CONFIG), replace(RECIPE, **changed))[key]
+    assert not np.allclose(usual, other, rtol=1e-2, atol=0)
+
+
+@pytest.mark.equivalence
+@each_engine
+@pytest.mark.parametrize("micro_batch", [1, 2, 3, 6])
+def test_micro_batches_add_up_to_the_whole_batch(make: Make, micro_batch: int) -> None:
+    recipe = replace(RECIPE, micro_batch=micro_batch)
+    assert_close(trained(make(CONFIG)), trained(make(CONFIG), recipe))
+
+
+@each_engine
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_two_runs_agree_bit_for_bit(make: Make, dropout: float) -> None:
+    config = replace(CONFIG, dropout=dropout)
+    first = trained(make(config))
+    trained(make(replace(config, n_layer=1)))  # what else is drawn in the process does not matter
+    assert_same(first, trained(make(config)))
+
+
+@each_engine
+def test_dropout_depends_on_seed_and_step(make: Make) -> None:
+    config = replace(CONFIG, dropout=0.3)
+
+    def loss(recipe: Recipe, step: int) -> float:
+        return float(make(config).train_step(*batch(), recipe, step).loss)
+
+    assert loss(RECIPE, 0) != loss(RECIPE, 1)
+    assert loss(RECIPE, 0) != loss(replace(RECIPE, seed=RECIPE.seed + 1), 0)
+
+
+@each_engine
+def test_dropout_differs_between_micro_batches(make: Make) -> None:
+    """The same row twice, one at a time, with other parts dropped each time."""
+    engine = make(replace(CONFIG, dropout=0.3))
+    ids, targets = batch(rows=1)
+    once = engine.train_step(ids, targets, replace(RECIPE, lr=0.0, weight_decay=0.0), 0)
+    twice = [np.repeat(array, 2, axis=0) for array in (ids, targets)]
+    both = engine.train_step(*twice, replace(RECIPE, lr=0.0, weight_decay=0.0, micro_batch=1), 0)
+    assert float(both.loss) != pytest.approx(float(once.loss), rel=1e-5)
+
+
+# ---- what is not finite -----------------------------------------------------------------------------------------
+
+
+def on_the_device(config: GPTConfig, seed: int = 0) -> Any:
+    """PyTorch's engine as it is on CUDA, where the optimizer itself skips a step."""
+    engine = ENGINES["torch"](config, seed)
+    engine.skips_by_itself = True
+    return engine
+
+
+def with_nan(weights: Everything) -> None:
+    weights["blocks.1.mlp.c_fc.bias"][3] = np.nan
+
+
+def far_too_large(weights: Everything) -> None:
+    weights["lm_head.weight"][:] = 3e38 * np.sign(weights["lm_head.weight"])
+
+
+def norm_too_large(weights: Everything) -> None:
+    weights["ln_f.bias"][:] = 1e30
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+@pytest.mark.parametrize("make", [*ENGINES.values(), on_the_device], ids=[*ENGINES, "torch as on CUDA"])
+@pytest.mark.parametrize(
+    ("harm", "first"),
+    [
+        (with_nan, "blocks.1.mlp.c_fc.bias"),
+        (far_too_large, "the gradient of tok_emb.weight"),
+        (norm_too_large, None),  # of numbers that are finite
+    ],
+)
+@each_recipe
+def test_a_step_that_is_not_finite_changes_nothing_and_names_the_first(
+    make: Make, harm: Callable[[Everything], None], first: str | None, recipe: Recipe
+) -> None:
+    engine, as_tensor = make(CONFIG), np.asarray if make is numpy_engine else torch.tensor
+    trained(engine, recipe)
+    sound = {name: array.copy() for name, array in engine.weights().items()}
+    memory = {name: array.copy() for name, array in engine.optimizer_state().items()}
+    harmed = {name: array.copy() for name, array in sound.items()}
+    harm(harmed)
+    engine.load(harmed, memory, 3)
+    found = engine.train_step(*batch(seed=3), recipe, 3)
+    assert not (np.isfinite(float(found.loss)) and np.isfinite(float(found.grad_norm)))
+    assert engine.first_not_finite(*batch(seed=3), recipe, 3) == first
+    state = {name: as_tensor(array) for name, array in sound.items()}
+    engine.model.load_state_dict(state)  # all is well again, but nobody has told the engine that it is
+    engine.train_step(*batch(seed=4), recipe, 4)
+    assert_same(dict(engine.weights()), sound)
+    assert_same(dict(engine.optimizer_state()), memory)
+    engine.load(sound, memory, 3)
+    undisturbed = make(CONFIG)
+    undisturbed.load(sound, memory, 3)
+    assert_same(trained(engine, recipe, range(3, 6)), trained(undisturbed, recipe, range(3, 6)))
+
+
+# ---- its state --------------------------------------------------------------------------------------------------
+
+
+@each_engine
+@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, tie_weights=True), replace(CONFIG, dropout=0.2)])
+@each_recipe
+def test_another_engine_goes_on_from_a_state_as_the_first_would(make: Make, config: GPTConfig, recipe: Recipe) -> None:
+    first = make(config)
+    trained(first, recipe)
+    second = make(config, seed=99)
+    second.load(first.weights(), first.optimizer_state(), step=3)
+    assert_same(trained(first, recipe, range(3, 6)), trained(second, recipe, range(3, 6)))
+
+
+@pytest.mark.equivalence
+@pytest.mark.parametrize("tie_weights", [False, True])
+@pytest.mark.parametrize(("before", "after"), [("numpy", "torch"), ("torch", "numpy")])
+@each_recipe
+def test_one_engine_goes_on_from_what_the_other_saved(
+    before: str, after: str, tie_weights: bool, recipe: Recipe
+) -> None:
+    config = replace(CONFIG, tie_weights=tie_weights)
+    first, second = ENGINES[before](config), ENGINES[after](config, seed=99)
+    trained(first, recipe)
+    second.load(first.weights(), first.optimizer_state(), step=3)
+    assert_close(trained(first, recipe, range(3, 6)), trained(second, recipe, range(3, 6)), rtol=1e-3)
+
+
+@each_engine
+@each_recipe
+def test_what_an_engine_hands_out_is_a_snapshot(make: Make, recipe: Recipe) -> None:
+    engine = make(CONFIG)
+    trained(engine, recipe)
+    kept = {**engine.weights(), **engine.optimizer_state()}
+    before = {name: value.copy() for name, value in kept.items()}
+    trained(engine, recipe, range(3, 5))
+    assert_same(kept, before)
+
+
+@each_engine
+@each_recipe
+def test_the_optimizer_state_is_what_a_checkpoint_is_checked_for(make: Make, recipe: Recipe) -> None:
+    config = replace(CONFIG, tie_weights=True)
+    engine = make(config)
+    assert engine.optimizer_state() == {}
+    trained(engine, recipe)
+    shapes = memory_shapes(parameter_shapes(config), recipe.optimizer)
+    assert {name: array.shape for name, array in engine.optimizer_state().items()} == shapes
+    assert list(engine.optimizer_state()) == list(shapes)
+    count = len(parameter_shapes(config))
+    hidden = 4 * config.n_layer if recipe.optimizer == "muon" else 0
+    assert len(shapes) == 2 * (count - hidden) + hidden
+
+
+# ---- reading and writing ----------------------------------------------------------------------------------------
+
+
+def lively(make: Make, config: GPTConfig = CONFIG) -> Any:
+    """An engine whose weights are large enough for every part to matter."""
+    engine = make(config)
+    random = np.random.default_rng(1)
+    weights = {name: w + 0.3 * random.standard_normal(w.shape, np.float32) for name, w in engine.weights().items()}
+    engine.load(weights, {}, 0)
+    return engine
+
+
+@pytest.mark.equivalence
+@each_engine
+@pytest.mark.parametrize("block_size", [1, 2, 3, 8])
+@pytest.mark.parametrize("prompt", [1, 5, 20])
+def test_cached_writing_is_writing_with_the_whole_window_read_anew_far_past_the_context(
+    make: Make, block_size: int, prompt: int
+) -> None:
+    engine = lively(make, replace(CONFIG, block_size=block_size))
+    model = engine.model.double().eval()
+    as_input = np.asarray if make is numpy_engine else torch.tensor
+    text = [i % CONFIG.vocab_size for i in range(prompt)]
+    seen = []
+    read = engine.reader
+
+    class Recording:
+        def __init__(self) -> None:
+            self.reader = read()
+
+        def read(self, ids: list[int]) -> Any:
+            seen.append(self.reader.read(ids))
+            return seen[-1]
+
+    engine.reader = Recording
+    written = text + list(generate(engine, text, 40, Sampling(), seed=3))
+    assert len(seen) == 40
+    for i, logits in enumerate(seen):
+        so_far = written[: prompt + i]
+        window = so_far[window_start(len(so_far), block_size) :]
+        anew = model(as_input([window]))[0][0, -1].detach().numpy()  # and no cache
+        digits = 1e-9 + np.finfo(logits.dtype).eps  # torch's engine hands them out in float32
+        np.testing.assert_allclose(logits, anew, rtol=digits, atol=digits)
+
+
+@each_engine
+def test_dropout_is_off_while_reading_and_judging(make: Make) -> None:
+    engine = lively(make, replace(CONFIG, dropout=0.5))
+    plain = lively(make)
+    assert np.array_equal(engine.reader().read([1, 2, 3]), plain.reader().read([1, 2, 3]))
+    ids, targets = batch()
+    engine.train_step(ids, targets, replace(RECIPE, lr=0.0, weight_decay=0.0), 0)
+    assert engine.loss(ids, targets) == plain.loss(ids, targets)
+    assert np.array_equal(engine.reader().read([1, 2, 3]), plain.reader().read([1, 2, 3]))

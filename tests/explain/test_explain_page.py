@@ -1,0 +1,549 @@
+"""The page of attention's gradients, in a browser: every sum on it is NumPy's, and whatever a reader does works."""
+
+import base64
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+
+from gpt_numpy import GPTConfig
+from gpt_numpy.cli import PROGRAM
+from gpt_numpy.explain import command
+from gpt_numpy.explain.account import account
+from gpt_numpy.explain.checks import BEND, EXACT, by_torch, check_all
+from gpt_numpy.explain.differences import resolution
+from gpt_numpy.explain.page import FOLDER, SCRIPTS, contents, write_page
+from gpt_numpy.explain.problem import Problem
+from gpt_numpy.explain.subject import subject_of
+from gpt_numpy.explain.trace import Trace
+from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.report import embedded
+from gpt_numpy.workshop.weights import initial_weights
+from tests.equivalence.problems import moved
+
+playwright = pytest.importorskip("playwright.sync_api")
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+
+TEXT = "To be, or not"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as library:
+        browser = library.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("page") / "attention.html", TEXT)
+
+
+@pytest.fixture(scope="module")
+def trace() -> Trace:
+    return Trace(subject_of(PROGRAM, {"text": TEXT}).problem)
+
+
+def written(path: Path, *arguments: str) -> Path:
+    assert run(PROGRAM, ["explain", *arguments, "--out", str(path)]) == 0
+    return path
+
+
+class Reader:
+    """Somebody with the page open. Whatever the page complains of, or asks a network for, is kept."""
+
+    def __init__(self, browser: Any, file: Path, **settings: Any) -> None:
+        self.file = file
+        self.page = browser.new_context(**settings).new_page()
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.complaints.append(dialog.message))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.open()
+
+    def open(self, state: str = "") -> None:
+        self.page.goto("about:blank")
+        self.page.goto(f"{self.file.as_uri()}{state}")
+        self.page.wait_for_selector("#own[data-largest]")
+
+    def go(self, state: str) -> None:
+        """To another address of the same page."""
+        self.page.evaluate("state => { location.hash = state }", state)
+        self.page.wait_for_timeout(20)
+
+    def number(self, selector: str, name: str) -> float:
+        return float(self.page.get_attribute(selector, f"data-{name}"))
+
+    def numbers(self, selector: str, name: str) -> list[float]:
+        return [float(row.get_attribute(f"data-{name}")) for row in self.page.query_selector_all(selector)]
+
+
+@pytest.fixture(scope="module")
+def one_reader(browser: Any, file: Path) -> Reader:
+    return Reader(browser, file)
+
+
+@pytest.fixture
+def reader(one_reader: Reader, file: Path) -> Iterator[Reader]:
+    one_reader.go("#")
+    yield one_reader
+    assert one_reader.complaints == []
+    assert {url.partition("#")[0] for url in one_reader.requests} <= {"about:blank", file.as_uri()}, (
+        "asked for something"
+    )
+
+
+# ---- what it says -----------------------------------------------------------------------------------------------
+
+
+ENTRIES = """
+    dS[3,1] dS[0,0] dP[5,2] dV[2,0] dQ[4,3] dK[1,7] dX[2,5] dO[11,0] dY[6,6] dW_q[0,3] dW_o[15,7] db_k[1] db_o[3]
+    dR[3,3] dZ[3,2] dN_f[0,0] dR_f[2,2] dU_mlp0[1,1] dR_mlp1[5,5] X[1,1] Q[2,2] S[4,1] P[4,1] O[5,0] Y[7,7] p[3,3] L
+"""
+
+
+@pytest.mark.parametrize("entry", ENTRIES.split())
+def test_the_sum_of_an_entry_is_numpys(entry: str, reader: Reader, trace: Trace) -> None:
+    name, *index = re.findall(r"\w+", entry)
+    expected = account(trace, name, tuple(map(int, index)))
+    reader.go(f"#{entry}")
+    size = sum(abs(part.value) for part in expected.parts)
+    np.testing.assert_allclose(reader.number("#account [data-total]", "total"), expected.total, atol=1e-13 * size)
+    terms = reader.numbers("#account tr[data-term]", "term")
+    np.testing.assert_allclose(sorted(terms), sorted(part.value for part in expected.parts), rtol=1e-13, atol=1e-300)
+    assert list(map(abs, terms)) == sorted(map(abs, terms), reverse=True)
+    ways = dict(pairs(reader.page, "#account [data-way][data-value]", "way", "value"))
+    differs = {"difference"} if name.startswith("d") else set()
+    assert set(ways) >= {"formula", "tape"} | differs
+    for way, value in ways.items():
+        allowed = 1e-5 * size + 1e-9 if way == "difference" else 1e-12 * size
+        assert abs(float(value) - expected.value) <= allowed, way
+    assert not reader.page.query_selector_all("#account .wrong")
+
+
+def all_of(page: Any, selector: str, name: str) -> list[str]:
+    """A data attribute of everything that is selected."""
+    return [one.get_attribute(f"data-{name}") for one in page.query_selector_all(selector)]
+
+
+def pairs(page: Any, selector: str, first: str, second: str) -> list[tuple[str, str]]:
+    return list(zip(all_of(page, selector, first), all_of(page, selector, second), strict=True))
+
+
+def test_an_account_says_all(reader: Reader, trace: Trace) -> None:
+    reader.go("#dS[3,1]")
+    page, found = reader.page, account(trace, "dS", (3, 1))
+    assert "“b” at 3 looks at “o” at 1" in page.text_content("#account")
+    derivation = page.text_content("#account .derivation")
+    for factor in found.parts[0].factors:
+        assert f"{factor.value:.4g}" in derivation
+    assert "They agree: off by" in page.text_content("#account")
+    assert page.text_content("tr[data-term]:last-child td:last-child") == page.text_content("#account [data-total]")
+    users = [
+        name for name, one in trace.quantities.items() if any(f.name == "dS" for t in one.terms for f in t.factors)
+    ]
+    assert {href.partition("[")[0] for href in links(page, "#account .uses a")} == set(users) == {"dQ", "dK"}
+    assert set(all_of(page, "figure[data-lit]", "figure")) == {
+        factor.entry.name for p in found.parts for factor in p.factors
+    }
+
+
+def links(page: Any, selector: str) -> list[str]:
+    """The entries that links lead to."""
+    return [decoded(link.get_attribute("href")).partition("&")[0] for link in page.query_selector_all(selector)]
+
+
+def test_the_command_of_an_entry_gives_the_same_number(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:
+    reader.go("#dK[5,3]")
+    command = shlex.split(reader.page.text_content("#account pre"))
+    capsys.readouterr()
+    assert run(PROGRAM, command[1:]) == 0
+    assert f"{reader.number('#account [data-way=tape]', 'value'):.6g}" in capsys.readouterr().out
+
+
+def test_it_suggests_the_largest(reader: Reader, trace: Trace) -> None:
+    reader.open()
+    for link in links(reader.page, "#suggestions a"):
+        name, *index = re.findall(r"\w+", link)
+        numbers = np.abs(trace.numbers[name])
+        assert numbers[tuple(map(int, index))] == numbers.max()
+    assert len(links(reader.page, "#suggestions a")) == 4
+
+
+def test_arrows_lead_from_matrix_to_matrix(reader: Reader) -> None:
+    assert len(reader.page.query_selector_all("#flow > svg > path")) > 20
+
+
+def test_every_quantity_opens_and_nothing_is_wrong(reader: Reader, trace: Trace) -> None:
+    for quantity in trace.quantities.values():
+        shape = trace.numbers[quantity.name].shape
+        last = [length - 1 for length in shape]
+        entry = f"{quantity.name}[{','.join(map(str, last))}]" if last else quantity.name
+        reader.go(f"#{entry}")
+        assert reader.page.is_hidden("#notice"), entry
+        tape = reader.number("#account [data-way=tape]", "value")
+        assert tape == pytest.approx(float(trace.numbers[quantity.name][tuple(last)]), rel=1e-15)
+        assert not reader.page.query_selector_all("#account .wrong"), entry
+
+
+def test_from_a_score_down_to_the_loss_by_its_links_and_back(reader: Reader) -> None:
+    reader.go("#dS[3,1]")
+    walked = ["dS"]
+    for name in ("dP", "dO", "dY", "dR_f", "dN_f", "dZ", "p", "Z"):
+        reader.page.click(f"#account tr[data-term] a[href^='#{name}'], #account tr[data-term] a[href^='#{name}%5B']")
+        walked.append(name)
+        assert decoded(reader.page.url).startswith(f"{name}[")
+    for name in reversed(walked[:-1]):
+        reader.page.go_back()
+        reader.page.wait_for_function("name => decodeURIComponent(location.hash).startsWith(`#${name}[`)", arg=name)
+    assert decoded(reader.page.url) == "dS[3,1]"
+    assert reader.page.is_visible("#account")
+
+
+def decoded(url: str) -> str:
+    """What stands after the # of an address."""
+    return unquote(url.partition("#")[2])
+
+
+def test_its_own_arithmetic_agrees_with_the_file(reader: Reader) -> None:
+    assert reader.number("#own", "largest") < 1e-13
+
+
+@pytest.mark.parametrize(("name", "index"), [("dS", (3, 1)), ("dU_mlp0", "the smallest")])
+@pytest.mark.parametrize("way", ["torch", "difference"])
+@pytest.mark.parametrize("beyond", [0.5, 2.0])
+def test_the_page_allows_what_python_allows(
+    name: str, index: Any, way: str, beyond: float, browser: Any, file: Path, trace: Trace, tmp_path: Path
+) -> None:
+    """A number in the file is changed, by half of what is allowed and by twice as much."""
+    if index == "the smallest":  # made of one product that is nothing beside the others
+        index = tuple(int(n) for n in np.unravel_index(np.abs(trace.numbers[name]).argmin(), trace.numbers[name].shape))
+    size = account(trace, name, index).size
+    allowed = EXACT * size if way == "torch" else BEND * size + resolution(trace)
+    reader = Reader(browser, changed(file, tmp_path, name, way, index, beyond * allowed))
+    reader.go(f"#{name}[{','.join(map(str, index))}]")
+    assert all_of(reader.page, "#account [data-way].wrong", "way") == ([way] if beyond > 1 else [])
+    relative = reader.number(f"#account [data-way={way}]", "relative")
+    assert relative == pytest.approx(beyond * allowed / size, rel=0.35)  # the right number is not quite right either
+
+
+def changed(file: Path, folder: Path, name: str, way: str, index: tuple[int, ...], amount: float) -> Path:
+    """The page with one number changed."""
+    before, text, after = parts_of(file)
+    data = json.loads(text)
+    record = next(one for one in data["quantities"] if one["name"] == name)
+    numbers = unpacked(record[way])
+    place = int(np.ravel_multi_index(index, record["shape"]))
+    if way == "difference" and "measured" in record:
+        place = int(np.flatnonzero(unpacked(record["measured"]) == place)[0])
+    numbers[place] += amount
+    record[way] = base64.b64encode(numbers.tobytes()).decode("ascii")
+    page = folder / "changed.html"
+    page.write_text(before + embedded(data) + after, encoding="utf-8")
+    return page
+
+
+@pytest.mark.parametrize("way", ["torch", "difference", "numbers"])
+def test_what_is_wrong_in_the_file_is_shown_as_wrong(way: str, browser: Any, file: Path, tmp_path: Path) -> None:
+    """One number of dS in the file is changed: the account says so, and the page's own arithmetic too."""
+    reader = Reader(browser, changed(file, tmp_path, "dS", way, (3, 1), 1e-4))
+    reader.go("#dS[3,1]")
+    wrong = all_of(reader.page, "#account [data-way].wrong", "way")
+    assert wrong == {"torch": ["torch"], "difference": ["difference"], "numbers": ["tape", "torch", "difference"]}[way]
+    assert "WRONG" in reader.page.text_content("#account [data-way].wrong")
+    assert "They do NOT agree" in reader.page.text_content("#account")
+    assert (reader.number("#own", "largest") > 1e-4) == (way == "numbers")
+
+
+def parts_of(file: Path) -> tuple[str, str, str]:
+    """The page before its data, the data, and the page after."""
+    before, rest = file.read_text(encoding="utf-8").split(' id="data">')
+    text, after = rest.split("</script>", 1)
+    return f'{before} id="data">', text, f"</script>{after}"
+
+
+def unpacked(text: str) -> Any:
+    kind = "<f4" if text.startswith(",") else "<f8"
+    return np.frombuffer(base64.b64decode(text.removeprefix(",")), kind).astype("<f8")
+
+
+def test_a_difference_that_was_not_taken_is_said(browser: Any, tmp_path: Path) -> None:
+    reader = Reader(browser, written(tmp_path / "page.html", "To be, or", "--differences", "60"))
+    reader.go("#dS[7,7]")
+    measured = reader.number("#account [data-way=difference]", "value")
+    assert measured == pytest.approx(reader.number("#account [data-way=tape]", "value"), rel=1e-4, abs=1e-9)
+    reader.go("#dS[3,1]")
+    assert reader.page.get_attribute("#account [data-way=difference]", "data-value") is None
+    assert "not measured" in reader.page.text_content("#account [data-way=difference]")
+    assert not reader.page.query_selector_all("#account .wrong")
+
+
+# ---- break it ---------------------------------------------------------------------------------------------------
+
+
+def broken_by_numpy(trace: Trace, mistake: str) -> dict[str, Any]:
+    """The gradients of a backward with one mistake in it, in NumPy."""
+    n, c = trace.numbers, trace.constants["c"]
+    S, P, dP = n["S"], n["P"], n["dP"]
+    if mistake == "mask":
+        S = c * n["Q"] @ n["K"].T
+        P = np.exp(S) / np.exp(S).sum(-1, keepdims=True)
+        dP = n["dO"] @ n["V"].T
+    O = P @ n["V"]  # noqa: E741
+    dS = P * (dP - (0 if mistake == "rowsum" else (P * dP).sum(-1, keepdims=True)))
+    c = 1.0 if mistake == "scale" else c
+    dQ, dK, dV = c * dS @ n["K"], c * (dS if mistake == "transpose" else dS.T) @ n["Q"], P.T @ n["dO"]
+    uses = [dQ @ n["W_q"], dK @ n["W_k"], dV @ n["W_v"]]
+    dX = uses[2] if mistake == "equals" else sum(uses)
+    return {
+        "dP": np.tril(dP), "dV": dV, "dS": dS, "dQ": dQ, "dK": dK, "dX": dX + n["dX_others"], "dW_o": n["dY"].T @ O,
+        **{f"dW_{x}": d.T @ n["X"] for x, d in zip("qkv", (dQ, dK, dV), strict=True)},
+        **{f"db_{x}": d.sum(0) for x, d in zip("qkv", (dQ, dK, dV), strict=True)},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", ["scale", "rowsum", "mask", "equals", "transpose"])
+def test_a_mistake_makes_wrong_what_it_makes_wrong_in_numpy(mistake: str, reader: Reader, trace: Trace) -> None:
+    reader.page.check(f"input[name=break][value={mistake}]")
+    assert f"break={mistake}" in decoded(reader.page.url)
+    wrong = dict(pairs(reader.page, "tr[data-broken]", "broken", "wrong"))
+    found = broken_by_numpy(trace, mistake)
+    for name, numbers in found.items():
+        right = trace.numbers[name]
+        off = np.abs(numbers - right) > 1e-9 * np.abs(right).max() + 1e-15
+        assert int(wrong.get(name, 0)) == off.sum(), name
+    agrees = dict(pairs(reader.page, "tr[data-agrees]", "broken", "agrees"))
+    assert len(agrees) == 15
+    for name, verdict in agrees.items():  # a forgotten mask is in the forward pass too, where differences follow it
+        assert verdict == ("true" if mistake == "mask" or not int(wrong[name]) else "false"), name
+    assert ("BROKEN" in reader.page.text_content("#causality")) == (mistake == "mask")
+    assert ("NOT" in reader.page.text_content("#sums")) == (mistake == "rowsum")
+    reader.page.uncheck(f"input[name=break][value={mistake}]")
+    assert "break" not in decoded(reader.page.url)
+    assert not [count for count in all_of(reader.page, "tr[data-broken]", "wrong") if int(count)]
+
+
+def test_the_account_of_a_broken_entry_shows_both_numbers(reader: Reader, trace: Trace) -> None:
+    reader.go("#dQ[4,3]&break=scale")
+    text = reader.page.text_content("#account").replace("\N{MINUS SIGN}", "-")
+    right = trace.numbers["dQ"][4, 3]
+    for number in (right, right / trace.constants["c"]):
+        assert f"{number:.4g}".lstrip("-")[:5] in text
+
+
+# ---- as it is used ----------------------------------------------------------------------------------------------
+
+
+def test_clicking_a_cell_opens_its_account(reader: Reader, trace: Trace) -> None:
+    canvas = reader.page.locator("[data-matrix=dP] canvas")
+    size, (rows, columns) = canvas.bounding_box(), trace.numbers["dP"].shape
+    canvas.click(position={"x": size["width"] * 2.5 / columns, "y": size["height"] * 7.5 / rows})
+    assert decoded(reader.page.url) == "dP[7,2]"
+    assert reader.number("#account [data-way=tape]", "value") == trace.numbers["dP"][7, 2]
+
+
+def test_hovering_shows_the_number(reader: Reader, trace: Trace) -> None:
+    canvas = reader.page.locator("[data-matrix=P] canvas")
+    size = canvas.bounding_box()
+    canvas.hover(position={"x": size["width"] * 1.5 / 12, "y": size["height"] * 5.5 / 12})
+    tip = reader.page.text_content("#tip")
+    assert f"{trace.numbers['P'][5, 1]:.4f}"[:6] in tip
+    assert "," in tip  # the character at position 5
+    assert "o" in tip
+
+
+def test_the_keyboard_reaches_everything(reader: Reader) -> None:
+    reader.open()
+    page = reader.page
+    page.focus("[data-matrix=dS]")
+    for key in ["ArrowDown"] * 3 + ["ArrowRight"] * 7 + ["Enter"]:  # further right nobody looks
+        page.keyboard.press(key)
+    assert decoded(page.url) == "dS[3,3]"
+    assert page.is_visible("#account")
+    assert page.evaluate("document.querySelector('#account').contains(document.activeElement)")
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#account")
+    assert page.evaluate("document.activeElement.dataset.matrix") == "dS"
+    for key in ["Home", "ArrowUp", "End", "Enter"]:
+        page.keyboard.press(key)
+    assert decoded(page.url) == "dS[2,2]"
+
+
+def test_every_matrix_is_announced(reader: Reader) -> None:
+    reader.open()
+    page = reader.page
+    for box in page.query_selector_all("[data-matrix][tabindex]"):
+        name = box.get_attribute("data-matrix")
+        label = box.get_attribute("aria-label")
+        assert name.split("_")[0].lstrip("d") in label
+        assert re.search(r"\d|single", label)
+    page.focus("[data-matrix=dS]")
+    page.keyboard.press("ArrowDown")
+    page.wait_for_timeout(200)
+    assert re.search(r"dS.* row 1 o, column 0 T: ", page.text_content("#say"))
+
+
+def test_the_steps_walk_the_whole_backward_pass(reader: Reader) -> None:
+    page = reader.page
+    page.keyboard.press("n")
+    said = []
+    while True:
+        step = page.get_attribute("#step", "data-step")
+        said.append(page.text_content("#step"))
+        assert f"step={step}" in decoded(page.url)
+        page.keyboard.press("n")
+        if page.get_attribute("#step", "data-step") == step:
+            break
+    assert len(said) == len(set(said)) >= 10
+    together = " ".join(said)
+    for name in ("Z", "Y", "O", "V", "P", "S", "Q", "K", "X"):
+        assert f"d{name}" in together
+    page.keyboard.press("p")
+    assert page.get_attribute("#step", "data-step") == str(len(said) - 1)
+
+
+def test_a_link_restores_everything(reader: Reader) -> None:
+    reader.open("#dK[2,3]&step=4&break=scale,transpose")
+    assert reader.page.get_attribute("#step", "data-step") == "4"
+    assert checked_boxes(reader.page) == ["scale", "transpose"]
+    assert reader.page.query_selector("#account [data-total]")
+
+
+def checked_boxes(page: Any) -> list[str]:
+    return [box.get_attribute("value") for box in page.query_selector_all("input[name=break]:checked")]
+
+
+@pytest.mark.parametrize(
+    "address", ["dS[1,3]", "dS[99,0]", "dS", "dQQ[1,1]", "<b>", "dS[1", "step=99", "break=all", "%", "dS[1,0]=2"]
+)
+def test_an_address_that_makes_no_sense_is_one_line(address: str, reader: Reader) -> None:
+    reader.open(f"#{address}")
+    assert reader.page.is_visible("#notice")
+    assert 10 < len(reader.page.text_content("#notice")) < 150
+    reader.go("#dS[1,0]")
+    assert reader.page.is_hidden("#notice")
+    assert reader.page.is_visible("#account")
+
+
+@pytest.mark.parametrize("width", [360, 768, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_every_screen(width: int, scheme: str, browser: Any, file: Path) -> None:
+    reader = Reader(browser, file, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    for state in ("", "#dS[3,1]&step=6&break=rowsum", "#dR_mlp0[3,3]"):
+        reader.open(state)
+        assert reader.page.evaluate("document.documentElement.scrollWidth") <= width, state
+    red, green, blue = map(
+        int, re.findall(r"\d+", reader.page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    )
+    assert (red + green + blue > 384) == (scheme == "light")
+    assert reader.complaints == []
+
+
+def brightness(page: Any) -> int:
+    """Of the background: 0 to 765."""
+    red, green, blue = re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    return int(red) + int(green) + int(blue)
+
+
+def test_paper_is_light_and_has_no_switches(browser: Any, file: Path) -> None:
+    reader = Reader(browser, file, color_scheme="dark")
+    reader.open("#dS[3,1]")
+    reader.page.emulate_media(media="print")
+    reader.page.wait_for_timeout(100)
+    assert brightness(reader.page) > 600
+    assert not reader.page.is_visible("input[name=break]")
+    assert reader.page.is_visible("#account table")
+
+
+# ---- what it is made of -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text", ["</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>{{data}}", "\u2028\u202e\x1b[1m é☃"]
+)
+def test_no_text_is_markup(text: str, browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "WORK", 0.0)  # without differences
+    reader = Reader(browser, written(tmp_path / "page.html", text))
+    reader.go("#dS[3,1]")
+    assert reader.page.is_visible("#account")
+    assert reader.complaints == []
+    assert not reader.page.query_selector("img")
+    assert len(reader.page.query_selector_all("script")) == 2
+
+
+def test_nothing_is_fetched(file: Path) -> None:
+    before, _, after = parts_of(file)
+    assert "default-src 'none'" in before
+    assert not re.search(r"://|\bsrc\s*=|@import|url\((?!#)|\bimport\b|fetch\(|XMLHttpRequest", before + after)
+
+
+def test_all_files_of_the_page_are_in_it() -> None:
+    assert {path.name for path in FOLDER.iterdir()} == {*SCRIPTS, "page.html", "style.css"}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"bias": False, "tie_weights": True, "n_head": 1, "n_layer": 1}, {"gelu": "tanh", "n_layer": 3}]
+)
+def test_other_models_fit_the_page(changes: dict[str, Any], browser: Any, tmp_path: Path) -> None:
+    config = GPTConfig(**{"vocab_size": 3, "block_size": 4, "n_layer": 2, "n_head": 2, "n_embd": 8, **changes})
+    layer = config.n_layer - 1
+    problem = Problem(config, doubles(config), np.array([0, 1, 2, 1]), np.array([1, 2, 1, 0]), layer, config.n_head - 1)
+    reader = Reader(browser, page_of(problem, tmp_path))
+    assert reader.number("#own", "largest") < 1e-13
+    for name in ("dS[2,1]", "dX[1,3]", "dR[3,3]", "dY[0,0]", "P[3,2]"):
+        reader.go(f"#{name}")
+        assert reader.page.query_selector("#account [data-total]")
+        assert not reader.page.query_selector_all("#account .wrong")
+    assert reader.complaints == []
+
+
+def test_a_large_page_opens_quickly(browser: Any, tmp_path: Path) -> None:
+    """32 characters of a model 128 wide. Two seconds are promised; a busy machine gets four, and three tries."""
+    config = GPTConfig(vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128)
+    ids = np.random.default_rng(0).integers(0, 65, 32)
+    page = page_of(Problem(config, doubles(config), ids[:-1], ids[1:], 0, 0), tmp_path, most=0)
+    assert 4e6 < page.stat().st_size < 5e6
+    reader, times = Reader(browser, page), []
+    for _ in range(3):
+        reader.open()
+        times.append(reader.page.evaluate("performance.now()") / 1000)
+    assert min(times) < 4, times
+
+
+def test_numbers_that_are_none_are_shown_as_wrong(browser: Any, tmp_path: Path) -> None:
+    config = GPTConfig(vocab_size=3, block_size=4, n_layer=1, n_head=2, n_embd=8)
+    weights = doubles(config)
+    weights["blocks.0.attn.c_attn.weight"][0, 0] = np.nan
+    reader = Reader(browser, page_of(Problem(config, weights, np.arange(3), np.arange(3), 0, 0), tmp_path))
+    assert not reader.number("#own", "largest") < 1
+    reader.go("#dS[2,1]")
+    assert set(all_of(reader.page, "#account [data-way].wrong", "way")) >= {"tape", "torch"}
+    assert "NaN" in reader.page.text_content("#account")
+    assert reader.complaints == []
+
+
+def doubles(config: GPTConfig) -> dict[str, Any]:
+    weights = {
+        name: array.astype(np.float64) for name, array in moved(initial_weights(config, 0), config, 1, 0.3).items()
+    }
+    return {"lm_head.weight": weights["tok_emb.weight"], **weights}
+
+
+def page_of(problem: Problem, folder: Path, most: int = 10**9) -> Path:
+    trace, torch = Trace(problem), by_torch(problem)
+    labels = [str(n) for n in range(problem.config.vocab_size)]
+    about = {"text": "012", "reads": [labels[n] for n in problem.ids], "vocabulary": labels, "model": "a model",
+             "command": ["gpt-numpy explain 012", ""], "torch": True}  # fmt: skip
+    write_page(folder / "page.html", contents(trace, torch, check_all(trace, torch, most), about))
+    return folder / "page.html"

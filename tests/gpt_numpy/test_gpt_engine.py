@@ -1,0 +1,184 @@
+"""What gpt_numpy's engine has of its own: threads, and memory that does not grow with the batch."""
+
+import ast
+import shutil
+import subprocess
+import sys
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis.strategies import integers
+
+from gpt_numpy.engine import ALL_AT_ONCE, AT_ONCE, Engine, Rows, divide, numpys_blas
+from minitensor.optim import AdamW, clip_grad_norm_
+from tests.support.engines import CONFIG, RECIPE, assert_close, batch, trained
+
+# ---- what a step is ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.equivalence
+def test_a_step_is_the_gradient_of_the_whole_batch_clipped_and_given_to_adamw() -> None:
+    """The same with the plain pieces of minitensor, one after the other."""
+    engine, twin = Engine(CONFIG, threads=3), Engine(CONFIG, threads=1).model
+    decayed = {"params": [p for p in twin.parameters() if p.ndim == 2], "weight_decay": 0.1}
+    optimizer = AdamW([decayed, {"params": [p for p in twin.parameters() if p.ndim == 1], "weight_decay": 0.0}])
+    for step in range(3):
+        ids, targets = batch(seed=step)
+        _, loss = twin(ids, targets)
+        assert loss is not None
+        optimizer.zero_grad()
+        loss.backward()
+        norm = clip_grad_norm_(twin.parameters(), 0.5)
+        assert norm.item() > 0.5
+        for group in optimizer.param_groups:
+            group["lr"] = RECIPE.lr_at(step)
+        optimizer.step()
+        reported = engine.train_step(ids, targets, RECIPE, step)
+        assert reported.loss == pytest.approx(loss.item(), rel=1e-6)
+        assert reported.grad_norm == pytest.approx(norm.item(), rel=1e-5)
+    assert_close({name: p.array for name, p in twin.state_dict().items()}, dict(engine.weights()))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_step_begins_from_what_the_parameters_hold_whoever_gave_it_to_them(threads: int) -> None:
+    """Views of the long arrays of its parts too: two layers' weights swapped, a matrix turned."""
+    engine, still = Engine(CONFIG, threads=threads), replace(RECIPE, lr=0.0)
+    engine.train_step(*batch(), RECIPE, 0)
+    first, second = (engine.parameters[f"blocks.{i}.mlp.c_fc.weight"] for i in range(2))
+    first.data, second.data = second.data, first.data
+    square = engine.parameters["blocks.0.attn.c_proj.weight"]
+    square.data = square.data.transpose(0, 1)
+    expected = {name: array.copy() for name, array in engine.weights().items()}
+    engine.train_step(*batch(), still, 1)
+    assert_close(dict(engine.weights()), expected, rtol=0.0)
+
+
+# ---- threads and pieces -----------------------------------------------------------------------------------------
+
+
+@given(rows=integers(1, 80), threads=integers(1, 9), at_once=integers(1, 20), limit=integers(0, 90))
+def test_a_batch_is_divided_into_each_row_once_within_the_limits(
+    rows: int, threads: int, at_once: int, limit: int
+) -> None:
+    shares = divide(rows, threads, at_once, limit)
+    taken = [row for share in shares for piece in share for row in range(piece.start, piece.stop)]
+    assert taken == list(range(rows))
+    assert len(shares) <= threads
+    largest = [max(piece.stop - piece.start for piece in share) for share in shares]
+    assert max(largest) <= at_once
+    assert sum(largest) <= (limit or rows)
+    counts = [sum(piece.stop - piece.start for piece in share) for share in shares]
+    assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.equivalence
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("threads", [2, 3, 16])
+@pytest.mark.parametrize("micro_batch", [0, 1, 3])
+def test_threads_and_pieces_change_nothing_but_the_order_of_sums(
+    threads: int, micro_batch: int, dropout: float
+) -> None:
+    config, recipe = replace(CONFIG, dropout=dropout), replace(RECIPE, micro_batch=micro_batch)
+    assert_close(trained(Engine(config, threads=1)), trained(Engine(config, threads=threads), recipe))
+    ids, targets = batch()
+    loss = Engine(CONFIG, threads=threads).loss(ids, targets)
+    assert loss == pytest.approx(Engine(CONFIG, threads=1).loss(ids, targets), rel=1e-6)
+
+
+def test_rows_drop_different_numbers() -> None:
+    first, second = Rows([(1, 2, 0), (1, 2, 1)]).random((2, 3, 4), np.float32)
+    assert (first != second).all()
+    assert np.array_equal(Rows([(1, 2, 1)]).random((1, 3, 4), np.float32)[0], second)
+
+
+def test_many_threads_share_the_memory_of_a_few() -> None:
+    """The tokens at once, and with them the activations, are as many; each thread has gradients of its own."""
+    config = replace(CONFIG, block_size=64, n_embd=16)
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (4 * ALL_AT_ONCE // 64, 65))
+    peaks = []
+    for threads in (4, 32):
+        engine = Engine(config, threads=threads)
+        tracemalloc.start()
+        engine.train_step(tokens[:, :-1], tokens[:, 1:], RECIPE, 0)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
+
+
+@pytest.mark.parametrize("judging", [False, True])
+def test_memory_does_not_grow_with_the_batch(judging: bool) -> None:
+    config = replace(CONFIG, block_size=64, n_embd=64)
+    engine = Engine(config, threads=2)
+    peaks = []
+    for rows, times in ((2 * AT_ONCE // 64, 16), (32 * AT_ONCE // 64, 1)):  # as often, both threads' peaks may meet
+        tokens = np.random.default_rng(0).integers(0, config.vocab_size, (rows, 65))
+        tracemalloc.start()
+        for _ in range(times):
+            if judging:
+                engine.loss(tokens[:, :-1], tokens[:, 1:])
+            else:
+                engine.train_step(tokens[:, :-1], tokens[:, 1:], RECIPE, 0)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[0] > 2 * AT_ONCE * 4 * config.n_embd * 4  # it counts NumPy's memory: both threads' widest arrays
+    assert peaks[1] < 1.3 * peaks[0]
+
+
+def test_micro_batches_are_no_larger_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+
+    def noted(rows: int, threads: int, at_once: int, limit: int) -> list[list[slice]]:
+        limits.append(limit)
+        return divide(rows, threads, at_once, limit)
+
+    monkeypatch.setattr("gpt_numpy.engine.divide", noted)
+    Engine(CONFIG, threads=1).train_step(*batch(), replace(RECIPE, micro_batch=2), 0)
+    assert limits == [2]
+
+
+def openblas() -> str:
+    """NumPy's BLAS, where it is one whose threads can be counted and which can be loaded twice."""
+    found = numpys_blas().info()
+    if [blas["internal_api"] for blas in found] != ["openblas"]:
+        pytest.skip("NumPy has no OpenBLAS here")
+    path: str = found[0]["filepath"]
+    return path
+
+
+def test_blas_keeps_to_one_thread_beside_ours() -> None:
+    openblas()
+    code = (
+        "from gpt_numpy import GPTConfig\n"
+        "from gpt_numpy.engine import Engine\n"
+        "from threadpoolctl import threadpool_info\n"
+        "Engine(GPTConfig(vocab_size=3, block_size=2, n_layer=1, n_head=1, n_embd=2))\n"
+        "print([pool['num_threads'] for pool in threadpool_info() if pool['user_api'] == 'blas'])"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.strip() == "[1]"
+
+
+@pytest.mark.parametrize("place", ["torch/lib", "torch.libs"])
+def test_pytorch_keeps_the_threads_of_its_own_blas(place: str, tmp_path: Path) -> None:
+    """Some builds of it come with an OpenBLAS: here NumPy's, a second time, where PyTorch would have it."""
+    numpys = openblas()
+    torchs = tmp_path / place / Path(numpys).name
+    torchs.parent.mkdir(parents=True)
+    shutil.copy(numpys, torchs)
+    code = (
+        "import ctypes, sys\n"
+        "from gpt_numpy.engine import Engine, GPTConfig, ThreadpoolController\n"
+        "ctypes.CDLL(sys.argv[1])\n"
+        "ThreadpoolController().limit(limits=2)\n"
+        "Engine(GPTConfig(vocab_size=3, block_size=2, n_layer=1, n_head=1, n_embd=2))\n"
+        "found = ThreadpoolController().select(user_api='blas').info()\n"
+        "print({blas['filepath']: blas['num_threads'] for blas in found})"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code, torchs], capture_output=True, text=True, check=True, cwd=root)
+    assert ast.literal_eval(done.stdout) == {numpys: 1, str(torchs): 2}

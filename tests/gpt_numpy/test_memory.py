@@ -1,0 +1,105 @@
+"""What a step frees is there for the next one, without new pages from the system; and however long it goes on, the
+memory in use stays the same."""
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+PAGES = """
+import resource
+import numpy as np
+from gpt_numpy.workshop.memory import keep_freed_memory
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(1 << 24)  # 128 MiB: 32,768 pages of the usual size, 64 large ones
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+pages()
+print(pages())
+keep_freed_memory()
+pages()
+print(pages())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_memory_that_was_freed_is_kept() -> None:
+    done = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, encoding="utf-8", check=True)
+    usual, kept = map(int, done.stdout.split())
+    assert usual >= 64
+    assert kept < 16
+
+
+LONG = """
+import ctypes, gc, sys
+from gpt_numpy.workshop.sampling import Sampling, generate
+from tests.support.engines import CONFIG, ENGINES, RECIPE, batch
+
+class Mallinfo2(ctypes.Structure):  # what malloc of glibc knows of itself
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")]
+
+mallinfo2 = ctypes.CDLL(None).mallinfo2
+mallinfo2.restype = Mallinfo2
+
+def in_use():
+    found = mallinfo2()
+    return sys.getallocatedblocks(), found.uordblks + found.hblkhd
+
+def steps(count):
+    for step in range(count):
+        engine.train_step(*batch, RECIPE, step)
+{leak}
+
+def written(count):
+    for _ in generate(engine, [1, 2, 3], count, Sampling(), 0):
+        pass
+
+engine, batch = ENGINES[sys.argv[1]](CONFIG), batch()
+gc.collect()
+gc.disable()
+kept = []
+for work, before, long in {works}:
+    work(before)  # PyTorch fills its caches for some hundred steps
+    start = in_use()
+    work(long)
+    print(*(now - then for now, then in zip(in_use(), start)))
+"""
+
+
+def grown(engine: str, works: str, leak: str = "") -> list[list[int]]:
+    """What some work adds, after some that does not count: Python's objects, and bytes of all arrays and tensors."""
+    code = LONG.replace("{works}", works).replace("{leak}", leak)
+    done = subprocess.run(
+        [sys.executable, "-c", code, engine], capture_output=True, text=True, encoding="utf-8", cwd=ROOT
+    )
+    if "mallinfo2" in done.stderr:
+        pytest.skip("malloc does not tell what is in use")
+    assert done.returncode == 0, done.stderr
+    return [[int(number) for number in line.split()] for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("engine", ["numpy", "torch"])
+def test_however_long_it_goes_on_memory_stays_the_same_without_the_collector(engine: str) -> None:
+    for objects, memory in grown(engine, works="((steps, 2000, 2000), (written, 500, 10000))"):
+        assert objects < 1000  # fewer than one for two steps; PyTorch has caches that breathe
+        assert memory < 1 << 15
+
+
+@pytest.mark.parametrize(
+    ("engine", "leak", "objects", "memory"),
+    [
+        ("numpy", "kept.append(float(step))", 200, 0),
+        ("torch", "kept.append(engine.model.lm_head.weight.grad.clone())", 200, 200 * 4 * 88),
+    ],
+)
+def test_a_leak_would_be_seen(engine: str, leak: str, objects: int, memory: int) -> None:
+    ((more_objects, more_memory),) = grown(engine, works="((steps, 200, 200),)", leak=f"        {leak}")
+    assert more_objects >= objects
+    assert more_memory >= memory

@@ -1,0 +1,379 @@
+"""Many processes train as one process with the whole batch would: for real, with torchrun, on the CPU."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from gpt_numpy.cli import PROGRAM as numpy_program
+from gpt_numpy.workshop import loop, stopping
+from gpt_numpy.workshop.checkpoint import Checkpoint
+from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.engine import Ids, Trained
+from gpt_numpy.workshop.errors import Lost
+from gpt_numpy.workshop.processes import Processes
+from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.runs import Run
+from gpt_torch import distributed
+from gpt_torch.cli import PROGRAM
+from gpt_torch.device import find_device
+from gpt_torch.distributed import shares
+from gpt_torch.engine import Engine
+from tests.gpt_torch.together import CASES, cases, computed
+from tests.support.engines import assert_close
+from tests.support.runs import restated
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+
+
+def torchrun(processes: int, *command: str, **settings: Any) -> tuple[int, str]:
+    """Its status and its output."""
+    process = subprocess.Popen(
+        [*TORCHRUN, "--nproc-per-node", str(processes), *command], text=True, encoding="utf-8",
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **settings,
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=500)
+    finally:
+        process.terminate()  # if that took too long; then it ends the processes that it started
+    return process.returncode, output
+
+
+def of(size: int, rank: int = 0) -> Processes:
+    processes = Processes()
+    processes.size, processes.rank = size, rank
+    return processes
+
+
+# ---- who takes what ---------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 40), st.integers(0, 9), st.integers(1, 9))
+def test_the_processes_share_a_batch_between_them(rows: int, at_once: int, size: int) -> None:
+    taken, counts = [], set()
+    for rank in range(size):
+        pieces = shares(rows, at_once, of(size, rank))
+        counts.add(len(pieces))
+        taken += [row for piece in pieces for row in range(rows)[piece]]
+        assert all(len(range(rows)[piece]) <= (at_once or rows) for piece in pieces)
+    assert taken == list(range(rows))
+    assert len(counts) == 1  # or one would wait for the gradients of a piece that no other has
+
+
+# ---- the same numbers -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Path, str]]:
+    """Where so many processes have left what they computed, and what they said if they failed."""
+
+    @cache
+    def launched(size: int) -> tuple[Path, str]:
+        folder = tmp_path_factory.mktemp("together")
+        status, output = torchrun(size, "-m", "tests.gpt_torch.together", str(folder))
+        return folder, output if status else ""
+
+    return launched
+
+
+@pytest.mark.parametrize(("size", "how", "name"), [(size, *case) for size in (2, 3) for case in cases(size)])
+def test_many_processes_compute_what_one_does(
+    size: int, how: str, name: str, together: Callable[[int], tuple[Path, str]], tmp_path: Path
+) -> None:
+    folder, failure = together(size)
+    assert not failure, failure
+    case = CASES[name]
+    if case.config.dropout:  # rows that go together, in a process or in a piece, draw their random numbers together
+        case = replace(case, recipe=replace(case.recipe, micro_batch=-(-case.rows // size)))
+    many, one = dict(np.load(folder / f"{how} {name}.npz")), computed(case, Processes(), tmp_path)
+    if case.low:
+        many, one = ({key: some[key] for key in ("reported", "losses")} for some in (many, one))
+    assert_close(many, one, 0.02 if case.low else 1e-3)  # of the keys' bias all is rounding: its true gradient is 0
+
+
+# ---- the command ------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+PLAY = "".join(f"SCENE {i}. Enter ROMEO, who says {i * i}: farewell!\n" for i in range(60))
+MACHINE = ["--device", "cpu", "--no-self-test", "--threads", "1"]
+TRAIN = [
+    *("train", "--data", "play.txt", "--out", "a", *MACHINE),
+    *("--n-layer", "1", "--n-head", "2", "--n-embd", "8", "--block-size", "8", "--batch-size", "5"),
+    *("--steps", "10", "--eval-every", "4", "--warmup", "2", "--lr", "0.01", "--preset", "workshop"),
+]
+# The command, but in one process something happens in a method of the engine, after so many steps.
+MAIN = """
+import os, signal, sys
+import torch
+from gpt_torch import cli, engine
+from gpt_numpy.workshop import loop
+
+rank = int(os.environ["RANK"])
+loop.SAMPLE = 10
+train_step, method, steps = engine.Engine.train_step, engine.Engine.{where}, 0
+
+def counted(self, *batch):
+    global steps
+    steps += 1
+    return train_step(self, *batch)
+
+def disturbed(self, *batch):
+    if steps == {after} and rank == {rank}:
+        {happens}
+    return method(self, *batch)
+
+engine.Engine.train_step = counted
+method = counted if method is train_step else method
+engine.Engine.{where} = disturbed
+sys.exit(cli.main())
+"""
+KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
+ASKED = "os.kill(os.getpid(), signal.SIGTERM)"
+LOST = "another process of this run was lost"
+FULL = """
+        def fail(gradient):
+            raise torch.OutOfMemoryError
+        def full(ids, targets):
+            logits, loss = self.together(ids, targets)
+            loss.register_hook(fail)
+            return logits, loss
+        self.forward = full
+"""
+
+
+def commanded(
+    folder: Path, processes: int, command: list[str], happens: str = "pass", rank: int = 0,
+    where: str = "train_step", after: int = 5,
+) -> tuple[int, str]:  # fmt: skip
+    """The status and the output of the command in many processes, in one of which something may happen."""
+    (folder / "play.txt").write_text(PLAY, encoding="utf-8")
+    code = MAIN.format(rank=rank, happens=happens, where=where, after=after)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return torchrun(processes, "--no-python", sys.executable, "-c", code, *command, cwd=folder, env=environment)
+
+
+def records(folder: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (folder / "a" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def test_a_run_in_many_processes_and_then_in_others_is_the_run_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many, one = tmp_path / "many", tmp_path / "one"
+    for folder in (many, one):
+        folder.mkdir()
+    status, output = commanded(many, 2, TRAIN, ASKED, rank=1)
+    assert status == 1  # torchrun's
+    assert output.count("stopped and saved at step 6; go on with --resume") == 1, output
+    assert "gpt-torch: " not in output
+    assert [record["reason"] for record in records(many, "end")] == ["it was stopped"]
+    assert "in each of 2 processes (ddp)" in output
+    status, output = commanded(many, 3, ["train", "--resume", "--out", "a", *MACHINE, "--parallel", "fsdp"])
+    assert status == 0, output
+    assert output.count("going on after step 6 of 10") == 1, output
+    assert "in each of 3 processes (fsdp)" in output
+    (one / "play.txt").write_text(PLAY, encoding="utf-8")
+    monkeypatch.chdir(one)
+    assert run(PROGRAM, TRAIN) == 0
+    for kind, figures in (("step", ("loss", "grad_norm", "lr")), ("evaluation", ("train_loss", "val_loss"))):
+        assert [[record[name] for name in ("step", *figures)] for record in records(many, kind)] == [
+            pytest.approx([record[name] for name in ("step", *figures)], rel=1e-4) for record in records(one, kind)
+        ]
+    assert {path.relative_to(many) for path in many.rglob("*")} == {path.relative_to(one) for path in one.rglob("*")}
+    assert output.count("best validation loss") == 1  # only one process speaks
+
+
+@pytest.mark.parametrize(
+    ("happens", "rank", "where", "after", "how", "said", "saved"),
+    [
+        (KILLED, 0, "train_step", 5, "fsdp", f"{LOST} after step 5; --resume goes on from the newest checkpoint", 4),
+        (KILLED, 1, "loss", 4, "fsdp", f"{LOST} after step 4; --resume goes on from the newest checkpoint", 0),
+        (KILLED, 1, "reader", 8, "ddp", "saved at step 8; go on with --resume", 8),
+        (FULL, 1, "train_step", 5, "ddp", "out of memory on CPU, 1 thread; --micro-batch 1 fits", 5),
+    ],
+    ids=["the first, with a part of the model", "judging, with a part", "sampling", "out of memory"],
+)
+def test_a_process_that_is_lost_ends_all_with_a_checkpoint(
+    happens: str, rank: int, where: str, after: int, how: str, said: str, saved: int,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    status, output = commanded(tmp_path, 2, [*TRAIN, "--parallel", how], happens, rank, where, after)
+    assert status == 1, output  # torchrun's
+    assert output.count(said) == 1, output
+    assert output.count("gpt-torch: ") == 1, output  # one line for one cause
+    monkeypatch.chdir(tmp_path)
+    assert Run(Path("a")).checkpoint("latest").state.step == saved
+    assert [record["reason"] for record in records(tmp_path, "end")] == ["another process was lost"] * (rank != 0)
+    assert not list(Path("a/checkpoints").glob(".*"))  # nothing half written
+    assert run(numpy_program, ["train", "--resume", "--out", "a"]) == 0  # alone, and with the other engine
+    assert [record["step"] for record in records(tmp_path, "step")] == list(range(1, 11))
+
+
+@pytest.mark.parametrize("killed", [0, 2])
+def test_of_three_processes_one_is_killed_and_the_others_end_within_a_minute(
+    killed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = time.time()
+    status, output = commanded(tmp_path, 3, TRAIN, f"open('killed', 'w').close(); {KILLED}", killed)
+    ended, at = time.time(), (tmp_path / "killed").stat().st_mtime
+    assert began < at < ended < at + 60
+    assert status == 1, output  # torchrun's
+    assert output.count(f"gpt-torch: {LOST} after step 5; --resume goes on from the newest checkpoint") == 1, output
+    monkeypatch.chdir(tmp_path)
+    assert Run(Path("a")).checkpoint("latest").state.step == (4 if killed == 0 else 5)  # only the first one writes
+    status, output = commanded(tmp_path, 3, ["train", "--resume", "--out", "a", *MACHINE])
+    assert status == 0, output
+    assert [record["step"] for record in records(tmp_path, "step")] == list(range(1, 11))
+
+
+@pytest.mark.parametrize(("what", "said", "sound"), [("hangs", "", 3), ("wrong", "step 3: the loss is nan", 2)])
+def test_what_is_left_after_a_loss_is_saved_only_if_it_can_be_and_is_sound(
+    what: str, said: str, sound: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    step, save, done = Engine.train_step, Run.save, threading.Event()
+
+    def lost(self: Engine, ids: Ids, targets: Ids, recipe: Recipe, number: int) -> Trained:
+        if number == 3:
+            raise Lost(LOST)
+        trained = step(self, ids, targets, recipe, number)
+        return Trained(math.nan, math.nan) if what == "wrong" and number == 2 else trained
+
+    def hanging(self: Run, folder: Path, checkpoint: Checkpoint) -> None:
+        if folder == self.latest and what == "hangs" and checkpoint.state.step == 3:
+            done.wait()  # as for a device that waits for the process that was lost
+            raise Lost(LOST)
+        save(self, folder, checkpoint)
+
+    monkeypatch.setattr(Engine, "train_step", lost)
+    monkeypatch.setattr(Run, "save", hanging)
+    monkeypatch.setattr(loop, "ALONE", 1.0)
+    monkeypatch.chdir(tmp_path)
+    Path("play.txt").write_text(PLAY, encoding="utf-8")
+    assert run(PROGRAM, TRAIN) == 1
+    output, errors = capsys.readouterr()
+    assert errors == f"gpt-torch: {LOST} after step {sound}; --resume goes on from the newest checkpoint\n"
+    assert said in output
+    assert "saved at" not in output
+    assert [record["reason"] for record in records(tmp_path, "end")] == ["another process was lost"]
+    assert Run(Path("a")).checkpoint("latest").state.step == 0
+    done.set()
+
+
+class Pair(Processes):
+    """This process, and one that says what another such pair has said, or without one the same as this."""
+
+    def __init__(self, other: "Pair | None" = None) -> None:
+        self.said: list[tuple[int, ...]] = []
+        self.answers = iter(other.said if other else [])
+
+    def largest(self, *numbers: int) -> tuple[int, ...]:
+        self.said.append(numbers)
+        return tuple(map(max, numbers, next(self.answers, numbers)))
+
+
+def test_processes_that_were_asked_for_different_things_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = None
+    monkeypatch.chdir(tmp_path)
+    Path("play.txt").write_text(PLAY, encoding="utf-8")
+    monkeypatch.setattr(loop.Training, "go", lambda self: stopping.Stop(self.processes))
+    for status, out, flags, differing in (
+        (0, "a", (), None),
+        (0, "b", (), None),
+        (2, "c", ("--seed", "2"), "flags or text: each machine needs the same"),
+        (2, "d", ("--dtype", "float16"), "--device, --dtype or --parallel, or in what those are by themselves"),
+    ):
+        pair = Pair(usual)
+        assert run(replace(PROGRAM, processes=pair), [*TRAIN, "--out", out, *flags]) == status
+        assert capsys.readouterr().err.startswith(f"gpt-torch: the processes differ in {differing}") == (status == 2)
+        assert Path(out).exists() == (status == 0)
+        usual = usual or pair
+
+
+@pytest.mark.parametrize("command", [["train", "--resume", "--out"], ["eval", "--run"]], ids=["resume", "eval"])
+def test_processes_that_find_different_weights_say_so(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("play.txt").write_text(PLAY, encoding="utf-8")
+    assert run(PROGRAM, TRAIN) == 0
+    for copy in ("b", "c"):
+        shutil.copytree("a", copy)
+    for which in ("best", "latest"):
+        path = Path("c/checkpoints") / which / "model.safetensors"
+        save_file({name: weight + 0.1 for name, weight in load_file(path).items()}, path)
+        restated(path.parent)
+    monkeypatch.setattr(loop.Training, "go", lambda self: stopping.Stop(self.processes))
+    more = ["--steps", "20"] * (command[0] == "train")
+    one = Pair()
+    assert run(replace(PROGRAM, processes=one), [*command, "a", *more]) == 0
+    assert run(replace(PROGRAM, processes=Pair(one)), [*command, "b", *more]) == 0
+    assert run(replace(PROGRAM, processes=Pair(one)), [*command, "c", *more]) == 2
+    assert "the processes differ in flags, text or the run's folder: each machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["generate", "export", "import"])
+def test_what_many_processes_cannot_do_together_says_so(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(replace(PROGRAM, processes=of(2)), [name]) == 2
+    assert capsys.readouterr().err == f"gpt-torch: {name} is for one process; start it without torchrun\n"
+
+
+def test_what_many_processes_need_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(PROGRAM, ["train", "--parallel", "fsdp"]) == 2
+    said = "gpt-torch: --parallel fsdp is for many processes, and this one is alone: start it by torchrun\n"
+    assert capsys.readouterr().err == said
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    assert run(PROGRAM, ["train", "--parallel", "fsdp", "--dtype", "float16"]) == 2
+    assert "--parallel fsdp does not go with float16; --dtype float32 does" in capsys.readouterr().err
+
+
+def test_processes_that_do_not_find_each_other_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no address for eth7\nand much more")
+
+    monkeypatch.setattr(dist, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr(distributed, "rendezvous", nobody)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as ended, distributed.joined():
+        raise AssertionError
+    assert ended.value.code == "gpt-torch: the processes do not find each other: no address for eth7"
+
+
+def test_each_process_needs_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(dist, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert find_device("auto").type == "cuda"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="device cuda is here 2 times, for 3 processes; --nproc-per-node 2 fits"):
+        find_device("auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert find_device("auto").type == "cpu"
+    with pytest.raises(ValueError, match="device mps is for one process; --device cpu is for many"):
+        find_device("mps")
+    monkeypatch.setattr(dist, "is_torchelastic_launched", lambda: False)  # a cluster may set WORLD_SIZE all the same
+    assert find_device("auto").type == "mps"

@@ -1,0 +1,195 @@
+"""gpt_torch: the same model as gpt_numpy's, line by line and number by number, and the same commands."""
+
+import difflib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import gpt_torch
+from gpt_numpy import GPT, GPTConfig
+from gpt_numpy.cli import PROGRAM as BY_HAND
+from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.program import Program
+from gpt_numpy.workshop.runs import Run
+from gpt_numpy.workshop.weights import flops_per_token
+from gpt_torch.cli import PROGRAM as IN_TORCH
+from gpt_torch.device import find_device, peak_of
+from tests.gpt_numpy.test_gpt import VARIANTS
+from tests.workshop.test_commands import PLAY, TINY
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_two_model_files_differ_in_imports_devices_and_little_else() -> None:
+    ours, theirs = ((ROOT / room / "model.py").read_text(encoding="utf-8") for room in ("gpt_numpy", "gpt_torch"))
+    differing = [line for line in difflib.ndiff(ours.splitlines(), theirs.splitlines()) if line[0] in "+-"]
+    body = [line[1:].strip() for line in differing if "import" not in line and line[0] == "+"]
+    assert len(body) <= 5, body
+
+
+def test_equal_seeds_start_from_equal_weights() -> None:
+    ours, theirs = GPT(VARIANTS["plain"], seed=5).state_dict(), gpt_torch.GPT(VARIANTS["plain"], seed=5).state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(p.array, theirs[name].numpy()) for name, p in ours.items())
+
+
+def test_bad_inputs_are_refused() -> None:
+    model = gpt_torch.GPT(VARIANTS["plain"])
+    ids = torch.zeros((1, 9), dtype=torch.long)
+    with pytest.raises(ValueError, match="9 tokens do not fit the context, block_size 8"):
+        model(ids)
+    with pytest.raises(ValueError, match=r"ids are \(B, T\), rows of tokens; given \(9,\)"):
+        model(ids[0])
+    with pytest.raises(ValueError, match=r"targets \(1, 7\) go with ids \(1, 8\)"):
+        model(ids[:, :8], ids[:, :7])
+
+
+def test_a_device_that_is_not_here_is_named() -> None:
+    assert find_device("cpu") == torch.device("cpu")
+    absent = next(kind for kind in ("mps", "cuda") if find_device("auto").type != kind)
+    if absent == "mps" and torch.backends.mps.is_available():
+        pytest.skip("every kind of device is here")
+    with pytest.raises(ValueError, match=f"device {absent} is not here; what PyTorch .* finds is .*cpu"):
+        find_device(absent)
+
+
+# ---- the commands -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "play.txt").write_text(PLAY, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("before", "after"), [(BY_HAND, IN_TORCH), (IN_TORCH, BY_HAND)], ids=["to torch", "to NumPy"])
+def test_a_run_begun_with_one_goes_on_with_the_other(here: Path, before: Program, after: Program) -> None:
+    assert run(before, ["train", "--out", "unbroken", *TINY]) == 0
+    assert run(before, ["train", "--out", "handed-over", *TINY, "--steps", "3"]) == 0
+    assert run(after, ["train", "--out", "handed-over", "--resume", "--steps", "6"]) == 0
+    unbroken, handed_over = (losses(here / name) for name in ("unbroken", "handed-over"))
+    assert len(unbroken) == 6
+    assert handed_over == pytest.approx(unbroken, rel=1e-5)
+
+
+def losses(folder: Path) -> list[float]:
+    return [record["loss"] for record in Run(folder).records() if record["kind"] == "step"]
+
+
+def test_both_write_the_same_text_and_find_the_same_loss(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(IN_TORCH, ["train", "--out", "runs/one", *TINY]) == 0
+    said = []
+    for program in (BY_HAND, IN_TORCH):
+        capsys.readouterr()
+        assert run(program, ["generate", "--length", "100", "--seed", "3", "--prompt", "ROMEO"]) == 0
+        assert run(program, ["eval"]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert said[0].startswith("ROMEO")
+
+
+def test_the_device_is_tested_before_training_unless_told_not_to(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for flags in ([], ["--resume", "--steps", "8"], ["--resume", "--steps", "9", "--no-self-test"]):
+        begin = [] if "--resume" in flags else TINY
+        assert run(IN_TORCH, ["train", "--out", "one", *begin, *flags]) == 0
+        said.append("self-test: loss, gradients and causality as in float64" in capsys.readouterr().out)
+    assert said == [True, True, False]
+
+
+def test_help_has_the_flags_of_both_and_of_the_device(capsys: pytest.CaptureFixture[str]) -> None:
+    pages = []
+    for program in (BY_HAND, IN_TORCH):
+        with pytest.raises(SystemExit):
+            run(program, ["train", "--help"])
+        pages.append(set(re.findall(r"^  (--[a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE)))
+    assert pages[1] - pages[0] == {
+        "--device", "--dtype", "--attention", "--compile", "--recompute", "--parallel", "--self-test",
+    }  # fmt: skip
+    assert pages[0] <= pages[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--device", "toaster"], "--device: invalid choice: 'toaster'"),
+        (["train", "--threads", "-1"], "--threads is at least 0 and at most 1024, not -1"),
+        (["train", "--device", "mps"], "--device mps is not here; what PyTorch"),
+    ],
+)
+def test_a_wrong_use_is_one_line_and_status_2(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    if torch.backends.mps.is_available() and "mps" in arguments:
+        pytest.skip("mps is here")
+    assert run(IN_TORCH, arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"gpt-torch: {message}")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_operations_of_a_step_are_as_many_as_pytorch_counts(tied: bool) -> None:
+    config = GPTConfig(vocab_size=17, block_size=16, n_layer=3, n_head=2, n_embd=32, tie_weights=tied)
+    ids = torch.zeros(4, 16, dtype=torch.long)
+    with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):
+        gpt_torch.GPT(config)(ids, ids)[1].backward()
+    assert counted.get_total_flops() == 4 * 16 * flops_per_token(config)
+
+
+def test_a_run_ends_with_its_time_its_speed_and_its_share_of_the_peak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("play.txt").write_text(PLAY, encoding="utf-8")
+    monkeypatch.setattr("gpt_torch.engine.peak_of", lambda device, dtype: 1e9)
+    assert run(IN_TORCH, ["train", *TINY, "--device", "cpu", "--no-self-test", "--out", "a"]) == 0
+    told = re.search(
+        r"took 0:00:\d\d, 0:00:\d\d of it in training steps, (\S+) characters per second, (\S+) TFLOP/s, (\S+)% of the",
+        capsys.readouterr().out,
+    )
+    assert told
+    speed, teraflops, share = (float(number.replace(",", "")) for number in told.groups())
+    config = Run(Path("a")).checkpoint("latest").state.config
+    assert teraflops * 1e12 == pytest.approx(speed * flops_per_token(config), rel=0.01)
+    assert share / 100 == pytest.approx(teraflops * 1e12 / 1e9, rel=0.02)
+    steps = [json.loads(line) for line in Path("a/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    speeds = [record["characters_per_second"] for record in steps if record["kind"] == "step"]
+    assert speed == pytest.approx(speeds[-1], rel=1e-3)  # which is that of all but the first step
+
+
+def test_a_run_keeps_the_precision_that_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("play.txt").write_text(PLAY, encoding="utf-8")
+    machine = ["--device", "cpu", "--no-self-test"]
+    flags = [*TINY, *machine, "--dtype", "bfloat16", "--attention", "math"]
+    assert run(IN_TORCH, ["train", *flags, "--out", "a"]) == 0
+    steps = str(2 * Run(Path("a")).checkpoint("latest").state.step)
+    for expected, more in (("bfloat16, math", []), ("float32, math", ["--dtype", "float32"])):
+        shutil.copytree("a", f"b{len(more)}")
+        capsys.readouterr()
+        assert run(IN_TORCH, ["train", "--resume", "--out", f"b{len(more)}", "--steps", steps, *machine, *more]) == 0
+        assert f", {expected} attention, CPU" in capsys.readouterr().out
+
+
+def test_the_peak_is_known_of_some_cards_in_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, expected in (
+        ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L40S", 362e12), ("NVIDIA L4", 121e12), ("NVIDIA L40", None),
+    ):  # fmt: skip
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, it=name: it)
+        assert peak_of(torch.device("cuda"), torch.bfloat16) == expected
+    assert peak_of(torch.device("cuda"), torch.float32) is None
+    assert peak_of(torch.device("cpu"), torch.bfloat16) is None

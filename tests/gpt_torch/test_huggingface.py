@@ -1,0 +1,214 @@
+"""Hugging Face's format: transformers computes with an exported run what we do, and its models become runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.numpy import load_file, save_file
+
+from gpt_numpy import GPT
+from gpt_numpy.cli import PROGRAM as BY_HAND
+from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.program import Program
+from gpt_numpy.workshop.runs import Run
+from gpt_numpy.workshop.tokenizers import BPETokenizer, CharTokenizer
+from gpt_torch.cli import PROGRAM as IN_TORCH
+from tests.workshop.test_commands import PLAY, TINY
+
+SIZES = {"vocab_size": 65, "n_positions": 8, "n_embd": 8, "n_layer": 2, "n_head": 2}
+LETTERS = "".join(chr(48 + i) for i in range(65))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "play.txt").write_text(PLAY, encoding="utf-8")
+    return tmp_path
+
+
+def logits_of(folder: str, ids: np.ndarray) -> np.ndarray:
+    """By our model in NumPy, in float64, from the checkpoint in the folder of a run."""
+    checkpoint = Run(Path(folder)).checkpoint("best")
+    model = GPT(checkpoint.state.config, dtype=np.float64)
+    model.load_state_dict({name: array.astype(np.float64) for name, array in checkpoint.weights.items()})
+    logits: np.ndarray = model.eval()(ids)[0].array
+    return logits
+
+
+def their_logits(model: Any, ids: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        logits: np.ndarray = model.double().eval()(torch.from_numpy(ids)).logits.numpy()
+    return logits
+
+
+def their_model(folder: Path, seed: int = 0, **settings: Any) -> Any:
+    """A GPT-2 of transformers whose weights are large enough for every part to matter, saved with a tokenizer."""
+    torch.manual_seed(seed)
+    none = {"bos_token_id": None, "eos_token_id": None}
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**{**SIZES, **none, **settings}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(CharTokenizer(LETTERS).to_json(), encoding="utf-8")
+    return model
+
+
+# ---- from a run to a folder -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [[], ["--tie-weights"], ["--no-bias"], ["--gelu", "tanh"]], ids=str)
+def test_transformers_computes_the_same_with_an_exported_run(here: Path, flags: list[str]) -> None:
+    assert run(BY_HAND, ["train", "--out", "runs/one", *TINY, "--lr", "0.3", "--warmup", "0", *flags]) == 0
+    assert run(IN_TORCH, ["export", "there"]) == 0
+    model = transformers.AutoModelForCausalLM.from_pretrained("there")
+    assert type(model).__name__ == "GPT2LMHeadModel"
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (3, 8))
+    np.testing.assert_allclose(logits_of("runs/one", ids), their_logits(model, ids), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [["char"], ["bpe", "--vocab-size", "300"]], ids=str)
+def test_transformers_reads_the_tokenizer_too(here: Path, kind: list[str]) -> None:
+    assert run(BY_HAND, ["train", "--out", "runs/one", *TINY, "--tokenizer", *kind]) == 0
+    assert run(IN_TORCH, ["export", "there"]) == 0
+    theirs = transformers.AutoTokenizer.from_pretrained("there")
+    ours = Run(here / "runs" / "one").checkpoint("best").tokenizer
+    text = "ROMEO, who says 9:\nfarewell!\n"
+    assert theirs(text)["input_ids"] == ours.encode(text).tolist()
+    assert theirs.decode(theirs(text)["input_ids"]) == text
+
+
+def test_out_and_in_again_is_the_same_run(here: Path) -> None:
+    assert run(BY_HAND, ["train", "--out", "runs/one", *TINY]) == 0
+    assert run(IN_TORCH, ["export", "there"]) == 0
+    assert run(IN_TORCH, ["import", "there", "--out", "runs/again"]) == 0
+    first, again = (Run(here / "runs" / name).checkpoint("best") for name in ("one", "again"))
+    assert again.state.config == first.state.config
+    assert again.tokenizer.to_json() == first.tokenizer.to_json()
+    assert all(np.array_equal(array, again.weights[name]) for name, array in first.weights.items())
+
+
+# ---- from a folder to a run -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"tie_word_embeddings": False}, {"activation_function": "gelu"}, {"activation_function": "gelu_pytorch_tanh"}],
+    ids=str,
+)
+def test_a_model_of_transformers_computes_the_same_here(here: Path, settings: dict[str, Any]) -> None:
+    model = their_model(here / "there", **settings)
+    assert run(IN_TORCH, ["import", "there", "--out", "runs/one"]) == 0
+    ids = np.random.default_rng(0).integers(0, 65, (3, 8))
+    np.testing.assert_allclose(logits_of("runs/one", ids), their_logits(model, ids), rtol=1e-9, atol=1e-9)
+
+
+def test_the_names_of_the_first_gpt_2_are_understood(here: Path) -> None:
+    """Its file has no prefix, and holds the causal masks among the weights."""
+    their_model(here / "there")
+    path = here / "there" / "model.safetensors"
+    old = {name.removeprefix("transformer."): array for name, array in load_file(path).items()}
+    old |= {f"h.{i}.attn.bias": np.tril(np.ones((1, 1, 8, 8), np.float32)) for i in range(2)}
+    assert run(IN_TORCH, ["import", "there", "--out", "runs/new-names"]) == 0
+    save_file(old, path)
+    assert run(IN_TORCH, ["import", "there", "--out", "runs/old-names"]) == 0
+    ids = np.arange(8)[None]
+    assert np.array_equal(logits_of("runs/new-names", ids), logits_of("runs/old-names", ids))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_lower_precision_are_read(here: Path, dtype: torch.dtype) -> None:
+    model = their_model(here / "there")
+    model.to(dtype).save_pretrained(here / "there")
+    assert run(IN_TORCH, ["import", "there", "--out", "runs/one"]) == 0
+    ids = np.arange(8)[None]
+    np.testing.assert_allclose(logits_of("runs/one", ids), their_logits(model, ids), rtol=1e-9, atol=1e-9)
+
+
+def test_weights_in_several_files_are_put_together(here: Path) -> None:
+    model = their_model(here / "there")
+    (here / "there" / "model.safetensors").unlink()
+    model.save_pretrained(here / "there", max_shard_size="4KB")
+    assert (here / "there" / "model.safetensors.index.json").exists()
+    assert run(IN_TORCH, ["import", "there", "--out", "runs/one"]) == 0
+    ids = np.arange(8)[None]
+    np.testing.assert_allclose(logits_of("runs/one", ids), their_logits(model, ids), rtol=1e-9, atol=1e-9)
+
+
+def test_the_two_files_of_gpt_2s_tokenizer_are_read(here: Path) -> None:
+    tokenizer = BPETokenizer.train(iter([PLAY]), 300)
+    their_model(here / "there", vocab_size=300)
+    (here / "there" / "tokenizer.json").unlink()
+    kept = json.loads(tokenizer.to_json())["model"]
+    (here / "there" / "vocab.json").write_text(json.dumps(kept["vocab"]), encoding="utf-8")
+    merges = "".join(f"{' '.join(pair)}\n" for pair in kept["merges"])
+    (here / "there" / "merges.txt").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")
+    assert run(IN_TORCH, ["import", "there", "--out", "runs/one"]) == 0
+    imported = Run(here / "runs" / "one").checkpoint("best").tokenizer
+    assert imported.encode(PLAY).tolist() == tokenizer.encode(PLAY).tolist()
+
+
+@pytest.mark.parametrize("program", [BY_HAND, IN_TORCH], ids=["NumPy", "torch"])
+def test_both_engines_go_on_with_an_imported_model(
+    here: Path, capsys: pytest.CaptureFixture[str], program: Program
+) -> None:
+    their_model(here / "there")
+    (here / "letters.txt").write_text(LETTERS * 40, encoding="utf-8")
+    assert run(IN_TORCH, ["import", "there", "--out", "runs/one"]) == 0
+    assert run(program, ["train", "--resume", "--steps", "3"]) == 2
+    assert "came without a text; give one by --data" in capsys.readouterr().err
+    assert run(program, ["train", "--resume", "--steps", "3", "--data", "letters.txt"]) == 0
+    assert run(program, ["train", "--resume", "--steps", "4"]) == 0  # from now on it has a text
+    assert run(program, ["eval"]) == 0
+    assert run(program, ["generate", "--length", "5"]) == 0
+
+
+# ---- what is refused --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "llama"}, "there: model_type is 'llama'; the model here has 'gpt2'"),
+        ({"layer_norm_epsilon": 1e-6}, "there: layer_norm_epsilon is 1e-06; the model here has 1e-05"),
+        ({"activation_function": "relu"}, "there: activation_function is 'relu'; the model here has gelu, "),
+        ({"n_inner": 5}, "there: n_inner is 5; the model here has 4 times n_embd"),
+        ({"n_head": 3}, "there/config.json: n_embd 8 cannot be shared among n_head 3 heads"),
+        ({"n_layer": 3}, "there: h.2.ln_1.weight is missing among the weights"),
+        ({"n_positions": 9}, "there: wpe.weight has the wrong shape, (8, 8)"),
+        ({"vocab_size": 60}, "there: the tokenizer has 65 tokens, the model only 60"),
+    ],
+)
+def test_a_model_that_is_not_ours_is_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], message: str
+) -> None:
+    their_model(here / "there")
+    path = here / "there" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change}), encoding="utf-8")
+    capsys.readouterr()
+    assert run(IN_TORCH, ["import", "there", "--out", "runs/one"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"gpt-torch: {message}")
+    assert said.count("\n") == 1
+    assert not (here / "runs" / "one").exists()
+
+
+def test_a_pickled_file_is_not_read(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    their_model(here / "there")
+    (here / "there" / "model.safetensors").rename(here / "there" / "pytorch_model.bin")
+    assert run(IN_TORCH, ["import", "there"]) == 2
+    assert "there carries pytorch_model.bin, and to open such a file is to run what is in it" in capsys.readouterr().err
+
+
+def test_nothing_is_written_over(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(BY_HAND, ["train", "--out", "runs/one", *TINY]) == 0
+    assert run(IN_TORCH, ["export", "runs"]) == 2
+    assert "runs is not empty; give another folder" in capsys.readouterr().err
+    assert run(IN_TORCH, ["export", "play.txt"]) == 2
+    assert "play.txt is not empty; give another folder" in capsys.readouterr().err
+    assert run(IN_TORCH, ["export"]) == 2
+    assert "FOLDER" in capsys.readouterr().err

@@ -1,0 +1,107 @@
+"""What processes compute together: started by torchrun, for test_distributed.py to hold against one process alone."""
+
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.distributed.tensor import DTensor
+
+from gpt_numpy import GPTConfig
+from gpt_numpy.workshop.processes import Processes
+from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.weights import parameter_count
+from gpt_torch.distributed import joined
+from gpt_torch.engine import Engine, Options
+from tests.support.engines import COMPILER, CONFIG, RECIPE, RECIPES, Everything, batch
+
+CPU = Options(device="cpu")
+
+
+@dataclass(frozen=True)
+class Case:
+    options: Options = CPU
+    config: GPTConfig = CONFIG
+    recipe: Recipe = RECIPE
+    rows: int = 7  # which neither 2 nor 3 processes can share evenly
+    low: bool = False  # in precision: then AdamW, whose first steps are as large for any gradient, makes much of little
+
+
+CASES = {
+    "plain": Case(),
+    "one sequence at a time": Case(recipe=replace(RECIPE, micro_batch=1)),
+    "fewer sequences than processes": Case(rows=1),
+    "muon": Case(recipe=RECIPES["muon"]),
+    "tied": Case(config=replace(CONFIG, tie_weights=True)),
+    "dropout": Case(config=replace(CONFIG, dropout=0.3)),
+    "recompute": Case(options=replace(CPU, recompute=True)),
+    "bfloat16": Case(options=replace(CPU, dtype="bfloat16"), low=True),
+    "float16": Case(options=replace(CPU, dtype="float16"), low=True),
+    "compiled, one sequence at a time": Case(options=replace(CPU, compile="on"), recipe=replace(RECIPE, micro_batch=1)),
+}
+
+
+def cases(size: int) -> list[tuple[Literal["ddp", "fsdp"], str]]:
+    """How so many processes divide a model, and the name of a case."""
+    ddp, fsdp = set(CASES), set(CASES) - {"float16"}  # which is refused there
+    if size > 2:  # the rest does not depend on how many they are
+        ddp = fsdp = {"plain", "one sequence at a time", "fewer sequences than processes", "dropout"}
+    return [*(("ddp", name) for name in sorted(ddp)), *(("fsdp", name) for name in sorted(fsdp))]
+
+
+def computed(case: Case, processes: Processes, folder: Path) -> Everything:
+    """What four steps lead to, with a stop after two of them, and the losses of some texts."""
+    engine = Engine(case.config, 0, case.options, processes)
+    reported = [engine.train_step(*batch(case.rows, seed=step), case.recipe, step) for step in (0, 1)]
+    weights, memory = folder / "weights.npz", folder / "memory.npz"
+    for file, arrays in ((weights, engine.weights()), (memory, engine.optimizer_state())):
+        if processes.first:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's annotation takes no arrays by name
+    processes.largest(0)  # now they are written
+    engine = Engine(case.config, 99, case.options, processes)
+    engine.load(dict(np.load(weights)), dict(np.load(memory)), step=2)
+    reported += [engine.train_step(*batch(case.rows, seed=step), case.recipe, step) for step in (2, 3)]
+    assert engine.compiled == (case.options.compile == "on" and COMPILER)
+    mine = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in engine.parameters.values())
+    share = mine / parameter_count(case.config)
+    in_parts = case.options.parallel == "fsdp"
+    assert share < 0.6 if in_parts else share == 1
+    computed_in = set()  # which numbers the matrices of a block are in while they are needed
+    matrix = engine.model.get_submodule("blocks.0.mlp.c_fc")
+    matrix.register_forward_hook(lambda *_: computed_in.add(matrix.weight.dtype))
+    losses = [engine.loss(*batch(rows, seed=rows)) for rows in (1, 2, 8)]
+    assert computed_in == {engine.dtype if in_parts else torch.float32}  # in parts, autocast would keep copies
+    reader = engine.reader()
+    everything = {
+        "reported": np.array([[float(number) for number in step] for step in reported]),
+        "losses": np.array(losses),
+        "read": np.stack([reader.read(ids) for ids in ([1, 2], [3], [4])]),
+    }
+    return {**everything, **engine.weights(), **engine.optimizer_state()}
+
+
+def goes_ahead(processes: Processes, folder: Path) -> None:
+    with processes.one_ahead():
+        if processes.first:
+            time.sleep(0.5)  # in which the others would arrive
+            (folder / "found").touch()
+        assert (folder / "found").exists()
+
+
+def main(folder: Path) -> None:
+    with joined() as processes:
+        goes_ahead(processes, folder)
+        for how, name in cases(processes.size):
+            case = CASES[name]
+            everything = computed(replace(case, options=replace(case.options, parallel=how)), processes, folder)
+            processes.agree(f"{how} {name}", str([everything[key].tolist() for key in ("reported", "losses", "read")]))
+            assert ("ln_f.weight" in everything) == processes.first  # which alone has to hold all of a large model
+            if processes.first:
+                np.savez(folder / f"{how} {name}.npz", **everything)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,637 @@
+"""A torch user guesses right: the same line of code, once with torch and once with minitensor.
+
+Each line is run twice, with `torch`, `F` and the tensors being torch's or minitensor's. Values and gradients (under a
+random upstream gradient) must agree, and what torch refuses must be refused here.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import minitensor
+from minitensor import functional
+from tests.minitensor.judge import upstream
+
+rng = np.random.default_rng(7)
+ARRAYS = {
+    "x": rng.uniform(-2.0, 2.0, (2, 3)),
+    "y": rng.uniform(0.5, 2.0, (2, 3)),
+    "row": rng.uniform(-2.0, 2.0, (3,)),
+    "square": rng.uniform(-2.0, 2.0, (3, 3)),
+    "cube": rng.uniform(-2.0, 2.0, (2, 3, 4)),
+    "one": rng.uniform(-2.0, 2.0, (1, 3, 1)),
+    "number": rng.uniform(0.5, 2.0, ()),
+    "w": rng.uniform(-2.0, 2.0, (4, 3)),
+    "b": rng.uniform(-2.0, 2.0, (4,)),
+    "q": rng.uniform(-2.0, 2.0, (2, 2, 3, 4)),
+    "k": rng.uniform(-2.0, 2.0, (2, 2, 5, 4)),
+    "v": rng.uniform(-2.0, 2.0, (2, 2, 5, 6)),
+    "scores": rng.uniform(-2.0, 2.0, (3, 5)),
+    "ids": np.array([[2, 0], [2, 1]]),
+    "targets": np.array([1, -100]),
+    "classes": np.array([[2, 0, 1, 1], [0, 2, 2, -100]]),
+    "mask": np.array([[True, False, True], [False, False, True]]),
+    "seen": rng.random((3, 5)) < 0.6,
+}
+
+SAME = """
+x + y
+x + 1
+1 + x
+x - row
+2.5 - x
+x * y
+x * 3
+3 * x
+x * row
+x / y
+1 / y
+x / 4
+x ** 2
+x ** 3.0
+y ** -0.5
+y ** row
+2.0 ** x
+-x
++x
+abs(x)
+x @ square
+row @ square
+square @ row
+row @ row
+cube.transpose(1, 2) @ cube
+x.add(y)
+x.sub(y)
+x.mul(y)
+x.div(y)
+x.pow(2)
+x.neg()
+x.abs()
+x.exp()
+y.log()
+y.sqrt()
+x.tanh()
+x.erf()
+x.sigmoid()
+x.relu()
+x.square()
+x.maximum(y)
+x.minimum(y)
+x.clip(-1, 1)
+x.clamp(min=0)
+x.clamp(max=0.5)
+x.clip(1, -1)
+x.clip(np.float64(-1), 1)
+x.masked_fill(mask, -5.0)
+x.where(mask, y)
+torch.where(mask, x, y)
+torch.where(mask, x, 0.0)
+torch.where(mask, 0.0, x)
+torch.where(x > 0, x, -x)
+square.tril()
+square.triu(1)
+square.triu()
+torch.tril(square, diagonal=-1)
+x.sum()
+x.sum(0)
+x.sum(-1, keepdim=True)
+x.sum(dim=1)
+x.sum(dim=(0, 1))
+x.sum(dim=[0, 1])
+x.sum(axis=1)
+x.sum(axis=0, keepdims=True)
+cube.sum((0, 2))
+x.mean()
+x.mean(1)
+x.mean(dim=(0, 1), keepdim=True)
+x.mean(axis=0, keepdims=True)
+x.var()
+x.var(1)
+x.var(dim=1, correction=0, keepdim=True)
+x.var(axis=1, keepdims=True)
+x.std(1)
+x.std(dim=1, correction=0, keepdim=True)
+x.std(axis=0, keepdims=True)
+square.std()
+torch.var(x, dim=1, correction=0)
+x.max()
+x.min()
+x.amax(1)
+x.max(1)
+x.max(dim=0, keepdim=True)
+x.min(-1)
+x.max(1)[0]
+x.min(dim=1).values
+torch.max(x, y)
+x.min(y)
+torch.min(x, 1).values
+x.amin(dim=0, keepdim=True)
+x.amin(1)
+x.amin(axis=1, keepdims=True)
+x.amax(0, keepdim=True)
+x.amax(axis=0, keepdims=True)
+torch.amax(x, 1)
+x.logsumexp(1)
+x.logsumexp([0, 1])
+x.logsumexp(dim=-1, keepdim=True)
+torch.logsumexp(x, dim=0)
+x.softmax(-1)
+torch.softmax(x, dim=0)
+x.log_softmax(dim=1)
+x.reshape(3, 2)
+x.reshape((6,))
+x.reshape(-1)
+x.view(3, -1)
+cube.flatten()
+cube.flatten(1)
+cube.flatten(0, 1)
+cube.flatten(-2)
+row.flatten(-1)
+x[:0].flatten(1)
+number.flatten()
+cube.permute(2, 0, 1)
+cube.permute((0, -1, 1))
+cube.transpose(1, 2)
+cube.transpose(-1, 0)
+torch.transpose(x, 0, 1)
+x.T
+cube.mT
+row.expand(4, 3)
+one.expand(2, -1, 5)
+one.expand(7, 2, -1, 5)
+one.squeeze()
+one.squeeze(0)
+one.squeeze(1)
+one.squeeze((0, 2))
+x.unsqueeze(0)
+x.unsqueeze(-1)
+x[0]
+x[1, 2]
+x[:, 1]
+x[..., -1]
+x[None, 1:, ::2]
+w[ids]
+x[mask]
+x[[1, 0, 1]]
+x[:, (0, 0)]
+x[(0, 0),]
+x[torch.tensor([1, 1])]
+x[[]]
+x[ids[0, 1]]
+cube[:, [0, 2], 1]
+cube.mT[:, ids, [[0, 1], [2, 2]]]
+torch.cat([x, y])
+torch.cat([x, y, x], dim=1)
+torch.stack([x, y])
+torch.stack((x, y), dim=-1)
+torch.cat([x.detach() > 0, x])
+torch.cat([ids, x[:, :2]])
+x[:, :2] + ids
+cube.split(2, dim=2)
+cube.split([1, 2], dim=1)
+cube.split([0, 3], dim=1)
+cube.split(3, 2)
+cube.chunk(2, dim=-1)
+cube.chunk(3, 2)
+cube.chunk(2)
+cube.chunk(1)
+x[:0].chunk(2)
+x.split(2)
+cube.split([4], dim=2)
+x[:0].split(2)
+x.chunk(5, 1)
+torch.split(x, 1)
+list(x)
+list(row)
+[part * 2 for part in cube.split(1)]
+x.contiguous().view(-1)
+x.clone()
+x.detach() * x
+x.data * x
+number * x
+x * number
+number.exp()
+x.to(x.dtype)
+x.float().double()
+torch.matmul(x, square)
+torch.exp(x)
+torch.sum(x, dim=0)
+torch.mean(x)
+torch.permute(cube, (1, 2, 0))
+torch.unsqueeze(x, 1)
+torch.maximum(x, y)
+F.linear(x, w)
+F.linear(x, w, b)
+F.linear(row, w, bias=b)
+F.linear(cube.transpose(1, 2), w, b)
+F.embedding(ids, w)
+F.embedding(ids, w, padding_idx=2)
+F.embedding(input=ids, weight=w, padding_idx=-1)
+F.relu(x)
+F.sigmoid(x)
+F.tanh(x)
+F.gelu(x)
+F.gelu(x, approximate='tanh')
+F.softmax(x, dim=-1)
+F.log_softmax(x, dim=0)
+F.layer_norm(x, (3,))
+F.layer_norm(x, [3], row)
+F.layer_norm(x, (3,), None, row)
+F.layer_norm(x, (3,), weight=row, bias=row, eps=1e-3)
+F.layer_norm(cube, (3, 4))
+F.cross_entropy(x, targets)
+F.cross_entropy(x, targets, reduction='sum')
+F.cross_entropy(x, targets, reduction='none')
+F.cross_entropy(x, ids[1], ignore_index=1, reduction='none')
+F.cross_entropy(x, ids[0], label_smoothing=0.2)
+F.cross_entropy(row, ids[0, 0])
+F.cross_entropy(cube, classes, label_smoothing=0.1)
+F.cross_entropy(cube.unsqueeze(2).expand(-1, -1, 5, -1), classes.unsqueeze(1).expand(-1, 5, -1))
+F.dropout(x, p=0.0)
+F.dropout(x, 0.5, training=False)
+F.dropout(x, p=1.0)
+F.mse_loss(x, y)
+F.mse_loss(x, y, reduction='sum')
+F.mse_loss(x, y, reduction='none')
+F.scaled_dot_product_attention(q, k, v)
+F.scaled_dot_product_attention(q, k, v, is_causal=True)
+F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+F.scaled_dot_product_attention(q, k, v, scores)
+F.scaled_dot_product_attention(q, k, v, scale=0.1)
+F.scaled_dot_product_attention(q, k, v, scale=0.0)
+F.scaled_dot_product_attention(q, k, v, scale=np.sqrt(0.5))
+F.scaled_dot_product_attention(q, k, v, dropout_p=1.0)
+F.scaled_dot_product_attention(q, q, q, is_causal=True)
+F.scaled_dot_product_attention(query=x, key=x, value=y)
+""".strip().splitlines()
+
+# Not differentiable: only the values are compared.
+PLAIN = """
+x > 0
+x >= y
+x <= x
+x >= x
+x < x
+x > x
+x == np.float64(0.5)
+x == None
+x == 'a'
+x != 'a'
+x < row
+x <= 0.5
+x == x
+x != y
+~mask
+mask & (x > 0)
+mask | (x > 0)
+mask & ~mask
+mask | ~mask
+~mask | mask
+x.argmax()
+x.argmax(1)
+x.argmax(dim=0, keepdim=True)
+x.argmin(-1)
+x.argmin(0, keepdim=True)
+(x > 5).any()
+(x < 5).all()
+(x < 0).any(1)
+(x < 0).any(1, keepdim=True)
+(x < 0).all(1, keepdim=True)
+mask.all(dim=0)
+True & mask
+f'{number:.3f}'
+torch.zeros((2, 3))
+torch.ones(x.shape)
+x.shape
+x.size(1)
+x.size()
+x.dim()
+x.ndim
+x.numel()
+len(x)
+number.item()
+float(number)
+int(ids[0, 0])
+x.detach().tolist()
+[10, 20, 30][ids[0, 0]]
+bool(number > 0)
+x.requires_grad
+x.detach().requires_grad
+(x * 2).requires_grad
+(x * 2).requires_grad_().requires_grad
+x.long()
+x.long().requires_grad
+x.float().requires_grad
+x.to(x.dtype) is x
+torch.cat([ids])
+ids.requires_grad
+x.is_leaf
+(x * 2).is_leaf
+x.grad is None
+x.grad_fn is None
+(x * 2).grad_fn is None
+hash(x) == hash(x)
+x.detach().numpy()
+ids + 1
+ids * 2
+ids / 2
+ids ** 2
+ids ** 0.5
+ids.sqrt()
+ids.relu()
+ids.masked_fill(ids > 1, 7)
+ids.to(x.dtype)
+mask + 1
+mask * 2.5
+ids + (ids > 0)
+x.detach().long()
+ids.sum()
+ids.float()
+torch.zeros(2, 3)
+torch.ones(2)
+torch.full((2, 2), 1.5)
+torch.zeros_like(ids)
+torch.ones_like(mask)
+torch.arange(4)
+torch.arange(1, 7, 2)
+torch.tensor([1.5, 2.5])
+torch.tensor(3)
+torch.tensor([True, False])
+""".strip().splitlines()
+
+REFUSED = """
+x.backward()
+x.sum().detach().backward()
+x.numpy()
+x.item()
+bool(x)
+x.reshape(4, 2)
+x.expand(5, 3)
+x.expand(-1, 2, 3)
+x.permute(0, 0)
+x.squeeze(5)
+x.unsqueeze(4)
+x.sum(2)
+x.transpose(0, 3)
+x[5]
+x[0, 0, 0]
+x[9:, 4]
+x @ x
+x + torch.ones(5)
+torch.cat([x, row])
+torch.stack([x, row])
+cube.split([1, 1], dim=1)
+cube.split(0)
+row @ w.T @ w.T
+(x * 2).requires_grad_(False)
+ids.requires_grad_()
+torch.tensor([1, 2], requires_grad=True)
+torch.tensor(['a'])
+x.__iadd__(1)
+ids.__iadd__(0.5)
+len(number)
+list(number)
+x.detach().retain_grad()
+int(x)
+[1, 2][x[0, 0]]
+F.linear(x, b)
+F.linear(x, w.T)
+F.embedding(ids + 2, w)
+F.embedding(ids - 1, w)
+F.embedding(x, w)
+F.gelu(x, approximate='sometimes')
+F.gelu(ids)
+F.linear(ids, w)
+F.softmax(ids > 0, -1).mean
+ids.mean()
+ids.var()
+x.split([-1, 4], dim=1)
+x.chunk(0)
+x.squeeze(3)
+row.tril()
+x.clamp()
+x.masked_fill(ids.sum() > 0, 'a')
+x.masked_fill(x * 0 + 1, 2.0)
+x.sum(dim=0, axis=1)
+cube.flatten(2, 1)
+cube.flatten(-1, 1)
+cube.flatten(3)
+row.flatten(1)
+cube.flatten(0, -4)
+row.sum().flatten(1)
+F.scaled_dot_product_attention(q, k, v, attn_mask=seen * 1)
+F.scaled_dot_product_attention(q, k, v, attn_mask=w)
+F.cross_entropy(x, ids[0], label_smoothing=1.5)
+F.layer_norm(x, (2,))
+F.layer_norm(x, (3,), weight=b)
+F.cross_entropy(x, ids)
+F.cross_entropy(x, ids[0] + 2)
+F.cross_entropy(x, ids[0] - 1)
+F.cross_entropy(x, targets, reduction='median')
+F.dropout(x, p=1.5)
+F.dropout(x, p=-0.1)
+F.mse_loss(x, y, reduction='median')
+F.scaled_dot_product_attention(q, v, v)
+F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=True)
+F.scaled_dot_product_attention(row, row, row)
+""".strip().splitlines()
+
+
+def run(line: str, library: Any, F: Any, tensor: Any) -> tuple[Any, dict[str, Any]]:
+    names = {
+        name: tensor(array).requires_grad_() if array.dtype.kind == "f" else tensor(array)
+        for name, array in ARRAYS.items()
+    }
+    return eval(line, {"torch": library, "F": F, "np": np, **names}), names
+
+
+def with_torch(line: str) -> tuple[Any, dict[str, Any]]:
+    return run(line, torch, torch.nn.functional, torch.tensor)
+
+
+def with_minitensor(line: str) -> tuple[Any, dict[str, Any]]:
+    return run(line, minitensor, functional, minitensor.tensor)
+
+
+def plain(value: Any) -> Any:
+    """A result as NumPy's, whichever library it comes from."""
+    if isinstance(value, torch.Tensor | minitensor.Tensor):
+        return value.detach().numpy()
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return value
+
+
+@pytest.mark.parametrize("line", SAME)
+def test_same_values_and_gradients(line: str) -> None:
+    (theirs, their_names), (ours, our_names) = with_torch(line), with_minitensor(line)
+    their_parts = theirs if isinstance(theirs, list | tuple) else [theirs]
+    our_parts = ours if isinstance(ours, list | tuple) else [ours]
+    assert len(their_parts) == len(our_parts)
+    their_sum: Any = torch.zeros(())
+    our_sum = minitensor.zeros(dtype=np.float64)
+    for i, (a, b) in enumerate(zip(their_parts, our_parts, strict=True)):
+        assert tuple(a.shape) == b.shape
+        if b.dtype != np.float64:
+            continue
+        np.testing.assert_allclose(plain(b), plain(a), 1e-12, 1e-14)
+        dy = upstream(i)[: a.numel()].reshape(b.shape)
+        their_sum, our_sum = their_sum + (a * torch.tensor(dy)).sum(), our_sum + (b * dy).sum()
+    their_sum.backward()
+    our_sum.backward()
+    for name in their_names:
+        a, b = their_names[name].grad, our_names[name].grad
+        assert (a is None) == (b is None), name
+        if a is not None:
+            np.testing.assert_allclose(plain(b), plain(a), 1e-10, 1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("line", PLAIN)
+def test_same_plain_results(line: str) -> None:
+    theirs, ours = plain(with_torch(line)[0]), plain(with_minitensor(line)[0])
+    np.testing.assert_array_equal(ours, theirs)
+    if isinstance(theirs, np.ndarray):
+        assert ours.dtype == theirs.dtype
+        assert ours.shape == theirs.shape
+    else:
+        assert isinstance(ours, type(theirs)) or isinstance(theirs, torch.Size)
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_refused_by_both(line: str) -> None:
+    errors = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
+    with pytest.raises(errors):
+        plain(with_torch(line)[0])
+    with pytest.raises(errors) as caught:
+        plain(with_minitensor(line)[0])
+    assert len(str(caught.value)) > 15, "an error says what is wrong"
+
+
+def test_numpy_beside_tensors_gives_tensors_of_the_tensors_dtype() -> None:
+    x = minitensor.tensor([1.0, 2.0], requires_grad=True)
+    array = np.array([3.0, 4.0])
+    for result in (array + x, array * x, x - array, array / x, array**x, np.float64(2) * x, x / np.float64(3), 2 - x):
+        assert isinstance(result, minitensor.Tensor)
+        assert result.dtype == np.float32
+        assert result.requires_grad
+    assert isinstance(array < x, minitensor.Tensor)
+    assert (np.ones((3, 2)) @ x).shape == (3,)
+    assert minitensor.tensor((1.0, 2.0)).dtype == np.float32
+    assert (minitensor.tensor([1, 2]) * 2.5).dtype == np.float32
+    assert (minitensor.tensor([1, 2]) + x).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("tensor", "text"),
+    [
+        (minitensor.tensor([1.0, 2.5]), "tensor([1. , 2.5])"),
+        (minitensor.tensor([1.0], requires_grad=True), "tensor([1.], requires_grad=True)"),
+        (minitensor.tensor([1.0], requires_grad=True) * 2.0, "tensor([2.], grad_fn=<mul_number>)"),
+        (minitensor.tensor([0.123456]), "tensor([0.1235])"),
+        (minitensor.tensor(np.float64(0.5)), "tensor(0.5, dtype=float64)"),
+        (minitensor.tensor(np.ones(1), requires_grad=True), "tensor([1.], dtype=float64, requires_grad=True)"),
+        (minitensor.tensor(np.ones(1), requires_grad=True) * 2, "tensor([2.], dtype=float64, grad_fn=<mul_number>)"),
+        (minitensor.tensor([[1, 2], [3, 4]]), "tensor([[1, 2],\n        [3, 4]])"),
+    ],
+)
+def test_repr(tensor: minitensor.Tensor, text: str) -> None:
+    assert repr(tensor) == text
+
+
+def test_repr_of_a_large_tensor_is_short() -> None:
+    assert len(repr(minitensor.zeros(1000, 1000))) < 500
+    assert "..." in repr(minitensor.zeros(201))
+    assert "..." not in repr(minitensor.zeros(200))
+    assert f"{minitensor.zeros(2)}" == "tensor([0., 0.])"
+
+
+# ---- what torch does, or is here, that one line does not show --------------------------------------------------------
+
+
+def test_the_dtype_of_a_tensor_stays_beside_numpys_numbers() -> None:
+    x = minitensor.ones(2)
+    assert x.clip(np.float64(0), 1).dtype == x.masked_fill(x > 0, np.float64(2)).dtype == np.float32
+    assert (minitensor.tensor([1.0, 2.0], dtype=np.float64) + minitensor.tensor([1, 2])).dtype == np.float64
+    assert minitensor.tensor(minitensor.tensor([1, 2]), dtype=np.float64).dtype == np.float64
+
+
+def test_a_result_of_one_number_is_an_array() -> None:
+    assert type(minitensor.tensor(2.0).exp().array) is np.ndarray  # of which NumPy makes a number of its own
+
+
+def test_values_are_shared_where_they_can_be() -> None:
+    x = minitensor.ones(2)
+    assert minitensor.Tensor(x).array is x.array
+    assert np.shares_memory(np.asarray(x), x.array)
+
+
+def test_numpys_axis_gives_values_alone() -> None:
+    x = minitensor.tensor([[1.0, 3.0], [4.0, 2.0]])
+    assert x.max(axis=1).tolist() == [3.0, 4.0]
+    assert x.min(axis=0, keepdims=True).tolist() == [[1.0, 2.0]]
+    assert x.max(axis=0, keepdims=True).tolist() == [[4.0, 3.0]]
+    assert x.min(axis=1).tolist() == [1.0, 2.0]
+
+
+def test_a_gradient_can_be_set_and_is_kept() -> None:
+    x, given = minitensor.ones(2, requires_grad=True), minitensor.tensor([3.0, 4.0])
+    x.grad = given
+    assert x.grad is given
+    x.requires_grad_()
+    assert x.grad is given
+    x.grad = np.array([5.0, 6.0], np.float32)  # type: ignore[assignment]
+    assert isinstance(x.grad, minitensor.Tensor)
+    x.requires_grad = False
+    assert not x.requires_grad
+    x.grad = None  # there is none to forget
+
+
+def test_gradients_of_two_tensors_are_two_arrays() -> None:
+    a, b = minitensor.ones(2, requires_grad=True), minitensor.ones(2, requires_grad=True)
+    ((a + b) * 2.0).sum().backward()
+    assert a.grad is not None
+    assert b.grad is not None
+    assert not np.shares_memory(a.grad.array, b.grad.array)
+
+
+def test_a_graph_is_freed_by_its_gradient() -> None:
+    x = minitensor.ones(2, requires_grad=True)
+    y = x.exp().sum()
+    minitensor.grad(y, x)
+    with pytest.raises(RuntimeError, match="retain_graph"):
+        minitensor.grad(y, x)
+
+
+def test_a_constant_can_be_changed_in_place() -> None:
+    x = minitensor.ones(2)
+    x += 1.0
+    assert x.tolist() == [2.0, 2.0]
+
+
+def test_a_plain_number_is_not_kept_as_an_array() -> None:
+    x = minitensor.ones(2, requires_grad=True)
+    made = [str(y.grad_fn) for y in (x * 2, x / 2, x**2, x**0.5)]
+    assert made == ["<mul_number>", "<div_number>", "<pow_number>", "<pow_number>"]
+
+
+def test_arrays_alone_are_put_together() -> None:
+    assert minitensor.stack([np.ones(1), np.zeros(1)]).tolist() == [[1.0], [0.0]]
+    assert minitensor.cat([np.ones(1)]).tolist() == [1.0]
+
+
+def test_what_is_put_together_takes_the_dtype_of_the_first_floats_or_else_of_the_first_tensor() -> None:
+    short, long, floats = (minitensor.ones(1, dtype=dtype) for dtype in (np.int32, np.int64, np.float32))
+    assert minitensor.cat([long, floats]).dtype == np.float32
+    assert minitensor.cat([np.ones(1, int), short]).dtype == np.int32
+
+
+def test_bounds_that_are_tensors_are_refused() -> None:
+    with pytest.raises(TypeError, match="with tensors use maximum and minimum"):
+        minitensor.ones(2).clip(minitensor.ones(2), 1.0)  # type: ignore[arg-type]
+
+
+def test_a_number_is_not_gone_through() -> None:
+    with pytest.raises(TypeError, match="iteration over a 0-d tensor"):
+        iter(minitensor.tensor(1.0))

@@ -1,0 +1,258 @@
+"""Modules against torch's: the same code builds both, the same names address both."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import minitensor as mt
+from minitensor import nn
+from minitensor.optim import AdamW
+from tests.minitensor.judge import upstream
+
+rng = np.random.default_rng(3)
+
+
+def build(nn: Any) -> Any:
+    """Every layer, inside the containers."""
+
+    class Block(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(6)
+            self.layers = nn.ModuleList([nn.Linear(6, 8), nn.Linear(8, 6, bias=False)])
+            self.act = nn.GELU(approximate="tanh")
+            self.drop = nn.Dropout(0.0)
+
+        def forward(self, x: Any) -> Any:
+            return x + self.drop(self.layers[1](self.act(self.layers[0](self.norm(x)))))
+
+    class Model(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.emb = nn.Embedding(5, 6)
+            self.body = nn.Sequential(Block(), nn.GELU(), nn.LayerNorm((6,), eps=1e-3, bias=False))
+            self.head = nn.Linear(6, 5, bias=False)
+            self.head.weight = self.emb.weight  # shared
+
+        def forward(self, ids: Any) -> Any:
+            return self.head(self.body(self.emb(ids)))
+
+    return Model()
+
+
+def pair() -> tuple[Any, Any]:
+    """The same model in both, float64, with the same weights."""
+    theirs, ours = build(torch.nn).double(), build(nn).double()
+    ours.load_state_dict({name: value.numpy() for name, value in theirs.state_dict().items()})
+    return theirs, ours
+
+
+def test_same_names_shapes_and_order() -> None:
+    theirs, ours = pair()
+    for listing in ("named_parameters", "state_dict"):
+        a, b = (getattr(model, listing)() for model in (theirs, ours))
+        a, b = (x.items() if isinstance(x, dict) else x for x in (a, b))
+        assert [(name, tuple(p.shape)) for name, p in b] == [(name, tuple(p.shape)) for name, p in a]
+    assert [name for name, _ in ours.named_modules()] == [name for name, _ in theirs.named_modules()]
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+
+
+def test_same_outputs_and_gradients() -> None:
+    theirs, ours = pair()
+    ids = rng.integers(0, 5, (2, 7))
+    a, b = theirs(torch.tensor(ids)), ours(ids)
+    np.testing.assert_allclose(b.detach().numpy(), a.detach().numpy(), 1e-12, 1e-12)
+    dy = upstream(0)[: b.numel()].reshape(b.shape)
+    a.backward(torch.tensor(dy))
+    b.backward(dy)
+    for (name, p), (_, q) in zip(theirs.named_parameters(), ours.named_parameters(), strict=True):
+        np.testing.assert_allclose(q.grad.numpy(), p.grad.numpy(), 1e-10, 1e-12, err_msg=name)
+
+
+def test_weights_start_as_torchs_do() -> None:
+    """The same distributions: equal bounds, equal spread."""
+    mt.manual_seed(0)
+    torch.manual_seed(0)
+    makes: list[Callable[[Any], Any]] = [
+        lambda nn: nn.Linear(300, 200).weight,
+        lambda nn: nn.Linear(300, 20000).bias,
+        lambda nn: nn.Embedding(300, 200).weight,
+    ]
+    for make in makes:
+        ours, theirs = make(nn).detach().numpy(), make(torch.nn).detach().numpy()
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours.std(), theirs.std(), rtol=0.02)
+        np.testing.assert_allclose(np.abs(ours).mean(), np.abs(theirs).mean(), rtol=0.02)
+    assert nn.LayerNorm(4).weight.tolist() == [1.0] * 4  # type: ignore[union-attr]
+    assert nn.LayerNorm(4).bias.tolist() == [0.0] * 4  # type: ignore[union-attr]
+    assert nn.Embedding(3, 2, padding_idx=1).weight[1].tolist() == [0.0, 0.0]
+
+
+def test_manual_seed_repeats_weights_and_masks() -> None:
+    def draw() -> list[Any]:
+        mt.manual_seed(5)
+        return [nn.Linear(3, 3).weight.tolist(), mt.functional.dropout(mt.ones(50)).tolist(), mt.randn(2).tolist()]
+
+    assert draw() == draw()
+
+
+def test_dropout_only_in_training() -> None:
+    mt.manual_seed(0)
+    model, x = nn.Sequential(nn.Dropout(0.25)), mt.ones(4000)
+    kept = model(x).numpy()
+    assert set(np.unique(kept)) == {np.float32(0.0), np.float32(1 / 0.75)}
+    assert abs(kept.mean() - 1.0) < 0.05
+    assert not model.eval().training
+    assert model(x) is x
+    assert model.train().training
+    assert not np.array_equal(model(x).numpy(), model(x).numpy())
+
+
+def test_dropout_draws_for_every_entry() -> None:
+    kept = mt.functional.dropout(mt.ones(50, 40)).numpy() > 0
+    assert len({tuple(row) for row in kept.tolist()}) == 50
+    q = mt.ones(2, 3, 40, 8)
+    mt.manual_seed(0)
+    once = mt.functional.scaled_dot_product_attention(q, q, mt.randn(2, 3, 40, 8), dropout_p=0.5).numpy()
+    assert np.unique(once).size > 0.9 * once.size  # each query drops other keys, so hardly two means agree
+
+
+def test_threads_draw_from_generators_of_their_own() -> None:
+    mt.manual_seed(1)
+    expected = mt.randn(3).tolist()
+    mt.manual_seed(1)
+    thread = threading.Thread(target=lambda: (mt.manual_seed(2), mt.randn(100)))
+    thread.start()
+    thread.join()
+    assert mt.randn(3).tolist() == expected
+
+
+def test_lists_of_modules() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    model.append(nn.Tanh())
+    assert [type(part).__name__ for part in model] == ["Linear", "ReLU", "Linear", "Tanh"]
+    first = model[:2]
+    x = mt.tensor([[1.0, -2.0]])
+    np.testing.assert_array_equal(first(x).detach().numpy(), np.maximum(model[0](x).detach().numpy(), 0.0))
+    assert isinstance(nn.ModuleList(model)[1:], nn.ModuleList)
+    model.extra = nn.Linear(1, 1)  # type: ignore[attr-defined]
+    assert "extra.weight" in dict(model.named_parameters())
+    visited: list[str] = []
+    model.apply(lambda part: visited.append(type(part).__name__))
+    assert visited == ["Linear", "ReLU", "Linear", "Tanh", "Linear", "Sequential"]
+    with pytest.raises(TypeError, match="holds modules, not int"):
+        nn.ModuleList([3])  # type: ignore[list-item]
+
+
+def test_settings_of_layers() -> None:
+    assert nn.LayerNorm(3, elementwise_affine=False).weight is None
+    assert nn.LayerNorm(3, elementwise_affine=False).bias is None
+    assert not nn.Parameter(np.ones(2), requires_grad=False).requires_grad
+    fine = nn.Linear(2, 2, dtype=np.float64).weight.array
+    assert not np.array_equal(fine, fine.astype(np.float32))
+    fine = nn.Embedding(2, 2, dtype=np.float64).weight.array
+    assert not np.array_equal(fine, fine.astype(np.float32))
+    embedding = nn.Embedding(3, 2, padding_idx=1)
+    embedding(np.array([0, 1])).sum().backward()
+    assert embedding.weight.grad is not None
+    assert embedding.weight.grad.tolist() == [[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]
+    frozen = nn.Linear(2, 2).requires_grad_(False).double()
+    assert not any(p.requires_grad for p in frozen.parameters())
+    assert all(p.requires_grad for p in frozen.requires_grad_(True).parameters())
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        nn.Dropout(1.5)
+
+
+def test_state_dict_is_a_snapshot() -> None:
+    model = nn.Linear(3, 2)
+    before = model.state_dict()
+    values = before["weight"].tolist()
+    optimizer = AdamW(model.parameters(), lr=0.1)
+    model(mt.ones(1, 3)).sum().backward()
+    optimizer.step()
+    assert model.weight.tolist() != values
+    assert before["weight"].tolist() == values
+    model.load_state_dict(before)
+    assert model.weight.tolist() == values
+
+
+def test_load_state_dict_names_all_that_does_not_fit_and_changes_nothing() -> None:
+    model: Any = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
+    before = {name: value.tolist() for name, value in model.state_dict().items()}
+    wrong = {"0.weight": np.ones((3, 2)), "0.bias": np.ones(2), "1.scale": np.ones(2), "1.bias": np.ones(2)}
+    with pytest.raises(RuntimeError) as caught:
+        model.load_state_dict(wrong)
+    message = str(caught.value)
+    assert "missing: 1.weight" in message
+    assert "unexpected: 1.scale" in message
+    assert "misshapen: 0.weight is (2, 3), given (3, 2)" in message
+    with pytest.raises(RuntimeError, match="misshapen"):
+        model.load_state_dict(wrong, strict=False)
+    assert {name: value.tolist() for name, value in model.state_dict().items()} == before
+    skipped = model.load_state_dict({"0.bias": np.ones(2), "other": np.ones(1)}, strict=False)
+    assert skipped == (["0.weight", "1.weight", "1.bias"], ["other"])
+    assert model[0].bias.tolist() == [1.0, 1.0]
+
+
+def test_shared_parameters_are_one() -> None:
+    _, model = pair()
+    assert model.head.weight is model.emb.weight
+    names = [name for name, _ in model.named_parameters()]
+    assert "emb.weight" in names
+    assert "head.weight" not in names
+    model.load_state_dict({**model.state_dict(), "emb.weight": np.zeros((5, 6)), "head.weight": np.ones((5, 6))})
+    assert model.emb.weight.tolist() == np.ones((5, 6)).tolist()
+
+
+def test_to_changes_the_dtype_of_every_parameter() -> None:
+    model = build(nn)
+    assert {p.dtype for p in model.double().parameters()} == {np.dtype(np.float64)}
+    assert {p.dtype for p in model.float().parameters()} == {np.dtype(np.float32)}
+    assert model.head.weight is model.emb.weight
+    ids = np.array([[1, 2]])
+    assert model.double()(ids).dtype == np.float64
+    model(ids).sum().backward()
+    assert model.emb.weight.grad.dtype == np.float64
+
+
+def test_zero_grad_and_requires_grad() -> None:
+    model = nn.Linear(2, 2)
+    model(mt.ones(1, 2)).sum().backward()
+    model.zero_grad()
+    assert all(p.grad is None for p in model.parameters())
+    model.requires_grad_(False)
+    assert not model(mt.ones(1, 2)).requires_grad
+
+
+def test_a_module_without_forward_says_so() -> None:
+    class Empty(nn.Module):
+        pass
+
+    with pytest.raises(NotImplementedError, match="Empty has no forward"):
+        Empty()(1)
+
+
+def test_repr_shows_the_tree() -> None:
+    assert repr(build(nn)) == (
+        "Model(\n"
+        "  (emb): Embedding(5, 6)\n"
+        "  (body): Sequential(\n"
+        "    (0): Block(\n"
+        "      (norm): LayerNorm((6,), eps=1e-05, elementwise_affine=True)\n"
+        "      (layers): ModuleList(\n"
+        "        (0): Linear(in_features=6, out_features=8, bias=True)\n"
+        "        (1): Linear(in_features=8, out_features=6, bias=False)\n"
+        "      )\n"
+        "      (act): GELU(approximate='tanh')\n"
+        "      (drop): Dropout(p=0.0)\n"
+        "    )\n"
+        "    (1): GELU(approximate='none')\n"
+        "    (2): LayerNorm((6,), eps=0.001, elementwise_affine=True)\n"
+        "  )\n"
+        "  (head): Linear(in_features=6, out_features=5, bias=False)\n"
+        ")"
+    )

@@ -1,0 +1,98 @@
+"""Every operation against torch, against its own forward, and (the fused ones) against smaller operations."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, note
+from hypothesis import strategies as st
+
+from minitensor.op import OPS
+from minitensor.ops import attention
+from tests.minitensor.cases import CASES
+from tests.minitensor.judge import check_by_forward, compare, operation, rounded_to_float32, through_engine, upstream
+from tests.minitensor.strategies import Drawn, Typical
+from tests.support.report import REPORT
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::RuntimeWarning",  # NumPy's, for log(0) and the like
+    "ignore:.*degrees of freedom",  # torch's, for the variance of one number
+)
+
+every_op = pytest.mark.parametrize("name", list(CASES))
+fused_ops = pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.composed])
+seeds = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _several_blocks_of_queries() -> Iterator[None]:
+    """The examples are small: attention takes them two queries at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "BLOCK", 2)
+        yield
+
+
+SUMMED = "linear", "layer_norm", "embedding"  # which add up over rows themselves, and leave nothing to the engine
+
+
+def test_every_op_has_a_case_and_every_case_an_op() -> None:
+    assert set(CASES) == set(OPS)
+
+
+@every_op
+@given(data=st.data(), seed=seeds)
+def test_float64_agrees_with_torch(name: str, data: Any, seed: int) -> None:
+    example = CASES[name].make(Drawn(data.draw))
+    note(repr(example))
+    errors = compare(CASES[name], through_engine(operation(OPS[name])), example, upstream(seed))
+    REPORT.add_operation(name, "float64", *errors)
+
+
+@every_op
+@given(data=st.data(), seed=seeds)
+def test_float32_agrees_with_torch_in_float64(name: str, data: Any, seed: int) -> None:
+    example = rounded_to_float32(CASES[name].make(Drawn(data.draw)))
+    note(repr(example))
+    run = through_engine(operation(OPS[name]), np.float32)
+    errors = compare(CASES[name], run, example, upstream(seed), float32=True)
+    REPORT.add_operation(name, "float32", *errors)
+
+
+@every_op
+@pytest.mark.parametrize("seed", range(5))
+def test_backward_agrees_with_the_forward_alone(name: str, seed: int) -> None:
+    check_by_forward(CASES[name], OPS[name], CASES[name].make(Typical(seed)), upstream(seed))
+
+
+@every_op
+@given(data=st.data())
+def test_a_gradient_comes_back_for_each_array_of_floats_and_for_no_other(name: str, data: Any) -> None:
+    example = CASES[name].make(Drawn(data.draw))
+    y, saved = OPS[name].forward(*example.arrays, **example.settings)
+    dy = tuple(map(np.ones_like, y)) if isinstance(y, tuple) else np.ones_like(y)
+    for array, gradient in zip(example.arrays, OPS[name].backward(dy, *saved), strict=True):
+        assert (gradient is not None) == (array is not None and array.dtype.kind == "f")
+        if gradient is not None and name in SUMMED:
+            assert gradient.shape == array.shape
+
+
+@fused_ops
+@given(data=st.data(), seed=seeds)
+def test_composed_agrees_with_torch(name: str, data: Any, seed: int) -> None:
+    """With the tests above: fused = composed = torch."""
+    case = CASES[name]
+    assert case.composed is not None
+    example = case.make(Drawn(data.draw))
+    note(repr(example))
+    compare(case, through_engine(case.composed), example, upstream(seed))
+
+
+@fused_ops
+@given(data=st.data(), seed=seeds)
+def test_composed_agrees_with_torch_in_float32(name: str, data: Any, seed: int) -> None:
+    case = CASES[name]
+    assert case.composed is not None
+    example = rounded_to_float32(case.make(Drawn(data.draw)))
+    note(repr(example))
+    compare(case, through_engine(case.composed, np.float32), example, upstream(seed), float32=True)

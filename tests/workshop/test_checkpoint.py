@@ -1,0 +1,349 @@
+"""A checkpoint is whole or is not there, and one that is not as it was written is never used."""
+
+import errno
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from gpt_numpy.config import GPTConfig
+from gpt_numpy.engine import Engine
+from gpt_numpy.workshop import checkpoint, files
+from gpt_numpy.workshop.checkpoint import Checkpoint, Damaged, load_checkpoint, save_checkpoint
+from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.runs import Run
+from tests.support.runs import FILES, PLAY, Train, latest, records, restated
+
+LATEST, BEST = Path("a/checkpoints/latest"), Path("a/checkpoints/best")
+
+
+# ---- written whole ----------------------------------------------------------------------------------------------
+
+
+class Interrupted(Exception):
+    pass
+
+
+def next_of(old: Checkpoint) -> Checkpoint:
+    """The checkpoint after one more step."""
+    engine = Engine(old.state.config, threads=1)
+    engine.load(old.weights, old.optimizer_state, old.state.step)
+    engine.train_step(np.zeros((1, 8), np.int64), np.ones((1, 8), np.int64), old.state.recipe, old.state.step)
+    state = replace(old.state, step=old.state.step + 1)
+    return Checkpoint(state, old.tokenizer, engine.weights(), engine.optimizer_state())
+
+
+@pytest.mark.parametrize("call", range(11))
+def test_a_checkpoint_is_whole_whenever_the_writing_ends(
+    call: int, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends at each sync, rename and removal in turn: the one before or the new one is there, all of it."""
+    train("a")
+    old = load_checkpoint(LATEST, to_train=True)
+    new = next_of(old)
+    calls = 0
+
+    def counted(original: Callable[..., Any]) -> Callable[..., Any]:
+        def function(*arguments: Any, **settings: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == call + 1:
+                raise Interrupted
+            return original(*arguments, **settings)
+
+        return function
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_synced", counted(files.write_synced))
+        patch.setattr(checkpoint, "sync_folder", counted(files.sync_folder))
+        patch.setattr(Path, "rename", counted(Path.rename))
+        patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+        with pytest.raises(Interrupted):
+            save_checkpoint(LATEST, new)
+    found = load_checkpoint(LATEST, to_train=True)
+    expected = {20: old, 21: new}[found.state.step]
+    assert found.state == expected.state
+    for kind in ("weights", "optimizer_state"):
+        kept, wanted = getattr(found, kind), getattr(expected, kind)
+        assert kept.keys() == wanted.keys()
+        assert all(np.array_equal(array, kept[name]) for name, array in wanted.items())
+    save_checkpoint(LATEST, new)  # and the next one tidies up
+    assert load_checkpoint(LATEST).state == new.state
+    assert [path.name for path in LATEST.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_disk_has_all_of_a_checkpoint_before_it_counts(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    train("a")
+    done: list[str] = []
+
+    def noted(what: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def function(*given: Any) -> Any:
+            done.append(what)
+            return original(*given)
+
+        return function
+
+    old = load_checkpoint(LATEST, to_train=True)
+    monkeypatch.setattr(os, "fsync", noted("sync", os.fsync))
+    monkeypatch.setattr(Path, "rename", noted("rename", Path.rename))
+    monkeypatch.setattr(Path, "replace", noted("replace", Path.replace))
+    Run(Path("a")).save(LATEST, old)
+    # what was recorded, four files and their folder; then what it is called
+    assert done == ["sync", *["sync"] * 5, "rename", "rename", "sync"]
+    done.clear()
+    Run(Path("a")).keep_only([])
+    assert done == ["sync", "replace"]
+
+
+def saves_without_end(folder: Path, old: Checkpoint) -> None:
+    new = next_of(old)
+    while True:
+        save_checkpoint(folder, old)
+        save_checkpoint(folder, new)
+
+
+def test_who_reads_while_another_process_writes_sees_one_of_the_two(train: Train) -> None:
+    train("a")
+    old = load_checkpoint(LATEST, to_train=True)
+    writer = multiprocessing.get_context("spawn").Process(target=saves_without_end, args=(LATEST.resolve(), old))
+    writer.start()
+    try:
+        weights = {20: old.weights, 21: next_of(old).weights}
+        changes, before, deadline = 0, 20, time.monotonic() + 60
+        while changes < 20 and time.monotonic() < deadline:
+            found = Run(Path("a")).checkpoint("latest")
+            assert Run(Path("a")).saved_at() > 0
+            changes += found.state.step != before
+            before = found.state.step
+            assert all(np.array_equal(found.weights[name], array) for name, array in weights[before].items())
+    finally:
+        writer.kill()
+        writer.join()
+    assert changes == 20
+
+
+# ---- damaged ----------------------------------------------------------------------------------------------------
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def with_a_bit_flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) * 2 // 3] ^= 1
+    path.write_bytes(data)
+
+
+def replaced(path: Path) -> None:
+    """By that of another run with another tokenizer and another width."""
+    shutil.copy(Path("b/checkpoints/latest") / path.name, path)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("harm", [cut_short, with_a_bit_flipped, replaced, Path.unlink])
+def test_what_is_not_as_it_was_written_is_named_and_the_newest_whole_one_goes_on(
+    harm: Callable[[Path], object], name: str, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("other.txt").write_text(PLAY.upper(), encoding="utf-8")
+    train("b", "--data", "other.txt", "--n-embd", "16", "--steps", "25")
+    train("a", "--lr", "0")  # so that the best one is an older one
+    harm(LATEST / name)
+    named = "tokenizer.json" if harm is replaced and name == "state.json" else name  # the first that is of another run
+    capsys.readouterr()
+    if name != "optimizer.safetensors":  # which writing does not need
+        with pytest.raises(WrongUse, match=named):
+            Run(Path("a")).checkpoint("latest")
+    assert train("a", "--resume") == 0
+    out = capsys.readouterr().out
+    assert re.search(rf"^{LATEST}\b.*{named}.* It is passed over.$", out, re.MULTILINE)
+    assert "going on after step 0 of 20" in out
+    assert latest("a") == 20
+    assert (LATEST.parent / "latest.damaged").is_dir()  # somebody may make something of it
+    assert [record["step"] for record in records("a", "step")] == list(range(1, 21))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_bit_counts(name: str, train: Train) -> None:
+    train("a", "--steps", "1")
+    path = LATEST / name
+    data = path.read_bytes()
+    random = np.random.default_rng(0)
+    for bit in random.integers(0, 8 * len(data), 200):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << (bit % 8)
+        path.write_bytes(changed)
+        if name == "state.json" and same_json(bytes(changed), data):
+            continue  # white space
+        with pytest.raises(Damaged, match=rf"^{LATEST}.*"):
+            load_checkpoint(LATEST, to_train=True)
+
+
+def same_json(a: bytes, b: bytes) -> bool:
+    try:
+        return bool(json.loads(a) == json.loads(b))
+    except ValueError:
+        return False
+
+
+def test_a_best_one_that_is_damaged_is_refused_and_does_not_stop_the_run(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train("a")
+    with_a_bit_flipped(BEST / "model.safetensors")
+    with pytest.raises(Damaged, match=r"best/model.safetensors is not as it was written"):
+        Run(Path("a")).checkpoint("best")
+    assert train("a", "--resume", "--steps", "25") == 0
+    assert load_checkpoint(BEST).state.step == 25
+
+
+def test_one_that_cannot_be_read_now_is_not_passed_over(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may be whole, and a resumed run would write over it."""
+    train("a", "--lr", "0")
+    before = {path: path.read_bytes() for path in Path("a").rglob("*") if path.is_file()}
+
+    def failing(path: Path, limit: int | None) -> bytes:
+        if path == LATEST / "model.safetensors":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return files.read_limited(path, limit)
+
+    monkeypatch.setattr(checkpoint, "read_limited", failing)
+    assert train("a", "--resume", "--steps", "25") == 2
+    assert "latest/model.safetensors cannot be read: Input/output error\n" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path("a").rglob("*") if path.is_file()} == before
+
+
+def test_where_none_is_whole_nothing_is_written(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    train("a")
+    for folder in (LATEST, BEST):
+        cut_short(folder / "model.safetensors")
+    before = {path: path.read_bytes() for path in Path("a").rglob("*") if path.is_file()}
+    assert train("a", "--resume", "--steps", "22") == 2
+    assert "a has no checkpoint that is whole" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path("a").rglob("*") if path.is_file()} == before
+
+
+# ---- of something else ------------------------------------------------------------------------------------------
+
+
+def without_a_tensor(arrays: dict[str, Any]) -> None:
+    arrays.popitem()
+
+
+def with_another_shape(arrays: dict[str, Any]) -> None:
+    name = next(iter(arrays))
+    arrays[name] = arrays[name][:-1].copy()
+
+
+def with_whole_numbers(arrays: dict[str, Any]) -> None:
+    name = next(iter(arrays))
+    arrays[name] = np.zeros(arrays[name].shape, np.int32)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize("change", [without_a_tensor, with_another_shape, with_whole_numbers])
+def test_arrays_that_are_not_those_of_the_model_are_named_whatever_the_sums_say(
+    file: str, change: Callable[[dict[str, Any]], None], train: Train
+) -> None:
+    train("a", "--steps", "1")
+    arrays = load_file(LATEST / file)
+    change(arrays)
+    save_file(arrays, LATEST / file)
+    restated(LATEST)
+    with pytest.raises(Damaged, match=r"is damaged: (exp_avg_?s?q?\.)?[a-z_.0]+ should be numbers \("):
+        load_checkpoint(LATEST, to_train=True)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
+def test_arrays_that_are_not_finite_are_worth_nothing(file: str, train: Train) -> None:
+    train("a", "--steps", "1")
+    arrays = load_file(LATEST / file)
+    name = sorted(arrays)[3]
+    arrays[name].flat[0] = np.inf
+    save_file(arrays, LATEST / file)
+    restated(LATEST)
+    with pytest.raises(Damaged, match=f"is worth nothing: {re.escape(name)} is not finite"):
+        load_checkpoint(LATEST, to_train=True)
+
+
+def test_tied_weights_have_both_names(train: Train) -> None:
+    train("a", "--tie-weights")
+    assert train("a", "--resume", "--steps", "25") == 0
+    arrays = load_file(LATEST / "model.safetensors")
+    tied = arrays.pop("lm_head.weight")
+    for changed in ({}, {"lm_head.weight": tied[:-1].copy()}):
+        save_file({**arrays, **changed}, LATEST / "model.safetensors")
+        restated(LATEST)
+        with pytest.raises(Damaged, match=r"lm_head\.weight should be numbers"):
+            load_checkpoint(LATEST)
+
+
+def test_weights_that_the_model_does_not_have_are_named(train: Train) -> None:
+    train("a", "--steps", "1")
+    save_file({**load_file(LATEST / "model.safetensors"), "extra": np.zeros(1)}, LATEST / "model.safetensors")
+    restated(LATEST)
+    with pytest.raises(Damaged, match="the model has no extra"):
+        load_checkpoint(LATEST)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"format": 3}, "a/checkpoints/latest is of format 3; this version reads up to 2"),
+        ({"config": asdict(GPTConfig(n_layer=10**12))}, "1000000000000 blocks, and "),
+        ({"config": asdict(GPTConfig(vocab_size=1))}, "tokens \\(char\\) are not those of the model"),
+        ({"config": []}, "state.json cannot be understood"),
+        ({"config": {"from_the_future": 1}}, "state.json cannot be understood: .*from_the_future"),
+        ({"recipe": {"from_the_future": 1}}, "state.json cannot be understood: .*from_the_future"),
+        ({"recipe": {"tokenizer": "bpe"}}, "tokens \\(char\\) are not those of the model"),
+        ({"recipe": {"steps": -1}}, "steps is a whole number of at least 1, not -1"),
+        ({"step": -1}, "step is -1"),
+        ({"step": "20"}, "step is '20'"),
+        ({"best_loss": "low"}, "best_loss is 'low'"),
+        ({"data": 5}, "data and digest are texts"),
+    ],
+)
+def test_a_state_that_is_not_ours_is_one_line(changed: dict[str, Any], message: str, train: Train) -> None:
+    train("a", "--steps", "1")
+    restated(LATEST, **changed)
+    with pytest.raises(WrongUse, match=message) as raised:
+        load_checkpoint(LATEST)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_newer_format_is_not_passed_over(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is whole, and may be worth more than what this version could go on from."""
+    train("a", "--lr", "0")
+    restated(LATEST, format=3)
+    assert train("a", "--resume", "--steps", "22") == 2
+    assert "latest is of format 3; this version reads up to 2" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_sums_from_an_older_version_is_read(train: Train) -> None:
+    train("a")
+    for folder in (LATEST, BEST):
+        kept = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        old = {name: value for name, value in kept.items() if name not in ("files", "sha256", "judged")}
+        (folder / "state.json").write_text(json.dumps(old | {"format": 1}), encoding="utf-8")
+    assert latest("a") == 20
+    assert train("a", "--resume", "--steps", "22") == 0
+
+
+def test_a_folder_without_a_checkpoint_is_a_wrong_use(tmp_path: Path) -> None:
+    with pytest.raises(WrongUse, match=r"state.json cannot be read: No such file"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "state.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(WrongUse, match=r"state.json is not as it was written: its SHA-256 differs"):
+        load_checkpoint(tmp_path)

@@ -1,0 +1,412 @@
+"""gpt-numpy as a user meets it: its pages of help, its output, and one line for each wrong use."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import fields
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from gpt_numpy import GPTConfig
+from gpt_numpy.cli import PROGRAM
+from gpt_numpy.engine import Engine
+from gpt_numpy.workshop import download
+from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.runs import Run, find_run
+from gpt_torch.engine import Options
+
+ROOT = Path(__file__).parents[2]
+PLAY = "".join(f"SCENE {i}.\nEnter ROMEO, who says {i * i}: farewell!\n" for i in range(60))
+TINY = [
+    *("--data", "play.txt", "--n-layer", "1", "--n-head", "2", "--n-embd", "8", "--block-size", "8"),
+    *("--batch-size", "4", "--steps", "6", "--eval-every", "3", "--threads", "1"),
+]
+MAIN = "import sys; from gpt_numpy.cli import main; sys.exit(main())"
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text and a trained run."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "play.txt").write_text(PLAY, encoding="utf-8")
+    done = command(folder, "train", *TINY)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(download, "ADDRESS", "http://127.0.0.1:9/nobody-listens")
+    monkeypatch.setattr(download, "user_cache_path", lambda *_, **__: folder / "cache")
+    return folder
+
+
+def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The real command in a process of its own, its output in pipes."""
+    return subprocess.run(
+        [sys.executable, "-c", MAIN, *arguments],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True,
+        encoding="utf-8",
+    )  # fmt: skip
+
+
+# ---- as it should be --------------------------------------------------------------------------------------------
+
+
+def test_train_says_what_it_does(folder: Path) -> None:
+    done = command(folder, "train", *TINY)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    for line in (
+        f"text: play.txt, {len(PLAY):,} characters, {len(set(PLAY))} different",
+        "model: 1,",
+        "run: runs",
+        "step     0   train",
+        "step     6   train",
+        "best validation loss",
+        "next: gpt-numpy generate --run runs",
+    ):
+        assert re.search(f"^{re.escape(line)}", done.stdout, re.MULTILINE), line
+
+
+def test_piped_output_has_no_control_characters_even_where_colour_is_forced(folder: Path) -> None:
+    for arguments in (["train", *TINY], ["eval"], ["generate", "--length", "20"], ["--help"], ["train", "--help"]):
+        done = command(folder, *arguments, FORCE_COLOR="1", TTY_COMPATIBLE="1")
+        assert done.returncode == 0
+        assert not CONTROL.search(done.stdout + done.stderr), arguments
+
+
+def test_generate_repeats_itself_for_a_seed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = []
+    for seed in ("7", "7", "8"):
+        assert run(PROGRAM, ["generate", "--prompt", "ROMEO", "--seed", seed, "--length", "50"]) == 0
+        out, err = capsys.readouterr()
+        assert out.startswith("ROMEO")
+        assert len(out) == len("ROMEO") + 50 + 1
+        assert f"step 6, seed {seed}" in err
+        texts.append(out)
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_greedy_needs_no_seed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = set()
+    for _ in range(2):
+        run(PROGRAM, ["generate", "--greedy", "--length", "30"])
+        texts.add(capsys.readouterr().out)
+    assert len(texts) == 1
+
+
+def test_eval_gives_the_loss_that_training_recorded(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(PROGRAM, ["train", *TINY])
+    best = re.search(r"best validation loss (\S+) at step (\d+): (\S+) bits", capsys.readouterr().out)
+    assert best is not None
+    assert run(PROGRAM, ["eval"]) == 0
+    out = capsys.readouterr().out
+    loss, step, bits = best.groups()
+    assert f"step {step}, on" in out
+    assert re.search(rf"^validation loss +{loss} ", out, re.MULTILINE)
+    assert re.search(rf"^bits per character +{bits}", out, re.MULTILINE)
+    perplexity = re.search(r"^perplexity +(\S+)$", out, re.MULTILINE)
+    assert perplexity is not None
+    assert float(perplexity[1]) == pytest.approx(math.exp(float(loss)), rel=1e-3)
+
+
+def test_eval_on_another_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "other.txt").write_text(PLAY[::-1], encoding="utf-8")
+    assert run(PROGRAM, ["eval", "--data", "other.txt"]) == 0
+    assert "tokens of other.txt" in capsys.readouterr().out
+
+
+def test_bpe_is_told_of_per_token_and_per_character(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(PROGRAM, ["train", *TINY, "--tokenizer", "bpe", "--vocab-size", "300", "--out", "bpe"]) == 0
+    out = capsys.readouterr().out
+    per_token = json.loads((here / "bpe" / "config.json").read_text(encoding="utf-8"))["characters_per_token"]
+    loss = Run(here / "bpe").checkpoint("best").state.best_loss
+    assert loss is not None
+    assert per_token > 1.2
+    assert "tokens, 300 different" in out
+    assert f"({loss / per_token:.3f} a character)" in out
+    assert f"{loss / per_token / math.log(2):.3f} bits a character" in out
+    assert run(PROGRAM, ["eval", "--run", "bpe"]) == 0
+    out = capsys.readouterr().out
+    assert f"bits per character    {loss / per_token / math.log(2):.3f}\n" in out
+    assert f"perplexity            {math.exp(loss):.3f}\n" in out
+    assert run(PROGRAM, ["generate", "--run", "bpe", "--prompt", "naïve ☃ ", "--length", "10"]) == 0
+    assert capsys.readouterr().out.startswith("naïve ☃ ")
+
+
+def test_the_best_checkpoint_is_judged_unless_the_latest_is_asked_for(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(PROGRAM, ["train", *TINY, "--lr", "5", "--warmup", "0", "--grad-clip", "0", "--out", "worse"])
+    assert Run(here / "worse").checkpoint("latest").state.best_step == 0
+    for flags, step in (([], 0), (["--checkpoint", "latest"], 6)):
+        capsys.readouterr()
+        assert run(PROGRAM, ["eval", "--run", "worse", *flags]) == 0
+        assert f", step {step}, on" in capsys.readouterr().out
+
+
+def test_eval_wants_the_text_of_the_run_or_one_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "mine.txt").write_text(PLAY, encoding="utf-8")
+    assert run(PROGRAM, ["train", *TINY, "--data", "mine.txt", "--out", "mine"]) == 0
+    (here / "mine.txt").write_text(PLAY + "Enter", encoding="utf-8")
+    assert run(PROGRAM, ["eval", "--run", "mine"]) == 2
+    assert "is not the text that" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("size", "status"), [("17", 0), ("18", 2)])
+def test_a_text_of_just_one_window_will_do(here: Path, size: str, status: int) -> None:
+    (here / "short.txt").write_text("ab" * 10, encoding="utf-8")  # 18 to train on
+    flags = ["--data", "short.txt", "--block-size", size, "--steps", "1", "--out", f"short-{size}"]
+    assert run(PROGRAM, ["train", *TINY, *flags]) == status
+
+
+def test_explain_reads_the_gradients_of_a_trained_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ["--run", "latest", "--layer", "0", "--head", "1"]
+    assert run(PROGRAM, ["explain", "farewell!", *chosen, "--entry", "dS[3,1]"]) == 0
+    out = capsys.readouterr().out
+    assert "i = 3 'e', j = 1 'a'" in out
+    assert "they agree" in out
+    assert "--checkpoint best --layer 0 --head 1 --entry" in out  # leads on in the same model
+    checkpoint = find_run("latest").checkpoint("best")
+    engine = Engine(checkpoint.state.config)
+    engine.load(checkpoint.weights, {}, 0)
+    ids = checkpoint.tokenizer.encode("farewell!")
+    assert run(PROGRAM, ["explain", "farewell!", *chosen, "--entry", "L"]) == 0
+    loss = float(capsys.readouterr().out.split()[2])
+    assert loss == pytest.approx(engine.loss(ids[None, :-1], ids[None, 1:]), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "said"),
+    [
+        ("fare ☃", [], "the character '☃' (U+2603 SNOWMAN) is not among the"),
+        ("farewell! farewell!", [], "is 19 tokens of"),
+        ("farewell!", ["--layer", "1"], "--layer 1: the model has 1 layer, counted from 0 to 0"),
+        ("farewell!", ["--seed", "1"], "--seed is for a fresh model"),
+    ],
+)
+def test_what_a_trained_model_cannot_explain_is_one_line(
+    text: str, flags: list[str], said: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(PROGRAM, ["explain", text, "--run", "latest", "--entry", "dS[1,0]", *flags]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    "flags", [["--temperature", "9"], ["--top-k", "1"], ["--top-p", "0.01"], ["--greedy"]], ids=str
+)
+def test_each_flag_of_sampling_matters(here: Path, capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
+    said = []
+    for more in ([], flags):
+        run(PROGRAM, ["generate", "--seed", "1", "--length", "100", *more])
+        said.append(capsys.readouterr().out)
+    assert said[0] != said[1]
+
+
+def test_threads_are_as_many_as_asked_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(PROGRAM, ["train", *TINY, "--threads", "3", "--out", "three"])
+    assert "float32, 3 threads" in capsys.readouterr().out
+    assert json.loads((here / "three" / "config.json").read_text(encoding="utf-8"))["threads"] == 3
+
+
+def test_the_dramatists_floor_stands_beside_the_loss(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(PROGRAM, ["train", *TINY, "--data", "dramatist", "--block-size", "64", "--steps", "1", "--out", "dramatist"])
+    assert re.search(r"^step +1 +train .* val .* \(floor 0\.58\d\) ", capsys.readouterr().out, re.MULTILINE)
+    flags = ["--data", "dramatist", "--tokenizer", "bpe", "--vocab-size", "300", "--steps", "1", "--out", "by-bpe"]
+    run(PROGRAM, ["train", *TINY, *flags])
+    assert re.search(r"^step +1 .* \(\d\.\d+ a character, floor 0\.58\d\) ", capsys.readouterr().out, re.MULTILINE)
+    run(PROGRAM, ["eval", "--run", "by-bpe"])
+    assert re.search(r"^least possible +0\.58\d\d a character$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_text_streams_as_it_is_made(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[str] = []
+
+    class Out(StringIO):
+        def flush(self) -> None:
+            flushed.append(self.getvalue())
+
+    monkeypatch.setattr(sys, "stdout", Out())
+    assert run(PROGRAM, ["generate", "--prompt", "R", "--length", "20"]) == 0
+    assert [len(text) for text in flushed[:20]] == list(range(2, 22))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pty there")
+def test_on_a_terminal_there_is_a_bar_and_text_cannot_steer_it(here: Path) -> None:
+    (here / "steering.txt").write_text(PLAY.replace("!", "\x1b[2J!"), encoding="utf-8")
+    flags = ["--data", "steering.txt", "--steps", "8", "--eval-every", "4", "--out", "terminal"]
+    shown, status = on_a_terminal(here, "train", *TINY, *flags)
+    assert status == 0
+    assert "8/8" in shown or "7/8" in shown or "chars/s" in shown
+    assert "\x1b[2J" not in shown
+    shown, status = on_a_terminal(here, "generate", "--run", "terminal", "--prompt", "\x1b[2J", "--temperature", "9")
+    assert status == 0
+    assert "\ufffd[2J" in shown
+    assert "\x1b[2J" not in shown
+
+
+def on_a_terminal(folder: Path, *arguments: str) -> tuple[str, int]:
+    import pty
+
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, *arguments],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100"},
+        stdin=follower, stdout=follower, stderr=follower,
+    )  # fmt: skip
+    os.close(follower)
+    shown = b""
+    try:
+        while piece := os.read(leader, 1 << 16):
+            shown += piece
+    except OSError:  # how a terminal says that nobody writes to it any more
+        pass
+    os.close(leader)
+    return shown.decode("utf-8", "replace"), process.wait(timeout=60)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no head there")
+def test_training_goes_on_when_nobody_reads_its_output(here: Path) -> None:
+    line = f'"{sys.executable}" -c "{MAIN}" train {" ".join(TINY)} --out unread | head -n 1; exit ${{PIPESTATUS[0]}}'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", line], cwd=here, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Run(here / "unread").checkpoint("latest").state.step == 6
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no bash there")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_streams_that_are_closed_do_not_matter(here: Path, closed: str) -> None:
+    line = f'"{sys.executable}" -c "{MAIN}" generate --prompt ROMEO --length 5 --seed 1 {closed}'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", line], cwd=here, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith("ROMEO") == (not closed.startswith(">"))
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_saves_and_ends_with_status_130(folder: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, "train", *TINY, "--steps", "100000", "--out", "stopped"],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True, encoding="utf-8",
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step     6"):
+            break
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.search(r"^stopped and saved at step \d+; go on with --resume", out, re.MULTILINE)
+    assert (folder / "stopped" / "checkpoints" / "latest" / "state.json").exists()
+
+
+def test_a_reader_that_leaves_early_is_no_error(folder: Path) -> None:
+    line = f'"{sys.executable}" -c "{MAIN}" generate --length 3000 | head -c 10; exit ${{PIPESTATUS[0]}}'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert "Error" not in done.stderr
+
+
+def test_every_field_has_a_flag_with_its_meaning(folder: Path) -> None:
+    page = command(folder, "train", "--help").stdout
+    for kind in (GPTConfig, Recipe, PROGRAM.options):
+        for field in fields(kind):
+            assert re.search(rf"^  --{field.name.replace('_', '-')}\b.*\n? +\S", page, re.MULTILINE), field.name
+
+
+def test_it_knows_which_flags_are_those_of_torch_alone() -> None:
+    ours, theirs = ({field.name for field in fields(options)} for options in (PROGRAM.options, Options))
+    assert PROGRAM.elsewhere == {"--" + name.replace("_", "-"): "gpt-torch" for name in theirs - ours}
+
+
+# ---- wrong use --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dance"], "'dance' is not one of train, generate, eval, claims, explain; see gpt-numpy --help"),
+        (["train", "--stps", "3"], "--stps is not known, perhaps --steps; see gpt-numpy train --help"),
+        (["train", "--dtype", "bfloat16"], "--dtype is for gpt-torch alone; see gpt-numpy train --help"),
+        (["generate", "--no-self-test"], "--no-self-test is for gpt-torch alone"),
+        (["train", "--steps", "many"], "--steps: 'many' is not a whole number"),
+        (["train", "--steps"], "--steps: expected one argument"),
+        (["train", "--steps", "0"], "--steps is a whole number of at least 1, not 0"),
+        (["train", "--warmup", "1" + "0" * 400], "--warmup is below 2^63, not 1000"),
+        (["train", "--lr", "nan"], "--lr is a number of at least 0, not nan"),
+        (["train", "--n-embd", "10"], "--n-embd 10 cannot be shared among n_head 4 heads"),
+        (["train", "--preset", "huge"], "--preset: invalid choice: 'huge'"),
+        (["train", "--threads", "-1"], "--threads is at least 0 and at most 1024, not -1"),
+        (["train", "--data", "gone.txt"], "gone.txt cannot be read: No such file"),
+        (["train", "--data", "play.txt", "--block-size", "9999"], "play.txt is too short: 2"),
+        (["train", "--data", "play.txt", "--vocab-size", "9"], "--vocab-size 9: the text has"),
+        (["train", "--data", "play.txt", "--out", "play.txt/run"], "play.txt/run cannot be written: Not a directory"),
+        (["train", "--resume", "--out", "gone"], "gone is not the folder of a run"),
+        (["generate", "--run", "gone"], "gone is not the folder of a run; the newest is found by: latest"),
+        (["generate", "--prompt", "é"], "the character 'é' (U+00E9 LATIN SMALL LETTER E WITH ACUTE) is not among"),
+        (["generate", "--temperature", "0"], "--temperature is above 0, not 0.0; for the likeliest, greedy"),
+        (["generate", "--length", "-3"], "--length is at least 0, not -3"),
+        (["generate", "--seed", "-3"], "--seed is at least 0, not -3"),
+        (["eval", "--checkpoint", "worst"], "--checkpoint: invalid choice: 'worst'"),
+        (["eval", "--run", "cache"], "cache is not the folder of a run"),
+    ],
+)
+def test_a_wrong_use_is_one_line_and_status_2(
+    arguments: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = sorted(here.glob("runs/*"))
+    assert run(PROGRAM, arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"gpt-numpy: {message}"), err
+    assert err.count("\n") == 1
+    assert sorted(here.glob("runs/*")) == runs
+
+
+def test_without_a_run_there_is_nothing_to_write_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(PROGRAM, ["generate"]) == 2
+    assert "no run in runs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (MemoryError(), "memory was not enough; a smaller "),
+        (OSError(28, "No space left on device", "runs/x"), "runs/x: No space left on device"),
+    ],
+)
+def test_trouble_with_the_machine_is_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, trouble: Exception, said: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr("gpt_numpy.engine.Engine.loss", fail)
+    assert run(PROGRAM, ["eval"]) == 1
+    assert capsys.readouterr().err.startswith(f"gpt-numpy: {said}")
+
+
+def test_a_folder_with_something_in_it_is_left_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "occupied").mkdir()
+    (here / "occupied" / "config.json").write_text("occupied", encoding="utf-8")
+    assert run(PROGRAM, ["train", *TINY, "--out", "occupied"]) == 2
+    assert "occupied is not empty; give another folder" in capsys.readouterr().err
+    assert (here / "occupied" / "config.json").read_text(encoding="utf-8") == "occupied"

@@ -1,0 +1,519 @@
+"""Where the text comes from, what is wrong with bad files, the download, and texts larger than memory."""
+
+import errno
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis.strategies import characters, text
+
+from gpt_numpy.workshop import corpus, download
+from gpt_numpy.workshop.console import Console
+from gpt_numpy.workshop.corpus import Dramatist, TextFile, find_corpus, survey, tokenize, train_tokenizer
+from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.tokenizers import CharTokenizer
+
+PLAY = "ROMEO:\nIt is the east, and naïve Juliet is the sun 🌞.\n\n" * 40
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(StringIO())
+
+
+@pytest.fixture(autouse=True)
+def _nothing_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder without data/, a cache that is empty, and no network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(download, "user_cache_path", lambda *_, **__: tmp_path / "cache")
+    monkeypatch.setattr(download, "ADDRESS", "http://127.0.0.1:9/nobody-listens")
+
+
+def shown(console: Console) -> str:
+    assert isinstance(console.stream, StringIO)
+    return console.stream.getvalue()
+
+
+def written(path: Path, content: str | bytes = PLAY) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+# ---- the order --------------------------------------------------------------------------------------------------
+
+
+def test_first_the_file_that_is_named(tmp_path: Path, console: Console) -> None:
+    written(tmp_path / "data" / "input.txt", "other")
+    found = find_corpus(str(written(tmp_path / "mine.txt")), console)
+    assert "".join(found.pieces()) == PLAY
+
+
+def test_then_data_input_txt(tmp_path: Path, console: Console) -> None:
+    written(tmp_path / "data" / "input.txt")
+    assert "".join(find_corpus(None, console).pieces()) == PLAY
+
+
+def test_then_tiny_shakespeare_from_the_cache(
+    tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "SHA256", hashlib.sha256(PLAY.encode()).hexdigest())
+    written(tmp_path / "cache" / "tinyshakespeare.txt")
+    found = find_corpus(None, console)
+    assert found.name == "tiny Shakespeare"
+    assert "".join(found.pieces()) == PLAY
+
+
+def test_without_network_the_dramatist_and_a_line_that_says_so(console: Console) -> None:
+    found = find_corpus(None, console)
+    assert found.name == "dramatist"
+    assert shown(console).count("\n") == 1
+    assert "could not be read" in shown(console)
+    assert "dramatist" in shown(console)
+
+
+def test_the_dramatist_by_name_comes_before_data_input_txt(tmp_path: Path, console: Console) -> None:
+    written(tmp_path / "data" / "input.txt")
+    assert find_corpus("dramatist", console).name == "dramatist"
+
+
+def test_the_dramatist_by_name_needs_no_network_and_says_nothing(console: Console) -> None:
+    assert find_corpus("dramatist", console).name == "dramatist"
+    assert shown(console) == ""
+
+
+def test_shakespeare_by_name_is_not_replaced(console: Console) -> None:
+    with pytest.raises(WrongUse, match=r"could not be read.*--data"):
+        find_corpus("shakespeare", console)
+
+
+# ---- bad files --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"text\0text", "is not text: it has a zero byte at 4"),
+        (b"caf\xe9 au lait", "is not UTF-8: .* near byte 3; save it as UTF-8"),
+        (b"cut off \xc3", "is not UTF-8"),
+        ("Grüße".encode("utf-16"), "is not"),
+    ],
+)
+def test_a_bad_file_is_one_line(content: bytes, message: str, tmp_path: Path, console: Console) -> None:
+    path = written(tmp_path / "bad.txt", content)
+    with pytest.raises(WrongUse, match=f"bad.txt {message}") as raised:
+        survey(TextFile(path), console)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(WrongUse, match=r"gone.txt cannot be read: No such file"):
+        TextFile(tmp_path / "gone.txt")
+    with pytest.raises(WrongUse, match=r"is a folder; give the text file in it"):
+        TextFile(tmp_path)
+
+
+def test_an_odd_byte_is_named_by_its_place_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "PIECE", 5)
+    with pytest.raises(WrongUse, match="zero byte at 9"):
+        list(TextFile(written(tmp_path / "a", b"text text\0text")).pieces())
+    with pytest.raises(WrongUse, match="near byte 11"):
+        list(TextFile(written(tmp_path / "b", b"caf caf caf\xe9 au")).pieces())
+
+
+def test_a_mark_and_nothing_else_is_empty(tmp_path: Path, console: Console) -> None:
+    with pytest.raises(WrongUse, match="is empty"):
+        survey(TextFile(written(tmp_path / "bom.txt", b"\xef\xbb\xbf")), console)
+
+
+# ---- the download -----------------------------------------------------------------------------------------------
+
+
+class Server:
+    """Sends the same answer to everyone, a piece of it at a time, and counts."""
+
+    def __init__(self, status: int, body: bytes, pause: float, **headers: str) -> None:
+        server = self
+        self.asked = 0
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                server.asked += 1
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                with suppress(OSError):  # whoever asked has left
+                    for i in range(0, len(body), 100):
+                        self.wfile.write(body[i : i + 100])
+                        time.sleep(pause)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = HTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.http.server_port}/input.txt"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+
+Serve = Callable[..., Server]
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    servers = []
+
+    def start(status: int = 200, body: bytes = PLAY.encode(), pause: float = 0.0, **headers: str) -> Server:
+        servers.append(Server(status, body, pause, **headers))
+        monkeypatch.setattr(download, "ADDRESS", servers[-1].address)
+        monkeypatch.setattr(download, "SHA256", hashlib.sha256(PLAY.encode()).hexdigest())
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.http.shutdown()
+        server.http.server_close()
+
+
+def test_downloaded_once_and_kept(serve: Serve, console: Console, tmp_path: Path) -> None:
+    server = serve()
+    for _ in range(3):
+        assert "".join(find_corpus(None, console).pieces()) == PLAY
+    assert server.asked == 1
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["tinyshakespeare.txt"]
+
+
+def test_a_damaged_copy_is_fetched_again(serve: Serve, console: Console, tmp_path: Path) -> None:
+    server = serve()
+    written(tmp_path / "cache" / "tinyshakespeare.txt", PLAY[:-1])
+    assert "".join(find_corpus(None, console).pieces()) == PLAY
+    assert server.asked == 1
+
+
+@pytest.mark.parametrize(("status", "body"), [(200, b"<html>Please log in</html>"), (404, b""), (200, b"")])
+def test_something_else_is_not_used(status: int, body: bytes, serve: Serve, console: Console, tmp_path: Path) -> None:
+    serve(status, body)
+    assert find_corpus(None, console).name == "dramatist"
+    assert shown(console).count("\n") == 1
+    assert not list(tmp_path.glob("cache/*"))
+
+
+def test_no_more_is_read_than_the_text_is_long(serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(200, b"x" * 1_000_000)
+    monkeypatch.setattr(download, "SIZE", 1000)
+    with pytest.raises(download.NotFetched, match=r"sent [0-9]{1,2},[0-9]{3} bytes"):
+        download.tiny_shakespeare(console)
+
+
+def test_a_cache_that_cannot_be_written_is_no_disaster(serve: Serve, console: Console, tmp_path: Path) -> None:
+    serve()
+    written(tmp_path / "cache", "a file")
+    found = find_corpus(None, console)
+    assert (found.name, found.data, found.size) == ("tiny Shakespeare", "shakespeare", len(PLAY.encode()))
+    assert "".join(found.pieces()) == PLAY
+    said = f"{tmp_path}/cache/tinyshakespeare.txt cannot be written: File exists; next time it is downloaded again\n"
+    assert shown(console) == said
+
+
+def test_a_disk_that_is_full_leaves_nothing_half_written(
+    serve: Serve, console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve()
+    write = Path.write_bytes
+
+    def half(self: Path, data: bytes) -> None:
+        write(self, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    assert "".join(find_corpus(None, console).pieces()) == PLAY
+    assert "No space left on device; next time it is downloaded again" in shown(console)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_page_that_it_was_redirected_to_is_not_the_text(
+    status: int, serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = serve(200, b"<html>Please pay for this network</html>")
+    redirecting = serve(status, b"", Location=page.address)
+    assert find_corpus(None, console).name == "dramatist"
+    assert (redirecting.asked, page.asked) == (1, 1)
+    assert "sent 40 bytes that are not tiny Shakespeare (SHA-256 differs)" in shown(console)
+    assert shown(console).count("\n") == 1
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1:9/x", "//", "gopher:x", "http://[", ""])
+def test_a_redirection_to_anything_but_a_page_is_not_followed(
+    target: str, serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "TIMEOUT", 0.5)
+    serve(302, b"", Location=target)
+    assert find_corpus(None, console).name == "dramatist"
+    assert shown(console).count("\n") == 1
+
+
+def test_redirections_in_a_circle_end(serve: Serve, console: Console) -> None:
+    server = serve(302, b"", Location="/again")
+    assert find_corpus(None, console).name == "dramatist"
+    assert server.asked < 20
+    assert shown(console).count("\n") == 1
+
+
+def test_a_redirection_to_the_text_is_followed(serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = serve()
+    serve(302, b"", Location=text.address)
+    assert "".join(find_corpus(None, console).pieces()) == PLAY
+
+
+def test_a_network_that_is_slow_is_waited_for_only_so_long(
+    serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte comes in time, the whole would not."""
+    monkeypatch.setattr(download, "DEADLINE", 0.5)
+    serve(200, PLAY.encode(), pause=0.2)
+    began = time.monotonic()
+    assert find_corpus(None, console).name == "dramatist"
+    assert time.monotonic() - began < 3
+    assert "could not be read: only " in shown(console)
+    assert shown(console).count("\n") == 1
+
+
+def test_a_download_that_is_cut_off_is_not_the_text(serve: Serve, console: Console) -> None:
+    serve(200, PLAY.encode()[:1000], **{"Content-Length": str(len(PLAY.encode()))})
+    with pytest.raises(WrongUse, match=r"could not be read|SHA-256 differs"):
+        find_corpus("shakespeare", console)
+
+
+@pytest.mark.parametrize("answer", [b"", b"what?\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nbroken off"])
+def test_a_network_that_is_none_is_waited_for_only_so_long(
+    answer: bytes, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(download, "ADDRESS", f"http://127.0.0.1:{server.getsockname()[1]}/")
+
+        def odd() -> None:
+            connection, _ = server.accept()
+            connection.recv(1000)
+            if answer:
+                connection.sendall(answer)
+                connection.close()
+
+        threading.Thread(target=odd, daemon=True).start()
+        began = time.monotonic()
+        assert find_corpus(None, console).name == "dramatist"
+        assert time.monotonic() - began < 5
+    assert shown(console).count("\n") == 1
+
+
+def test_the_real_address_and_sum() -> None:
+    code = "from gpt_numpy.workshop import download as d; print(d.ADDRESS, d.SHA256, d.SIZE)"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    address, digest, size = done.stdout.split()
+    assert address.endswith("karpathy/char-rnn/master/data/tinyshakespeare/input.txt")
+    assert digest == "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+    assert size == "1115394"
+
+
+# ---- as tokens --------------------------------------------------------------------------------------------------
+
+
+@given(text(characters(exclude_categories=["Cs"], exclude_characters="\0\ufeff"), min_size=1))
+def test_a_file_read_in_small_pieces_is_the_text(tmp_path_factory: pytest.TempPathFactory, content: str) -> None:
+    path = written(tmp_path_factory.getbasetemp() / "pieces.txt", content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "PIECE", 5)  # cuts characters in two
+        assert "".join(TextFile(path).pieces()) == content
+
+
+def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
+    assert "".join(TextFile(written(tmp_path / "bom.txt", b"\xef\xbb\xbfabc")).pieces()) == "abc"
+
+
+def test_the_last_tenth_is_kept_for_judging(tmp_path: Path, console: Console) -> None:
+    file = TextFile(written(tmp_path / "play.txt"))
+    surveyed = survey(file, console)
+    tokenizer = train_tokenizer("char", 0, file, surveyed, console)
+    data = tokenize(file, surveyed, tokenizer, console)
+    split = round(0.9 * len(PLAY))
+    assert tokenizer.decode(data.train.tolist()).decode() == PLAY[:split]
+    assert tokenizer.decode(data.validation.tolist()).decode() == PLAY[split:]
+    assert surveyed.characters == len(PLAY)
+    assert surveyed.digest == hashlib.sha256(PLAY.encode()).hexdigest()
+    assert (data.characters_per_token, data.floor) == (1.0, None)
+    assert data.pairs is not None
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_a_large_text_goes_through_a_file_once_and_is_the_same(
+    kind: str, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "PIECE", 100)
+    file = TextFile(written(tmp_path / "play.txt"))
+    surveyed = survey(file, console)
+    tokenizer = train_tokenizer(kind, 300, file, surveyed, console)
+    small = tokenize(file, surveyed, tokenizer, console)
+    monkeypatch.setattr(corpus, "IN_MEMORY", 100)
+    for _ in range(2):
+        large = tokenize(file, surveyed, tokenizer, console)
+        assert isinstance(large.train, np.memmap)
+        assert np.array_equal(large.train, small.train)
+        assert np.array_equal(large.validation, small.validation)
+        assert large.characters_per_token == small.characters_per_token
+        monkeypatch.setattr(tokenizer, "encode", None)  # the second time nothing is encoded
+    if kind == "bpe":
+        assert small.characters_per_token > 1.2
+        whole = tokenizer.decode([*small.train.tolist(), *small.validation.tolist()])
+        assert whole.decode() == PLAY
+
+
+def test_tokens_in_the_cache_are_those_of_this_text_and_this_tokenizer(
+    tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "IN_MEMORY", 0)
+    for name, content in (("one", "ab" * 50), ("other", "ba" * 50)):
+        file = TextFile(written(tmp_path / name, content))
+        for known in ("ab", "abc\n"):
+            tokenizer = CharTokenizer(known)
+            data = tokenize(file, survey(file, console), tokenizer, console)
+            assert tokenizer.decode(data.train.tolist()).decode() == content[:90]
+
+
+def test_tokens_with_one_bit_flipped_are_made_again(
+    tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "IN_MEMORY", 0)
+    file, tokenizer = TextFile(written(tmp_path / "text", "ab" * 50)), CharTokenizer("ab")
+    sound = tokenize(file, survey(file, console), tokenizer, console).train.tolist()
+    (kept,) = (tmp_path / "cache").iterdir()
+    data = bytearray(kept.read_bytes())
+    data[7] ^= 64
+    kept.write_bytes(data)
+    assert tokenize(file, survey(file, console), tokenizer, console).train.tolist() == sound
+
+
+def test_damaged_tokens_are_made_again(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "IN_MEMORY", 0)
+    file, tokenizer = TextFile(written(tmp_path / "text", "ab" * 50)), CharTokenizer("ab")
+    for size in (60, 0):
+        tokenize(file, survey(file, console), tokenizer, console)
+        (kept,) = (tmp_path / "cache").iterdir()
+        kept.write_bytes(kept.read_bytes()[:size])
+        assert len(tokenize(file, survey(file, console), tokenizer, console).train) == 90
+
+
+def test_tokens_that_come_to_nothing_leave_nothing(
+    tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "IN_MEMORY", 0)
+    file = TextFile(written(tmp_path / "text", "ab" * 50))
+    with pytest.raises(WrongUse, match="is not among the 1 characters"):
+        tokenize(file, survey(file, console), CharTokenizer("a"), console)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_pieces_are_cut_where_bpe_may_be_cut(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = TextFile(written(tmp_path / "play.txt"))
+    surveyed = survey(file, console)
+    tokenizer = train_tokenizer("bpe", 300, file, surveyed, console)
+    for piece in (61, 101):
+        monkeypatch.setattr(corpus, "PIECE", piece)
+        data = tokenize(file, surveyed, tokenizer, console)
+        assert [*data.train.tolist(), *data.validation.tolist()] == tokenizer.encode(PLAY).tolist()
+
+
+def test_a_line_without_end_is_cut_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "PIECE", 10)
+    assert max(map(len, corpus._cut_at_seams(iter(["x" * 10] * 100)))) <= 30
+
+
+def test_the_dramatists_floor_is_known_for_bpe_too(console: Console) -> None:
+    play = Dramatist()
+    surveyed = survey(play, console)
+    by_char, by_bpe = (
+        tokenize(play, surveyed, train_tokenizer(kind, 300, play, surveyed, console), console)
+        for kind in ("char", "bpe")
+    )
+    assert by_bpe.floor == pytest.approx(by_char.floor, rel=0.02)
+    assert by_bpe.floor != by_char.floor  # another first token
+
+
+def test_a_file_is_found_from_every_folder(tmp_path: Path) -> None:
+    written(tmp_path / "play.txt")
+    assert TextFile(Path("play.txt")).data == str(tmp_path / "play.txt")
+
+
+@pytest.mark.parametrize("piece", [100, 1 << 20])
+def test_bpe_learns_from_the_training_part_alone(
+    piece: int, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "PIECE", piece)
+    rare = "qzqzqzqz"
+    file = TextFile(written(tmp_path / "play.txt", "some words of a play\n" * 90 + f"{rare} {rare}\n" * 10))
+    tokenizer = train_tokenizer("bpe", 400, file, survey(file, console), console)
+    assert len(tokenizer.encode("some words of a play")) < 10
+    assert len(tokenizer.encode(rare)) == len(rare)
+
+
+def test_judging_takes_at_most_a_million_tokens(tmp_path: Path, console: Console) -> None:
+    file = TextFile(written(tmp_path / "long.txt", "0123456789\n" * 1_000_000))
+    surveyed = survey(file, console)
+    data = tokenize(file, surveyed, train_tokenizer("char", 0, file, surveyed, console), console)
+    assert len(data.validation) == 1_000_000
+    assert len(data.train) == 10_000_000
+
+
+def test_the_dramatists_floor_is_that_of_the_validation_part(console: Console) -> None:
+    play = Dramatist()
+    surveyed = survey(play, console)
+    data = tokenize(play, surveyed, train_tokenizer("char", 0, play, surveyed, console), console)
+    predicted = len(data.validation) - 1  # all but the first
+    assert data.floor == pytest.approx(play.play.surprisal[-predicted:].mean(), rel=1e-12)
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+from gpt_numpy.workshop import corpus, download
+from gpt_numpy.workshop.console import Console
+download.user_cache_path = lambda *_, **__: Path(sys.argv[2])
+console = Console()
+def read():
+    file = corpus.TextFile(Path(sys.argv[1]))
+    surveyed = corpus.survey(file, console)
+    return corpus.tokenize(file, surveyed, corpus.train_tokenizer(sys.argv[3], 300, file, surveyed, console), console)
+corpus.IN_MEMORY = 0
+read()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in other units elsewhere")
+@pytest.mark.parametrize(("kind", "least", "most"), [("char", 2, 80), ("bpe", 10, 40)])
+def test_memory_does_not_grow_with_the_text(kind: str, least: int, most: int, tmp_path: Path) -> None:
+    peaks = []
+    for megabytes in (least, most):
+        path = tmp_path / f"{megabytes}.txt"
+        with path.open("w", encoding="utf-8") as file:
+            for i in range(megabytes):
+                file.write((f"line {i} of a very long text\n" * 50_000)[: 1 << 20])
+        command = [sys.executable, "-c", MEMORY, str(path), str(tmp_path / "cache"), kind]
+        root = Path(__file__).parents[2]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+        peaks.append(int(done.stdout) / 1024)
+    assert peaks[1] - peaks[0] < 20  # MB, for 30 or 78 MB more text

@@ -1,0 +1,114 @@
+"""Several seeds in one command: each a run of its own, and what they come to together."""
+
+import json
+import os
+import signal
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt_numpy.cli import PROGRAM
+from gpt_numpy.engine import Engine
+from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.engine import Trained
+from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.runs import find_run
+from tests.support.runs import TINY, Train, assert_same_run, records
+
+
+def train_seeds(*flags: str) -> int:
+    return run(PROGRAM, ["train", "--data", "play.txt", *TINY, "--seeds", "3", *flags])
+
+
+def summary(folder: str) -> Any:
+    return json.loads((Path(folder) / "seeds.json").read_text(encoding="utf-8"))
+
+
+def test_each_seed_is_a_run_like_any_other_and_the_mean_is_theirs(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_seeds("--seed", "5", "--out", "all") == 0
+    table = capsys.readouterr().out
+    losses, best = [], []
+    for seed in (5, 6, 7):
+        train(f"alone-{seed}", "--seed", str(seed))
+        assert_same_run(f"alone-{seed}", f"all/seed-{seed}")
+        validation = [record["val_loss"] for record in records(f"alone-{seed}", "evaluation")]
+        losses.append(validation[-1])
+        best.append(min(validation))
+    kept = summary("all")
+    assert [one["seed"] for one in kept["runs"]] == [5, 6, 7]
+    assert [one["val_loss"] for one in kept["runs"]] == losses
+    assert kept["mean"]["val_loss"] == {"mean": statistics.fmean(losses), "deviation": statistics.stdev(losses)}
+    assert kept["mean"]["best_val_loss"]["mean"] == statistics.fmean(best)
+    assert len({round(loss, 3) for loss in losses}) == 3
+    for number in (*losses, statistics.fmean(losses), statistics.stdev(losses)):
+        assert f" {number:.4f} " in table
+    assert kept["engine"].startswith("NumPy")
+    assert all(0 < one["seconds_in_steps"] < one["seconds"] for one in kept["runs"])
+
+
+def test_interrupted_in_the_second_it_goes_on_there(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train_seeds("--out", "whole") == 0
+    step = Engine.train_step
+
+    def interrupted(self: Engine, ids: Any, targets: Any, recipe: Recipe, done: int) -> Trained:
+        if (recipe.seed, done) == (1338, 7):
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, ids, targets, recipe, done)
+
+    monkeypatch.setattr(Engine, "train_step", interrupted)
+    assert train_seeds("--out", "broken") == 130
+    assert not Path("broken/seeds.json").exists()
+    assert not Path("broken/seed-1339").exists()
+    monkeypatch.setattr(Engine, "train_step", step)
+    assert train_seeds("--out", "broken", "--resume", "--preset", "laptop") == 0
+    for seed in (1337, 1338, 1339):
+        assert_same_run(f"whole/seed-{seed}", f"broken/seed-{seed}")
+    kept = summary("broken")
+    assert kept["mean"]["val_loss"] == summary("whole")["mean"]["val_loss"]
+    assert [one["seconds"] is None for one in kept["runs"]] == [False, True, False]  # two sittings have no one time
+    assert kept["mean"]["seconds"]["mean"] is None
+    assert train_seeds("--out", "broken", "--resume", "--steps", "25") == 0  # more than they have done
+    assert [one["step"] for one in summary("broken")["runs"]] == [25, 25, 25]
+
+
+def test_the_newest_run_is_found_among_them(train: Train) -> None:
+    assert train_seeds() == 0
+    assert find_run("latest").folder.name == "seed-1339"
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--seeds", "0"], "--seeds is from 1 to 1000, not 0"),
+        (["--seeds", "2", "--resume"], "say by --out in which folder"),
+        (["--seeds", "x"], "--seeds: invalid int value: 'x'"),
+    ],
+)
+def test_a_wrong_number_of_seeds_is_one_line(
+    flags: list[str], line: str, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(PROGRAM, ["train", *flags]) == 2
+    error = capsys.readouterr().err
+    assert line in error
+    assert error.count("\n") == 1
+
+
+def test_one_run_and_several_are_told_apart(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    train("one")
+    assert train_seeds("--out", "one") == 2
+    assert "one holds a run; give another folder" in capsys.readouterr().err
+    assert run(PROGRAM, ["train", "--data", "play.txt", *TINY, "--seeds", "2", "--out", "two"]) == 0
+    assert run(PROGRAM, ["generate", "--run", "two"]) == 2
+    assert f"two holds 2 runs; name one of them, such as {Path('two/seed-1337')}" in capsys.readouterr().err
+
+
+def test_seeds_do_not_go_over_one_that_is_there(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    train("all/seed-1337")
+    before = records("all/seed-1337", "step")
+    assert train_seeds("--out", "all") == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert records("all/seed-1337", "step") == before

@@ -1,0 +1,464 @@
+"""What happens to laptops and clusters, done for real: kills, signals, full disks, folders that go, two at once."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpt_numpy.cli import PROGRAM
+from gpt_numpy.engine import Engine
+from gpt_numpy.workshop import loop
+from gpt_numpy.workshop.checkpoint import Checkpoint
+from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.engine import Trained
+from gpt_numpy.workshop.judging import Judged
+from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.runs import LOCK, Run
+from gpt_torch.cli import PROGRAM as IN_TORCH
+from tests.support.runs import TINY, Train, assert_same_run, latest, records
+from tests.workshop.killing import ROOT, Trainer, killed
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the harm is done as it is on Unix")
+
+
+# ---- killed -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["numpy", "torch"])
+def test_killed_again_and_again_a_run_is_the_unbroken_run(engine: str, tmp_path: Path) -> None:
+    """The short form of `python -m tests.workshop.killing`."""
+    trainer = Trainer(engine, tmp_path)
+    found, _ = killed(trainer, kills=5, steps=150, longest=0.5, seed=0)
+    trainer.end()
+    assert found.total() == 5
+
+
+# ---- asked to end -----------------------------------------------------------------------------------------------
+
+LONG_STEPS = """
+import sys, threading
+from gpt_numpy import cli
+from gpt_numpy.engine import Engine
+
+def endless(self, *batch):
+    print("in a step", flush=True)
+    self.pool.submit(threading.Event().wait, 60).result()
+
+Engine.train_step = endless
+sys.exit(cli.main())
+"""
+AS_IT_IS = "import sys; from gpt_numpy import cli; sys.exit(cli.main())"
+
+
+def started(
+    folder: Path, code: str, *arguments: str, first: Callable[[], object] = lambda: None, **how: Any
+) -> subprocess.Popen[str]:
+    """`first` is done in the new process."""
+
+    def prepare() -> None:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)  # whoever started the tests may have had them ignored
+        first()
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], cwd=folder, env=environment, text=True, encoding="utf-8",
+        preexec_fn=prepare, **how,
+    )  # fmt: skip
+
+
+def says(process: subprocess.Popen[str], beginning: str) -> None:
+    """Wait until it says so."""
+    assert process.stdout is not None
+    assert any(line.startswith(beginning) for line in process.stdout), beginning
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_second_signal_does_not_wait_for_a_step_that_takes_long(
+    number: signal.Signals, status: int, train: Train, tmp_path: Path
+) -> None:
+    arguments = ["train", "--out", "a", "--data", "play.txt", *TINY]
+    process = started(tmp_path, LONG_STEPS, *arguments, stdout=subprocess.PIPE)
+    says(process, "in a step")
+    process.send_signal(number)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=1)  # it waits for the step
+    began = time.monotonic()
+    process.send_signal(number)
+    assert process.wait(timeout=30) == status
+    assert time.monotonic() - began < 5
+
+
+def test_a_terminal_that_is_closed_saves_and_ends_the_run(train: Train, tmp_path: Path) -> None:
+    import pty
+
+    leader, follower = pty.openpty()
+    arguments = ["train", "--out", "a", "--data", "play.txt", *TINY, "--steps", "1000000"]
+    process = started(
+        tmp_path, AS_IT_IS, *arguments, stdin=follower, stdout=follower, stderr=follower,
+        first=lambda: os.login_tty(0),
+    )  # fmt: skip
+    os.close(follower)
+    shown = b""
+    while b"step    10" not in shown:
+        shown += os.read(leader, 1 << 16)
+    os.close(leader)
+    try:
+        assert process.wait(timeout=60) == 128 + signal.SIGHUP
+    finally:
+        process.kill()  # it would go on for a million steps
+    assert latest(tmp_path / "a") >= 10
+    assert records(tmp_path / "a", "end")[-1]["reason"] == "it was stopped"
+
+
+def test_under_nohup_a_terminal_that_is_closed_does_not_matter(train: Train, tmp_path: Path) -> None:
+    process = started(
+        tmp_path, AS_IT_IS, "train", "--out", "a", "--data", "play.txt", *TINY, stdout=subprocess.PIPE,
+        first=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )  # fmt: skip
+    says(process, "step     0")
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert latest(tmp_path / "a") == 20
+
+
+# ---- a disk that is full, or read-only --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own, of 400 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], capture_output=True).returncode
+    ):
+        pytest.skip("no right to mount a disk here")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def fill(disk: Path) -> None:
+    with (disk / "ballast").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1024))
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Lets something happen before a step."""
+    happens: dict[int, Callable[[], object]] = {}
+    step = Engine.train_step
+
+    def disturbed(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
+        happens.pop(number, lambda: None)()
+        return step(self, ids, targets, recipe, number)
+
+    monkeypatch.setattr(Engine, "train_step", disturbed)
+    return happens.__setitem__
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_on_a_full_disk_training_goes_on_and_saves_again_when_there_is_room(
+    small_disk: Path, train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--steps", "60", "--checkpoint-every", "4"]
+    train("whole", *flags)
+    kept = []
+
+    def full() -> None:
+        kept.append(files_of(small_disk / "a" / "checkpoints"))
+        fill(small_disk)
+
+    def room() -> None:
+        kept.append(files_of(small_disk / "a" / "checkpoints"))
+        (small_disk / "ballast").unlink()
+
+    at_step(6, full)
+    at_step(53, room)
+    capsys.readouterr()
+    assert train(str(small_disk / "a"), *flags) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert kept[0] == kept[1]  # the last good ones are as they were
+    for name in ("metrics.jsonl", "checkpoints/latest", "checkpoints/best", "report.html"):
+        said = rf"{small_disk}/a/{name} cannot be written: No space left on device; the newest checkpoint is of step 5"
+        assert out.count(said) == 1, name
+    assert_same_run("whole", small_disk / "a")
+
+
+def test_a_run_that_ends_on_a_full_disk_is_saved_elsewhere(
+    small_disk: Path, train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    train("whole")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    at_step(12, lambda: fill(small_disk))
+    capsys.readouterr()
+    assert train(str(small_disk / "a")) == 1
+    err = capsys.readouterr().err
+    (other,) = tmp_path.glob("minitensor-*")
+    assert err == (
+        f"gpt-numpy: {small_disk}/a cannot be written (No space left on device), so step 20 is saved in {other}; go on "
+        f"from there by --resume --out {other}\n"
+    )
+    assert latest(small_disk / "a") == 10
+    assert train(str(other), "--resume", "--steps", "30") == 0
+    assert train("whole", "--resume", "--steps", "30") == 0
+    assert records(other, "step") == records("whole", "step")[20:]
+
+
+def test_where_nothing_can_be_written_that_is_said(
+    small_disk: Path, train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    at_step(12, lambda: fill(small_disk))
+    assert train(str(small_disk / "a")) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"gpt-numpy: step 20 is lost: neither {small_disk}/a (No space left on device) nor ")
+    assert err.endswith("the newest checkpoint is of step 10\n")
+    assert latest(small_disk / "a") == 10
+
+
+def test_a_run_does_not_begin_where_it_could_not_be_saved(
+    small_disk: Path, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(small_disk)
+    assert train(str(small_disk / "a")) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "No space left on device" in err
+
+
+def test_without_a_folder_for_temporary_files_too(
+    small_disk: Path, train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk / "none-such"))
+    at_step(12, lambda: fill(small_disk))
+    assert train(str(small_disk / "a")) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"gpt-numpy: step 20 is lost: neither {small_disk}/a (No space left on device) nor a folder ")
+    assert err.endswith("(No such file or directory) can be written; the newest checkpoint is of step 10\n")
+
+
+def test_a_best_checkpoint_that_could_not_be_written_is_tried_again(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([5.0, 4.0, 6.0, 6.0, 6.0])
+    monkeypatch.setattr(loop, "running_loss", lambda *_: iter([Judged(1.0, next(losses))]))
+    save, failed = Run.save, list[Checkpoint]()
+
+    def failing(self: Run, folder: Path, checkpoint: Checkpoint) -> None:
+        if folder.name == "best" and checkpoint.state.step == 5 and not failed:
+            failed.append(checkpoint)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(self, folder, checkpoint)
+
+    monkeypatch.setattr(Run, "save", failing)
+    assert train("a") == 0
+    assert failed
+    assert Run(Path("a")).checkpoint("best").state.step == 5
+    weights = Run(Path("a")).checkpoint("best").weights
+    assert all(np.array_equal(array, failed[0].weights[name]) for name, array in weights.items())
+
+
+def test_an_export_that_does_not_fit_leaves_nothing_behind(
+    small_disk: Path, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train("a")
+    fill(small_disk)
+    capsys.readouterr()
+    assert run(IN_TORCH, ["export", "--run", "a", str(small_disk / "there")]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "No space left on device" in err
+    assert not (small_disk / "there").exists()
+    (small_disk / "ballast").unlink()
+    assert run(IN_TORCH, ["export", "--run", "a", str(small_disk / "there")]) == 0
+
+
+@pytest.fixture
+def forbid(tmp_path: Path) -> Iterator[Callable[[bool], None]]:
+    """Takes from this process the right to write; root has all rights, and becomes nobody."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become nobody and come back")
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    yield lambda yes: os.seteuid(65534 if yes else 0)
+    os.seteuid(0)
+
+
+def test_a_folder_that_becomes_read_only_is_said_once_and_training_goes_on(
+    train: Train, at_step: Callable[..., None], forbid: Callable[[bool], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train("whole")
+    at_step(7, lambda: forbid(True))
+    at_step(13, lambda: forbid(False))
+    capsys.readouterr()
+    assert train("a") == 0
+    out = capsys.readouterr().out
+    said = "a/checkpoints/latest cannot be written: Permission denied; the newest checkpoint is of step 5"
+    assert out.count(said) == 1
+    assert "removed" not in out
+    assert_same_run("whole", "a")
+
+
+def test_a_read_only_folder_is_one_line(
+    train: Train, forbid: Callable[[bool], None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    train("a")
+    forbid(True)
+    for out, flags in (("a", ("--resume", "--steps", "25")), ("b", ())):
+        capsys.readouterr()
+        assert train(out, *flags) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert "Permission denied" in err
+
+
+# ---- a folder that goes -----------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_removed_is_made_again_with_a_checkpoint(
+    train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train("whole")
+    monkeypatch.setattr(loop, "READ_EVERY", 0.0)
+    seen = []
+    at_step(6, lambda: shutil.rmtree("a"))
+    at_step(9, lambda: seen.append(latest("a")))
+    capsys.readouterr()
+    assert train("a") == 0
+    out = capsys.readouterr().out
+    assert out.count("a was removed: made again, for what comes from now on") == 1
+    assert seen == [8]
+    assert records("a", "step") == records("whole", "step")[-len(records("a", "step")) :]
+    assert Run(Path("a")).checkpoint("latest").weights.keys() == Run(Path("whole")).checkpoint("latest").weights.keys()
+    assert run(PROGRAM, ["eval", "--run", "a"]) == 0
+    assert (Path("a") / "config.json").exists()
+
+
+def test_a_folder_that_now_belongs_to_another_run_is_left_alone(
+    train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    others: list[Run] = []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def taken() -> None:
+        shutil.rmtree("a")
+        others.append(Run(Path("a")))
+        others[0].claim()
+
+    at_step(6, taken)
+    assert train("a") == 1
+    others[0].release()
+    assert "so step 20 is saved in" in capsys.readouterr().err
+    assert [path.name for path in Path("a").iterdir()] == [LOCK]
+
+
+def test_what_a_run_is_may_be_written_over_while_it_trains(train: Train, at_step: Callable[..., None]) -> None:
+    at_step(7, lambda: Path("a/config.json").write_text("[]", encoding="utf-8"))
+    assert train("a") == 0
+    assert "all steps are done" in Path("a/report.html").read_text(encoding="utf-8")
+
+
+# ---- two at once ------------------------------------------------------------------------------------------------
+
+
+def test_a_second_trainer_is_refused_until_the_first_is_dead(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--out", "a", "--data", "play.txt", *TINY, "--steps", "1000000"]
+    process = started(tmp_path, AS_IT_IS, *arguments, stdout=subprocess.PIPE)
+    try:
+        says(process, "step     5")
+        for flags in (("--resume",), ()):
+            capsys.readouterr()
+            assert train("a", *flags) == 2
+            err = capsys.readouterr().err
+            by = rf"gpt-numpy: a is being trained, by process {process.pid} on "
+            assert err.startswith(by)
+            assert err.count("\n") == 1
+        assert run(PROGRAM, ["generate", "--run", "a", "--length", "5"]) == 0  # to read is another matter
+    finally:
+        process.kill()
+        process.communicate()
+    assert (tmp_path / "a" / LOCK).read_text(encoding="utf-8").startswith(f"process {process.pid} ")
+    assert train("a", "--resume", "--steps", str(latest("a") + 1)) == 0
+
+
+def test_a_run_that_ended_before_it_saved_anything_is_begun_again(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed_here(*_: Any) -> None:
+        raise SystemExit  # with what it has written so far
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", killed_here)
+        with pytest.raises(SystemExit):
+            train("a")
+    assert {path.name for path in Path("a").iterdir()} == {LOCK, "config.json", "metrics.jsonl"}
+    (Path("a") / ".config.json.new").write_text("{", encoding="utf-8")  # it may end in the middle of anything
+    assert train("a", "--resume") == 2
+    assert "a holds no checkpoint; a run saves one before its first step: begin it again by train --out a" in (
+        capsys.readouterr().err
+    )
+    assert train("a") == 0
+    assert len(records("a", "step")) == 20
+
+
+def test_a_wrong_use_loses_nothing_of_a_folder(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (LOCK, "metrics.jsonl", "config.json"):
+        (Path("began") / name).parent.mkdir(exist_ok=True)
+        (Path("began") / name).write_text("{}", encoding="utf-8")
+    shutil.copytree("began", "project")
+    Path("project/thesis.txt").write_text("years", encoding="utf-8")
+    before = files_of(Path("."))
+    assert train("began", "--data", "missing.txt") == 2
+    assert train("project") == 2
+    assert "project is not empty; give another folder" in capsys.readouterr().err
+    (Path("began") / LOCK).write_text("{}", encoding="utf-8")  # who held it last
+    assert files_of(Path(".")) == before
+
+
+def test_a_run_that_came_between_looking_and_locking_is_not_written_over(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hold = Run.hold
+
+    def late(self: Run) -> None:
+        monkeypatch.setattr(Run, "hold", hold)
+        assert train("a") == 0
+        hold(self)
+
+    monkeypatch.setattr(Run, "hold", late)
+    assert train("a", "--seed", "7") == 2
+    assert "a holds a run already" in capsys.readouterr().err
+    assert len(records("a", "step")) == 20
+
+
+def test_where_files_cannot_be_locked_a_run_goes_on_without(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unknown)
+    assert train("a") == 0

@@ -1,0 +1,630 @@
+"""A run from its first step to its last: what is kept, going on as if nothing had happened, and when it ends."""
+
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpt_numpy import engine as engine_module
+from gpt_numpy.cli import PROGRAM
+from gpt_numpy.engine import Engine
+from gpt_numpy.workshop import loop, stopping
+from gpt_numpy.workshop.checkpoint import Checkpoint
+from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.engine import Trained
+from gpt_numpy.workshop.judging import Judged, running_loss
+from gpt_numpy.workshop.optimizers import settings_at
+from gpt_numpy.workshop.processes import Processes
+from gpt_numpy.workshop.program import Program
+from gpt_numpy.workshop.recipes import PRESETS, Recipe
+from gpt_numpy.workshop.runs import Run, find_run, new_run
+from gpt_torch.cli import PROGRAM as IN_TORCH
+from tests.support.runs import MODEL, PLAY, Train, assert_same_run, latest, records
+
+# ---- what a run keeps -------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_a_folder(train: Train) -> None:
+    assert train("a") == 0
+    files = sorted(path.relative_to("a").as_posix() for path in Path("a").rglob("*") if path.is_file())
+    whole = ["model.safetensors", "optimizer.safetensors", "state.json", "tokenizer.json"]
+    kept = [f"checkpoints/{which}/{name}" for which in ("best", "latest") for name in whole]
+    assert files == [".minitensor.lock", *kept, "config.json", "loss.svg", "metrics.jsonl", "report.html"]
+    assert [record["step"] for record in records("a", "step")] == list(range(1, 21))
+    assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 15, 20]
+
+
+def test_the_best_checkpoint_is_that_of_the_lowest_validation_loss(train: Train) -> None:
+    train("a", "--lr", "5", "--grad-clip", "0")  # so fast that not every evaluation is better
+    evaluations = records("a", "evaluation")
+    best = min(evaluations, key=lambda record: float(record["val_loss"]))
+    assert best["step"] < 20
+    assert [e["best"] for e in evaluations] == [
+        e["val_loss"] < min([float("inf"), *(before["val_loss"] for before in evaluations[:i])])
+        for i, e in enumerate(evaluations)
+    ]
+    state = Run(Path("a")).checkpoint("best").state
+    assert (state.step, state.best_step, state.best_loss) == (best["step"], best["step"], best["val_loss"])
+    assert Run(Path("a")).checkpoint("latest").state.step == 20
+
+
+def test_the_validation_loss_is_that_of_the_saved_weights_over_every_window(train: Train) -> None:
+    train("a")
+    saved = Run(Path("a")).checkpoint("latest")
+    engine = Engine(saved.state.config, threads=1)
+    engine.load(saved.weights, {}, 20)
+    tokens = saved.tokenizer.encode(PLAY)
+    tokens = tokens[len(tokens) - round(0.1 * len(tokens)) :].astype(np.int64)
+    total = 0.0
+    for start in range(0, len(tokens) - 1, 8):
+        window = tokens[start : start + 9]
+        total += engine.loss(window[None, :-1], window[None, 1:]) * (len(window) - 1)
+    expected = total / (len(tokens) - 1)
+    assert records("a", "evaluation")[-1]["val_loss"] == pytest.approx(expected, rel=1e-6)
+    *_, judged = running_loss(engine, tokens)
+    assert judged.mean == pytest.approx(expected, rel=1e-6)
+    assert judged.part == 1.0
+
+
+def test_equal_runs_are_equal_and_another_seed_is_another_run(train: Train) -> None:
+    train("a", "--dropout", "0.1")
+    train("b", "--dropout", "0.1")
+    train("c", "--dropout", "0.1", "--seed", "7")
+    assert_same_run("a", "b")
+    assert records("a", "step") != records("c", "step")
+
+
+def test_micro_batches_make_the_same_run_but_for_rounding(train: Train) -> None:
+    train("a")
+    train("b", "--micro-batch", "1")
+    losses = [[record["loss"] for record in records(folder, "step")] for folder in "ab"]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+# ---- going on ---------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Ends a run as a power cut would: nothing is saved, nothing tidied."""
+
+
+def dies(at: int, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trained]:
+    """The engine dies before this step; gives the step that does not."""
+    step = Engine.train_step
+
+    def deadly(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
+        if number == at:
+            raise Killed
+        return step(self, ids, targets, recipe, number)
+
+    monkeypatch.setattr(Engine, "train_step", deadly)
+    return step
+
+
+@pytest.mark.parametrize(
+    ("dies_at", "optimizer"), [*((at, "adamw") for at in (0, 3, 7, 10, 13, 19)), (0, "muon"), (13, "muon")]
+)
+def test_a_run_that_died_and_was_resumed_is_the_unbroken_run(
+    dies_at: int, optimizer: str, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train("whole", "--dropout", "0.1", "--optimizer", optimizer)
+    step = dies(dies_at, monkeypatch)
+    with pytest.raises(Killed):
+        train("broken", "--dropout", "0.1", "--optimizer", optimizer)
+    monkeypatch.setattr(Engine, "train_step", step)
+    assert train("broken", "--resume") == 0
+    assert_same_run("whole", "broken")
+
+
+@pytest.mark.parametrize(
+    ("which", "dies_at"), [("best", 0), ("best", 10), ("best", 20), ("latest", 10), ("latest", 20)]
+)
+def test_a_run_that_died_between_an_evaluation_and_its_checkpoint_is_the_unbroken_run(
+    which: str, dies_at: int, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train("whole")
+    save = Run.save
+
+    def deadly(self: Run, folder: Path, checkpoint: Checkpoint) -> None:
+        if (folder.name, checkpoint.state.judged) == (which, dies_at):
+            raise Killed
+        save(self, folder, checkpoint)
+
+    monkeypatch.setattr(Run, "save", deadly)
+    with pytest.raises(Killed):
+        train("broken")
+    assert records("broken", "evaluation")[-1]["step"] == dies_at
+    monkeypatch.setattr(Run, "save", save)
+    assert train("broken", "--resume") == 0
+    assert_same_run("whole", "broken")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", [4, 5, 12])
+def test_a_signal_saves_and_the_run_goes_on_as_if_unbroken(
+    number: signal.Signals, moment: int, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train("whole")
+    step = Engine.train_step
+
+    def interrupted(self: Engine, ids: Any, targets: Any, recipe: Recipe, done: int) -> Trained:
+        if done == moment:
+            os.kill(os.getpid(), number)
+        return step(self, ids, targets, recipe, done)
+
+    monkeypatch.setattr(Engine, "train_step", interrupted)
+    before = signal.getsignal(number)
+    assert train("broken") == 128 + number
+    assert signal.getsignal(number) is before
+    assert Run(Path("broken")).checkpoint("latest").state.step == moment + 1
+    monkeypatch.setattr(Engine, "train_step", step)
+    assert train("broken", "--resume") == 0
+    assert_same_run("whole", "broken")
+
+
+def test_a_signal_while_judging_stops_the_judging(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    train("whole")
+    judged = 0
+    loss = Engine.loss
+
+    def interrupted(self: Engine, ids: Any, targets: Any) -> float:
+        nonlocal judged
+        judged += 1
+        if judged == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss(self, ids, targets)
+
+    monkeypatch.setattr(Engine, "loss", interrupted)
+    assert train("broken") == 130
+    assert judged == 1
+    assert records("broken", "evaluation") == []
+    assert Run(Path("broken")).checkpoint("best").state.step == 0  # there is no best yet
+    monkeypatch.setattr(Engine, "loss", loss)
+    assert train("broken", "--resume") == 0
+    assert_same_run("whole", "broken")
+
+
+def test_a_signal_in_the_last_evaluation_loses_nothing(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    train("whole")
+    loss = Engine.loss
+    steps: list[int] = []
+    step = Engine.train_step
+
+    def counted(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
+        steps.append(number)
+        return step(self, ids, targets, recipe, number)
+
+    def interrupted(self: Engine, ids: Any, targets: Any) -> float:
+        if steps[-1:] == [19]:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss(self, ids, targets)
+
+    monkeypatch.setattr(Engine, "train_step", counted)
+    monkeypatch.setattr(Engine, "loss", interrupted)
+    assert train("broken") == 130
+    monkeypatch.setattr(Engine, "loss", loss)
+    assert train("broken", "--resume") == 0
+    assert_same_run("whole", "broken")
+    assert train("broken", "--resume") == 2
+
+
+def test_on_another_machine_it_goes_on_with_as_many_threads(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "available_cores", lambda: 3)
+    train("whole", "--threads", "0")
+    whole_step = dies(12, monkeypatch)
+    with pytest.raises(Killed):
+        train("broken", "--threads", "0")
+    monkeypatch.setattr(Engine, "train_step", whole_step)
+    monkeypatch.setattr(engine_module, "available_cores", lambda: 1)
+    assert train("broken", "--resume") == 0
+    assert_same_run("whole", "broken")
+
+
+def test_the_newest_run_is_found(train: Train) -> None:
+    train("runs/b")
+    train("runs/a", "--seed", "2")
+    assert find_run("latest").folder == Path("runs/a")
+    train("runs/b", "--resume", "--steps", "21")
+    assert find_run("latest").folder == Path("runs/b")
+    shutil.rmtree("runs/b/checkpoints/latest")
+    shutil.rmtree("runs/b/checkpoints/best")
+    assert find_run("latest").folder == Path("runs/a")
+
+
+def test_runs_that_begin_together_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = [new_run(None, "laptop").folder for _ in range(5)]
+    assert len(set(folders)) == 5
+    assert all(folder.is_dir() for folder in folders)
+
+
+def test_a_text_that_moved_is_remembered(train: Train) -> None:
+    train("a")
+    Path("play.txt").rename("moved.txt")
+    assert train("a", "--resume", "--steps", "22") == 2
+    assert train("a", "--resume", "--steps", "22", "--data", "moved.txt") == 0
+    assert train("a", "--resume", "--steps", "24") == 0
+
+
+def test_a_damaged_record_costs_itself_alone(train: Train) -> None:
+    train("a")
+    metrics = Path("a/metrics.jsonl")
+    lines = metrics.read_text(encoding="utf-8").splitlines()
+    lines[3] = lines[3][:10] + "\N{REPLACEMENT CHARACTER}"
+    metrics.write_text("\n".join(lines), encoding="utf-8")
+    assert train("a", "--resume", "--steps", "22") == 0
+    assert len(records("a", "step")) + len(records("a", "evaluation")) == len(lines) - 2 + 3  # the end is new
+    metrics.unlink()
+    Path("a/config.json").write_text("{", encoding="utf-8")
+    assert train("a", "--resume", "--steps", "23") == 0
+
+
+def test_since_the_best_is_counted_over_a_stop(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("a", "--lr", "0", "--patience", "3", "--steps", "10") == 0
+    assert train("a", "--resume", "--steps", "100") == 0
+    assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 15]
+
+
+def test_dropout_can_be_changed_in_a_run(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    train("a")
+    used, step = [], Engine.train_step
+
+    def noted(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
+        used.append(self.config.dropout)
+        return step(self, ids, targets, recipe, number)
+
+    monkeypatch.setattr(Engine, "train_step", noted)
+    assert train("a", "--resume", "--steps", "21", "--dropout", "0.2") == 0
+    assert Run(Path("a")).checkpoint("latest").state.config.dropout == 0.2
+    assert used == [0.2]
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C does what it usually does, also where a script has started the tests in the background."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize(("size", "pause", "ends"), [(1, 0.0, True), (2, 0.0, False), (2, 0.1, True)])
+def test_a_second_signal_ends_at_once_unless_it_is_the_first_passed_on_by_a_launcher(
+    size: int, pause: float, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "SAME_SIGNAL", 0.05)
+    processes = Processes()
+    processes.size = size
+    with pytest.raises(KeyboardInterrupt) if ends else nullcontext(), stopping.stop_on_signals(processes) as stop:
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(pause)
+        signal.raise_signal(signal.SIGINT)
+        stop.listen()
+        assert stop.signal == signal.SIGINT
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_second_ctrl_c_saves_nothing_more(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Engine.train_step
+
+    def interrupted(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
+        if number == 3:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return step(self, ids, targets, recipe, number)
+
+    monkeypatch.setattr(Engine, "train_step", interrupted)
+    assert train("a") == 130
+    assert latest("a") == 0
+
+
+def test_after_a_run_signals_do_what_they_did_before(train: Train) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    train("a", "--steps", "1")
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_more_steps_can_be_asked_for_later(train: Train) -> None:
+    train("a")
+    assert train("a", "--resume") == 2
+    assert train("a", "--resume", "--steps", "25") == 0
+    assert [record["step"] for record in records("a", "step")] == list(range(1, 26))
+    assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 15, 20, 25]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--n-layer", "3"], "is a model with n_layer 1, which cannot change"),
+        (["--tokenizer", "bpe"], "is a model with a char tokenizer, which cannot change"),
+        (["--optimizer", "muon"], "is trained by adamw, which cannot change"),
+        (["--preset", "laptop"], "--preset is for a run that begins"),
+        (["--data", "other.txt"], "other.txt is not the text that"),
+        (["--steps", "20"], "has done its 20 steps; to go on, --steps 40"),
+    ],
+)
+def test_what_cannot_change_is_refused_and_nothing_is_lost(
+    flags: list[str], message: str, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train("a")
+    Path("other.txt").write_text(PLAY + "!", encoding="utf-8")
+    before = {path: path.read_bytes() for path in Path("a").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    steps = [] if "--steps" in flags else ["--steps", "25"]
+    assert train("a", "--resume", *steps, *flags) == 2
+    assert message in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path("a").rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_with_a_run_is_not_overwritten(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    train("a")
+    assert train("a") == 2
+    assert "a holds a run already; go on with it by --resume" in capsys.readouterr().err
+
+
+# ---- how it ends ------------------------------------------------------------------------------------------------
+
+
+def test_the_last_step_is_judged_wherever_it_is(train: Train) -> None:
+    train("a", "--steps", "18")
+    assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 15, 18]
+
+
+def test_patience_starts_anew_at_each_best(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    validation = iter([5.0, 6.0, 4.0, 5.0, 5.0, 3.0])
+    monkeypatch.setattr(loop, "running_loss", lambda *_: iter([Judged(1.0, next(validation))]))
+    train("a", "--patience", "2", "--steps", "100")
+    assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 15, 20]
+
+
+def test_an_early_end_is_saved(train: Train) -> None:
+    assert train("a", "--patience", "1", "--lr", "0", "--steps", "100") == 0
+    assert Run(Path("a")).checkpoint("latest").state.step == 5
+
+
+def test_each_evaluation_writes_another_sample_and_the_page(train: Train) -> None:
+    train("a", "--lr", "0", "--weight-decay", "0")
+    evaluations = records("a", "evaluation")
+    assert len({record["sample"] for record in evaluations}) == len(evaluations) == 5
+    assert all(
+        f'"step":{record["step"]},' in Path("a/report.html").read_text(encoding="utf-8") for record in evaluations
+    )
+
+
+def test_the_first_weights_depend_on_the_seed(train: Train) -> None:
+    train("a", "--steps", "1")
+    train("b", "--steps", "1", "--seed", "7")
+    assert records("a", "evaluation")[0]["val_loss"] != records("b", "evaluation")[0]["val_loss"]
+
+
+def test_the_norm_is_recorded_as_it_was_before_clipping(train: Train) -> None:
+    train("a", "--grad-clip", "0.001")
+    assert all(record["grad_norm"] > 0.001 for record in records("a", "step"))
+
+
+def test_patience_ends_a_run_that_gets_no_better(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("a", "--patience", "2", "--lr", "0", "--steps", "100") == 0
+    assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10]
+    assert "no better in 2 evaluations: ended early, at step 10" in capsys.readouterr().out
+    assert Run(Path("a")).checkpoint("latest").state.step == 10
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_last_checkpoint(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = Engine.train_step
+
+    def broken(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
+        found = step(self, ids, targets, recipe, number)
+        return Trained(float("nan"), found.grad_norm) if number == 12 else found
+
+    monkeypatch.setattr(Engine, "train_step", broken)
+    assert train("a") == 1
+    assert "step 13: the loss is nan" in capsys.readouterr().err
+    assert Run(Path("a")).checkpoint("latest").state.step == 10
+
+
+def test_a_learning_rate_that_is_far_too_high_ends_the_run_which_can_go_on_with_a_lower_one(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("a", "--lr", "1e38") == 1
+    err = capsys.readouterr().err
+    assert re.fullmatch(
+        r"gpt-numpy: step [23]: the loss is (nan|inf), the norm of the gradient (nan|inf) \(the first is .*[a-z]\)\. "
+        r"The newest checkpoint is of step 0; a lower --lr or --grad-clip 1 may help, also with --resume\n",
+        err,
+    ), err
+    assert len(records("a", "step")) == int(err.split()[2][0]) - 1
+    assert train("a", "--resume", "--lr", "0.01") == 0
+    train("b")
+    assert records("a", "step") == records("b", "step")
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["due", "asked to stop"])
+def test_weights_that_a_step_has_made_infinite_are_not_saved(
+    asked: bool, train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = Engine.train_step
+
+    def broken(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
+        found = step(self, ids, targets, recipe, number)
+        if number == 13:
+            weights = {name: array.copy() for name, array in self.weights().items()}
+            weights["ln_f.weight"][0] = np.inf
+            self.model.load_state_dict(weights)
+            if asked:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    monkeypatch.setattr(Engine, "train_step", broken)
+    assert train("a", "--checkpoint-every", "7") == 1
+    said = "step 14 has made ln_f.weight not finite. The newest checkpoint is of step 10; a lower --lr or"
+    assert said in capsys.readouterr().err
+    monkeypatch.setattr(Engine, "train_step", step)
+    assert train("a", "--resume") == 0
+
+
+def test_a_validation_loss_that_is_not_a_number_ends_the_run(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loss, step = Engine.loss, Engine.train_step
+    done = 0
+
+    def counted(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
+        nonlocal done
+        done = number + 1
+        return step(self, ids, targets, recipe, number)
+
+    monkeypatch.setattr(Engine, "train_step", counted)
+    monkeypatch.setattr(Engine, "loss", lambda *given: loss(*given) if done < 15 else float("nan"))
+    assert train("a") == 1
+    assert "step 15: the validation loss is nan" in capsys.readouterr().err
+    assert records("a", "end")[-1]["reason"].startswith("it failed: step 15: the validation loss is nan")
+    assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10]
+
+
+def test_a_step_whose_gradient_is_not_a_number_is_not_saved(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = Engine.train_step
+
+    def broken(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
+        found = step(self, ids, targets, recipe, number)
+        return Trained(found.loss, float("inf")) if number == 9 else found
+
+    monkeypatch.setattr(Engine, "train_step", broken)
+    assert train("a") == 1
+    assert "step 10: the loss is" in capsys.readouterr().err
+    assert Run(Path("a")).checkpoint("latest").state.step < 10
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "reason"),
+    [
+        ([], 0, "all steps are done"),
+        (["--patience", "1", "--lr", "0"], 0, "it was no better in 1 evaluations"),
+    ],
+)
+def test_how_a_run_ended_is_recorded_and_on_its_page(train: Train, flags: list[str], status: int, reason: str) -> None:
+    assert train("a", *flags) == status
+    assert [record["reason"] for record in records("a", "end")] == [reason]
+    assert f'"ended":"{reason}"' in Path("a/report.html").read_text(encoding="utf-8")
+    if not flags:
+        assert train("a", "--resume", "--steps", "22") == 0
+        assert [record["step"] for record in records("a", "end")] == [22]
+
+
+def test_what_is_recorded_is_what_was_done(train: Train) -> None:
+    train("a")
+    recipe = Run(Path("a")).checkpoint("latest").state.recipe
+    assert [record["lr"] for record in records("a", "step")] == [recipe.lr_at(step) for step in range(20)]
+    assert all(record["grad_norm"] > 0 for record in records("a", "step"))
+    train("flat", "--lr", "0", "--steps", "110", "--eval-every", "110")
+    assert "not falling" in records("flat", "evaluation")[-1]["diagnoses"][0]
+
+
+@pytest.mark.parametrize("flags", [["--beta1", "0.5"], ["--beta2", "0.5"], ["--weight-decay", "0.9"]])
+def test_each_flag_of_adamw_matters(train: Train, flags: list[str]) -> None:
+    train("plain")
+    train("other", *flags)
+    assert records("plain", "step")[0]["loss"] == records("other", "step")[0]["loss"]
+    assert records("plain", "step")[-1]["loss"] != records("other", "step")[-1]["loss"]
+
+
+def test_a_run_in_another_thread_needs_no_signals(train: Train) -> None:
+    status = []
+    thread = threading.Thread(target=lambda: status.append(train("a")))
+    thread.start()
+    thread.join()
+    assert status == [0]
+
+
+# ---- recipes ----------------------------------------------------------------------------------------------------
+
+
+def test_the_learning_rate_rises_in_a_line_and_falls_in_half_a_cosine() -> None:
+    recipe = Recipe(steps=1100, warmup=100, lr=1.0, final_lr=0.2)
+    rates = [recipe.lr_at(step) for step in range(1101)]
+    assert np.diff(rates[:101]) == pytest.approx(1 / 101)
+    assert rates[100] == 1.0
+    assert rates[600] == pytest.approx(0.6)
+    assert rates[1100] == pytest.approx(0.2)
+    assert (np.diff(rates[100:]) < 0).all()
+
+
+def test_or_in_a_line() -> None:
+    recipe = Recipe(steps=1100, warmup=100, lr=1.0, final_lr=0.2, schedule="linear")
+    rates = [recipe.lr_at(step) for step in range(1101)]
+    assert rates[:101] == [replace(recipe, schedule="cosine").lr_at(step) for step in range(101)]
+    assert np.diff(rates[100:]) == pytest.approx(-0.8 / 1000)
+    assert rates[1100] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("step", [0, 50, 100, 600])
+def test_both_optimizers_go_by_it(step: int) -> None:
+    recipe = Recipe(steps=1100, warmup=100, lr=0.5, muon_lr=2.0, final_lr=0.2, momentum=0.8, weight_decay=0.3)
+    settings = settings_at(recipe, step)
+    assert settings["hidden"] == {"lr": 4.0 * recipe.lr_at(step), "momentum": 0.8, "weight_decay": 0.3}
+    assert settings["matrices"] == {"lr": recipe.lr_at(step), "betas": (0.9, 0.999), "weight_decay": 0.3}
+    assert settings["others"] == {**settings["matrices"], "weight_decay": 0.0}
+
+
+def test_the_presets_are_as_stated() -> None:
+    laptop, workshop = PRESETS["laptop"], PRESETS["workshop"]
+    assert (laptop.model.n_layer, laptop.model.n_head, laptop.model.n_embd, laptop.model.block_size) == (4, 4, 128, 64)
+    assert (laptop.recipe.batch_size, laptop.recipe.steps) == (12, 2000)
+    model, recipe = workshop.model, workshop.recipe
+    assert (model.vocab_size, model.block_size, model.n_layer, model.n_head, model.n_embd) == (65, 256, 6, 6, 384)
+    assert (recipe.batch_size, recipe.steps, recipe.warmup, recipe.lr, recipe.final_lr) == (64, 5000, 100, 3e-4, 0.0)
+    assert (recipe.eval_every, recipe.checkpoint_every) == (200, 1000)
+    assert (recipe.optimizer, recipe.schedule, recipe.order, model.dropout) == ("adamw", "cosine", "random", 0.0)
+
+
+def test_other_presets_train_other_ways_and_not_other_models() -> None:
+    for name, like in {"laptop-record": "laptop", "sprint": "workshop", "record": "workshop"}.items():
+        assert replace(PRESETS[name].model, dropout=0.0) == PRESETS[like].model
+    plain, record = PRESETS["laptop"].recipe, PRESETS["laptop-record"].recipe
+    assert (record.steps, record.batch_size, record.order) == (plain.steps, plain.batch_size, plain.order)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("program", [PROGRAM, IN_TORCH], ids=["numpy", "torch"])
+def test_both_engines_train_by_every_preset(preset: str, program: Program, train: Train) -> None:
+    flags = ["--data", "play.txt", *MODEL, "--steps", "3", "--threads", "1", "--preset", preset, "--out", preset]
+    assert run(program, ["train", *flags]) == 0
+    assert latest(preset) == 3
+    assert Run(Path(preset)).checkpoint("latest").state.recipe == replace(PRESETS[preset].recipe, steps=3, batch_size=4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps is a whole number of at least 1, not 0"),
+        ({"batch_size": 1.5}, "batch_size is a whole number of at least 1, not 1.5"),
+        ({"lr": -1.0}, "lr is a number of at least 0, not -1.0"),
+        ({"lr": float("inf")}, "lr is a number of at least 0, not inf"),
+        ({"beta1": 1.0}, "beta1 is below 1, not 1.0"),
+        ({"beta2": 1.0}, "beta2 is below 1, not 1.0"),
+        ({"momentum": 1.0}, "momentum is below 1, not 1.0"),
+        ({"optimizer": "sgd"}, "optimizer is adamw or muon, not 'sgd'"),
+        ({"order": "sorted"}, "order is epochs or random, not 'sorted'"),
+        ({"patience": -1}, "patience is a whole number of at least 0, not -1"),
+    ],
+)
+def test_a_bad_recipe_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Recipe(**settings)
