@@ -1,8 +1,8 @@
-"""Settings of hypothesis and torch, a trainer of tiny models, and the tables at the end of a run."""
+"""Settings of hypothesis and torch, and a trainer of tiny models. What else is special about a run of the tests:
+support/speeds.py (slow tests, and those that run alone) and support/tables.py (what it ends with)."""
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, Phase, settings
 from gpt_numpy.cli import PROGRAM
 from gpt_numpy.workshop import loop
 from gpt_numpy.workshop.commands import run
-from tests.support.report import REPORT
 from tests.support.runs import PLAY, TINY, Train
+
+pytest_plugins = ["tests.support.speeds", "tests.support.tables"]
 
 # The default repeats the same examples in every run, so that a failure is never a surprise on somebody else's
 # machine; `HYPOTHESIS_PROFILE=thorough uv run pytest` looks at 20 times as many, new ones each time.
@@ -50,10 +51,3 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
         return run(PROGRAM, ["train", "--out", out, *begin, *flags])
 
     return start
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    for title, lines in REPORT.tables().items():
-        terminalreporter.section(title)
-        for line in lines:
-            terminalreporter.write_line(line)

@@ -22,7 +22,7 @@ from gpt_numpy.workshop.tokenizers import CharTokenizer
 from tests.equivalence.problems import Arrays
 from tests.equivalence.rounding import HALF_A_UNIT, TIMES, rounding
 from tests.support.engines import CONFIG, ENGINES
-from tests.support.report import REPORT, Difference
+from tests.support.report import REPORT
 
 pytestmark = pytest.mark.equivalence
 
@@ -78,7 +78,7 @@ def assert_within_1e_8(number: int, differences: tuple[float, ...]) -> None:
 
 def report(number: int, dtype: str, differences: tuple[float, ...]) -> None:
     if number in SHOWN:
-        REPORT.steps[number, dtype] = Difference(differences[0], differences[2])
+        REPORT.add_step(number, dtype, differences[0], differences[2])
 
 
 @pytest.fixture(scope="module")

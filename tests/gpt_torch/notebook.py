@@ -1,4 +1,6 @@
-"""Runs the code of a notebook, cell by cell, as IPython and Colab do: python -m tests.gpt_torch.notebook FILE NAME=VALUE
+"""Runs the code of a notebook, cell by cell, as IPython and Colab do.
+
+    python -m tests.gpt_torch.notebook FILE NAME=VALUE ...
 
 Where a cell says NAME = something, VALUE takes its place. The first cell that fails, or whose command does, ends it.
 """

@@ -2,15 +2,12 @@
 
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,24 +33,20 @@ from gpt_torch.cli import PROGRAM
 from gpt_torch.device import find_device
 from gpt_torch.distributed import shares
 from gpt_torch.engine import Engine
+from tests.gpt_torch.launch import LOADED, launch, torchrun
 from tests.gpt_torch.together import CASES, cases, computed
 from tests.support.engines import assert_close
+from tests.support.nursery import Nursery
 from tests.support.runs import restated
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+starts_processes = pytest.mark.alone
 
 
-def torchrun(processes: int, *command: str, **settings: Any) -> tuple[int, str]:
-    """Its status and its output."""
-    process = subprocess.Popen(
-        [*TORCHRUN, "--nproc-per-node", str(processes), *command], text=True, encoding="utf-8",
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **settings,
-    )  # fmt: skip
-    try:
-        output, _ = process.communicate(timeout=500)
-    finally:
-        process.terminate()  # if that took too long; then it ends the processes that it started
-    return process.returncode, output
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    nursery = Nursery(LOADED)
+    yield nursery
+    nursery.end()
 
 
 def of(size: int, rank: int = 0) -> Processes:
@@ -80,19 +73,24 @@ def test_the_processes_share_a_batch_between_them(rows: int, at_once: int, size:
 # ---- the same numbers -------------------------------------------------------------------------------------------
 
 
+TOGETHER = "from pathlib import Path; from tests.gpt_torch.together import main; main(Path())"
+
+
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Path, str]]:
+def together(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Path, str]]:
     """Where so many processes have left what they computed, and what they said if they failed."""
 
     @cache
     def launched(size: int) -> tuple[Path, str]:
         folder = tmp_path_factory.mktemp("together")
-        status, output = torchrun(size, "-m", "tests.gpt_torch.together", str(folder))
+        status, output = launch(nursery, size, folder, TOGETHER)
         return folder, output if status else ""
 
     return launched
 
 
+@starts_processes
+@pytest.mark.slow("several processes")
 @pytest.mark.parametrize(("size", "how", "name"), [(size, *case) for size in (2, 3) for case in cases(size)])
 def test_many_processes_compute_what_one_does(
     size: int, how: str, name: str, together: Callable[[int], tuple[Path, str]], tmp_path: Path
@@ -110,7 +108,6 @@ def test_many_processes_compute_what_one_does(
 
 # ---- the command ------------------------------------------------------------------------------------------------
 
-ROOT = Path(__file__).parents[2]
 PLAY = "".join(f"SCENE {i}. Enter ROMEO, who says {i * i}: farewell!\n" for i in range(60))
 MACHINE = ["--device", "cpu", "--no-self-test", "--threads", "1"]
 TRAIN = [
@@ -158,15 +155,9 @@ FULL = """
 """
 
 
-def commanded(
-    folder: Path, processes: int, command: list[str], happens: str = "pass", rank: int = 0,
-    where: str = "train_step", after: int = 5,
-) -> tuple[int, str]:  # fmt: skip
-    """The status and the output of the command in many processes, in one of which something may happen."""
-    (folder / "play.txt").write_text(PLAY, encoding="utf-8")
-    code = MAIN.format(rank=rank, happens=happens, where=where, after=after)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return torchrun(processes, "--no-python", sys.executable, "-c", code, *command, cwd=folder, env=environment)
+def program(happens: str = "pass", rank: int = 0, where: str = "train_step", after: int = 5) -> str:
+    """The command's code, with something that happens in one of the processes."""
+    return MAIN.format(rank=rank, happens=happens, where=where, after=after)
 
 
 def records(folder: Path, kind: str) -> list[dict[str, Any]]:
@@ -174,23 +165,26 @@ def records(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 
+@starts_processes
+@pytest.mark.slow("torchrun")
 def test_a_run_in_many_processes_and_then_in_others_is_the_run_of_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nursery: Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many, one = tmp_path / "many", tmp_path / "one"
     for folder in (many, one):
         folder.mkdir()
-    status, output = commanded(many, 2, TRAIN, ASKED, rank=1)
+        (folder / "play.txt").write_text(PLAY, encoding="utf-8")
+    status, output = torchrun(2, many, program(ASKED, rank=1), *TRAIN)
     assert status == 1  # torchrun's
     assert output.count("stopped and saved at step 6; go on with --resume") == 1, output
     assert "gpt-torch: " not in output
     assert [record["reason"] for record in records(many, "end")] == ["it was stopped"]
     assert "in each of 2 processes (ddp)" in output
-    status, output = commanded(many, 3, ["train", "--resume", "--out", "a", *MACHINE, "--parallel", "fsdp"])
+    resume = ["train", "--resume", "--out", "a", *MACHINE, "--parallel", "fsdp"]
+    status, output = launch(nursery, 3, many, program(), *resume)
     assert status == 0, output
     assert output.count("going on after step 6 of 10") == 1, output
     assert "in each of 3 processes (fsdp)" in output
-    (one / "play.txt").write_text(PLAY, encoding="utf-8")
     monkeypatch.chdir(one)
     assert run(PROGRAM, TRAIN) == 0
     for kind, figures in (("step", ("loss", "grad_norm", "lr")), ("evaluation", ("train_loss", "val_loss"))):
@@ -201,6 +195,8 @@ def test_a_run_in_many_processes_and_then_in_others_is_the_run_of_one(
     assert output.count("best validation loss") == 1  # only one process speaks
 
 
+@starts_processes
+@pytest.mark.slow("several processes")
 @pytest.mark.parametrize(
     ("happens", "rank", "where", "after", "how", "said", "saved"),
     [
@@ -213,9 +209,11 @@ def test_a_run_in_many_processes_and_then_in_others_is_the_run_of_one(
 )
 def test_a_process_that_is_lost_ends_all_with_a_checkpoint(
     happens: str, rank: int, where: str, after: int, how: str, said: str, saved: int,
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    nursery: Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    status, output = commanded(tmp_path, 2, [*TRAIN, "--parallel", how], happens, rank, where, after)
+    (tmp_path / "play.txt").write_text(PLAY, encoding="utf-8")
+    code = program(happens, rank, where, after)
+    status, output = launch(nursery, 2, tmp_path, code, *TRAIN, "--parallel", how)
     assert status == 1, output  # torchrun's
     assert output.count(said) == 1, output
     assert output.count("gpt-torch: ") == 1, output  # one line for one cause
@@ -227,19 +225,23 @@ def test_a_process_that_is_lost_ends_all_with_a_checkpoint(
     assert [record["step"] for record in records(tmp_path, "step")] == list(range(1, 11))
 
 
+@starts_processes
+@pytest.mark.slow("several processes")
 @pytest.mark.parametrize("killed", [0, 2])
 def test_of_three_processes_one_is_killed_and_the_others_end_within_a_minute(
-    killed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    killed: int, nursery: Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began = time.time()
-    status, output = commanded(tmp_path, 3, TRAIN, f"open('killed', 'w').close(); {KILLED}", killed)
+    (tmp_path / "play.txt").write_text(PLAY, encoding="utf-8")
+    start = torchrun if killed == 0 else partial(launch, nursery)
+    status, output = start(3, tmp_path, program(f"open('killed', 'w').close(); {KILLED}", killed), *TRAIN)
     ended, at = time.time(), (tmp_path / "killed").stat().st_mtime
     assert began < at < ended < at + 60
     assert status == 1, output  # torchrun's
     assert output.count(f"gpt-torch: {LOST} after step 5; --resume goes on from the newest checkpoint") == 1, output
     monkeypatch.chdir(tmp_path)
     assert Run(Path("a")).checkpoint("latest").state.step == (4 if killed == 0 else 5)  # only the first one writes
-    status, output = commanded(tmp_path, 3, ["train", "--resume", "--out", "a", *MACHINE])
+    status, output = launch(nursery, 3, tmp_path, program(), "train", "--resume", "--out", "a", *MACHINE)
     assert status == 0, output
     assert [record["step"] for record in records(tmp_path, "step")] == list(range(1, 11))
 

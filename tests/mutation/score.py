@@ -51,6 +51,7 @@ AUTOGRAD = [f"minitensor/test_{name}.py" for name in (
 AUTOGRAD += ["gpt_numpy/test_gpt.py", "equivalence/test_relations.py"]
 MODEL = ["gpt_numpy/test_gpt.py", "equivalence/test_relations.py", "gpt_numpy/test_gpt_engine.py"]
 MODEL += ["equivalence/test_engines.py", "equivalence/test_equivalence.py"]
+QUIETLY = ["-x", "-q", "--tb=no", "-n0", "-p", "no:cacheprovider", "-p", "no:tests.support.tables", "-W", "ignore"]
 PATIENCE = 4.0  # times as long as without a change
 NO_END = "no end"
 PRELOADED = hypothesis, numpy, symbolic_shapes, transformers  # before processes fork: seconds for each of them
@@ -98,7 +99,7 @@ def ask(change: Change, answer: Connection) -> None:
     sys.meta_path.insert(0, Changed(change))
     first = First()
     for arguments in tests_of(change):
-        status = pytest.main(["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-W", "ignore", *arguments], [first])
+        status = pytest.main([*QUIETLY, *arguments], [first])
         if status != pytest.ExitCode.OK:
             first.failed = first.failed or "import"
             break

@@ -1,140 +1,116 @@
-"""What a person reads at the end of a test run: how far, at most, each gradient is from torch's."""
+"""What a test run found, in numbers: how far, at most, each gradient is from torch's.
+
+Tests add counts and errors under (table, row, column). Workers send theirs to the process that prints the tables, where
+counts are added up and of the errors the largest stays, so that it does not matter who ran what.
+"""
 
 import re
-from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import NamedTuple
 
-
-@dataclass
-class Operation:
-    examples: int = 0
-    forward: float = 0.0
-    backward: float = 0.0
+Key = tuple[str, str, str]  # table, row, column
+Number = int | float  # a count, or an error
 
 
-@dataclass
-class Worst:
-    """Of a tensor in many problems: the largest error relative to its norm, and to what rounding moves it by."""
-
-    relative: float | None = None  # until there is one
-    roundings: float | None = None
+class Table(NamedTuple):
+    title: str
+    about: str
+    columns: dict[str, str]  # how the numbers of each are shown
 
 
-class Difference(NamedTuple):
-    """Between two trainings after a step: relative in the loss, in norm in the weights."""
-
-    loss: float = float("nan")
-    weights: float = float("nan")
-
+OPERATIONS = Table(
+    "each operation of minitensor against torch",
+    "Largest error of any entry against torch in float64, relative to its natural size (see minitensor/judge.py)",
+    {
+        **{"float64 examples": ",", "float64 forward": ".1e", "float64 backward": ".1e"},
+        **{"float32 examples": ",", "float32 forward": ".1e", "float32 backward": ".1e"},
+    },
+)
+TENSORS = Table(
+    "gpt_numpy against torch",
+    "Largest error of a whole tensor against torch in float64: relative to its norm;\n"
+    "and in roundings, how many times what rounding in that precision moves it by.\n"
+    "A tensor whose numbers cancel, so that rounding to float32 moves it by\n"
+    "1e-04 of its norm or more, counts in roundings alone. d: the gradient.",
+    {"float64 error": ".1e", "float64 roundings": ".1f", "float32 error": ".1e", "float32 roundings": ".1f"},
+)
+STEPS = Table(
+    "gpt_numpy and gpt_torch, trained side by side",
+    "Equal weights, batches, clipping, schedule and AdamW; how far apart after so many steps, relative",
+    {"float64 loss": ".1e", "float64 weights": ".1e", "float32 loss": ".1e", "float32 weights": ".1e"},
+)
+INPUTS = Table("random inputs", "Each was used, or refused in one line", {"tried": ",", "refused": ","})
+TABLES = (OPERATIONS, TENSORS, STEPS, INPUTS)
 
 WELL = 1e-4  # a tensor that rounding moves by less of its norm keeps its digits, in float32 and the more in float64
 UNIT = {"float64": 2.0**-29, "float32": 1.0}  # of the last place, in those of float32
 
 
-@dataclass
-class Inputs:
-    tried: int = 0
-    refused: int = 0
-
-
-@dataclass
 class Report:
-    operations: dict[tuple[str, str], Operation] = field(default_factory=lambda: defaultdict(Operation))
-    tensors: dict[tuple[str, str], Worst] = field(default_factory=lambda: defaultdict(Worst))
-    steps: dict[tuple[int, str], Difference] = field(default_factory=dict)
-    inputs: dict[str, Inputs] = field(default_factory=lambda: defaultdict(Inputs))
+    def __init__(self) -> None:
+        self.numbers: dict[Key, Number] = {}
+
+    def add(self, key: Key, number: Number) -> None:
+        before = self.numbers.get(key)
+        if before is None:
+            self.numbers[key] = number
+        else:
+            self.numbers[key] = before + number if isinstance(number, int) else max(before, number)
+
+    def add_all(self, numbers: Iterable[tuple[Key, Number]]) -> None:
+        for key, number in numbers:
+            self.add(key, number)
 
     def add_operation(self, op: str, dtype: str, forward: float, backward: float) -> None:
-        row = self.operations[op, dtype]
-        row.examples += 1
-        row.forward = max(row.forward, forward)
-        row.backward = max(row.backward, backward)
+        self.add((OPERATIONS.title, op, f"{dtype} examples"), 1)
+        self.add((OPERATIONS.title, op, f"{dtype} forward"), float(forward))
+        self.add((OPERATIONS.title, op, f"{dtype} backward"), float(backward))
 
     def add_tensor(self, name: str, dtype: str, off: float, norm: float, rounding: float) -> None:
         """`rounding` is what rounding to float32 moves the tensor by."""
-        worst = self.tensors[re.sub(r"\d+", "*", name), dtype]
+        name = re.sub(r"\d+", "*", name)
         if rounding < WELL * norm:
-            worst.relative = max(worst.relative or 0.0, off / norm)
+            self.add((TENSORS.title, name, f"{dtype} error"), float(off / norm))
         if rounding:
-            worst.roundings = max(worst.roundings or 0.0, off / (rounding * UNIT[dtype]))
+            self.add((TENSORS.title, name, f"{dtype} roundings"), float(off / (rounding * UNIT[dtype])))
+
+    def add_step(self, step: int, dtype: str, loss: float, weights: float) -> None:
+        self.add((STEPS.title, str(step), f"{dtype} loss"), float(loss))
+        self.add((STEPS.title, str(step), f"{dtype} weights"), float(weights))
 
     def add_input(self, kind: str, refused: bool) -> None:
-        self.inputs[kind].tried += 1
-        self.inputs[kind].refused += refused
+        self.add((INPUTS.title, kind, "tried"), 1)
+        self.add((INPUTS.title, kind, "refused"), int(refused))
 
-    def tables(self) -> dict[str, list[str]]:
-        """By title, without those that nothing was added to."""
-        tables = {
-            "each operation of minitensor against torch": self._operations(),
-            "gpt_numpy against torch": self._tensors(),
-            "gpt_numpy and gpt_torch, trained side by side": self._steps(),
-            "inputs by chance": self._inputs(),
+    def rows(self, table: Table) -> dict[str, list[Number | None]]:
+        """By name, in an order that does not depend on who ran which test when."""
+        names = {row for title, row, _ in self.numbers if title == table.title}
+        return {
+            name: [self.numbers.get((table.title, name, column)) for column in table.columns]
+            for name in sorted(names, key=lambda name: (name.startswith("d "), len(name) * name.isdigit(), name))
         }
-        return {title: lines for title, lines in tables.items() if lines}
 
-    def _operations(self) -> list[str]:
-        ops = list(dict.fromkeys(op for op, _ in self.operations))
-        if not ops:
+    def lines(self, table: Table) -> list[str]:
+        """For a terminal; nothing where nothing was added."""
+        rows = self.rows(table)
+        if not rows:
             return []
-        lines = [
-            "Largest error of any entry against torch in float64, relative to its natural size (see minitensor/judge.py)",
-            "",
-            f"{'':18}{'examples':>9}{'float64':>10}{'':10}{'examples':>10}{'float32':>10}",
-            f"{'op':18}{'':9}{'forward':>10}{'backward':>10}{'':10}{'forward':>10}{'backward':>10}",
-        ]
-        for op in ops:
-            wide, narrow = self.operations[op, "float64"], self.operations[op, "float32"]
-            lines.append(
-                f"{op:18}{wide.examples:9}{wide.forward:10.1e}{wide.backward:10.1e}"
-                f"{narrow.examples:10}{narrow.forward:10.1e}{narrow.backward:10.1e}"
-            )
+        width = max(map(len, rows)) + 2
+        lines = [*table.about.split("\n"), ""]
+        heads = [column.rpartition(" ") for column in table.columns]  # float64 examples: in two lines
+        wide = [max(10, len(word) + 2) for _, _, word in heads]
+        groups = ["" if heads[i][0] == heads[i - 1][0] else heads[i][0] for i in range(len(heads))]
+        for words in (groups, [word for _, _, word in heads]):
+            if any(words):
+                lines.append(f"{'':{width}}{''.join(f'{word:>{w}}' for word, w in zip(words, wide, strict=True))}")
+        for name, numbers in rows.items():
+            cells = zip(map(shown, numbers, table.columns.values()), wide, strict=True)
+            lines.append(f"{name:{width}}{''.join(f'{cell:>{w}}' for cell, w in cells)}".rstrip())
         return lines
 
-    def _tensors(self) -> list[str]:
-        names = list(dict.fromkeys(name for name, _ in self.tensors))
-        if not names:
-            return []
-        lines = [
-            "Largest error of a whole tensor against torch in float64: relative to its norm;",
-            "and in roundings, how many times what rounding in that precision moves it by.",
-            "A tensor whose numbers cancel, so that rounding to float32 moves it by",
-            f"{WELL:.0e} of its norm or more, counts in roundings alone. d: the gradient.",
-            "",
-            f"{'':30}{'float64':>10}{'roundings':>11}{'float32':>13}{'roundings':>11}",
-        ]
-        for name in sorted(names, key=lambda name: name.startswith("d ")):
-            wide, narrow = self.tensors[name, "float64"], self.tensors[name, "float32"]
-            numbers = f"{_shown(wide.relative, 10, 'e')}{_shown(wide.roundings, 11, 'f')}"
-            numbers += f"{_shown(narrow.relative, 13, 'e')}{_shown(narrow.roundings, 11, 'f')}"
-            lines.append(f"{name:30}{numbers}".rstrip())
-        return lines
 
-    def _steps(self) -> list[str]:
-        if not self.steps:
-            return []
-        lines = [
-            "Equal weights, batches, clipping, schedule and AdamW; how far apart after a step, relative",
-            "",
-            f"{'':8}{'float64':^22}{'float32':^22}",
-            f"{'steps':8}{'loss':>10}{'weights':>10}{'':2}{'loss':>10}{'weights':>10}",
-        ]
-        for step in sorted({step for step, _ in self.steps}):
-            found = [self.steps.get((step, dtype), Difference()) for dtype in ("float64", "float32")]
-            lines.append(f"{step:<8}" + "  ".join(f"{loss:10.1e}{weights:10.1e}" for loss, weights in found))
-        return lines
-
-    def _inputs(self) -> list[str]:
-        if not self.inputs:
-            return []
-        lines = ["Each was used, or refused in one line", "", f"{'':24}{'tried':>8}{'refused':>9}"]
-        lines += [f"{kind:24}{found.tried:8,}{found.refused:9,}" for kind, found in self.inputs.items()]
-        total = sum(found.tried for found in self.inputs.values())
-        return [*lines, f"{'together':24}{total:8,}{sum(found.refused for found in self.inputs.values()):9,}"]
-
-
-def _shown(number: float | None, width: int, style: str) -> str:
-    return " " * width if number is None else f"{number:{width}.1{style}}"
+def shown(number: Number | None, style: str) -> str:
+    return "" if number is None else f"{number:{style}}"
 
 
 REPORT = Report()

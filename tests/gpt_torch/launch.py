@@ -1,0 +1,68 @@
+"""Processes that train together, started as torchrun starts them, or by it.
+
+torchrun's own load PyTorch anew, which takes each of them seconds. Those of `launch` are children of a nursery that has
+loaded it, and get from their environment what torchrun would tell them. As there, the store by which they find each
+other outlives them, and where one fails the others are asked to end.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch.distributed as dist
+
+from tests.support.nursery import ROOT, Nursery
+
+LOADED = """
+import torch._dynamo, torch._inductor.compile_fx, torch.distributed.device_mesh, torch.distributed.fsdp
+import gpt_torch.cli
+"""
+PATIENCE = 300.0
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+
+Ended = tuple[int, str]  # 0 if all did well, else 1; and what they printed
+
+
+def torchrun(processes: int, folder: Path, code: str, *arguments: str) -> Ended:
+    process = subprocess.Popen(
+        [*TORCHRUN, "--nproc-per-node", str(processes), "--no-python", sys.executable, "-c", code, *arguments],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, encoding="utf-8",
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=PATIENCE)
+    finally:
+        process.terminate()  # if that took too long; then it ends the processes that it started
+    return process.returncode, output
+
+
+def launch(nursery: Nursery, processes: int, folder: Path, code: str, *arguments: str) -> Ended:
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    together = {
+        "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
+        "GROUP_RANK": "0", "GROUP_WORLD_SIZE": "1", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    output = folder / f"output-{store.port}"
+    children = [
+        nursery.start(code, *arguments, output=output, cwd=folder, env={**together, "RANK": rank, "LOCAL_RANK": rank})
+        for rank in map(str, range(processes))
+    ]
+    began, asked = time.monotonic(), False
+    try:
+        while None in (found := [child.poll() for child in children]):
+            if any(found) and not asked:
+                asked = True
+                for child in children:
+                    child.send(signal.SIGTERM)
+            assert time.monotonic() < began + PATIENCE, output.read_text(encoding="utf-8")
+            time.sleep(0.02)
+    finally:
+        for child in children:
+            child.send(signal.SIGKILL)
+    said = output.read_text(encoding="utf-8")
+    output.unlink()
+    return int(any(found)), said

@@ -1,0 +1,104 @@
+"""A process that has loaded everything, and whose children start in milliseconds; loading PyTorch takes seconds.
+
+nursery = Nursery("import torch")
+child = nursery.start("print(torch.ones(3))", output=path)
+assert child.wait() == 0
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+class Nursery:
+    def __init__(self, prepare: str) -> None:
+        """`prepare` is the code that all children go on from."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.nursery", prepare],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8",
+        )  # fmt: skip
+
+    def ask(self, **question: Any) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps(question), file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())
+
+    def start(
+        self, code: str, *arguments: str, output: Path, cwd: Path = ROOT, env: dict[str, str] | None = None
+    ) -> "Child":
+        """A child that runs the code, with these arguments in sys.argv; what it prints is added to a file."""
+        pid = self.ask(code=code, arguments=arguments, output=str(output), cwd=str(cwd), env=env or {})
+        return Child(self, pid)
+
+    def end(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+@dataclass
+class Child:
+    nursery: Nursery
+    pid: int
+    status: int | None = None  # below 0: the signal that ended it
+
+    def poll(self) -> int | None:
+        if self.status is None:
+            self.status = self.nursery.ask(pid=self.pid)
+        return self.status
+
+    def wait(self, timeout: float = 120.0) -> int:
+        end = time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if time.monotonic() > end:
+                self.send(signal.SIGKILL)
+                raise TimeoutError(f"process {self.pid} has not ended after {timeout:.0f} s")
+            time.sleep(0.01)
+        return status
+
+    def send(self, number: int) -> None:
+        if self.poll() is None:  # as long as nobody has waited for it, no other process can have its number
+            os.kill(self.pid, number)
+
+
+def main() -> None:
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    exec(sys.argv[1], scope)
+    for line in sys.stdin:
+        question = json.loads(line)
+        if "pid" in question:
+            pid, status = os.waitpid(question["pid"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        else:
+            answer = os.fork()
+            if answer == 0:
+                run(scope, **question)
+        print(json.dumps(answer), flush=True)
+
+
+def run(scope: dict[str, Any], code: str, arguments: list[str], output: str, cwd: str, env: dict[str, str]) -> None:
+    """In a child: the code, and then the end."""
+    with open(os.devnull, "rb") as nothing, open(output, "ab") as file:
+        os.dup2(nothing.fileno(), 0)
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    os.chdir(cwd)
+    os.environ.update(env)
+    sys.argv = ["-c", *arguments]
+    exec(code, scope)
+    sys.exit()
+
+
+if __name__ == "__main__":
+    main()
