@@ -239,6 +239,8 @@ def test_where_accounts_for_all_of_the_time(tiny: None) -> None:
     assert {name: op.forward for name, op in OPS.items()} == forwards  # the clocks are gone
 
 
+@pytest.mark.slow("memory, in new processes")
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak of a process")
 def test_memory_grows_with_the_batch() -> None:
     few, many = (memory.peak(Settings(), NUMPY, rows, 64) for rows in (4, 32))

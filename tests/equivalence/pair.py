@@ -59,8 +59,7 @@ def by_hand(problem: Problem, how: Attention = "whole", dtype: Any = np.float64,
 
 def in_torch(problem: Problem, how: Attention = "whole", dtype: Any = torch.float64, times: float = 1.0) -> Arrays:
     """gpt_torch's model. What it drops is drawn as minitensor draws it."""
-    model = gpt_torch.GPT(problem.config, dtype=dtype)
-    model.load_state_dict(torch_weights(problem.weights, dtype))
+    model = torch_model(problem, dtype)
     seen: dict[str, Any] = {}
     random = np.random.default_rng(MASKS)
 
@@ -94,6 +93,16 @@ def in_torch(problem: Problem, how: Attention = "whole", dtype: Any = torch.floa
 
 
 MASKS = 7  # the seed of what is dropped
+LAST: list[tuple[Problem, Any, Any]] = []
+
+
+def torch_model(problem: Problem, dtype: Any) -> Any:
+    """Built once for a problem that is asked for several times in a row: building takes longer than running."""
+    if not LAST or LAST[0][0] is not problem or LAST[0][1] != dtype:
+        model = gpt_torch.GPT(problem.config, dtype=dtype)
+        model.load_state_dict(torch_weights(problem.weights, dtype))
+        LAST[:] = [(problem, dtype, model)]
+    return LAST[0][2]
 
 
 def note(seen: dict[str, Any], **tensors: Any) -> Any:

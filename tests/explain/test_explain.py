@@ -400,6 +400,7 @@ def test_every_number_of_the_example_on_paper() -> None:
 # ---- what the page carries --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow("the full model")
 def test_a_page_of_32_characters_of_the_full_model_has_less_than_5_MB() -> None:
     config = GPTConfig(vocab_size=65, block_size=64)
     weights = {name: array.astype(np.float64) for name, array in initial_weights(config, 0).items()}

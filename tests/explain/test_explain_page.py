@@ -185,6 +185,7 @@ def test_arrows_lead_from_matrix_to_matrix(reader: Reader) -> None:
     assert len(reader.page.query_selector_all("#flow > svg > path")) > 20
 
 
+@pytest.mark.slow("a browser, in detail")
 def test_every_quantity_opens_and_nothing_is_wrong(reader: Reader, trace: Trace) -> None:
     for quantity in trace.quantities.values():
         shape = trace.numbers[quantity.name].shape
@@ -220,6 +221,7 @@ def test_its_own_arithmetic_agrees_with_the_file(reader: Reader) -> None:
     assert reader.number("#own", "largest") < 1e-13
 
 
+@pytest.mark.slow("a browser, in detail")
 @pytest.mark.parametrize(("name", "index"), [("dS", (3, 1)), ("dU_mlp0", "the smallest")])
 @pytest.mark.parametrize("way", ["torch", "difference"])
 @pytest.mark.parametrize("beyond", [0.5, 2.0])
@@ -254,6 +256,7 @@ def changed(file: Path, folder: Path, name: str, way: str, index: tuple[int, ...
     return page
 
 
+@pytest.mark.slow("a browser, in detail")
 @pytest.mark.parametrize("way", ["torch", "difference", "numbers"])
 def test_what_is_wrong_in_the_file_is_shown_as_wrong(way: str, browser: Any, file: Path, tmp_path: Path) -> None:
     """One number of dS in the file is changed: the account says so, and the page's own arithmetic too."""
@@ -278,6 +281,7 @@ def unpacked(text: str) -> Any:
     return np.frombuffer(base64.b64decode(text.removeprefix(",")), kind).astype("<f8")
 
 
+@pytest.mark.slow("a browser, in detail")
 def test_a_difference_that_was_not_taken_is_said(browser: Any, tmp_path: Path) -> None:
     reader = Reader(browser, written(tmp_path / "page.html", "To be, or", "--differences", "60"))
     reader.go("#dS[7,7]")
@@ -424,6 +428,7 @@ def checked_boxes(page: Any) -> list[str]:
     return [box.get_attribute("value") for box in page.query_selector_all("input[name=break]:checked")]
 
 
+@pytest.mark.slow("a browser, in detail")
 @pytest.mark.parametrize(
     "address", ["dS[1,3]", "dS[99,0]", "dS", "dQQ[1,1]", "<b>", "dS[1", "step=99", "break=all", "%", "dS[1,0]=2"]
 )
@@ -436,6 +441,7 @@ def test_an_address_that_makes_no_sense_is_one_line(address: str, reader: Reader
     assert reader.page.is_visible("#account")
 
 
+@pytest.mark.slow("a browser, in detail")
 @pytest.mark.parametrize("width", [360, 768, 1440])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_every_screen(width: int, scheme: str, browser: Any, file: Path) -> None:
@@ -456,6 +462,7 @@ def brightness(page: Any) -> int:
     return int(red) + int(green) + int(blue)
 
 
+@pytest.mark.slow("a browser, in detail")
 def test_paper_is_light_and_has_no_switches(browser: Any, file: Path) -> None:
     reader = Reader(browser, file, color_scheme="dark")
     reader.open("#dS[3,1]")
@@ -469,6 +476,7 @@ def test_paper_is_light_and_has_no_switches(browser: Any, file: Path) -> None:
 # ---- what it is made of -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow("a browser, in detail")
 @pytest.mark.parametrize(
     "text", ["</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>{{data}}", "\u2028\u202e\x1b[1m é☃"]
 )
@@ -492,6 +500,7 @@ def test_all_files_of_the_page_are_in_it() -> None:
     assert {path.name for path in FOLDER.iterdir()} == {*SCRIPTS, "page.html", "style.css"}
 
 
+@pytest.mark.slow("a browser, in detail")
 @pytest.mark.parametrize(
     "changes", [{"bias": False, "tie_weights": True, "n_head": 1, "n_layer": 1}, {"gelu": "tanh", "n_layer": 3}]
 )
@@ -508,6 +517,7 @@ def test_other_models_fit_the_page(changes: dict[str, Any], browser: Any, tmp_pa
     assert reader.complaints == []
 
 
+@pytest.mark.slow("a browser, in detail")
 def test_a_large_page_opens_quickly(browser: Any, tmp_path: Path) -> None:
     """32 characters of a model 128 wide. Two seconds are promised; a busy machine gets four, and three tries."""
     config = GPTConfig(vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128)
@@ -521,6 +531,7 @@ def test_a_large_page_opens_quickly(browser: Any, tmp_path: Path) -> None:
     assert min(times) < 4, times
 
 
+@pytest.mark.slow("a browser, in detail")
 def test_numbers_that_are_none_are_shown_as_wrong(browser: Any, tmp_path: Path) -> None:
     config = GPTConfig(vocab_size=3, block_size=4, n_layer=1, n_head=2, n_embd=8)
     weights = doubles(config)

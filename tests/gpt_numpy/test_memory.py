@@ -28,6 +28,7 @@ print(pages())
 """
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_memory_that_was_freed_is_kept() -> None:
     done = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, encoding="utf-8", check=True)
@@ -85,6 +86,8 @@ def grown(engine: str, works: str, leak: str = "") -> list[list[int]]:
     return [[int(number) for number in line.split()] for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow("memory, over many steps")
+@pytest.mark.alone
 @pytest.mark.parametrize("engine", ["numpy", "torch"])
 def test_however_long_it_goes_on_memory_stays_the_same_without_the_collector(engine: str) -> None:
     for objects, memory in grown(engine, works="((steps, 2000, 2000), (written, 500, 10000))"):
@@ -92,6 +95,8 @@ def test_however_long_it_goes_on_memory_stays_the_same_without_the_collector(eng
         assert memory < 1 << 15
 
 
+@pytest.mark.slow("memory, over many steps")
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("engine", "leak", "objects", "memory"),
     [

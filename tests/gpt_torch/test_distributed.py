@@ -103,7 +103,7 @@ def test_many_processes_compute_what_one_does(
     many, one = dict(np.load(folder / f"{how} {name}.npz")), computed(case, Processes(), tmp_path)
     if case.low:
         many, one = ({key: some[key] for key in ("reported", "losses")} for some in (many, one))
-    assert_close(many, one, 0.02 if case.low else 1e-3)  # of the keys' bias all is rounding: its true gradient is 0
+    assert_close(many, one, 0.02 if case.low else 1e-3)
 
 
 # ---- the command ------------------------------------------------------------------------------------------------

@@ -152,7 +152,7 @@ def test_a_run_ends_with_its_time_its_speed_and_its_share_of_the_peak(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("play.txt").write_text(PLAY, encoding="utf-8")
-    monkeypatch.setattr("gpt_torch.engine.peak_of", lambda device, dtype: 1e9)
+    monkeypatch.setattr("gpt_torch.engine.peak_of", lambda device, dtype: 1e7)
     assert run(IN_TORCH, ["train", *TINY, "--device", "cpu", "--no-self-test", "--out", "a"]) == 0
     told = re.search(
         r"took 0:00:\d\d, 0:00:\d\d of it in training steps, (\S+) characters per second, (\S+) TFLOP/s, (\S+)% of the",
@@ -162,7 +162,7 @@ def test_a_run_ends_with_its_time_its_speed_and_its_share_of_the_peak(
     speed, teraflops, share = (float(number.replace(",", "")) for number in told.groups())
     config = Run(Path("a")).checkpoint("latest").state.config
     assert teraflops * 1e12 == pytest.approx(speed * flops_per_token(config), rel=0.01)
-    assert share / 100 == pytest.approx(teraflops * 1e12 / 1e9, rel=0.02)
+    assert share / 100 == pytest.approx(teraflops * 1e12 / 1e7, rel=0.02)
     steps = [json.loads(line) for line in Path("a/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     speeds = [record["characters_per_second"] for record in steps if record["kind"] == "step"]
     assert speed == pytest.approx(speeds[-1], rel=1e-3)  # which is that of all but the first step

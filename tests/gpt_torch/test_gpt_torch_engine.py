@@ -33,7 +33,7 @@ each_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
         (replace(CPU, attention="math"), 0),
         (replace(CPU, recompute=True), 0),
         (replace(CPU, recompute=True), 2),
-        (replace(CPU, compile="on"), 0),
+        pytest.param(replace(CPU, compile="on"), 0, marks=pytest.mark.slow("a compiler")),
     ],
     ids=["math", "recompute", "recompute, micro-batches", "compile"],
 )

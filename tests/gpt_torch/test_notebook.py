@@ -26,6 +26,7 @@ def executed(folder: Path, notebook: Path, *settings: str) -> subprocess.Complet
     )  # fmt: skip
 
 
+@pytest.mark.slow("new processes that load PyTorch")
 def test_every_cell_runs_and_a_run_that_was_interrupted_goes_on(tmp_path: Path) -> None:
     more = " ".join(FEW)
     for settings, evaluations, shown in (
@@ -39,6 +40,7 @@ def test_every_cell_runs_and_a_run_that_was_interrupted_goes_on(tmp_path: Path) 
             assert text in done.stdout, text
 
 
+@pytest.mark.slow("new processes that load PyTorch")
 @pytest.mark.parametrize("broken", ["!gpt-torch train --nothing", "1 / 0"], ids=["a command", "Python"])
 def test_a_cell_that_fails_is_noticed(tmp_path: Path, broken: str) -> None:
     cells = [{"cell_type": "code", "source": [line]} for line in ("STEPS = 1", broken, "print('too far')")]

@@ -49,6 +49,7 @@ def tried() -> list[Change]:
     return [change for path in SOURCES for change in changes(path)]
 
 
+@pytest.mark.slow("thousands of changes")
 @pytest.mark.filterwarnings("ignore::SyntaxWarning")
 def test_each_change_is_another_program(tried: list[Change]) -> None:
     assert len({(change.path, change.source) for change in tried}) == len(tried)
@@ -57,6 +58,7 @@ def test_each_change_is_another_program(tried: list[Change]) -> None:
         compile(change.source, change.path, "exec")
 
 
+@pytest.mark.slow("thousands of changes")
 def test_what_is_said_to_change_nothing_is_a_change(tried: list[Change]) -> None:
     for name, reasons in unchanging().items():
         assert reasons.keys() <= {key(change) for change in tried if name_of(change.path) == name}
@@ -84,6 +86,7 @@ def test_a_report_keeps_what_was_found_and_takes_the_reasons_of_today(
     assert "| **all** | 14 | 12 | 1 | 1 |" in text
 
 
+@pytest.mark.slow("thousands of changes")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
 def test_a_changed_source_is_what_the_tests_run() -> None:
     """In a new process, where nothing of the project is loaded: a change is noticed, no change is not."""

@@ -48,10 +48,14 @@ def trained(engine: Engine, recipe: Recipe = RECIPE, steps: range = range(3)) ->
 
 
 def assert_close(a: Everything, b: Everything, rtol: float = 1e-4) -> None:
-    """Equal but for the order of sums in float32."""
+    """Equal but for the order of sums in float32; the biases of keys are left out, since their true gradient is 0, and
+    AdamW makes steps of what rounding leaves of it."""
     assert a.keys() == b.keys()
     for name, value in a.items():
-        np.testing.assert_allclose(value, b[name], rtol, atol=rtol * np.abs(value).max(), err_msg=name)
+        x, y = value, b[name]
+        if name.endswith("attn.c_attn.bias"):
+            x, y = (np.delete(bias.reshape(3, -1), 1, axis=0) for bias in (x, y))
+        np.testing.assert_allclose(x, y, rtol, atol=rtol * np.abs(x).max(), err_msg=name)
 
 
 def assert_same(a: Everything, b: Everything) -> None:

@@ -361,6 +361,7 @@ def opened(browser: Any, path: Path) -> Any:
     return page
 
 
+@pytest.mark.slow("a browser, in detail")
 def test_a_text_full_of_scripts_runs_nothing_on_a_page(
     browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,12 +29,17 @@ from gpt_torch.cli import PROGRAM as IN_TORCH
 from tests.support.runs import TINY, Train, assert_same_run, latest, records
 from tests.workshop.killing import ROOT, Trainer, killed
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the harm is done as it is on Unix")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(sys.platform == "win32", reason="the harm is done as it is on Unix"),
+]
 
 
 # ---- killed -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow("trainers killed at random moments")
+@pytest.mark.alone
 @pytest.mark.parametrize("engine", ["numpy", "torch"])
 def test_killed_again_and_again_a_run_is_the_unbroken_run(engine: str, tmp_path: Path) -> None:
     """The short form of `python -m tests.workshop.killing`."""
