@@ -9,6 +9,7 @@ A case describes its inputs once, by asking a Source for sizes, values and choic
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -86,6 +87,18 @@ class Typical:
         return np.asarray(self.rng.random(shape) < 0.6)
 
 
+# Made once for the same arguments: to make a strategy takes hypothesis longer than to draw from it.
+INTEGERS, ARRAYS = cache(st.integers), cache(hnp.arrays)
+SHAPES, BROADCASTABLE = cache(hnp.array_shapes), cache(hnp.mutually_broadcastable_shapes)
+LAYOUTS = st.sampled_from(["plain", "plain", "fortran", "every other", "backwards"])
+
+
+@cache
+def floats(low: float, high: float) -> st.SearchStrategy[float]:
+    special = [x for x in (0.0, -0.0, 1.0, -1.0, 0.5, 2.0, -3.0, 1e-8, -1e-8, 1e-30, low, high) if low <= x <= high]
+    return st.sampled_from(special) | st.floats(low, high, allow_subnormal=False)
+
+
 class Drawn:
     """Hypothesis's choice, with what breaks gradients made likely: ties, zeros of both signs, large and tiny values,
     sizes 0 and 1, arrays that are not contiguous."""
@@ -94,39 +107,35 @@ class Drawn:
         self.draw = draw
 
     def integer(self, low: int, high: int) -> int:
-        return int(self.draw(st.integers(low, high)))
+        return int(self.draw(INTEGERS(low, high)))
 
     def choice(self, options: Sequence[T]) -> T:
         chosen: T = self.draw(st.sampled_from(options))
         return chosen
 
     def shape(self, min_dims: int = 0, max_dims: int = 3, min_side: int = 0) -> Shape:
-        shapes = hnp.array_shapes(min_dims=min_dims, max_dims=max_dims, min_side=min_side, max_side=4)
-        return tuple(self.draw(shapes))
+        return tuple(self.draw(SHAPES(min_dims=min_dims, max_dims=max_dims, min_side=min_side, max_side=4)))
 
     def shapes(self, count: int) -> list[Shape]:
-        drawn = self.draw(hnp.mutually_broadcastable_shapes(num_shapes=count, min_side=0, max_side=4, max_dims=3))
-        return list(drawn.input_shapes)
+        return list(self.draw(BROADCASTABLE(num_shapes=count, min_side=0, max_side=4, max_dims=3)).input_shapes)
 
     def values(self, shape: Shape, low: float = -8.0, high: float = 8.0) -> Array:
-        special = [x for x in (0.0, -0.0, 1.0, -1.0, 0.5, 2.0, -3.0, 1e-8, -1e-8, 1e-30, low, high) if low <= x <= high]
-        element = st.sampled_from(special) | st.floats(low, high, allow_subnormal=False)
-        equal = self.draw(st.integers(0, 7)) == 0  # all entries the same
+        equal = self.draw(INTEGERS(0, 7)) == 0  # all entries the same
         if equal:
-            return np.full(shape, self.draw(element), np.float64)
-        return self._laid_out(self.draw(hnp.arrays(np.float64, shape, elements=element, fill=st.nothing())))
+            return np.full(shape, self.draw(floats(low, high)), np.float64)
+        return self._laid_out(self.draw(ARRAYS(np.float64, shape, elements=floats(low, high), fill=st.nothing())))
 
     def integers(self, shape: Shape, low: int, high: int) -> Array:
-        array: Array = self.draw(hnp.arrays(np.int64, shape, elements=st.integers(low, high), fill=st.nothing()))
+        array: Array = self.draw(ARRAYS(np.int64, shape, elements=INTEGERS(low, high), fill=st.nothing()))
         return array
 
     def booleans(self, shape: Shape) -> Array:
-        array: Array = self.draw(hnp.arrays(np.bool_, shape))
+        array: Array = self.draw(ARRAYS(np.bool_, shape))
         return array
 
     def _laid_out(self, array: Array) -> Array:
         """The same values, in one of the ways in which NumPy may hold them."""
-        layout = self.draw(st.sampled_from(["plain", "plain", "fortran", "every other", "backwards"]))
+        layout = self.draw(LAYOUTS)
         if layout == "fortran":
             return np.asfortranarray(array) if array.ndim else array
         if layout == "every other" and array.ndim:
