@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, Phase, settings
 
 from gpt_numpy.cli import PROGRAM
@@ -36,7 +35,21 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
-torch.set_num_threads(1)  # the arrays are tiny: threads would only wait for each other
+
+def pytest_configure(config: pytest.Config) -> None:
+    usual = settings()
+    times = 8 if config.getoption("--all") else 1
+    settings.register_profile("many", usual, max_examples=times * usual.max_examples)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Of PyTorch, whatever the last test has set: the arrays are tiny, and threads wait for each other by spinning, which
+    takes the cores from the other workers."""
+    import torch  # seconds, for which the process that only hands out the tests need not wait
+
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -44,7 +57,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     """Trains a tiny model in the folder that is named; more flags may follow."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "play.txt").write_text(PLAY, encoding="utf-8")
-    monkeypatch.setattr(loop, "SAMPLE", 20)
+    monkeypatch.setattr(loop, "SAMPLE", 5)
 
     def start(out: str, *flags: str) -> int:
         begin = [] if "--resume" in flags else ["--data", "play.txt", *TINY]

@@ -58,8 +58,8 @@ def by_hand(problem: Problem, how: Attention = "whole", dtype: Any = np.float64,
 
 
 def in_torch(problem: Problem, how: Attention = "whole", dtype: Any = torch.float64, times: float = 1.0) -> Arrays:
-    """gpt_torch's model. What it drops is drawn as minitensor draws it."""
-    model = torch_model(problem, dtype)
+    """gpt_torch's model. What it drops is drawn as minitensor draws it. 0 times the loss: no gradients."""
+    model = built(problem.weights, dtype, lambda: gpt_torch.GPT(problem.config, dtype=dtype))
     seen: dict[str, Any] = {}
     random = np.random.default_rng(MASKS)
 
@@ -89,20 +89,23 @@ def in_torch(problem: Problem, how: Attention = "whole", dtype: Any = torch.floa
     ):
         seen["logits"], loss = model(torch.from_numpy(problem.ids), torch.from_numpy(problem.targets))
     values = {"loss": loss.detach().numpy(), **{name: shown(t.detach().numpy()) for name, t in seen.items()}}
+    if not times:
+        return values
     return values | torch_gradients(loss * times, {**dict(model.named_parameters()), **seen})
 
 
 MASKS = 7  # the seed of what is dropped
-LAST: list[tuple[Problem, Any, Any]] = []
+LAST: list[Any] = [None, None, None]
 
 
-def torch_model(problem: Problem, dtype: Any) -> Any:
-    """Built once for a problem that is asked for several times in a row: building takes longer than running."""
-    if not LAST or LAST[0][0] is not problem or LAST[0][1] != dtype:
-        model = gpt_torch.GPT(problem.config, dtype=dtype)
-        model.load_state_dict(torch_weights(problem.weights, dtype))
-        LAST[:] = [(problem, dtype, model)]
-    return LAST[0][2]
+def built(weights: Arrays, dtype: Any, build: Callable[[], Any]) -> Any:
+    """A part of PyTorch's model with these weights; the same again while it is asked for the same ones, since building
+    takes longer than running."""
+    if LAST[0] is not weights or LAST[1] != dtype:
+        part = build()
+        part.load_state_dict(torch_weights(weights, dtype))
+        LAST[:] = weights, dtype, part
+    return LAST[2]
 
 
 def note(seen: dict[str, Any], **tensors: Any) -> Any:
@@ -141,8 +144,7 @@ def layer_by_hand(
 
 
 def layer_in_torch(name: str, config: GPTConfig, weights: Arrays, x: Array, dy: Array) -> Arrays:
-    layer = getattr(gpt_torch.model, name)(config).double()
-    layer.load_state_dict(torch_weights(weights, torch.float64))
+    layer = built(weights, torch.float64, lambda: getattr(gpt_torch.model, name)(config).double())
     given = torch.tensor(x, requires_grad=True)
     y = layer(given)
     leaves = {"x": given, **dict(layer.named_parameters())}

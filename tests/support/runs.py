@@ -11,7 +11,7 @@ from gpt_numpy.workshop.runs import Run
 PLAY = "".join(f"SCENE {i}. {'to be or not to be ' * (i % 3)}that is question {i * i}\n" for i in range(80))
 MODEL = ["--n-layer", "1", "--n-head", "2", "--n-embd", "8", "--block-size", "8", "--batch-size", "4"]
 TINY = [
-    *(*MODEL, "--threads", "2"),
+    *(*MODEL, "--threads", "1"),
     *("--steps", "20", "--eval-every", "5", "--checkpoint-every", "10", "--warmup", "2", "--lr", "0.01"),
 ]
 FILES = ("model.safetensors", "optimizer.safetensors", "tokenizer.json", "state.json")

@@ -221,6 +221,7 @@ def test_threads_are_as_many_as_asked_for(here: Path, capsys: pytest.CaptureFixt
     assert json.loads((here / "three" / "config.json").read_text(encoding="utf-8"))["threads"] == 3
 
 
+@pytest.mark.slow("a megabyte of text")
 def test_the_dramatists_floor_stands_beside_the_loss(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(PROGRAM, ["train", *TINY, "--data", "dramatist", "--block-size", "64", "--steps", "1", "--out", "dramatist"])
     assert re.search(r"^step +1 +train .* val .* \(floor 0\.58\d\) ", capsys.readouterr().out, re.MULTILINE)

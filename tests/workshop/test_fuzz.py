@@ -40,7 +40,7 @@ JSON = st.recursive(
     max_leaves=10,
 )
 
-MANY = settings(max_examples=8 * settings().max_examples)  # of what takes milliseconds
+MANY = settings.get_profile("many")  # of what takes milliseconds
 
 
 @contextmanager
