@@ -44,8 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    """Of PyTorch, whatever the last test has set: the arrays are tiny, and threads wait for each other by spinning, which
-    takes the cores from the other workers."""
+    """Of PyTorch, whatever the last test has set: arrays are tiny, and threads that wait keep a core busy, which the
+    other workers need."""
     import torch  # seconds, for which the process that only hands out the tests need not wait
 
     if torch.get_num_threads() != 1:

@@ -1,6 +1,7 @@
 """The house: who may import whom, read from the source, and what importing minitensor loads."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -129,3 +130,12 @@ def test_the_code_of_a_readme_prints_what_it_says(readme: str) -> None:
     expected = [line.split("# ", 1)[1] for line in code.splitlines() if line.startswith("print(")]
     assert expected
     assert printed.splitlines() == expected
+
+
+def test_the_list_of_slow_tests_is_complete() -> None:
+    marked: dict[str, set[str]] = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        if reasons := set(re.findall(r'mark\.slow\("(.+?)"\)', path.read_text(encoding="utf-8"))):
+            marked[path.relative_to(ROOT / "tests").as_posix()] = reasons
+    rows = re.findall(r"^\| `(\S+)` \| (.+) \|$", (ROOT / "tests" / "README.md").read_text(encoding="utf-8"), re.M)
+    assert {file: set(reasons.split("; ")) for file, reasons in rows} == marked

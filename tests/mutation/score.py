@@ -2,8 +2,9 @@
 
     uv run python -m tests.mutation                   tape, tensors, operations and the model: two thousand changes
     uv run python -m tests.mutation softmax linear    those of these sources that have such names
+    uv run python -m tests.mutation --sample 200      so many of the workshop, the engines and Hugging Face, by lot
 
-What it finds goes to mutation.md, where what was found of sources that are not tried stays.
+What it finds goes to mutation.md, where what was found of sources that are not tried stays; a sample is only printed.
 
 changes.py has the changes. Each changed source runs in a process of its own against the tests that are quick, until one
 fails. What survives is either a line that no test looks at, or a change that changes nothing; those of the second kind
@@ -18,6 +19,7 @@ import importlib.util
 import itertools
 import multiprocessing
 import os
+import random
 import re
 import signal
 import sys
@@ -51,6 +53,23 @@ AUTOGRAD = [f"minitensor/test_{name}.py" for name in (
 AUTOGRAD += ["gpt_numpy/test_gpt.py", "equivalence/test_relations.py"]
 MODEL = ["gpt_numpy/test_gpt.py", "equivalence/test_relations.py", "gpt_numpy/test_gpt_engine.py"]
 MODEL += ["equivalence/test_engines.py", "equivalence/test_equivalence.py"]
+
+# What a sample is drawn from, by the tests of the fast half that may notice: first those that are the likeliest to.
+WORKSHOP = [["workshop/test_training.py", "workshop/test_checkpoint.py"]]
+WORKSHOP += [["workshop", "gpt_torch/test_gpt_torch.py", "gpt_torch/test_distributed.py"]]
+STEPS = [["equivalence/test_engines.py", "gpt_numpy/test_gpt_engine.py", "gpt_torch/test_gpt_torch_engine.py"]]
+STEPS += [["equivalence/test_lockstep.py", "minitensor/test_optim.py", *WORKSHOP[0], "gpt_torch", "gpt_numpy"]]
+HUGGING_FACE = [["gpt_torch/test_huggingface.py", "workshop/test_hostile.py"]]
+SAMPLED = {
+    **{ROOT / "gpt_numpy" / "workshop" / f"{name}.py": WORKSHOP for name in (
+        "loop", "checkpoint", "files", "runs", "keeping", "starting", "lock", "stopping", "judging", "sampling",
+        "batches", "streams", "recipes", "seeds",
+    )},
+    **{ROOT / "gpt_numpy" / name: STEPS for name in ("engine.py", "parts.py", "workshop/optimizers.py")},
+    **{ROOT / "gpt_torch" / name: STEPS for name in ("engine.py", "muon.py")},
+    ROOT / "gpt_torch" / "huggingface.py": HUGGING_FACE,
+}  # fmt: skip
+SAMPLES_PATIENCE = 600.0
 QUIETLY = ["-x", "-q", "--tb=no", "-n0", "-p", "no:cacheprovider", "-p", "no:tests.support.tables", "-W", "ignore"]
 PATIENCE = 4.0  # times as long as without a change
 NO_END = "no end"
@@ -140,6 +159,9 @@ def unchanged(path: Path) -> Change:
 
 def tests_of(change: Change) -> Iterator[list[str]]:
     """Arguments of pytest, those that are the likeliest to notice first."""
+    if groups := SAMPLED.get(change.path):
+        yield from (["-m", "not slow", *(f"tests/{name}" for name in group)] for group in groups)
+        return
     ops = re.findall(r"Op\(['\"](\w+)", change.source)
     if own := [op for op in ops if change.where in (f"{op}_forward", f"{op}_backward")] or ops:
         yield ["tests/minitensor/test_ops.py", "-k", " or ".join(f"{op}]" for op in own)]
@@ -152,6 +174,8 @@ def tests_of(change: Change) -> Iterator[list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", help="only sources whose name has one of these; default: all")
+    parser.add_argument("--sample", type=int, metavar="N", help="N changes by lot, of other sources")
+    parser.add_argument("--seed", type=int, default=0, help="of the lot; default: %(default)s")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="at once; default: %(default)s")
     arguments = parser.parse_args()
     os.chdir(ROOT)
@@ -160,6 +184,8 @@ def main() -> None:
     sources = [s for s in SOURCES if not arguments.names or any(name in s.stem for name in arguments.names)]
     if not hasattr(os, "fork"):
         parser.error("this system has no fork()")
+    if arguments.sample:
+        sys.exit(sample(arguments.sample, arguments.seed, arguments.processes) > 0)
     if not sources:
         parser.error(f"no source has such a name; there are {', '.join(source.stem for source in SOURCES)}")
     patience = {}
@@ -175,6 +201,19 @@ def main() -> None:
         survived = write_report(sections)
     print(f"{len(wanted)} changes were tried; in {REPORT.relative_to(ROOT)} {survived} survived")
     sys.exit(survived > 0)
+
+
+def sample(count: int, seed: int, processes: int) -> int:
+    """Tries so many changes, and says how many of them survived."""
+    drawn = random.Random(seed).sample([change for source in SAMPLED for change in changes(source)], count)
+    reasons, survived, nothing = unchanging(), 0, 0
+    for verdict in judged(drawn, processes, dict.fromkeys(SAMPLED, SAMPLES_PATIENCE)):
+        if not verdict.noticed_by:
+            explained = key(verdict.change) in reasons.get(name_of(verdict.change.path), {})
+            nothing, survived = nothing + explained, survived + (not explained)
+    noticed = count - nothing - survived
+    print(f"{count} changes, seed {seed}: {noticed} noticed, {nothing} change nothing, {survived} survived")
+    return survived
 
 
 def judged(wanted: list[Change], processes: int, patience: Mapping[Path, float] = {}) -> Iterator[Verdict]:
@@ -233,7 +272,7 @@ def key(change: Change) -> Key:
 
 
 def unchanging() -> Reasons:
-    reasons: Reasons = {name_of(path): {} for path in SOURCES}
+    reasons: Reasons = {name_of(path): {} for path in [*SOURCES, *SAMPLED]}
     for entry in tomllib.loads(UNCHANGING.read_text(encoding="utf-8"))["change"]:
         reasons[entry["file"]][entry["in"], entry["before"], entry["after"]] = entry["why"]
     return reasons

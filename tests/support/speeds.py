@@ -1,26 +1,33 @@
 """Two speeds, and tests that have the machine to themselves.
 
-@pytest.mark.slow("why")   runs with --all, or where its file or the test itself is named
-@pytest.mark.alone         measures time or memory, is sent signals, mounts a disk, or starts many processes: such
-                           tests come last, and while one of them runs no worker runs another
+    @pytest.mark.slow("why")   runs with --all, or where its file or the test itself is named
+    @pytest.mark.alone         measures time or memory, gets signals, mounts a disk, or starts many processes: such
+                               tests come last, in one worker, and while one runs no other worker runs a test
+
+The workers take one test at a time. The tests of a file with module-scoped fixtures stay together, so that only one
+worker sets those up.
 """
 
+import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 try:
     import fcntl
-except ImportError:  # Windows: those tests come last, but not one at a time
+except ImportError:  # Windows: tests that run alone come last, but others may still be running
     fcntl = None  # type: ignore[assignment]
 
 LEFT_OUT = pytest.StashKey[int]()
-LOCK = pytest.StashKey[Path]()
+SHARED = pytest.StashKey[Path]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,7 +42,75 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in set(slow)]
         config.hook.pytest_deselected(items=slow)
         config.stash[LEFT_OUT] = len(slow)
-    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+    items.sort(key=is_alone)
+    if shared := shared_folder(config):
+        write_groups(shared, {item.nodeid: group_of(item) for item in items})
+
+
+def is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
+
+
+def group_of(item: pytest.Item) -> str:
+    if is_alone(item):
+        return "alone"
+    return str(item.path) if has_module_fixtures(item.path) else item.nodeid
+
+
+@cache
+def has_module_fixtures(path: Path) -> bool:
+    return 'scope="module"' in path.read_text(encoding="utf-8")
+
+
+# ---- which worker runs what -------------------------------------------------------------------------------------
+
+
+class Scheduler(LoadScopeScheduling):
+    """Hands out the groups in their order; the last is that of the tests that run alone."""
+
+    groups: dict[str, str] | None = None
+
+    def _split_scope(self, nodeid: str) -> str:
+        if self.groups is None:
+            self.groups = read_groups(self.config.stash[SHARED])
+        return self.groups[nodeid]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
+    config.option.loadscopereorder = False
+    return Scheduler(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """The main process tells each new worker which folder they share."""
+    if SHARED not in node.config.stash:
+        node.config.stash[SHARED] = Path(tempfile.mkdtemp(prefix="minitensor-tests-"))
+    node.workerinput["shared"] = str(node.config.stash[SHARED])
+
+
+def shared_folder(config: pytest.Config) -> Path | None:
+    """In a worker; elsewhere None."""
+    shared = getattr(config, "workerinput", {}).get("shared")
+    return Path(shared) if shared else None
+
+
+def write_groups(shared: Path, groups: dict[str, str]) -> None:
+    """The same from each worker, in one piece: the main process, which has not collected the tests, reads it."""
+    own = shared / f"groups-{os.getpid()}"
+    own.write_text(json.dumps(groups), encoding="utf-8")
+    own.replace(shared / "groups")
+
+
+def read_groups(shared: Path) -> dict[str, str]:
+    groups: dict[str, str] = json.loads((shared / "groups").read_text(encoding="utf-8"))
+    return groups
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if shared := config.stash.get(SHARED, None):
+        shutil.rmtree(shared)
 
 
 # ---- one at a time ----------------------------------------------------------------------------------------------
@@ -43,35 +118,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    worker = getattr(item.config, "workerinput", {})
-    with locked(worker.get("lock"), exclusive=item.get_closest_marker("alone") is not None):
+    with locked(shared_folder(item.config), exclusive=is_alone(item)):
         return (yield)
 
 
 @contextmanager
-def locked(path: str | None, exclusive: bool) -> Iterator[None]:
-    """Shared by all workers, or held by one of them; without workers there is nothing to do."""
-    if path is None or fcntl is None:
+def locked(shared: Path | None, exclusive: bool) -> Iterator[None]:
+    """By all workers that run a usual test, or by one that runs one alone; without workers there is nothing to do."""
+    if shared is None or fcntl is None:
         yield
         return
-    with Path(path).open("a", encoding="utf-8") as file:
+    with (shared / "lock").open("a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    """The main process tells a new worker where the lock is."""
-    if LOCK not in node.config.stash:
-        handle, path = tempfile.mkstemp(prefix="minitensor-tests-")
-        os.close(handle)
-        node.config.stash[LOCK] = Path(path)
-    node.workerinput["lock"] = str(node.config.stash[LOCK])
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    if path := config.stash.get(LOCK, None):
-        path.unlink()
 
 
 # ---- what was left out ------------------------------------------------------------------------------------------
