@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
 
 from tests.support.nursery import ROOT, Nursery
 
@@ -40,7 +40,7 @@ def torchrun(processes: int, folder: Path, code: str, *arguments: str) -> Ended:
 
 
 def launch(nursery: Nursery, processes: int, folder: Path, code: str, *arguments: str) -> Ended:
-    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     together = {
         "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),

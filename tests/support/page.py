@@ -94,7 +94,8 @@ def slowest_table(run: Run) -> str:
 
 def numbers_table(report: Report, table: Table) -> str:
     """With a bar behind each error: from 1e-18, nothing, to 1, all."""
-    rows, bars = [["", *table.columns]], {}
+    rows = [["", *table.columns]]
+    bars: dict[tuple[int, int], float] = {}
     for i, (name, numbers) in enumerate(report.rows(table).items(), 1):
         rows.append([name, *map(shown, numbers, table.columns.values())])
         bars |= {(i, j): size(number) for j, number in enumerate(numbers, 1) if isinstance(number, float)}

@@ -65,7 +65,7 @@ def has_module_fixtures(path: Path) -> bool:
 # ---- which worker runs what -------------------------------------------------------------------------------------
 
 
-class Scheduler(LoadScopeScheduling):
+class Scheduler(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Hands out the groups in their order; the last is that of the tests that run alone."""
 
     groups: dict[str, str] | None = None
