@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support import ROOT
+
 ROOMS = ["minitensor", "gpt_numpy", "gpt_torch", "bench", "tests"]
 SMALL_LIBRARIES = {"matplotlib", "platformdirs", "rich", "safetensors", "threadpoolctl", "tokenizers"}  # see pyproject
 

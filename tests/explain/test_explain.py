@@ -42,8 +42,7 @@ from minitensor.ops.attention import (
 from tests.equivalence import problems
 from tests.equivalence.pair import by_hand, in_torch
 from tests.equivalence.problems import any_config, moved
-
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT
 
 
 class Drawn(NamedTuple):

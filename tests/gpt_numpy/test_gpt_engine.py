@@ -15,6 +15,7 @@ from hypothesis.strategies import integers
 
 from gpt_numpy.engine import ALL_AT_ONCE, AT_ONCE, Engine, Rows, divide, numpys_blas
 from minitensor.optim import AdamW, clip_grad_norm_
+from tests.support import ROOT
 from tests.support.engines import CONFIG, RECIPE, assert_close, batch, trained
 
 # ---- what a step is ---------------------------------------------------------------------------------------------
@@ -158,8 +159,7 @@ def test_blas_keeps_to_one_thread_beside_ours() -> None:
         "Engine(GPTConfig(vocab_size=3, block_size=2, n_layer=1, n_head=1, n_embd=2))\n"
         "print([pool['num_threads'] for pool in threadpool_info() if pool['user_api'] == 'blas'])"
     )
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[1]"
 
 
@@ -179,6 +179,5 @@ def test_pytorch_keeps_the_threads_of_its_own_blas(place: str, tmp_path: Path) -
         "found = ThreadpoolController().select(user_api='blas').info()\n"
         "print({blas['filepath']: blas['num_threads'] for blas in found})"
     )
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code, torchs], capture_output=True, text=True, check=True, cwd=root)
+    done = subprocess.run([sys.executable, "-c", code, torchs], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ast.literal_eval(done.stdout) == {numpys: 1, str(torchs): 2}

@@ -1,8 +1,8 @@
-"""Processes that train together, started as torchrun starts them, or by it.
+"""Processes that train together: started by torchrun, or as torchrun does.
 
-torchrun's own load PyTorch anew, which takes each of them seconds. Those of `launch` are children of a nursery that has
-loaded it, and get from their environment what torchrun would tell them. As there, the store by which they find each
-other outlives them, and where one fails the others are asked to end.
+Each process of torchrun loads PyTorch anew, for seconds. `launch` forks them from a server that has loaded it, with the
+environment that torchrun would give them. As with torchrun, the store through which they find each other outlives them,
+and when one fails the others get SIGTERM.
 """
 
 import os
@@ -14,7 +14,8 @@ from pathlib import Path
 
 from torch._C._distributed_c10d import TCPStore
 
-from tests.support.nursery import ROOT, Nursery
+from tests.support import ROOT
+from tests.support.fork_server import ForkServer
 
 LOADED = """
 import torch._dynamo, torch._inductor.compile_fx, torch.distributed.device_mesh, torch.distributed.fsdp
@@ -39,7 +40,7 @@ def torchrun(processes: int, folder: Path, code: str, *arguments: str) -> Ended:
     return process.returncode, output
 
 
-def launch(nursery: Nursery, processes: int, folder: Path, code: str, *arguments: str) -> Ended:
+def launch(server: ForkServer, processes: int, folder: Path, code: str, *arguments: str) -> Ended:
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     together = {
         "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
@@ -48,7 +49,7 @@ def launch(nursery: Nursery, processes: int, folder: Path, code: str, *arguments
     }  # fmt: skip
     output = folder / f"output-{store.port}"
     children = [
-        nursery.start(code, *arguments, output=output, cwd=folder, env={**together, "RANK": rank, "LOCAL_RANK": rank})
+        server.start(code, *arguments, output=output, cwd=folder, env={**together, "RANK": rank, "LOCAL_RANK": rank})
         for rank in map(str, range(processes))
     ]
     began, asked = time.monotonic(), False

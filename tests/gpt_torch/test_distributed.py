@@ -36,17 +36,17 @@ from gpt_torch.engine import Engine
 from tests.gpt_torch.launch import LOADED, launch, torchrun
 from tests.gpt_torch.together import CASES, cases, computed
 from tests.support.engines import assert_close
-from tests.support.nursery import Nursery
+from tests.support.fork_server import ForkServer
 from tests.support.runs import restated
 
 starts_processes = pytest.mark.alone
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    nursery = Nursery(LOADED)
-    yield nursery
-    nursery.end()
+def server() -> Iterator[ForkServer]:
+    server = ForkServer(LOADED)
+    yield server
+    server.end()
 
 
 def of(size: int, rank: int = 0) -> Processes:
@@ -77,13 +77,13 @@ TOGETHER = "from pathlib import Path; from tests.gpt_torch.together import main;
 
 
 @pytest.fixture(scope="module")
-def together(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Path, str]]:
+def together(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Path, str]]:
     """Where so many processes have left what they computed, and what they said if they failed."""
 
     @cache
     def launched(size: int) -> tuple[Path, str]:
         folder = tmp_path_factory.mktemp("together")
-        status, output = launch(nursery, size, folder, TOGETHER)
+        status, output = launch(server, size, folder, TOGETHER)
         return folder, output if status else ""
 
     return launched
@@ -168,7 +168,7 @@ def records(folder: Path, kind: str) -> list[dict[str, Any]]:
 @starts_processes
 @pytest.mark.slow("torchrun")
 def test_a_run_in_many_processes_and_then_in_others_is_the_run_of_one(
-    nursery: Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many, one = tmp_path / "many", tmp_path / "one"
     for folder in (many, one):
@@ -181,7 +181,7 @@ def test_a_run_in_many_processes_and_then_in_others_is_the_run_of_one(
     assert [record["reason"] for record in records(many, "end")] == ["it was stopped"]
     assert "in each of 2 processes (ddp)" in output
     resume = ["train", "--resume", "--out", "a", *MACHINE, "--parallel", "fsdp"]
-    status, output = launch(nursery, 3, many, program(), *resume)
+    status, output = launch(server, 3, many, program(), *resume)
     assert status == 0, output
     assert output.count("going on after step 6 of 10") == 1, output
     assert "in each of 3 processes (fsdp)" in output
@@ -209,11 +209,11 @@ def test_a_run_in_many_processes_and_then_in_others_is_the_run_of_one(
 )
 def test_a_process_that_is_lost_ends_all_with_a_checkpoint(
     happens: str, rank: int, where: str, after: int, how: str, said: str, saved: int,
-    nursery: Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    server: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     (tmp_path / "play.txt").write_text(PLAY, encoding="utf-8")
     code = program(happens, rank, where, after)
-    status, output = launch(nursery, 2, tmp_path, code, *TRAIN, "--parallel", how)
+    status, output = launch(server, 2, tmp_path, code, *TRAIN, "--parallel", how)
     assert status == 1, output  # torchrun's
     assert output.count(said) == 1, output
     assert output.count("gpt-torch: ") == 1, output  # one line for one cause
@@ -229,11 +229,11 @@ def test_a_process_that_is_lost_ends_all_with_a_checkpoint(
 @pytest.mark.slow("several processes")
 @pytest.mark.parametrize("killed", [0, 2])
 def test_of_three_processes_one_is_killed_and_the_others_end_within_a_minute(
-    killed: int, nursery: Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    killed: int, server: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began = time.time()
     (tmp_path / "play.txt").write_text(PLAY, encoding="utf-8")
-    start = torchrun if killed == 0 else partial(launch, nursery)
+    start = torchrun if killed == 0 else partial(launch, server)
     status, output = start(3, tmp_path, program(f"open('killed', 'w').close(); {KILLED}", killed), *TRAIN)
     ended, at = time.time(), (tmp_path / "killed").stat().st_mtime
     assert began < at < ended < at + 60
@@ -241,7 +241,7 @@ def test_of_three_processes_one_is_killed_and_the_others_end_within_a_minute(
     assert output.count(f"gpt-torch: {LOST} after step 5; --resume goes on from the newest checkpoint") == 1, output
     monkeypatch.chdir(tmp_path)
     assert Run(Path("a")).checkpoint("latest").state.step == (4 if killed == 0 else 5)  # only the first one writes
-    status, output = launch(nursery, 3, tmp_path, program(), "train", "--resume", "--out", "a", *MACHINE)
+    status, output = launch(server, 3, tmp_path, program(), "train", "--resume", "--out", "a", *MACHINE)
     assert status == 0, output
     assert [record["step"] for record in records(tmp_path, "step")] == list(range(1, 11))
 

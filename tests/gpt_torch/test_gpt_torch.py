@@ -22,9 +22,8 @@ from gpt_numpy.workshop.weights import flops_per_token
 from gpt_torch.cli import PROGRAM as IN_TORCH
 from gpt_torch.device import find_device, peak_of
 from tests.gpt_numpy.test_gpt import VARIANTS
+from tests.support import ROOT
 from tests.workshop.test_commands import PLAY, TINY
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_the_two_model_files_differ_in_imports_devices_and_little_else() -> None:

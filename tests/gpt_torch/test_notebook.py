@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.gpt_torch.notebook import sources
+from tests.support import ROOT
 from tests.support.runs import MODEL, PLAY, records
 
-ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "gpt_torch" / "workshop.ipynb"
 FEW = [*MODEL, "--block-size", "16", "--eval-every", "5", "--threads", "1", "--device", "cpu", "--data", "play.txt"]
 

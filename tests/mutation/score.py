@@ -41,8 +41,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.fx.experimental import symbolic_shapes  # which the first backward pass of torch loads
 
 from tests.mutation.changes import Change, changes
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[2]
 REPORT = ROOT / "tests" / "mutation" / "mutation.md"
 UNCHANGING = ROOT / "tests" / "mutation" / "unchanging.toml"
 SOURCES = [ROOT / "minitensor" / f"{name}.py" for name in ("graph", "arrays", "tensor")]

@@ -9,7 +9,8 @@ import pytest
 
 from tests.mutation import score
 from tests.mutation.changes import Change, changes
-from tests.mutation.score import ROOT, SOURCES, key, name_of, unchanging
+from tests.mutation.score import SOURCES, key, name_of, unchanging
+from tests.support import ROOT
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The tables of a test run as a page, build/test-report.html, with how long each part of the tests took."""
 
-import math
 import platform
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -8,15 +7,17 @@ from html import escape
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.support.report import TABLES, Number, Report, Table, shown
+from tests.support import ROOT
+from tests.support.report import TABLES, Report, Table, shown
 
-PATH = Path(__file__).parents[2] / "build" / "test-report.html"
+PATH = ROOT / "build" / "test-report.html"
 SLOWEST = 20
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --bar: #4a86c855 }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
 td, th { padding: .15rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
+th { white-space: normal; vertical-align: bottom }
 td:first-child, th:first-child { text-align: left }
 td { background: linear-gradient(to right, var(--bar) var(--part, 0%), transparent var(--part, 0%)) }
 td, .failed { font-family: ui-monospace, monospace; font-size: 13px }
@@ -93,17 +94,15 @@ def slowest_table(run: Run) -> str:
 
 
 def numbers_table(report: Report, table: Table) -> str:
-    """With a bar behind each error: from 1e-18, nothing, to 1, all."""
+    """The bar behind an error is its part of the largest in the column."""
+    found = report.rows(table)
+    largest = [max((row[i] or 0 for row in found.values()), default=0) for i in range(len(table.columns))]
     rows = [["", *table.columns]]
     bars: dict[tuple[int, int], float] = {}
-    for i, (name, numbers) in enumerate(report.rows(table).items(), 1):
+    for i, (name, numbers) in enumerate(found.items(), 1):
         rows.append([name, *map(shown, numbers, table.columns.values())])
-        bars |= {(i, j): size(number) for j, number in enumerate(numbers, 1) if isinstance(number, float)}
+        bars |= {(i, j): x / largest[j - 1] for j, x in enumerate(numbers, 1) if x and isinstance(x, float)}
     return table_of(rows, bars)
-
-
-def size(error: Number) -> float:
-    return min(1.0, max(0.0, 1 + math.log10(error) / 18)) if error > 0 else 0.0
 
 
 def table_of(rows: list[list[str]], bars: dict[tuple[int, int], float]) -> str:

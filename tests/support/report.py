@@ -110,7 +110,9 @@ class Report:
 
 
 def shown(number: Number | None, style: str) -> str:
-    return "" if number is None else f"{number:{style}}"
+    if number is None:
+        return ""
+    return f"{number:{style}}" if number else "0"
 
 
 REPORT = Report()

@@ -3,18 +3,14 @@
     uv run python -m tests.workshop.killing                    50 kills of gpt-numpy and 50 of gpt-torch
     uv run python -m tests.workshop.killing --kills 500 numpy
 
-A nursery has the program loaded, and a trainer is its child; what a trainer is doing it marks in a page of memory that
-outlives it.
+A fork server has the program loaded, and a trainer is its child. The trainer marks what it is doing in a page of memory
+that outlives it.
 """
 
 import argparse
-import json
 import mmap
-import os
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -23,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from gpt_numpy.workshop import checkpoint, keeping, report, runs
-from gpt_numpy.workshop.commands import run
 from gpt_numpy.workshop.loop import Training
 from gpt_numpy.workshop.runs import Run
+from tests.support.fork_server import ForkServer
 from tests.support.runs import MODEL, PLAY, assert_same_run
 
-ROOT = Path(__file__).parents[2]
 RECIPE = ["--eval-every", "20", "--checkpoint-every", "5", "--warmup", "2", "--lr", "0.01", "--dropout", "0.1"]
 WORK = ("starting", "a step", "judging", "writing a checkpoint", "writing the page")
 
@@ -66,33 +61,27 @@ class Page:
         return noted
 
 
-def nursery(engine: str, folder: Path) -> None:
-    """For each line of arguments a trainer: its process id, and once it is asked for how it ended."""
-    if engine == "torch":
-        from torch import nn, optim
-
-        from gpt_torch.cli import PROGRAM as program
-
-        optim.AdamW([nn.Parameter()]).step()  # PyTorch loads its optimizers when the first one is used
-    else:
-        from gpt_numpy.cli import PROGRAM as program
+def mark_work(folder: Path) -> None:
+    """In the fork server: what trainers do is marked from now on."""
     page = Page(folder / "page")
     Training._step = page.marking("a step", Training._step)  # type: ignore[method-assign]
     Training._judge = page.marking("judging", Training._judge)  # type: ignore[method-assign]
     save = page.marking("writing a checkpoint", page.noting_the_step(checkpoint.save_checkpoint))
     runs.save_checkpoint = save  # type: ignore[attr-defined]
     keeping.write_report = page.marking("writing the page", report.write_report)  # type: ignore[attr-defined]
-    for line in sys.stdin:
-        page.memory[0] = 0
-        child = os.fork()
-        if not child:
-            sys.stdout = sys.stderr = (folder / "said").open("w", encoding="utf-8")
-            status = run(program, json.loads(line))
-            sys.stdout.flush()
-            os._exit(status)
-        print(child, flush=True)
-        sys.stdin.readline()  # until then nobody else can have its id
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+LOADED = """
+import pathlib, sys
+from gpt_{engine}.cli import PROGRAM
+from gpt_numpy.workshop.commands import run
+from tests.workshop.killing import mark_work
+mark_work(pathlib.Path({folder!r}))
+"""
+LAZY = """
+from torch import nn, optim
+optim.AdamW([nn.Parameter()]).step()  # PyTorch loads its optimizers when the first one is used
+"""
 
 
 class Trainer:
@@ -101,32 +90,26 @@ class Trainer:
         (folder / "play.txt").write_text(PLAY, encoding="utf-8")
         (folder / "page").write_bytes(bytes(16))
         self.page = Page(folder / "page")
-        self.nursery = subprocess.Popen(
-            [sys.executable, "-m", "tests.workshop.killing", "--nursery", str(folder), engine],
-            cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, encoding="utf-8",
-        )  # fmt: skip
+        loaded = LOADED.format(engine=engine, folder=str(folder))
+        self.server = ForkServer(loaded + LAZY if engine == "torch" else loaded)
 
     def train(self, *arguments: str, killed_after: float | None = None) -> int:
         """Its exit status; below 0 the signal that ended it."""
-        assert self.nursery.stdin is not None
-        assert self.nursery.stdout is not None
-        print(json.dumps(["train", *arguments]), file=self.nursery.stdin, flush=True)
-        child = int(self.nursery.stdout.readline())
+        self.page.memory[0] = 0
+        (self.folder / "said").unlink(missing_ok=True)
+        code = "sys.exit(run(PROGRAM, sys.argv[1:]))"
+        child = self.server.start(code, "train", *arguments, output=self.folder / "said", cwd=self.folder)
         if killed_after is not None:
             time.sleep(killed_after)
-            os.kill(child, signal.SIGKILL)
-        print("how?", file=self.nursery.stdin, flush=True)
-        return int(self.nursery.stdout.readline())
+            child.send(signal.SIGKILL)
+        return child.wait()
 
     @property
     def said(self) -> str:
         return (self.folder / "said").read_text(encoding="utf-8")
 
     def end(self) -> None:
-        assert self.nursery.stdin is not None
-        self.nursery.stdin.close()
-        self.nursery.wait()
+        self.server.end()
 
 
 def killed(trainer: Trainer, kills: int, steps: int, longest: float, seed: int) -> tuple[Counter[str], int]:
@@ -161,11 +144,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50, help="of each (default 50)")
     parser.add_argument("--steps", type=int, default=1000, help="of each run (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="decides the moments, as far as a clock allows (default 0)")
-    parser.add_argument("--nursery", metavar="FOLDER", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.nursery:
-        nursery(given.engines[0], Path(given.nursery))
-        return
     for engine in given.engines:
         with tempfile.TemporaryDirectory() as folder:
             trainer = Trainer(engine, Path(folder))

@@ -21,8 +21,8 @@ from gpt_numpy.workshop.commands import run
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs import Run, find_run
 from gpt_torch.engine import Options
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[2]
 PLAY = "".join(f"SCENE {i}.\nEnter ROMEO, who says {i * i}: farewell!\n" for i in range(60))
 TINY = [
     *("--data", "play.txt", "--n-layer", "1", "--n-head", "2", "--n-embd", "8", "--block-size", "8"),

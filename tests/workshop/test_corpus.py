@@ -24,6 +24,7 @@ from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.corpus import Dramatist, TextFile, find_corpus, survey, tokenize, train_tokenizer
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.tokenizers import CharTokenizer
+from tests.support import ROOT
 
 PLAY = "ROMEO:\nIt is the east, and naïve Juliet is the sun 🌞.\n\n" * 40
 
@@ -322,8 +323,7 @@ def test_a_network_that_is_none_is_waited_for_only_so_long(
 
 def test_the_real_address_and_sum() -> None:
     code = "from gpt_numpy.workshop import download as d; print(d.ADDRESS, d.SHA256, d.SIZE)"
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     address, digest, size = done.stdout.split()
     assert address.endswith("karpathy/char-rnn/master/data/tinyshakespeare/input.txt")
     assert digest == "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -515,7 +515,6 @@ def test_memory_does_not_grow_with_the_text(kind: str, least: int, most: int, tm
             for i in range(megabytes):
                 file.write((f"line {i} of a very long text\n" * 50_000)[: 1 << 20])
         command = [sys.executable, "-c", MEMORY, str(path), str(tmp_path / "cache"), kind]
-        root = Path(__file__).parents[2]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
         peaks.append(int(done.stdout) / 1024)
     assert peaks[1] - peaks[0] < 20  # MB, for 30 or 78 MB more text

@@ -26,8 +26,9 @@ from gpt_numpy.workshop.judging import Judged
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs import LOCK, Run
 from gpt_torch.cli import PROGRAM as IN_TORCH
+from tests.support import ROOT
 from tests.support.runs import TINY, Train, assert_same_run, latest, records
-from tests.workshop.killing import ROOT, Trainer, killed
+from tests.workshop.killing import Trainer, killed
 
 pytestmark = [
     pytest.mark.alone,

@@ -1,7 +1,7 @@
-"""A process that has loaded everything, and whose children start in milliseconds; loading PyTorch takes seconds.
+"""A process that has loaded PyTorch, which takes seconds, and forks children that have it too, in milliseconds.
 
-nursery = Nursery("import torch")
-child = nursery.start("print(torch.ones(3))", output=path)
+server = ForkServer("import torch")
+child = server.start("print(torch.ones(3))", output=path)
 assert child.wait() == 0
 """
 
@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT
 
 
-class Nursery:
+class ForkServer:
     def __init__(self, prepare: str) -> None:
-        """`prepare` is the code that all children go on from."""
+        """The children start where the code `prepare` ends."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.nursery", prepare],
+            [sys.executable, "-m", "tests.support.fork_server", prepare],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8",
         )  # fmt: skip
 
@@ -35,7 +35,7 @@ class Nursery:
     def start(
         self, code: str, *arguments: str, output: Path, cwd: Path = ROOT, env: dict[str, str] | None = None
     ) -> "Child":
-        """A child that runs the code, with these arguments in sys.argv; what it prints is added to a file."""
+        """A child that runs the code with these arguments in sys.argv, and appends its output to a file."""
         pid = self.ask(code=code, arguments=arguments, output=str(output), cwd=str(cwd), env=env or {})
         return Child(self, pid)
 
@@ -47,13 +47,13 @@ class Nursery:
 
 @dataclass
 class Child:
-    nursery: Nursery
+    server: ForkServer
     pid: int
     status: int | None = None  # below 0: the signal that ended it
 
     def poll(self) -> int | None:
         if self.status is None:
-            self.status = self.nursery.ask(pid=self.pid)
+            self.status = self.server.ask(pid=self.pid)
         return self.status
 
     def wait(self, timeout: float = 120.0) -> int:
@@ -66,7 +66,7 @@ class Child:
         return status
 
     def send(self, number: int) -> None:
-        if self.poll() is None:  # as long as nobody has waited for it, no other process can have its number
+        if self.poll() is None:  # not reaped yet, so that no other process has its id
             os.kill(self.pid, number)
 
 
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def run(scope: dict[str, Any], code: str, arguments: list[str], output: str, cwd: str, env: dict[str, str]) -> None:
-    """In a child: the code, and then the end."""
+    """In a child."""
     with open(os.devnull, "rb") as nothing, open(output, "ab") as file:
         os.dup2(nothing.fileno(), 0)
         for stream in (1, 2):
