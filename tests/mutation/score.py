@@ -2,7 +2,7 @@
 
     uv run python -m tests.mutation                   tape, tensors, operations and the model: two thousand changes
     uv run python -m tests.mutation softmax linear    those of these sources that have such names
-    uv run python -m tests.mutation --sample 200      so many of the workshop, the engines and Hugging Face, by lot
+    uv run python -m tests.mutation --sample 200      random ones of the workshop, the engines and Hugging Face
 
 What it finds goes to mutation.md, where what was found of sources that are not tried stays; a sample is only printed.
 
@@ -174,8 +174,13 @@ def tests_of(change: Change) -> Iterator[list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", help="only sources whose name has one of these; default: all")
-    parser.add_argument("--sample", type=int, metavar="N", help="N changes by lot, of other sources")
-    parser.add_argument("--seed", type=int, default=0, help="of the lot; default: %(default)s")
+    parser.add_argument(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="N random changes of the workshop, the engines and Hugging Face; only printed",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the sample; default: %(default)s")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="at once; default: %(default)s")
     arguments = parser.parse_args()
     os.chdir(ROOT)

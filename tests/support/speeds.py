@@ -124,7 +124,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @contextmanager
 def locked(shared: Path | None, exclusive: bool) -> Iterator[None]:
-    """By all workers that run a usual test, or by one that runs one alone; without workers there is nothing to do."""
+    """A shared lock for most tests, an exclusive one for those that run alone; none without workers."""
     if shared is None or fcntl is None:
         yield
         return
