@@ -12,6 +12,7 @@ cross-entropy are computed in small steps here, since rounding within them count
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from typing import Any
 from unittest.mock import patch
 
@@ -48,15 +49,21 @@ def rounding(seed: int = 0, unit: float = HALF_A_UNIT) -> Iterator[None]:
     with ExitStack() as stack:
         for name, function in in_steps.items():
             stack.enter_context(patch.object(F, name, function))
-        stack.enter_context(Rounding(seed, unit))
+        if unit:
+            stack.enter_context(Rounding(seed, unit))
         yield
+
+
+@lru_cache(maxsize=8)
+def lots(seed: int) -> torch.Tensor:
+    """1 or -1."""
+    return torch.randint(0, 2, (LOTS,), generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2.0 - 1.0
 
 
 class Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, seed: int, unit: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        lots = torch.randint(0, 2, (LOTS,), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        self.factors = 1.0 + unit * (2.0 * lots - 1.0)
+        self.factors = 1.0 + unit * lots(seed)
         self.taken = 0
 
     @classmethod
@@ -77,7 +84,7 @@ class Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.taken + x.numel() > LOTS:
             self.taken = 0
         begin, self.taken = self.taken, self.taken + x.numel()
-        return x.mul_(self.factors[begin : self.taken].view(x.shape))
+        return x.mul_(self.factors.as_strided(x.shape, x.stride(), begin))
 
 
 # Operations that only take numbers elsewhere.

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from safetensors.numpy import load_file, save_file
 
 from gpt_numpy import GPT
@@ -47,6 +46,8 @@ def their_logits(model: Any, ids: np.ndarray) -> np.ndarray:
 
 def their_model(folder: Path, seed: int = 0, **settings: Any) -> Any:
     """A GPT-2 of transformers whose weights are large enough for every part to matter, saved with a tokenizer."""
+    import transformers  # seconds, for which other tests need not wait
+
     torch.manual_seed(seed)
     none = {"bos_token_id": None, "eos_token_id": None}
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**{**SIZES, **none, **settings}))
@@ -63,6 +64,8 @@ def their_model(folder: Path, seed: int = 0, **settings: Any) -> Any:
 
 @pytest.mark.parametrize("flags", [[], ["--tie-weights"], ["--no-bias"], ["--gelu", "tanh"]], ids=str)
 def test_transformers_computes_the_same_with_an_exported_run(here: Path, flags: list[str]) -> None:
+    import transformers
+
     assert run(BY_HAND, ["train", "--out", "runs/one", *TINY, "--lr", "0.3", "--warmup", "0", *flags]) == 0
     assert run(IN_TORCH, ["export", "there"]) == 0
     model = transformers.AutoModelForCausalLM.from_pretrained("there")
@@ -73,6 +76,8 @@ def test_transformers_computes_the_same_with_an_exported_run(here: Path, flags: 
 
 @pytest.mark.parametrize("kind", [["char"], ["bpe", "--vocab-size", "300"]], ids=str)
 def test_transformers_reads_the_tokenizer_too(here: Path, kind: list[str]) -> None:
+    import transformers
+
     assert run(BY_HAND, ["train", "--out", "runs/one", *TINY, "--tokenizer", *kind]) == 0
     assert run(IN_TORCH, ["export", "there"]) == 0
     theirs = transformers.AutoTokenizer.from_pretrained("there")

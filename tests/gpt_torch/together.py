@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch.distributed.tensor import DTensor
 
 from gpt_numpy import GPTConfig
 from gpt_numpy.workshop.processes import Processes
@@ -65,6 +64,8 @@ def computed(case: Case, processes: Processes, folder: Path) -> Everything:
     engine.load(dict(np.load(weights)), dict(np.load(memory)), step=2)
     reported += [engine.train_step(*batch(case.rows, seed=step), case.recipe, step) for step in (2, 3)]
     assert engine.compiled == (case.options.compile == "on" and COMPILER)
+    from torch.distributed.tensor import DTensor  # a second, for which those who look at CASES need not wait
+
     mine = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in engine.parameters.values())
     share = mine / parameter_count(case.config)
     in_parts = case.options.parallel == "fsdp"

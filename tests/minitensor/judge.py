@@ -168,13 +168,31 @@ def check_by_forward(case: Case, op: Any, example: Example, dy: Array) -> None:
 # ---- comparing --------------------------------------------------------------------------------------------------
 
 
-def compare(case: Case, got: Run, example: Example, dy: Array, float32: bool = False) -> tuple[float, float]:
-    """Largest error of the outputs and of the gradients, relative to the natural sizes; AssertionError if too large.
+@dataclass
+class Truth:
+    """What torch finds for an example, and how large each entry naturally is."""
 
-    `float32` says that `got` computes in float32.
-    """
+    case: Case
+    outcome: Outcome
+    natural: Outcome
+
+    def compare(self, found: Outcome, float32: bool = False) -> tuple[float, float]:
+        """Largest error of the outputs and of the gradients, relative to the natural sizes; AssertionError where one is
+        too large. `float32` says that it was found in float32."""
+        expected, natural, tolerance = self.outcome, self.natural, self.case.float32 if float32 else None
+        assert found.shapes == expected.shapes, f"output: shape {found.shapes}, torch has {expected.shapes}"
+        forward = _error("output", found.y, expected.y, natural.y, tolerance)
+        backward = 0.0
+        for i, (g, e, n) in enumerate(zip(found.gradients, expected.gradients, natural.gradients, strict=True)):
+            assert (g is None) == (e is None), f"input {i}: one side has a gradient, the other none"
+            if g is not None and e is not None and n is not None:
+                backward = max(backward, _error(f"gradient of input {i}", g, e, n, tolerance))
+        return forward, backward
+
+
+def truth(case: Case, example: Example, dy: Array) -> Truth:
     torch_run = through_torch(case.torch)
-    expected, found = torch_run(example, dy), got(example, dy)
+    expected = torch_run(example, dy)
     natural = _natural_sizes(torch_run, example, dy, expected)
     if case.cancels is not None:
         largest = max(np.abs(a[np.isfinite(a)]).max(initial=1.0) for a in example.arrays if _is_float(a))
@@ -183,15 +201,11 @@ def compare(case: Case, got: Run, example: Example, dy: Array, float32: bool = F
         natural = Outcome(
             natural.y + slack, [None if g is None else g + slopes for g in natural.gradients], natural.shapes
         )
-    tolerance = case.float32 if float32 else None
-    assert found.shapes == expected.shapes, f"output: shape {found.shapes}, torch has {expected.shapes}"
-    forward = _error("output", found.y, expected.y, natural.y, tolerance)
-    backward = 0.0
-    for i, (g, e, n) in enumerate(zip(found.gradients, expected.gradients, natural.gradients, strict=True)):
-        assert (g is None) == (e is None), f"input {i}: one side has a gradient, the other none"
-        if g is not None and e is not None and n is not None:
-            backward = max(backward, _error(f"gradient of input {i}", g, e, n, tolerance))
-    return forward, backward
+    return Truth(case, expected, natural)
+
+
+def compare(case: Case, got: Run, example: Example, dy: Array, float32: bool = False) -> tuple[float, float]:
+    return truth(case, example, dy).compare(got(example, dy), float32)
 
 
 def _natural_sizes(run: Run, example: Example, dy: Array, expected: Outcome) -> Outcome:

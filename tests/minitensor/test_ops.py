@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from minitensor.op import OPS
 from minitensor.ops import attention
 from tests.minitensor.cases import CASES
-from tests.minitensor.judge import check_by_forward, compare, operation, rounded_to_float32, through_engine, upstream
+from tests.minitensor.judge import check_by_forward, operation, rounded_to_float32, through_engine, truth, upstream
 from tests.minitensor.strategies import Drawn, Example, Typical
 from tests.support.report import REPORT
 
@@ -21,7 +21,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 every_op = pytest.mark.parametrize("name", list(CASES))
-fused_ops = pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.composed])
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -42,12 +41,20 @@ def test_every_op_has_a_case_and_every_case_an_op() -> None:
 
 @every_op
 @given(data=st.data(), seed=seeds)
-def test_float64_agrees_with_torch(name: str, data: Any, seed: int) -> None:
-    example = CASES[name].make(Drawn(data.draw))
-    note(repr(example))
-    errors = compare(CASES[name], through_engine(operation(OPS[name])), example, upstream(seed))
-    REPORT.add_operation(name, "float64", *errors)
-    check_which_arrays_have_gradients(name, example)
+def test_agrees_with_torch(name: str, data: Any, seed: int) -> None:
+    """In float64 and, rounded, in float32; so do fused operations when composed of smaller ones."""
+    case, op, dy = CASES[name], OPS[name], upstream(seed)
+    drawn = case.make(Drawn(data.draw))
+    note(repr(drawn))
+    check_which_arrays_have_gradients(name, drawn)
+    for dtype, example in (np.float64, drawn), (np.float32, rounded_to_float32(drawn)):
+        note(f"in {dtype.__name__}")
+        true, float32 = truth(case, example, dy), dtype is np.float32
+        errors = true.compare(through_engine(operation(op), dtype)(example, dy), float32)
+        REPORT.add_operation(name, "float32" if float32 else "float64", *errors)
+        if case.composed:
+            note("composed of smaller ones")
+            true.compare(through_engine(case.composed, dtype)(example, dy), float32)
 
 
 def check_which_arrays_have_gradients(name: str, example: Example) -> None:
@@ -61,37 +68,6 @@ def check_which_arrays_have_gradients(name: str, example: Example) -> None:
 
 
 @every_op
-@given(data=st.data(), seed=seeds)
-def test_float32_agrees_with_torch_in_float64(name: str, data: Any, seed: int) -> None:
-    example = rounded_to_float32(CASES[name].make(Drawn(data.draw)))
-    note(repr(example))
-    run = through_engine(operation(OPS[name]), np.float32)
-    errors = compare(CASES[name], run, example, upstream(seed), float32=True)
-    REPORT.add_operation(name, "float32", *errors)
-
-
-@every_op
 @pytest.mark.parametrize("seed", range(5))
 def test_backward_agrees_with_the_forward_alone(name: str, seed: int) -> None:
     check_by_forward(CASES[name], OPS[name], CASES[name].make(Typical(seed)), upstream(seed))
-
-
-@fused_ops
-@given(data=st.data(), seed=seeds)
-def test_composed_agrees_with_torch(name: str, data: Any, seed: int) -> None:
-    """With the tests above: fused = composed = torch."""
-    case = CASES[name]
-    assert case.composed is not None
-    example = case.make(Drawn(data.draw))
-    note(repr(example))
-    compare(case, through_engine(case.composed), example, upstream(seed))
-
-
-@fused_ops
-@given(data=st.data(), seed=seeds)
-def test_composed_agrees_with_torch_in_float32(name: str, data: Any, seed: int) -> None:
-    case = CASES[name]
-    assert case.composed is not None
-    example = rounded_to_float32(case.make(Drawn(data.draw)))
-    note(repr(example))
-    compare(case, through_engine(case.composed, np.float32), example, upstream(seed), float32=True)

@@ -149,8 +149,11 @@ def test_a_folder_with_a_file_that_is_far_too_large_or_deep_is_refused(
     assert str(Path("there") / name) in said(capsys)
 
 
-@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
-@pytest.mark.parametrize("make", [huge, deep])
+FILLED = [("config.json", huge), ("config.json", deep), ("metrics.jsonl", deep)]
+A_GIGABYTE_READ = pytest.param("metrics.jsonl", huge, marks=pytest.mark.slow("a gigabyte is read"))
+
+
+@pytest.mark.parametrize(("name", "make"), [*FILLED, A_GIGABYTE_READ])
 def test_what_a_run_says_of_itself_may_be_anything(name: str, make: Callable[[Path], None], train: Train) -> None:
     train("a")
     make(Path("a") / name)

@@ -30,10 +30,7 @@ from tests.support import ROOT
 from tests.support.runs import TINY, Train, assert_same_run, latest, records
 from tests.workshop.killing import Trainer, killed
 
-pytestmark = [
-    pytest.mark.alone,
-    pytest.mark.skipif(sys.platform == "win32", reason="the harm is done as it is on Unix"),
-]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the harm is done as it is on Unix")
 
 
 # ---- killed -----------------------------------------------------------------------------------------------------
@@ -90,6 +87,8 @@ def says(process: subprocess.Popen[str], beginning: str) -> None:
     assert any(line.startswith(beginning) for line in process.stdout), beginning
 
 
+@pytest.mark.slow("trainers as processes of their own")
+@pytest.mark.alone
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 def test_a_second_signal_does_not_wait_for_a_step_that_takes_long(
     number: signal.Signals, status: int, train: Train, tmp_path: Path
@@ -106,6 +105,7 @@ def test_a_second_signal_does_not_wait_for_a_step_that_takes_long(
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.alone
 def test_a_terminal_that_is_closed_saves_and_ends_the_run(train: Train, tmp_path: Path) -> None:
     import pty
 
@@ -128,6 +128,8 @@ def test_a_terminal_that_is_closed_saves_and_ends_the_run(train: Train, tmp_path
     assert records(tmp_path / "a", "end")[-1]["reason"] == "it was stopped"
 
 
+@pytest.mark.slow("trainers as processes of their own")
+@pytest.mark.alone
 def test_under_nohup_a_terminal_that_is_closed_does_not_matter(train: Train, tmp_path: Path) -> None:
     process = started(
         tmp_path, AS_IT_IS, "train", "--out", "a", "--data", "play.txt", *TINY, stdout=subprocess.PIPE,
@@ -181,6 +183,7 @@ def files_of(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.alone
 def test_on_a_full_disk_training_goes_on_and_saves_again_when_there_is_room(
     small_disk: Path, train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,6 +212,7 @@ def test_on_a_full_disk_training_goes_on_and_saves_again_when_there_is_room(
     assert_same_run("whole", small_disk / "a")
 
 
+@pytest.mark.alone
 def test_a_run_that_ends_on_a_full_disk_is_saved_elsewhere(
     small_disk: Path, train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
@@ -230,6 +234,7 @@ def test_a_run_that_ends_on_a_full_disk_is_saved_elsewhere(
     assert records(other, "step") == records("whole", "step")[20:]
 
 
+@pytest.mark.alone
 def test_where_nothing_can_be_written_that_is_said(
     small_disk: Path, train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -243,6 +248,7 @@ def test_where_nothing_can_be_written_that_is_said(
     assert latest(small_disk / "a") == 10
 
 
+@pytest.mark.alone
 def test_a_run_does_not_begin_where_it_could_not_be_saved(
     small_disk: Path, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,6 +259,7 @@ def test_a_run_does_not_begin_where_it_could_not_be_saved(
     assert "No space left on device" in err
 
 
+@pytest.mark.alone
 def test_without_a_folder_for_temporary_files_too(
     small_disk: Path, train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -286,6 +293,7 @@ def test_a_best_checkpoint_that_could_not_be_written_is_tried_again(
     assert all(np.array_equal(array, failed[0].weights[name]) for name, array in weights.items())
 
 
+@pytest.mark.alone
 def test_an_export_that_does_not_fit_leaves_nothing_behind(
     small_disk: Path, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -390,6 +398,8 @@ def test_what_a_run_is_may_be_written_over_while_it_trains(train: Train, at_step
 # ---- two at once ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow("trainers as processes of their own")
+@pytest.mark.alone
 def test_a_second_trainer_is_refused_until_the_first_is_dead(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
