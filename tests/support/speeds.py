@@ -44,6 +44,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.stash[LEFT_OUT] = len(slow)
     items.sort(key=is_alone)
     if shared := shared_folder(config):
+        items.sort(key=lambda item: (is_alone(item), not has_module_fixtures(item.path)))  # large groups first
         write_groups(shared, {item.nodeid: group_of(item) for item in items})
 
 

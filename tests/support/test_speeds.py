@@ -1,0 +1,98 @@
+"""Two workers run a small suite: what is slow is left out, what has to be alone is, and the tables are of both."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.support import ROOT
+
+SETTINGS = """
+[pytest]
+markers = slow
+    alone
+"""
+TESTS = """
+import json, os, time
+import pytest
+from tests.support.report import REPORT
+
+def noted(name, seconds=0.05):
+    began = time.monotonic()
+    time.sleep(seconds)
+    with open(os.environ["NOTES"], "a", encoding="utf-8") as file:
+        file.write(json.dumps([name, os.environ["PYTEST_XDIST_WORKER"], began, time.monotonic()]) + "\\n")
+"""
+SUITE = {
+    "test_first.py": TESTS + """
+@pytest.mark.alone
+@pytest.mark.parametrize("i", range(4))
+def test_alone(i):
+    noted("alone")
+
+@pytest.mark.slow
+def test_slow():
+    noted("slow")
+""",
+    "test_many.py": TESTS + """
+@pytest.mark.parametrize("i", range(12))
+def test_many(i):
+    noted("many", 1.0 if i == 11 else 0.05)  # the last one goes on when only those that are alone are left
+    REPORT.add_operation("softmax", "float64", i * 1e-17, 0.0)
+""",
+    "test_shared.py": TESTS + """
+@pytest.fixture(scope="module")
+def shared():
+    noted("set up")
+
+@pytest.mark.parametrize("i", range(4))
+def test_shared(i, shared):
+    noted("shared")
+""",
+}  # fmt: skip
+
+
+class Note(NamedTuple):
+    name: str
+    worker: str
+    began: float
+    ended: float
+
+
+def run(folder: Path, *arguments: str) -> tuple[str, list[Note]]:
+    """What pytest says, and what the tests noted."""
+    for name, text in {"pytest.ini": SETTINGS, **SUITE}.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    notes = folder / "notes"
+    notes.unlink(missing_ok=True)
+    plugins = ["-p", "tests.support.speeds", "-p", "tests.support.tables"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n2", *plugins, *arguments], cwd=folder, text=True, encoding="utf-8",
+        capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT), "NOTES": str(notes)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, [Note(*json.loads(line)) for line in notes.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.slow("workers of its own")
+def test_two_workers_run_a_suite(tmp_path: Path) -> None:
+    said, notes = run(tmp_path)
+    names = [note.name for note in notes]
+    assert {name: names.count(name) for name in names} == {"many": 12, "set up": 1, "shared": 4, "alone": 4}
+    assert len({note.worker for note in notes}) == 2
+    for together in (("set up", "shared"), ("alone",)):
+        assert len({note.worker for note in notes if note.name in together}) == 1
+    for note in notes:
+        if note.name == "alone":
+            assert all(other.ended <= note.began or note.ended <= other.began for other in notes if other is not note)
+    assert "1 slow tests were left out; with them: uv run pytest --all" in said
+    (row,) = (line.split() for line in said.splitlines() if line.startswith("softmax"))
+    assert row == ["softmax", "12", "1.1e-16", "0"]
+    _, notes = run(tmp_path, "--all")
+    assert "slow" in [note.name for note in notes]
+    _, notes = run(tmp_path, "test_first.py::test_slow")
+    assert [note.name for note in notes] == ["slow"]
