@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.commands import add_which, leave, run
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.flags import Parser
 from gpt_numpy.workshop.program import Command, Program
 from gpt_numpy.workshop.runs import find_run, new_run
 from gpt_numpy.workshop.weights import parameter_count
-from gpt_torch.device import find_device
+from gpt_torch.device import find_device, remarks
 from gpt_torch.distributed import joined
 from gpt_torch.engine import Engine, Options
 from gpt_torch.huggingface import export, import_folder
@@ -53,13 +54,20 @@ def import_run(program: Program, arguments: Sequence[str]) -> int:
     return 0
 
 
+def check(config: GPTConfig, options: Options, console: Console) -> None:
+    for remark in remarks(options.device):
+        console.say(remark, "yellow")
+    if options.self_test:
+        console.say(self_test(config, options))
+
+
 PROGRAM = Program(
     "gpt-torch",
     "The GPT in PyTorch, on a GPU or a CPU: train it, let it write, judge it.",
     Options,
     Engine,
     preset=lambda options: "laptop" if find_device(options.device).type == "cpu" else "workshop",
-    check=lambda config, options: self_test(config, options) if options.self_test else None,
+    check=check,
     may_change=frozenset({"threads", "device", "parallel", "self_test"}),
     commands={
         "export": Command(export_run, {"export FOLDER": "the newest run as a GPT-2 for transformers"}),

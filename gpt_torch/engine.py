@@ -5,10 +5,11 @@ chooses. With float16, whose range is small, the loss is scaled up before the ba
 """
 
 import math
+import os
 import sys
 from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
@@ -18,7 +19,6 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.checkpoint import checkpoint
@@ -30,8 +30,18 @@ from gpt_numpy.workshop.optimizers import MEMORY, REMEMBERED, grouped, optimizer
 from gpt_numpy.workshop.processes import Processes, check_threads
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.streams import DROPOUT
-from gpt_torch.device import describe, find_device, find_dtype, is_full, noticing_full_memory, peak_of
-from gpt_torch.distributed import divided, is_loss, like, noticing_loss, shares, summed, whole
+from gpt_torch.attention import attending, attention_of
+from gpt_torch.device import (
+    ALLOWED,
+    DTYPES,
+    describe,
+    find_device,
+    find_precision,
+    is_full,
+    noticing_full_memory,
+    peak_of,
+)
+from gpt_torch.distributed import divided, like, noticing_loss, shares, summed, whole
 from gpt_torch.model import GPT, Cache
 from gpt_torch.muon import MuonAdamW
 
@@ -40,13 +50,17 @@ from gpt_torch.muon import MuonAdamW
 class Options:
     """What the machine is asked for."""
 
-    device: Annotated[Literal["auto", "cuda", "mps", "cpu"], "where the model runs"] = "auto"
+    device: Annotated[str, "where the model runs: auto, cuda, cuda:1 or any other number, mps or cpu"] = "auto"
     dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
+        Literal["auto", "float32", "tf32", "bfloat16", "float16"],
         "numbers that matrices are multiplied in; auto: bfloat16 or float16 on CUDA, else float32",
     ] = "auto"
-    attention: Annotated[Literal["fused", "math"], "one kernel, or the formula step by step, to compare"] = "fused"
+    attention: Annotated[
+        Literal["auto", "fused", "math"],
+        "one kernel, or the formula step by step; auto: fused, but math on MPS, whose kernels have been wrong",
+    ] = "auto"
     compile: Annotated[Literal["auto", "on", "off"], "torch.compile for training; auto: on CUDA"] = "auto"
+    deterministic: Annotated[bool, "only what PyTorch adds up in the same order each time; slower on a GPU"] = False
     recompute: Annotated[bool, "keep only what enters each block, compute the rest again: long contexts fit"] = False
     parallel: Annotated[
         Literal["ddp", "fsdp"],
@@ -57,14 +71,14 @@ class Options:
 
     def __post_init__(self) -> None:
         check_threads(self.threads)
-        for name in ("device", "dtype", "attention", "compile", "parallel"):
+        for name in ("dtype", "attention", "compile", "parallel"):
             choices = get_args(get_type_hints(type(self))[name])
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {' or '.join(choices)}, not {getattr(self, name)!r}")
-        device = find_device(self.device)
+        precision = find_precision(self.dtype, find_device(self.device))
         if self.parallel == "fsdp" and not dist.is_initialized():
             raise ValueError("parallel fsdp is for many processes, and this one is alone: start it by torchrun")
-        if self.parallel == "fsdp" and find_dtype(self.dtype, device) == torch.float16:
+        if self.parallel == "fsdp" and precision == "float16":
             raise ValueError("parallel fsdp does not go with float16; --dtype float32 does, and bfloat16 if it is here")
 
 
@@ -81,14 +95,17 @@ class Engine:
         self.threads = torch.get_num_threads()
         self.config = config
         self.device = find_device(self.options.device)
-        self.dtype = find_dtype(self.options.dtype, self.device)
-        peak = peak_of(self.device, self.dtype)
+        self.precision = find_precision(self.options.dtype, self.device)
+        self.dtype = DTYPES[self.precision]
+        self.attention = attention_of(self.options.attention, self.device)
+        set_for_all(self.precision, self.options.deterministic)
+        peak = peak_of(self.device, self.precision)
         self.peak = peak and peak * self.processes.size
         self.model = GPT(config, seed)
         if self.options.recompute:
             for block in self.model.blocks:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-        asked = f"{self.device.type} {self.dtype} {self.options.parallel}"
+        asked = f"{self.device.type} {self.precision} {self.options.parallel}"
         self.processes.agree("--device, --dtype or --parallel, or in what those are by themselves", asked)
         with noticing_loss(), noticing_full_memory():
             self.together = divided(self.model, self.device, self.dtype, self.options.parallel, self.processes.size)
@@ -121,10 +138,11 @@ class Engine:
         for_training(self.model, True)
         loss = None
         try:
-            loss = self.backward(ids, targets, recipe, step)
+            to_compare = not self.proven and self.options.self_test and self.processes.size == 1
+            loss = (self._first_compiled if to_compare else self.backward)(ids, targets, recipe, step)
         except Exception as error:
             if not is_full(error):
-                if self.proven or is_loss(error):
+                if self.proven or not is_compilers(error):
                     raise
                 reason, *_ = [*str(error).strip().splitlines(), type(error).__name__]
                 if self.processes.first:
@@ -154,7 +172,7 @@ class Engine:
     def first_not_finite(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> str | None:
         for_training(self.model, True)
         self.backward(ids, targets, recipe, step)
-        gradients = {f"the gradient of {name}": p.grad for name, p in self.parameters.items() if p.grad is not None}
+        gradients = {f"the gradient of {name}": gradient for name, gradient in self._gradients().items()}
         tensors: dict[str, Tensor] = {**self.parameters, **gradients}
         return next((name for name, tensor in tensors.items() if not whole(tensor).isfinite().all()), None)
 
@@ -184,6 +202,31 @@ class Engine:
             loss: Tensor = forward(self._there(ids[piece]), self._there(targets[piece]))[1]
         return loss * part
 
+    def _first_compiled(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Tensor:
+        """As `backward`, with a look at whether the step finds the same eager; CompiledWrongly if not."""
+        loss = self.backward(ids, targets, recipe, step)
+        gradients, compiled = self._gradients(), self.forward
+        self.forward = self.together
+        try:
+            expected = {"the loss": self.backward(ids, targets, recipe, step), **self._gradients()}
+            other = expected  # with dropout: those of another draw, since what is compiled drops other numbers
+            if self.config.dropout:
+                other = {"the loss": self.backward(ids, targets, recipe, step + 1), **self._gradients()}
+        except RuntimeError as error:
+            if not is_full(error):
+                raise
+            expected = other = {}  # eager steps need more memory; this one may have enough all the same
+        finally:
+            self.forward = compiled
+        if wrong := far_off({"the loss": loss, **gradients}, expected, other, ALLOWED[self.precision]):
+            raise CompiledWrongly(wrong)
+        for name, gradient in gradients.items():
+            self.parameters[name].grad = gradient
+        return loss
+
+    def _gradients(self) -> dict[str, Tensor]:
+        return {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
+
     @contextmanager
     def _exchanging(self, now: bool) -> Iterator[None]:
         """Whether a backward pass adds up the gradients of all processes: after the last piece of a batch is enough."""
@@ -198,18 +241,35 @@ class Engine:
         rows = max(piece.stop - piece.start for piece in shares(len(ids), recipe.micro_batch, self.processes))
         if self.options.parallel == "fsdp":  # where no process can try anything alone
             return RunFailed(f"out of memory on {describe(self.device)}; try --micro-batch {max(1, rows // 2)}")
-        forward = self.forward if self.processes.size == 1 else self.model  # of which other processes do not hear
         self.model.zero_grad()
+        optimizers: list[Tensor] = []
         while rows > 1:
             rows //= 2
             try:
-                torch.autograd.grad(self._part(forward, ids, targets, slice(0, rows)), list(self.parameters.values()))
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                optimizers = optimizers or self._to_come()
+                # By the model itself: of it other processes do not hear, and nothing is compiled for each size.
+                part = self._part(self.model, ids, targets, slice(0, rows))
+                torch.autograd.grad(part, list(self.parameters.values()))
             except RuntimeError as error:
                 if not is_full(error):
                     raise
                 continue
             return RunFailed(f"out of memory on {describe(self.device)}; --micro-batch {rows} fits")
         return RunFailed(f"out of memory on {describe(self.device)} with one sequence; a smaller --block-size may fit")
+
+    def _to_come(self) -> list[Tensor]:
+        """As much memory as the optimizer will need, and does not have before its first step."""
+        optimizer = self.optimizer
+        assert optimizer is not None
+        return [
+            torch.zeros_like(p)
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if not optimizer.state.get(p)
+            for _ in REMEMBERED[group["kind"]]
+        ]
 
     @noticing_loss()
     @noticing_full_memory()
@@ -231,13 +291,12 @@ class Engine:
         with ExitStack() as stack:
             if self.dtype != torch.float32:
                 stack.enter_context(torch.autocast(self.device.type, self.dtype))
-            if self.options.attention == "math":
-                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(attending(self.attention, self.device))
             yield
 
     def for_reading(self) -> AbstractContextManager[None]:
         """One token at a time takes longer in a lower precision; but in parts, blocks are in nothing else."""
-        return self._as_asked() if self.options.parallel == "fsdp" else nullcontext()
+        return self._as_asked() if self.options.parallel == "fsdp" else attending(self.attention, self.device)
 
     def _there(self, ids: Ids) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(ids))
@@ -303,8 +362,8 @@ class Engine:
         return arrays
 
     def describe(self) -> str:
-        precision = str(self.dtype).removeprefix("torch.")
-        how = [precision, f"{self.options.attention} attention", *["compiled"] * self.compiled]
+        how = [self.precision, f"{self.attention} attention"]
+        how += ["compiled"] * self.compiled + ["deterministic"] * self.options.deterministic
         size = self.processes.size
         many = f", in each of {size} processes ({self.options.parallel})" if size > 1 else ""
         return f"PyTorch {torch.__version__}, {', '.join(how)}, {describe(self.device)}{many}"
@@ -329,6 +388,45 @@ class Reader:
         with self.engine.for_reading():
             logits, _ = model(torch.tensor([ids], device=device), cache=self.cache)
         return here(logits[0, -1].float())
+
+
+# ---- what is compiled -------------------------------------------------------------------------------------------
+
+
+class CompiledWrongly(Exception):
+    pass
+
+
+def is_compilers(error: Exception) -> bool:
+    """Whether torch.compile is at fault, and not what it was to compile."""
+    at_fault = CompiledWrongly.__module__, "torch._dynamo", "torch._inductor", "triton"
+    return any(kind.__module__.startswith(at_fault) for kind in type(error).__mro__)
+
+
+def far_off(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], other: Mapping[str, Tensor], allowed: float
+) -> str | None:
+    """The first that is further from what is expected than `allowed`, as a part of its size, or than three times the
+    other; nothing finite is expected of a float16 whose scale is still too large."""
+    every = math.hypot(*(float(x.norm()) for name, x in expected.items() if x.ndim))
+    for name, x in expected.items():
+        size, off = float(x.norm()), float((found[name] - x).norm())
+        limit = allowed * size + 3.0 * float((other[name] - x).norm()) + 1e-6 * every
+        if math.isfinite(limit) and not off <= limit:
+            return f"{f'the gradient of {name}' if x.ndim else name} is off by {off / size:.1e} of its size"
+    return None
+
+
+def set_for_all(precision: str, deterministic: bool) -> None:
+    """What holds for all that PyTorch computes in this process."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS asks for
+    if deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(deterministic)
+
+
+# ---- small things -----------------------------------------------------------------------------------------------
 
 
 def for_training(model: GPT, yes: bool) -> None:

@@ -18,7 +18,6 @@ from gpt_numpy.workshop.errors import Lost, RunFailed, WrongUse
 from gpt_numpy.workshop.flags import Given, Parser, add_fields, chosen, made
 from gpt_numpy.workshop.judging import bits, perplexity, running_loss
 from gpt_numpy.workshop.loop import Training
-from gpt_numpy.workshop.memory import keep_freed_memory
 from gpt_numpy.workshop.program import Command, Program
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.runs import find_run
@@ -37,7 +36,6 @@ def run(program: Program, arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # on Windows a pipe would have another encoding
             stream.reconfigure(encoding="utf-8", errors="replace")
-    keep_freed_memory()
     commands = {**COMMANDS, **program.commands}
     try:
         if not arguments or arguments[0] in ("-h", "--help"):

@@ -25,7 +25,7 @@ class Program:
     options: type  # a dataclass: the flags that only this engine has
     make: Callable[[GPTConfig, int, Any, Processes], Engine]  # from config, seed and options
     preset: Callable[[Any], str] = lambda options: "laptop"  # the one that suits the machine
-    check: Callable[[GPTConfig, Any], str | None] = lambda config, options: None  # of the machine, before training
+    check: Callable[[GPTConfig, Any, Console], None] = lambda *_: None  # of the machine, before training
     may_change: frozenset[str] = frozenset({"threads"})  # options that a run which is resumed does not keep by itself
     elsewhere: Mapping[str, str] = field(default_factory=dict)  # flags that only another command has, and which one
     commands: Mapping[str, Command] = field(default_factory=dict)  # beside train, generate and eval
@@ -33,10 +33,6 @@ class Program:
 
     def engine(self, config: GPTConfig, seed: int, given: Given) -> Engine:
         return self.make(config, seed, self.options_from(given), self.processes)
-
-    def checked(self, config: GPTConfig, given: Given, console: Console) -> None:
-        if line := self.check(config, self.options_from(given)):
-            console.say(line)
 
     def options_from(self, given: Given) -> Any:
         return made(self.options, chosen(self.options, given))

@@ -55,7 +55,7 @@ def _begin(program: Program, given: Given, console: Console, run: Run, config: G
     _check_length(data, config)
     _check_memory(config, recipe)
     program.processes.agree("flags or text", f"{config} {recipe} {surveyed.digest} {tokenizer.to_json()}")
-    program.checked(config, given, console)
+    program.check(config, program.options_from(given), console)
     engine = program.engine(config, recipe.seed, given)
     state = State(
         config, recipe, corpus.data, surveyed.digest, threads=engine.threads, processes=program.processes.size,
@@ -104,7 +104,7 @@ def _resume(program: Program, given: Given, console: Console, run: Run) -> Train
     kept = f"{tokenizer.to_json()} {state.step} {checkpoint.digest} {len(known)}"
     program.processes.agree("flags, text or the run's folder", f"{state.config} {recipe} {data.survey.digest} {kept}")
     given = {**chosen(program.options, dict(state.machine)), **given}
-    program.checked(state.config, given, console)
+    program.check(state.config, program.options_from(given), console)
     if state.processes == program.processes.size:
         given = {"threads": state.threads, **given}  # as many as before, so that it goes on bit for bit
     engine = load_engine(program, replace(checkpoint, state=state), given)

@@ -1,6 +1,8 @@
 """What gpt_torch's engine has of its own: precision, compilation, what does not fit, and the test of the device."""
 
 import math
+import re
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,8 +14,9 @@ from torch.nn import functional as F
 
 from gpt_numpy import GPTConfig
 from gpt_numpy.workshop.errors import RunFailed
+from gpt_numpy.workshop.optimizers import memory_shapes
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
-from gpt_torch.device import find_dtype
+from gpt_torch import selftest
 from gpt_torch.engine import Engine, Options
 from gpt_torch.selftest import self_test
 from tests.support.engines import COMPILER, CONFIG, RECIPE, RECIPES, assert_close, assert_same, batch, trained
@@ -113,31 +116,102 @@ def test_float16_goes_on_bit_for_bit_even_after_a_skipped_step(recipe: Recipe) -
     assert_same(trained(first, recipe, range(25, 30)), trained(second, recipe, range(25, 30)))
 
 
-def test_the_precision_comes_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find_dtype("auto", torch.device("cpu")) == find_dtype("auto", torch.device("mps")) == torch.float32
-    for capability, expected in (((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, it=capability: it)
-        assert find_dtype("auto", torch.device("cuda")) == expected
-    assert find_dtype("float32", torch.device("cuda")) == torch.float32
-
-
 # ---- what does not work -----------------------------------------------------------------------------------------
 
 
-def test_without_a_compiler_training_goes_on_and_says_so(
+def compiler(step: Callable[..., Any]) -> Callable[[Any], Callable[..., Any]]:
+    """Stands in for torch.compile: makes of a model what takes its steps."""
+    return lambda model: lambda *given: step(model, *given)
+
+
+def fails(model: Any, *_: Any) -> None:
+    from torch._dynamo.exc import TorchDynamoException  # a second, for which other tests need not wait
+
+    raise TorchDynamoException("no compiler found\nand much more")
+
+
+def no_gradient(model: Any, ids: torch.Tensor, targets: torch.Tensor) -> Any:
+    logits, loss = model(ids, targets)
+    return logits, loss.detach() + 0.0 * loss
+
+
+def one_wrong(model: Any, ids: torch.Tensor, targets: torch.Tensor) -> Any:
+    """The loss is right; the gradient of one matrix is not."""
+    logits, loss = model(ids, targets)
+    weight = model.blocks[1].mlp.c_fc.weight
+    return logits, loss + 0.001 * (weight - weight.detach()).sum()
+
+
+FAULTS: list[tuple[Callable[..., Any], str]] = [
+    (fails, "no compiler found"),
+    (no_gradient, "the gradient of .* is off by 1.0e.00 of its size"),
+    (one_wrong, r"the gradient of blocks.1.mlp.c_fc.weight is off by .* of its size"),
+]
+
+
+@pytest.mark.parametrize(("fault", "reason"), FAULTS)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_where_compiling_does_not_work_training_goes_on_without_and_says_so(
+    fault: Callable[..., Any], reason: str, dropout: float, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    if fault is one_wrong and dropout:
+        pytest.skip("small beside what another draw changes")
+    config = replace(CONFIG, dropout=dropout)
+    monkeypatch.setattr(torch, "compile", compiler(fault))
+    engine = Engine(config, options=replace(CPU, compile="on"))
+    assert_same(trained(engine), trained(Engine(config, options=CPU)))
+    said = capsys.readouterr().err
+    assert re.fullmatch(f"torch.compile does not work here, so training goes on without: {reason}\n", said)
+    assert not engine.compiled
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_what_is_compiled_and_right_stays_and_is_looked_at_once(
+    dropout: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It takes the steps that it would take unobserved, also where it drops other numbers than an eager step."""
+    config, calls = replace(CONFIG, dropout=dropout), 0
+
+    def other_draws(model: Any, *given: torch.Tensor) -> Any:
+        nonlocal calls
+        calls += 1
+        torch.manual_seed(torch.initial_seed() + 1)
+        return model(*given)
+
+    monkeypatch.setattr(torch, "compile", compiler(other_draws))
+    looked_at, not_looked_at = (
+        Engine(config, options=replace(CPU, compile="on", self_test=on)) for on in (True, False)
+    )
+    assert_same(trained(looked_at), trained(not_looked_at))
+    assert calls == 6
+    assert looked_at.compiled
+    assert capsys.readouterr().err == ""
+
+
+def test_an_error_that_is_not_the_compilers_is_not_called_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def no_compiler(model: Any) -> Callable[..., Any]:
-        def fail(*_: Any) -> None:
-            raise RuntimeError("no compiler found\nand much more")
+    def fail(model: Any, *_: Any) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
 
-        return fail
-
-    monkeypatch.setattr(torch, "compile", no_compiler)
+    monkeypatch.setattr(torch, "compile", compiler(fail))
     engine = Engine(CONFIG, options=replace(CPU, compile="on"))
-    assert_same(trained(engine), trained(Engine(CONFIG, options=CPU)))
-    said = capsys.readouterr().err
-    assert said == "torch.compile does not work here, so training goes on without: no compiler found\n"
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        engine.train_step(*batch(), RECIPE, 0)
+    assert capsys.readouterr().err == ""
+
+
+def test_where_an_eager_step_does_not_fit_the_compiled_one_is_not_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch, "compile", compiler(lambda model, *given: model.forward(*given)))
+    engine = Engine(CONFIG, options=replace(CPU, compile="on"))
+    monkeypatch.setattr(type(engine.model), "__call__", lambda *_: on_a_card())
+    found = engine.train_step(*batch(), RECIPE, 0)
+    monkeypatch.undo()
+    expected = Engine(CONFIG, options=CPU).train_step(*batch(), RECIPE, 0)
+    assert (float(found.loss), float(found.grad_norm)) == (float(expected.loss), float(expected.grad_norm))
 
 
 def test_a_gradient_that_no_smaller_scale_helps_is_not_hidden() -> None:
@@ -171,18 +245,35 @@ def in_the_machine() -> None:
 
 @pytest.mark.parametrize("fail", [on_a_card, in_the_machine])
 @pytest.mark.parametrize(("fits", "said"), [(3, "--micro-batch 3 fits"), (1, "--micro-batch 1 fits"), (0, "one seq")])
-def test_what_does_not_fit_into_memory_says_what_does(fits: int, said: str, fail: Callable[[], None]) -> None:
+@each_recipe
+def test_what_does_not_fit_into_memory_says_what_does(
+    fits: int, said: str, fail: Callable[[], None], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is compiled to find that out, and what the optimizer will need is there meanwhile."""
     engine = Engine(CONFIG, options=CPU)
-    model = engine.forward
+    model, to_come = engine.model.forward, engine._to_come
+    held: list[Any] = []
+    seen: list[int] = []  # numbers held for the optimizer, at each try
 
     def small_alone(ids: torch.Tensor, targets: torch.Tensor) -> Any:
+        seen.append(sum(tensor().numel() for tensor in held if tensor() is not None))
         if len(ids) > fits:
             fail()
         return model(ids, targets)
 
-    engine.forward = small_alone
+    def hold() -> list[torch.Tensor]:
+        tensors = to_come()
+        held.extend(map(weakref.ref, tensors))
+        return tensors
+
+    monkeypatch.setattr(engine.model, "forward", small_alone)
+    monkeypatch.setattr(engine, "_to_come", hold)
     with pytest.raises(RunFailed, match=f"out of memory on CPU, .*{said}"):
-        engine.train_step(*batch(), RECIPE, 0)
+        engine.train_step(*batch(), recipe, 0)
+    shapes = memory_shapes({name: tuple(p.shape) for name, p in engine.parameters.items()}, recipe.optimizer)
+    assert seen == [0, *[sum(map(math.prod, shapes.values()))] * (len(seen) - 1)]
+    trained(engine := Engine(CONFIG, options=CPU), recipe)
+    assert engine._to_come() == []  # it has all it needs
 
 
 @pytest.mark.parametrize("fail", [on_a_card, in_the_machine])
@@ -203,13 +294,13 @@ def test_judging_and_writing_that_do_not_fit_into_memory_are_one_error(
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("model", ["laptop", "workshop"])
 def test_a_sound_device_passes_with_room_to_spare(dtype: Any, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpt_torch.selftest.ALLOWED", {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2})
-    assert self_test(PRESETS[model].model, replace(CPU, dtype=dtype)).startswith("self-test: loss, gradients and caus")
+    monkeypatch.setattr(selftest, "ALLOWED", {"float32": 1e-5, "float16": 5e-3, "bfloat16": 3e-2})
+    assert self_test(PRESETS[model].model, replace(CPU, dtype=dtype)).startswith("self-test: loss, gradients, cache")
 
 
 def test_a_model_of_almost_nothing_is_no_fault_of_the_device() -> None:
     least = GPTConfig(vocab_size=1, block_size=1, n_layer=1, n_head=1, n_embd=1)
-    assert self_test(least, CPU).startswith("self-test: loss, gradients and causality")
+    assert self_test(least, CPU).startswith("self-test: loss, gradients, cache and causality")
 
 
 def leaky(q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0, is_causal: bool = False) -> Any:
@@ -233,3 +324,58 @@ def test_a_device_that_computes_wrongly_is_named(
     monkeypatch.setattr(F, "scaled_dot_product_attention", fault)
     with pytest.raises(RunFailed, match=f"{dtype}, .*CPU, .* computes wrongly: .*{named}.*--attention math"):
         self_test(LAPTOP, replace(CPU, dtype=dtype))
+
+
+def test_a_cache_that_is_read_wrongly_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where few are read at once after an odd number, as kernels for that have done."""
+
+    def careless(q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0, is_causal: bool = False) -> Any:
+        if q.shape[2] < k.shape[2] and k.shape[2] % 32:
+            k = torch.cat((k[:, :, 1:], k[:, :, :1]), dim=2)
+        return sound(q, k, v, mask, dropout, is_causal=is_causal)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", careless)
+    with pytest.raises(RunFailed, match="reading 33 tokens after 32 is off by"):
+        self_test(replace(LAPTOP, block_size=80), CPU)
+
+
+def test_a_fault_that_begins_at_the_runs_own_context_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short_sighted(q: Any, k: Any, v: Any, *given: Any, **named: Any) -> Any:
+        return sound(q, k, v * (1.0 if v.shape[2] < 200 else 1.1), *given, **named)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", short_sighted)
+    assert self_test(LAPTOP, CPU)
+    with pytest.raises(RunFailed, match="computes wrongly"):
+        self_test(replace(LAPTOP, block_size=256), CPU)
+
+
+def test_what_a_device_cannot_do_at_all_is_one_line_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise NotImplementedError("The operator is not implemented for this device\nand more")
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", refused)
+    with pytest.raises(RunFailed, match=r"cannot compute a step: The operator is not .* device. Ways out: --attention"):
+        self_test(LAPTOP, CPU)
+
+
+def test_no_float64_is_asked_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPS has none, and a tensor is there until it is brought to the CPU."""
+    cpu = torch.Tensor.cpu
+    brought: list[int] = []
+
+    def to_cpu(tensor: torch.Tensor) -> torch.Tensor:
+        copy = cpu(tensor).clone()
+        brought.append(id(copy))
+        copies.append(copy)
+        return copy
+
+    def double(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in brought:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return tensor.to(torch.float64)
+
+    copies: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "cpu", to_cpu)
+    monkeypatch.setattr(torch.Tensor, "double", double)
+    assert self_test(LAPTOP, CPU)
+    assert brought

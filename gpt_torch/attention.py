@@ -1,0 +1,54 @@
+"""How attention is computed: by PyTorch's fused kernels, or by the formula, step by step.
+
+On MPS the fused kernels have been wrong: for q, k and v that do not lie in memory row by row, for heads of 64 numbers
+and more, beyond the mask in 16 bits. PyTorch takes them there even where math is asked for, as soon as nothing has to
+be differentiated. So on MPS the formula is the usual way, in operations of our own, and the kernels get rows.
+"""
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+FUSED = F.scaled_dot_product_attention
+
+
+def attention_of(asked: str, device: torch.device) -> str:
+    """ "fused" or "math"."""
+    usual = "math" if device.type == "mps" else "fused"
+    return usual if asked == "auto" else asked
+
+
+def attending(how: str, device: torch.device) -> AbstractContextManager[Any]:
+    """All that is computed inside attends in this way, "fused" or "math"."""
+    if device.type == "mps":
+        return OnMPS(how)
+    return sdpa_kernel(SDPBackend.MATH) if how == "math" else nullcontext()
+
+
+class OnMPS(TorchFunctionMode):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.attention = formula if how == "math" else FUSED
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is FUSED:
+            function, args = self.attention, (*(x.contiguous() for x in args[:3]), *args[3:])
+        return function(*args, **(kwargs or {}))
+
+
+def formula(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0, is_causal: bool = False
+) -> Tensor:
+    """softmax(q k' / sqrt(D)) v, where a query sees what its mask allows."""
+    scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, H, T, U)
+    if is_causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    return F.dropout(scores.softmax(-1), dropout) @ v

@@ -1,0 +1,232 @@
+"""Devices that are not here: what is taken, what is said of one that cannot be used, and how it attends."""
+
+import re
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from gpt_numpy.cli import PROGRAM as BY_HAND
+from gpt_numpy.workshop.commands import run
+from gpt_torch import device
+from gpt_torch.attention import FUSED, OnMPS, attending, attention_of, formula
+from gpt_torch.cli import PROGRAM
+from gpt_torch.device import find_device, find_precision, is_full, peak_of, remarks, unused_gpu
+from gpt_torch.engine import Engine, Options
+from tests.support.engines import CONFIG
+from tests.support.runs import PLAY, TINY
+
+H200 = "NVIDIA H200"
+USUAL_BUILD = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+
+
+@pytest.fixture
+def no_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", cache(lambda: False))  # torch.compile looks for a cache
+
+
+def cards(
+    patch: pytest.MonkeyPatch, *names: str, capability: tuple[int, int] = (9, 0), build: list[str] = USUAL_BUILD
+) -> None:
+    """A machine with these cards, which PyTorch finds."""
+    patch.setattr(torch.cuda, "is_available", lambda: bool(names))
+    patch.setattr(torch.cuda, "device_count", lambda: len(names))
+    patch.setattr(torch.cuda, "get_device_name", lambda which=0: names[getattr(which, "index", which) or 0])
+    patch.setattr(torch.cuda, "get_device_capability", lambda which=0: capability)
+    patch.setattr(torch.cuda, "get_arch_list", lambda: build)
+
+
+def with_nvidias_driver(patch: pytest.MonkeyPatch, cuda: str | None, warning: str = "") -> None:
+    """A machine with a card, in which PyTorch, built for this CUDA, finds none."""
+
+    def unavailable() -> bool:
+        if warning:
+            warnings.warn(f"CUDA initialization: {warning} (Triggered internally at somewhere.cpp:109.)", stacklevel=1)
+        return False
+
+    patch.setattr(torch.cuda, "is_available", unavailable)
+    patch.setattr(torch.version, "cuda", cuda)
+    patch.setattr(device, "has_nvidia", lambda: True)
+
+
+# ---- which one --------------------------------------------------------------------------------------------------
+
+
+def test_the_precision_comes_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_precision("auto", torch.device("cpu")) == find_precision("auto", torch.device("mps")) == "float32"
+    for capability, expected in (((7, 5), "float16"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")):
+        cards(monkeypatch, H200, capability=capability)
+        assert find_precision("auto", torch.device("cuda")) == expected
+    assert find_precision("float32", torch.device("cuda")) == "float32"
+    assert find_precision("tf32", torch.device("cuda")) == "tf32"
+    cards(monkeypatch, "Tesla T4", capability=(7, 5))
+    for other in ("cuda", "cpu"):
+        with pytest.raises(ValueError, match="dtype tf32 is for CUDA cards from 2020 on"):
+            find_precision("tf32", torch.device(other))
+
+
+def test_one_of_several_cards_is_taken_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards(monkeypatch, H200, H200)
+    assert find_device("auto") == find_device("cuda") == torch.device("cuda")
+    assert find_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(ValueError, match="device cuda:2 is not here; the last one is cuda:1"):
+        find_device("cuda:2")
+    for wrong in ("cuda:", "cuda:x", "cpu:0", "gpu", ""):
+        with pytest.raises(ValueError, match="device is auto, cuda, cuda:1 or any other number, mps or cpu, not "):
+            find_device(wrong)
+
+
+def test_cards_that_nobody_uses_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards(monkeypatch, *[H200] * 8)
+    (said,) = remarks("auto")
+    assert said == "7 more GPUs are idle; with all: uv run torchrun --nproc-per-node 8 --no-python gpt-torch train"
+    cards(monkeypatch, H200)
+    assert remarks("auto") == remarks("cuda") == remarks("cpu") == []
+
+
+# ---- a card that cannot be used ---------------------------------------------------------------------------------
+
+OLD = "The NVIDIA driver on your system is too old (found version 12040). Please update your GPU driver"
+
+
+@pytest.mark.usefixtures("no_mps")
+@pytest.mark.parametrize(
+    ("cuda", "warning", "reason"),
+    [
+        (None, "", r"is one for CPUs alone\. uv pip install --torch-backend=auto "),
+        ("13.2", OLD, r"built for CUDA 13\.2, and the driver has CUDA 12\.4\. uv pip install --torch-backend=auto "),
+        ("13.2", "CUDA unknown error", r"built for CUDA 13\.2, and the driver cannot run it\. uv pip install"),
+    ],
+)
+def test_a_card_that_pytorch_does_not_find_is_said_in_one_line(
+    cuda: str | None, warning: str, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """And training goes on without it, on the CPU, unless it was asked for."""
+    with_nvidias_driver(monkeypatch, cuda, warning)
+    monkeypatch.chdir(tmp_path)
+    Path("play.txt").write_text(PLAY, encoding="utf-8")
+    with warnings.catch_warnings(record=True) as caught:
+        assert run(PROGRAM, ["train", *TINY, "--data", "play.txt", "--out", "a", "--steps", "1"]) == 0
+    assert [warning for warning in caught if "CUDA" in str(warning.message)] == []  # PyTorch's own, of several lines
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("the GPU that is here is not")]
+    assert len(lines) == 1
+    assert re.search(f"{reason}.*, and from then on UV_NO_SYNC=1, or uv run undoes it$", lines[0])
+    assert run(PROGRAM, ["train", *TINY, "--data", "play.txt", "--out", "b", "--device", "cuda"]) == 2
+    assert re.match(f"gpt-torch: --device cuda: this PyTorch.*{reason}", capsys.readouterr().err)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert unused_gpu() is None
+    assert run(BY_HAND, ["train", *TINY, "--data", "play.txt", "--out", "c", "--steps", "1"]) == 0
+    assert "GPU" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_mps")
+def test_where_there_is_no_card_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_nvidias_driver(monkeypatch, "13.2")
+    monkeypatch.setattr(device, "has_nvidia", lambda: False)
+    assert remarks("auto") == []
+
+
+@pytest.mark.usefixtures("no_mps")
+@pytest.mark.parametrize(
+    ("capability", "build", "works"),
+    [
+        ((7, 0), USUAL_BUILD, False),  # a V100
+        ((8, 9), USUAL_BUILD, True),  # code for 8.6 runs on it
+        ((8, 0), ["sm_86"], False),
+        ((10, 3), ["sm_90", "compute_90"], True),  # compiled when it is loaded
+        ((10, 3), ["sm_90"], False),
+        ((9, 0), [], True),  # a build that does not tell
+    ],
+)
+def test_a_card_without_kernels_is_not_taken(
+    capability: tuple[int, int], build: list[str], works: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards(monkeypatch, "Tesla V100-SXM2-16GB", capability=capability, build=build)
+    assert find_device("auto").type == ("cuda" if works else "cpu")
+    if works:
+        assert remarks("auto") == []
+    else:
+        (said,) = remarks("auto")
+        name = f"Tesla V100-SXM2-16GB (sm_{capability[0]}{capability[1]})"
+        assert said.startswith(
+            f"the GPU that is here is not used: this PyTorch has no kernels for {name}. Older builds"
+        )
+        with pytest.raises(ValueError, match="device cuda: this PyTorch has no kernels"):
+            find_device("cuda")
+
+
+# ---- what is known of a card ------------------------------------------------------------------------------------
+
+
+def test_the_peak_is_known_of_cards_by_their_exact_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, expected in (
+        ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H200", 989e12), ("NVIDIA H200 NVL", 835e12),
+        ("NVIDIA H100 PCIe", 756e12), ("NVIDIA A100-SXM4-80GB", 312e12), ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12), ("NVIDIA GeForce RTX 4090", 165e12), ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None), ("NVIDIA H1000", None),
+    ):  # fmt: skip
+        cards(monkeypatch, name)
+        assert peak_of(torch.device("cuda"), "bfloat16") == expected
+        assert peak_of(torch.device("cuda"), "tf32") == (expected and expected / 2)
+    assert peak_of(torch.device("cuda"), "float32") is None
+    assert peak_of(torch.device("cpu"), "bfloat16") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9.05 GB)"), True),
+        (RuntimeError("Invalid buffer size: 24.00 GiB"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_each_way_to_say_that_memory_is_full_is_known(error: Exception, full: bool) -> None:
+    assert is_full(error) is full
+
+
+# ---- how it attends ---------------------------------------------------------------------------------------------
+
+
+def test_each_device_has_its_usual_attention() -> None:
+    devices = [torch.device(name) for name in ("cuda", "mps", "cpu")]
+    assert [attention_of("auto", device) for device in devices] == ["fused", "math", "fused"]
+    assert [attention_of("fused", device) for device in devices] == ["fused"] * 3
+    assert Engine(CONFIG, options=Options(device="cpu")).attention == "fused"
+    assert Engine(CONFIG, options=Options(device="cpu", attention="math")).attention == "math"
+
+
+def heads(T: int, U: int) -> list[torch.Tensor]:
+    """q, k and v as the model has them: of one product, and not row by row."""
+    random = torch.Generator().manual_seed(0)
+    return [torch.randn(2, length, 3, 4, generator=random).transpose(1, 2) for length in (T, U, U)]
+
+
+@pytest.mark.parametrize("how", ["fused", "math"])
+def test_on_mps_kernels_are_given_rows_and_math_is_our_own(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def kernel(*given: Any, **named: Any) -> torch.Tensor:
+        seen.extend(x.is_contiguous() for x in given[:3])
+        return FUSED(*given, **named)
+
+    mode = attending(how, torch.device("mps"))
+    assert isinstance(mode, OnMPS)
+    if how == "fused":
+        monkeypatch.setattr(mode, "attention", kernel)
+    for T, U, mask in (5, 5, None), (1, 5, None), (3, 5, torch.ones(3, 5, dtype=torch.bool).tril(2)):
+        q, k, v = heads(T, U)
+        with mode:
+            found = F.scaled_dot_product_attention(q, k, v, mask, 0.0, is_causal=T == U)
+        torch.testing.assert_close(found, FUSED(q, k, v, mask, 0.0, is_causal=T == U))
+    assert seen == [True] * 9 if how == "fused" else mode.attention is formula
