@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.weights import initial_weights
-from minitensor import Tensor, arange, cat, float32, nn, ones
+from minitensor import Tensor, cat, float32, nn, ones
 from minitensor import functional as F
 
 Cache = dict["CausalSelfAttention", tuple[Tensor, Tensor]]  # keys and values of the tokens read so far, by layer
@@ -108,7 +108,7 @@ class GPT(nn.Module):
         past = next(iter(cache.values()))[0].shape[2] if cache else 0
         if past + T > self.config.block_size:
             raise ValueError(f"GPT: {past + T} tokens do not fit the context, block_size {self.config.block_size}")
-        x = self.drop(self.tok_emb(ids) + self.pos_emb(arange(past, past + T)))  # (B, T, C)
+        x = self.drop(self.tok_emb(ids) + self.pos_emb.weight[past : past + T])  # (B, T, C)
         for block in self.blocks:
             x = block(x, cache)
         logits = self.lm_head(self.ln_f(x))  # (B, T, V)

@@ -10,11 +10,12 @@ B sequences of T tokens, C numbers for each; H heads of D = C / H numbers; V dif
 """
 
 import torch
-from torch import Tensor, arange, cat, float32, from_numpy, nn, ones
+from torch import Tensor, cat, float32, from_numpy, nn, ones
 from torch.nn import functional as F
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.weights import initial_weights
+from gpt_torch.embedding import Embedding
 
 Cache = dict["CausalSelfAttention", tuple[Tensor, Tensor]]  # keys and values of the tokens read so far, by layer
 
@@ -84,7 +85,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, seed: int = 0, dtype: torch.dtype = float32) -> None:
         super().__init__()
         self.config = config
-        self.tok_emb = nn.Embedding(config.vocab_size, config.n_embd)
+        self.tok_emb = Embedding(config.vocab_size, config.n_embd)
         self.pos_emb = nn.Embedding(config.block_size, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layer)])
@@ -108,7 +109,7 @@ class GPT(nn.Module):
         past = next(iter(cache.values()))[0].shape[2] if cache else 0
         if past + T > self.config.block_size:
             raise ValueError(f"GPT: {past + T} tokens do not fit the context, block_size {self.config.block_size}")
-        x = self.drop(self.tok_emb(ids) + self.pos_emb(arange(past, past + T, device=ids.device)))  # (B, T, C)
+        x = self.drop(self.tok_emb(ids) + self.pos_emb.weight[past : past + T])  # (B, T, C)
         for block in self.blocks:
             x = block(x, cache)
         logits = self.lm_head(self.ln_f(x))  # (B, T, V)
