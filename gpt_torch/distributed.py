@@ -163,3 +163,35 @@ def like(parameter: Tensor, tensor: Tensor) -> Tensor:
 
     assert isinstance(parameter, DTensor)
     return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
+
+
+def mine(tensor: Tensor) -> Tensor:
+    """What this process has of a tensor: some of its rows, where the processes share it."""
+    rows: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return rows
+
+
+def all_rows(parts: Tensor, parameter: Tensor) -> Tensor:
+    """All rows (K, m, n) of K matrices shared as the parameter is, from each process's (K, its part of m, n)."""
+    if not hasattr(parameter, "full_tensor"):
+        return parts
+    from torch.distributed.tensor import DTensor, Shard
+
+    assert isinstance(parameter, DTensor)
+    shape = torch.Size((len(parts), *parameter.shape))
+    stride = (parameter.numel(), *parameter.stride())
+    return DTensor.from_local(
+        parts, parameter.device_mesh, [Shard(1)], run_check=False, shape=shape, stride=stride
+    ).full_tensor()
+
+
+def own_rows(everything: Tensor, parameter: Tensor) -> Tensor:
+    """The reverse of `all_rows`."""
+    if not hasattr(parameter, "full_tensor"):
+        return everything
+    from torch.distributed.tensor import DTensor
+
+    assert isinstance(parameter, DTensor)
+    mesh, rows = parameter.device_mesh, everything.shape[1]
+    begin = mesh.get_local_rank() * -(-rows // mesh.size())  # what rows cannot be shared evenly, the last ones lack
+    return everything[:, begin : begin + len(mine(parameter))]

@@ -3,6 +3,9 @@
 torch.optim.Muon takes one matrix at a time, always in bfloat16, and has to wait for the device before it can leave a
 step out. Here matrices of one shape are one product, in the numbers that the engine multiplies in, and a step that is
 not sound is left out on the device, as AdamW does it.
+
+Where each process has some rows of every matrix, it keeps and changes those alone. Only the direction needs all rows:
+they are gathered, once for all matrices of a shape.
 """
 
 import math
@@ -14,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from gpt_torch.distributed import like, whole
+from gpt_torch.distributed import all_rows, mine, own_rows
 
 
 class MuonAdamW(AdamW):
@@ -34,19 +37,19 @@ class MuonAdamW(AdamW):
 
     def _turn(self, parameters: Sequence[Tensor], lr: float, momentum: float, decay: float) -> None:
         """A step of Muon for matrices (m, n) of one shape, with Nesterov's momentum."""
-        gradients = together(p.grad for p in parameters)  # (K, m, n)
-        before = together(self._memory(p) for p in parameters)
-        weights = together(parameters)
-        m, n = weights.shape[1:]
+        one, (m, n) = parameters[0], parameters[0].shape
+        gradients = stacked(p.grad for p in parameters)  # (K, m, n), or this process's part of the m rows
+        before = stacked(self._memory(p) for p in parameters)
+        weights = stacked(parameters)
         buffers = before.lerp(gradients, 1.0 - momentum)
-        direction = orthogonal(gradients.lerp(buffers, momentum), self.dtype)
-        stepped = weights * (1.0 - lr * decay) - lr * math.sqrt(max(1.0, m / n)) * direction
+        direction = orthogonal(all_rows(gradients.lerp(buffers, momentum), one), self.dtype)
+        stepped = weights * (1.0 - lr * decay) - lr * math.sqrt(max(1.0, m / n)) * own_rows(direction, one)
         if (not_sound := getattr(self, "found_inf", None)) is not None:
             stepped = torch.where(not_sound > 0, weights, stepped)
             buffers = torch.where(not_sound > 0, before, buffers)
         for p, weight, buffer in zip(parameters, stepped, buffers, strict=True):
-            p.copy_(like(p, weight))
-            self._memory(p).copy_(like(p, buffer))
+            mine(p).copy_(weight)
+            mine(self._memory(p)).copy_(buffer)
             p.grad = None  # used up
 
     def _memory(self, parameter: Tensor) -> Tensor:
@@ -70,8 +73,8 @@ def orthogonal(x: Tensor, dtype: torch.dtype) -> Tensor:
     return turned
 
 
-def together(tensors: Iterable[Any]) -> Tensor:
-    return torch.stack([whole(tensor) for tensor in tensors])
+def stacked(tensors: Iterable[Any]) -> Tensor:
+    return torch.stack([mine(tensor) for tensor in tensors])
 
 
 def _shape(parameter: Tensor) -> tuple[int, ...]:

@@ -5,12 +5,12 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 
 import numpy as np
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.advice import phase_of
+from gpt_numpy.workshop.budget import process_began
 from gpt_numpy.workshop.claims import Evidence, claims, samples, table
 from gpt_numpy.workshop.console import Console, visible
 from gpt_numpy.workshop.download import SHA256
@@ -112,15 +112,19 @@ def train(program: Program, arguments: Sequence[str]) -> int:
 
     console = Console()
     if "seeds" not in given:
-        return _train(program, given, console)
+        return _train(program, given, console, process_began())
     if program.processes.size > 1:
         raise WrongUse("--seeds is for one process; start it without torchrun")
     name = given.get("preset", usual)
-    return train_seeds(given.pop("seeds"), name, given, lambda flags: _train(program, flags, console), console)
+    return train_seeds(
+        given.pop("seeds"), name, given, lambda flags: _train(program, flags, console, time.monotonic()), console
+    )
 
 
-def _train(program: Program, given: Given, console: Console) -> int:
+def _train(program: Program, given: Given, console: Console, began: float) -> int:
     training = (resume if given.get("resume") else begin)(program, given, console)
+    training.budget.began = began
+    training.budget.seconds["start"] = time.monotonic() - began
     try:
         return _trained(program, training, console)
     finally:
@@ -135,7 +139,6 @@ def _trained(program: Program, training: Training, console: Console) -> int:
     )
     console.say(f"engine: {training.engine.describe()}")
     console.say(f"run: {folder}   (Ctrl-C saves, --resume goes on)")
-    began = time.monotonic()
     stop = training.go()
     if stop:
         return 128 + stop.signal
@@ -147,22 +150,22 @@ def _trained(program: Program, training: Training, console: Console) -> int:
             "character",
             "bold",
         )
-    console.say(_pace(training, time.monotonic() - began))
+    console.say(training.budget.line())
+    if pace := _pace(training):
+        console.say(pace)
     console.say(f"curves and samples: {folder / 'report.html'}")
     console.say(f"next: {program.name} generate --run {shlex.quote(str(folder))}")
     return 0
 
 
-def _pace(training: Training, seconds: float) -> str:
-    """How long it took, and how fast the steps were."""
-    took = f"took {timedelta(seconds=round(seconds))}"
+def _pace(training: Training) -> str:
+    """How fast the steps were, but for the first."""
     steady, engine = training.steady, training.engine
     if steady is None or not steady.tokens:
-        return took
+        return ""
     rate = steady.speed * flops_per_token(engine.config)
     told = [
-        f"{took}, {timedelta(seconds=round(steady.seconds))} of it in training steps",
-        f"{steady.speed * training.data.characters_per_token:,.0f} characters per second",
+        f"steps: {steady.speed * training.data.characters_per_token:,.0f} characters per second",
         f"{rate / 1e12:.3g} TFLOP/s",
         *([f"{rate / engine.peak:.1%} of the peak"] if engine.peak else []),
     ]

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from gpt_numpy.workshop.advice import diagnose, meaning_of
 from gpt_numpy.workshop.batches import Batch, batch_at
+from gpt_numpy.workshop.budget import Budget
 from gpt_numpy.workshop.checkpoint import Checkpoint, State
 from gpt_numpy.workshop.console import Bar, Console
 from gpt_numpy.workshop.corpus import Data
@@ -28,7 +29,9 @@ from gpt_numpy.workshop.tokenizers import Tokenizer, streamed
 
 SAMPLE = 160  # tokens written at each evaluation
 ALONE = 20.0  # seconds to save in after a loss: a device may wait for the lost one, and torchrun ends all after 30
-READ_EVERY = 0.25  # seconds of work between two readings of what the steps reported: reading waits for the device
+# What steps reported is read, which waits for the device, after so many seconds, or so many steps: a GPU may be that
+# far behind the clock.
+READ_EVERY, READ_STEPS = 0.25, 64
 COLUMNS = (
     BarColumn(bar_width=None),
     MofNCompleteColumn(),
@@ -66,6 +69,7 @@ class Training:
     processes: Processes
     before: list[Record] = field(default_factory=list)  # what was recorded up to here, of a run that is resumed
     is_latest: bool = False  # whether checkpoints/latest is of this state
+    budget: Budget = field(default_factory=Budget)
     losses: list[float] = field(default_factory=list)  # of each step
     evaluations: list[tuple[int, float, float]] = field(default_factory=list)  # step, training and validation loss
 
@@ -77,7 +81,7 @@ class Training:
                 self.evaluations.append((record["step"], record["train_loss"], record["val_loss"]))
         self._saved = self._progress if self.is_latest else None  # of checkpoints/latest
         self.keeper = Keeper(self.run, self.console, self.state.step)
-        self._began = time.monotonic()
+        self._read_at = time.perf_counter()
         self._unread: list[tuple[int, Trained]] = []  # what steps reported, after the step's number
         self._busy = 0.0  # seconds of work on them
         self._latest: deque[Work] = deque(maxlen=10)  # of the latest readings
@@ -102,12 +106,14 @@ class Training:
     def _go(self, stop: Stop) -> None:
         recipe = self.state.recipe
         if self._saved is None:  # so that a run can be resumed from its first moment on, or else ends in it
-            self.run.save(self.run.latest, self._checkpoint())
+            with self.budget.spent_on("saving"):
+                self.run.save(self.run.latest, self._checkpoint())
         with self.console.bar("", recipe.steps, *COLUMNS) as bar:
             while True:
                 step = self.state.step
-                unread = self._busy >= READ_EVERY or (self.steady is None and self._busy > 0)
-                stop.signal, read, made_again = self.processes.largest(stop.noted, unread, self.keeper.made_again)
+                stop.signal, read, made_again = self.processes.largest(
+                    stop.noted, self._should_read(), self.keeper.made_again
+                )
                 if read:
                     self._read(bar)
                 done = step >= recipe.steps
@@ -133,9 +139,14 @@ class Training:
     def _end(self, reason: str) -> None:
         end: Record = {"kind": "end", "step": self.state.step, "reason": reason}
         if not self.before and self.steady:  # in one sitting, so that its time says something
-            end.update(seconds=time.monotonic() - self._began, seconds_in_steps=self.steady.seconds)
+            budget = {part: round(seconds, 3) for part, seconds in self.budget.seconds.items()}
+            end.update(seconds=self.budget.total, seconds_in_steps=self.steady.seconds, budget=budget)
         self.keeper.record(end)
-        self.keeper.report()
+        self._report()
+
+    def _report(self) -> None:
+        with self.budget.spent_on("report"):
+            self.keeper.report()
 
     def _keep_alone(self) -> None:
         """Another process has gone. What this one has is as it was after the latest step. But an engine that has only a
@@ -164,6 +175,10 @@ class Training:
         self._busy += time.perf_counter() - began
         self.state = replace(self.state, step=step + 1)
 
+    def _should_read(self) -> bool:
+        waited = time.perf_counter() - self._read_at
+        return bool(self._unread) and (self.steady is None or waited >= READ_EVERY or len(self._unread) >= READ_STEPS)
+
     def _read(self, bar: Bar) -> None:
         """Record and show what the latest steps reported."""
         if not self._unread:
@@ -173,12 +188,13 @@ class Training:
         seconds = self._busy + time.perf_counter() - began
         recipe, tokens = self.state.recipe, self.state.recipe.batch_size * self.state.config.block_size
         done = Work(len(reported) * tokens, seconds)
+        self.budget.seconds["first step" if self.steady is None else "other steps"] += seconds
         self.steady = Work() if self.steady is None else self.steady + done
         recent = sum(self._latest, done)
         if self.steady.seconds:
             self._latest.append(done)
         speed = recent.speed * self.data.characters_per_token
-        self._unread, self._busy = [], 0.0
+        self._unread, self._busy, self._read_at = [], 0.0, time.perf_counter()
         for step, loss, grad_norm in reported:
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                 self.state = replace(self.state, step=step)
@@ -204,11 +220,12 @@ class Training:
         """An evaluation, unless asked to stop on the way."""
         self._read(bar)
         state = self.state
-        for judged in running_loss(self.engine, self.data.validation):
-            stop.listen()
-            if stop:
-                return
-            bar.at(state.step, f"judging {judged.part:.0%}")
+        with self.budget.spent_on("evaluation"):
+            for judged in running_loss(self.engine, self.data.validation):
+                stop.listen()
+                if stop:
+                    return
+                bar.at(state.step, f"judging {judged.part:.0%}")
         validation = judged.mean
         if not math.isfinite(validation):
             raise RunFailed(f"step {state.step}: the validation loss is {validation}. {self._way_out()}")
@@ -222,15 +239,17 @@ class Training:
             state = replace(state, since_best=state.since_best + 1)
         self.state = replace(state, judged=state.step)
         diagnoses = diagnose(self.losses, self.evaluations, since=state.recipe.eval_every)
-        sample = self._sample()
+        with self.budget.spent_on("samples"):
+            sample = self._sample()
         self.keeper.record({
             "kind": "evaluation", "step": state.step, "train_loss": training, "val_loss": validation, "best": best,
             "sample": sample, "diagnoses": diagnoses,
         })  # fmt: skip
         self._show(training, validation, sample, diagnoses)
         if best:
-            self.keeper.best(self._checkpoint())
-        self.keeper.report()
+            with self.budget.spent_on("saving"):
+                self.keeper.best(self._checkpoint())
+        self._report()
 
     def _sample(self) -> str:
         start = text_start(self.tokenizer)
@@ -266,7 +285,8 @@ class Training:
     def _save(self, bar: Bar, is_last: bool) -> None:
         self._read(bar)  # a step that went wrong ends the run here
         self._saved = self._progress
-        self.keeper.latest(self._checkpoint(), is_last)
+        with self.budget.spent_on("saving"):
+            self.keeper.latest(self._checkpoint(), is_last)
 
     def _way_out(self) -> str:
         return f"{self.keeper.newest.capitalize()}; a lower --lr or --grad-clip 1 may help, also with --resume"

@@ -17,27 +17,16 @@ from gpt_torch.attention import FUSED, OnMPS, attending, attention_of, formula
 from gpt_torch.cli import PROGRAM
 from gpt_torch.device import find_device, find_precision, is_full, peak_of, remarks, unused_gpu
 from gpt_torch.engine import Engine, Options
+from tests.gpt_torch.cards import USUAL_BUILD, cards
 from tests.support.engines import CONFIG
 from tests.support.runs import PLAY, TINY
 
 H200 = "NVIDIA H200"
-USUAL_BUILD = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
 
 
 @pytest.fixture
 def no_mps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", cache(lambda: False))  # torch.compile looks for a cache
-
-
-def cards(
-    patch: pytest.MonkeyPatch, *names: str, capability: tuple[int, int] = (9, 0), build: list[str] = USUAL_BUILD
-) -> None:
-    """A machine with these cards, which PyTorch finds."""
-    patch.setattr(torch.cuda, "is_available", lambda: bool(names))
-    patch.setattr(torch.cuda, "device_count", lambda: len(names))
-    patch.setattr(torch.cuda, "get_device_name", lambda which=0: names[getattr(which, "index", which) or 0])
-    patch.setattr(torch.cuda, "get_device_capability", lambda which=0: capability)
-    patch.setattr(torch.cuda, "get_arch_list", lambda: build)
 
 
 def with_nvidias_driver(patch: pytest.MonkeyPatch, cuda: str | None, warning: str = "") -> None:

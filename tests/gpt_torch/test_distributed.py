@@ -33,9 +33,11 @@ from gpt_torch.cli import PROGRAM
 from gpt_torch.device import find_device
 from gpt_torch.distributed import shares
 from gpt_torch.engine import Engine
+from gpt_torch.muon import MuonAdamW
+from tests.gpt_torch.cards import cards
 from tests.gpt_torch.launch import LOADED, launch, torchrun
-from tests.gpt_torch.together import CASES, cases, computed
-from tests.support.engines import assert_close
+from tests.gpt_torch.together import CASES, CPU, cases, computed
+from tests.support.engines import CONFIG, RECIPES, assert_close, trained
 from tests.support.fork_server import ForkServer
 from tests.support.runs import restated
 
@@ -104,6 +106,35 @@ def test_many_processes_compute_what_one_does(
     if case.low:
         many, one = ({key: some[key] for key in ("reported", "losses")} for some in (many, one))
     assert_close(many, one, 0.02 if case.low else 1e-3)
+
+
+def test_muon_gathers_the_rows_of_a_shape_once_and_gives_each_process_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.distributed.tensor import DTensor
+
+    gathered: list[int] = []  # how often, in each step
+    gather, step = DTensor.full_tensor, MuonAdamW.step
+
+    def noted(tensor: Any, **settings: Any) -> Any:
+        gathered[-1:] = [number + 1 for number in gathered[-1:]]
+        return gather(tensor, **settings)
+
+    def counted(optimizer: MuonAdamW) -> Any:
+        with monkeypatch.context() as patch:
+            gathered.append(0)
+            patch.setattr(DTensor, "full_tensor", noted)
+            patch.delattr("torch.distributed.tensor.distribute_tensor")  # which sends all of a matrix
+            return step(optimizer)
+
+    alone = trained(Engine(CONFIG, options=CPU), RECIPES["muon"])
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        monkeypatch.setattr(MuonAdamW, "step", counted)
+        engine = Engine(CONFIG, options=replace(CPU, parallel="fsdp"))
+        assert_close(trained(engine, RECIPES["muon"]), alone)
+    finally:
+        dist.destroy_process_group()
+    assert gathered == [4] * 3  # c_attn, c_proj and the two of the MLP
 
 
 # ---- the command ------------------------------------------------------------------------------------------------
@@ -363,8 +394,7 @@ def test_processes_that_do_not_find_each_other_say_so(monkeypatch: pytest.Monkey
 
 
 def test_each_process_needs_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    cards(monkeypatch, "NVIDIA H200", "NVIDIA H200")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(dist, "is_torchelastic_launched", lambda: True)
     monkeypatch.setenv("WORLD_SIZE", "6")

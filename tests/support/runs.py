@@ -23,7 +23,7 @@ def records(folder: str | Path, kind: str) -> list[dict[str, Any]]:
     """What a run recorded, without how long it took."""
     lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     found = [record for record in map(json.loads, lines) if record["kind"] == kind]
-    times = ("characters_per_second", "seconds", "seconds_in_steps")
+    times = ("characters_per_second", "seconds", "seconds_in_steps", "budget")
     return [{name: value for name, value in record.items() if name not in times} for record in found]
 
 

@@ -1,0 +1,91 @@
+"""Where the time of a training goes: every part has its own, together they are all of it."""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt_numpy.engine import Engine
+from gpt_numpy.workshop import loop
+from gpt_numpy.workshop.budget import PARTS, in_words
+from gpt_numpy.workshop.runs import Run
+from tests.support.runs import Train, records
+
+
+def test_each_part_has_its_time(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each is made to take so long; the others take less."""
+    slow = {
+        (Engine, "train_step"): 0.02, (Engine, "loss"): 0.05, (loop.Training, "_sample"): 0.11, (Run, "save"): 0.03,
+        (Run, "report"): 0.1,
+    }  # fmt: skip
+    for (owner, name), seconds in slow.items():
+        monkeypatch.setattr(owner, name, delayed(getattr(owner, name), seconds))
+    monkeypatch.setattr("gpt_numpy.workshop.commands.process_began", lambda: time.monotonic() - 7.0)
+    began = time.monotonic()
+    assert train("a") == 0
+    total = 7.0 + time.monotonic() - began
+    (end,) = (record for record in Run(Path("a")).records() if record["kind"] == "end")
+    budget = end["budget"]
+    assert tuple(budget) == PARTS
+    evaluations = len(records("a", "evaluation"))
+    least = {
+        "start": 7.0, "first step": 0.02, "other steps": 19 * 0.02, "samples": evaluations * 0.11,
+        "evaluation": evaluations * 0.05, "saving": 3 * 0.03, "report": evaluations * 0.1,
+    }  # fmt: skip
+    for part, seconds in least.items():
+        assert budget[part] >= seconds, part
+    assert sum(budget.values()) <= end["seconds"] <= total
+    said = re.search(r"^took (.*): start (.*), first step .*, rest (.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert said
+    assert said[2].startswith("7.")
+
+
+def delayed(original: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    def function(*given: Any, **named: Any) -> Any:
+        time.sleep(seconds)
+        return original(*given, **named)
+
+    return function
+
+
+def test_seconds_are_shown_as_people_say_them() -> None:
+    assert [in_words(seconds) for seconds in (-0.01, 1.24, 59.9, 60.0, 119.6, 3725.0)] == [
+        "0.0 s", "1.2 s", "59.9 s", "1:00", "2:00", "62:05",
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when a process began")
+def test_the_start_of_a_process_is_known() -> None:
+    code = "import time; time.sleep(0.5)\nfrom gpt_numpy.workshop.budget import process_began; print(process_began())"
+    before = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=True)
+    assert before - 0.02 <= float(done.stdout) <= before + 0.4
+
+
+def test_what_steps_reported_is_read_by_the_clock_or_by_their_number(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU that is far behind the clock must not let thousands of steps wait unread, or Ctrl-C would, too."""
+    waiting: list[int] = []
+    read = loop.Training._read
+
+    def noted(training: loop.Training, bar: object) -> None:
+        waiting.append(len(training._unread))
+        read(training, bar)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop.Training, "_read", noted)
+    monkeypatch.setattr(loop, "READ_EVERY", 1000.0)
+    monkeypatch.setattr(loop, "READ_STEPS", 7)
+    assert train("a", "--eval-every", "20", "--checkpoint-every", "20") == 0
+    assert waiting == [0, 1, 7, 7, 5, 0]
+    waiting.clear()
+    monkeypatch.setattr(loop, "READ_EVERY", 0.0)
+    assert train("b", "--eval-every", "20", "--checkpoint-every", "20") == 0
+    assert max(waiting) == 1
