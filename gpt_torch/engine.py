@@ -117,7 +117,7 @@ class Engine:
         self.unsound = torch.zeros((), device=self.device)
         whole_here = self.options.parallel != "fsdp" and not self.scaler.is_enabled()
         self.skips_by_itself = self.device.type == "cuda" and whole_here
-        compiled = self.options.compile == "on" or (self.options.compile == "auto" and self.device.type == "cuda")
+        compiled = is_compiled(self.options.compile, self.device)
         self.forward: Callable[..., Any] = torch.compile(self.together) if compiled else self.together
         self.proven = not compiled  # what is compiled has run once
 
@@ -336,7 +336,7 @@ class Engine:
         if not optimizer_state:
             return
         kept = optimizer_state.get(SCALER, np.empty(0))
-        if self.scaler.is_enabled() and kept.shape == (3,) and np.isfinite(kept).all():
+        if kept.shape == (3,) and np.isfinite(kept).all():  # of float16: which has skipped steps, and a scale
             scale, growth, step = kept.tolist()
             self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)})
         self.optimizer = self._made(optimizer_of(optimizer_state))
@@ -391,6 +391,10 @@ class Reader:
 
 
 # ---- what is compiled -------------------------------------------------------------------------------------------
+
+
+def is_compiled(asked: str, device: torch.device) -> bool:
+    return asked == "on" or (asked == "auto" and device.type == "cuda")
 
 
 class CompiledWrongly(Exception):

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from gpt_numpy import GPTConfig
 from gpt_numpy.workshop.errors import RunFailed
 from gpt_numpy.workshop.optimizers import memory_shapes
+from gpt_numpy.workshop.processes import Processes
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_torch import selftest
-from gpt_torch.engine import Engine, Options
+from gpt_torch.engine import Engine, Options, is_compiled
 from gpt_torch.selftest import self_test
 from tests.support.engines import COMPILER, CONFIG, RECIPE, RECIPES, assert_close, assert_same, batch, trained
 
@@ -225,6 +226,52 @@ def test_a_gradient_that_no_smaller_scale_helps_is_not_hidden() -> None:
     assert not math.isfinite(norms[-1])
     assert engine.first_not_finite(*batch(), RECIPE, 20) == "the gradient of ln_f.weight"
     assert_same(dict(engine.weights()), before)
+
+
+def test_steps_that_float16_has_skipped_are_not_counted_in_another_precision_either() -> None:
+    low = Engine(CONFIG, options=replace(CPU, dtype="float16"))
+    low.scaler.load_state_dict({**low.scaler.state_dict(), "scale": 2.0**40})  # the first steps will be skipped
+    trained(low, steps=range(25))
+    memory = low.optimizer_state()
+    other = Engine(CONFIG, options=CPU)
+    other.load(low.weights(), memory, step=25)
+    assert other.optimizer is not None
+    steps = {float(state["step"]) for state in other.optimizer.state.values()}
+    assert steps == {float(memory["scaler"][2])}
+    assert max(steps) < 25
+
+
+@each_recipe
+def test_the_optimizer_leaves_a_step_out_by_itself_as_it_does_on_cuda(recipe: Recipe) -> None:
+    """There nothing waits for the number that tells; here PyTorch can do the same."""
+    engine, usual = (Engine(CONFIG, options=CPU) for _ in range(2))
+    engine.skips_by_itself = True
+    assert_same(trained(engine, recipe), trained(usual, recipe))
+    before = {**engine.weights(), **engine.optimizer_state()}
+    scale: Any = engine.model.ln_f.weight
+    hook = scale.register_hook(lambda gradient: gradient * math.nan)
+    for step in (3, 4):  # nor is any step after it made
+        engine.train_step(*batch(), recipe, step)
+        hook.remove()
+    assert_same({**engine.weights(), **engine.optimizer_state()}, before)
+
+
+def test_what_is_compiled_depends_on_the_device() -> None:
+    asked = [(how, device) for how in ("auto", "on", "off") for device in ("cuda", "mps", "cpu")]
+    compiled = [case for case in asked if is_compiled(case[0], torch.device(case[1]))]
+    assert compiled == [("auto", "cuda"), ("on", "cuda"), ("on", "mps"), ("on", "cpu")]
+
+
+def test_an_engine_says_how_it_works() -> None:
+    processes = Processes()
+    processes.size = 2
+    engine = Engine(CONFIG, options=CPU)
+    told = engine.describe()
+    assert re.fullmatch(r"PyTorch \S+, float32, fused attention, CPU, 1 thread", told)
+    engine.processes = processes
+    assert engine.describe() == f"{told}, in each of 2 processes (ddp)"
+    engine.options = replace(CPU, deterministic=True)
+    assert ", fused attention, deterministic, CPU" in engine.describe()
 
 
 def test_a_kept_scale_that_is_none_is_passed_over() -> None:

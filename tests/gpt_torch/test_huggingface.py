@@ -16,6 +16,7 @@ from gpt_numpy.workshop.program import Program
 from gpt_numpy.workshop.runs import Run
 from gpt_numpy.workshop.tokenizers import BPETokenizer, CharTokenizer
 from gpt_torch.cli import PROGRAM as IN_TORCH
+from gpt_torch.huggingface import _our_config
 from tests.workshop.test_commands import PLAY, TINY
 
 SIZES = {"vocab_size": 65, "n_positions": 8, "n_embd": 8, "n_layer": 2, "n_head": 2}
@@ -217,3 +218,13 @@ def test_nothing_is_written_over(here: Path, capsys: pytest.CaptureFixture[str])
     assert "play.txt is not empty; give another folder" in capsys.readouterr().err
     assert run(IN_TORCH, ["export"]) == 2
     assert "FOLDER" in capsys.readouterr().err
+
+
+def test_what_their_config_does_not_say_is_as_they_have_it() -> None:
+    import transformers
+
+    theirs, ours = transformers.GPT2Config(), _our_config({}, Path("there"))
+    sizes = theirs.vocab_size, theirs.n_positions, theirs.n_layer, theirs.n_head, theirs.n_embd
+    assert (ours.vocab_size, ours.block_size, ours.n_layer, ours.n_head, ours.n_embd) == sizes
+    assert (ours.dropout, ours.tie_weights) == (theirs.resid_pdrop, theirs.tie_word_embeddings)
+    assert (ours.gelu, theirs.activation_function) == ("tanh", "gelu_new")
