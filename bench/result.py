@@ -5,15 +5,16 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.table import Table
 
+if TYPE_CHECKING:  # half a second to load, and not everywhere installed; only pictures need it
+    from matplotlib.axes import Axes
+
 Row = dict[str, Any]
-Draw = Callable[[Axes, Sequence[Row]], None]
+Draw = Callable[["Axes", Sequence[Row]], None]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Result:
         table = Table(title=self.title, title_justify="left", title_style="bold")
         for name in self.columns:
             numeric = any(isinstance(row.get(name), int | float) for row in self.rows)
-            table.add_column(name, justify="right" if numeric else "left", no_wrap=not numeric)
+            long = any(len(str(row.get(name))) > 60 for row in self.rows)
+            table.add_column(name, justify="right" if numeric else "left", no_wrap=not numeric and not long)
         for row in self.rows:
             table.add_row(*("" if row.get(name) is None else show(row[name]) for name, show in self.columns.items()))
         return table
@@ -44,6 +46,8 @@ def write_json(path: Path, card: Row, results: Sequence[Result]) -> None:
 
 def write_plot(path: Path, card: Row, results: Sequence[Result]) -> None:
     """A picture of each result that has one, with the card below."""
+    from matplotlib.figure import Figure
+
     drawn = [(result, result.draw) for result in results if result.draw]
     heights = [1.2 + 0.28 * len(result.rows) if len(result.rows) > 10 else 4.0 for result, _ in drawn]
     figure = Figure(figsize=(9, sum(heights) + 0.6), layout="constrained")
@@ -71,7 +75,7 @@ def bars(
 ) -> Draw:
     """For each row a bar of each of these values, from their names to their colours; `parts` of a whole in one line."""
 
-    def draw(axes: Axes, rows: Sequence[Row]) -> None:
+    def draw(axes: "Axes", rows: Sequence[Row]) -> None:
         places, left = np.arange(len(rows)), np.zeros(len(rows))
         height = 0.8 if parts else 0.8 / len(values)
         for i, (name, colour) in enumerate(values.items()):

@@ -7,14 +7,17 @@ are taken by their logarithms: 1 where twice as much takes twice as long. All si
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from bench.result import Result, Row, milliseconds
 from bench.settings import NUMPY, Settings, Stepping
 from bench.timing import turns
 from gpt_numpy.config import GPTConfig
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # What is varied, and between which exponents the arithmetic lies: attention's is quadratic in the context, that of the
 # layers' matrices in the width, and all else linear.
@@ -71,7 +74,7 @@ def slope(sizes: list[int], seconds: list[float]) -> float:
     return float(np.polyfit([math.log(size) for size in sizes], [math.log(s) for s in seconds], 1)[0])
 
 
-def draw(axes: Axes, rows: Sequence[Row]) -> None:
+def draw(axes: "Axes", rows: Sequence[Row]) -> None:
     for what in EXPECTED:
         sizes, taken = zip(*((row["size"], 1e3 * row["time"]) for row in rows if row["varied"] == what), strict=True)
         axes.plot([size / sizes[0] for size in sizes], taken, marker="o", label=what)

@@ -1,6 +1,7 @@
 """What is measured: the flags of every benchmark, and the two engines that they describe."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -26,11 +27,18 @@ class Settings:
     threads: Annotated[int, "threads of the CPU for each of them; 0: one for each core"] = 0
     device: Annotated[Literal["cpu", "cuda", "mps"], "of gpt_torch; gpt_numpy is on the CPU"] = "cpu"
     compile: Annotated[bool, "measure torch.compile too, which compiles for some 20 seconds first"] = True
+    minutes: Annotated[float, "for all of it; what has no time left is left out"] = 9.0
+    data: Annotated[str, "the text to train on, as for gpt-torch train"] = ""
+    trial: Annotated[bool, "try the command itself, with small sizes, on any device"] = False
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 0), ("repeat", 1), ("threads", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is at least {least}, not {getattr(self, name)}")
+        if not 0 < self.minutes <= 600:
+            raise ValueError(f"minutes is more than 0 and at most 600, not {self.minutes}")
+        if self.data and self.data not in ("shakespeare", "dramatist") and not Path(self.data).is_file():
+            raise ValueError(f"data is a text, shakespeare or dramatist; {self.data} cannot be found")
         if not 0 < self.turn < 600:
             raise ValueError(f"turn is more than 0 seconds and less than 600, not {self.turn}")
         Options(device=self.device)  # which is here, or says what is

@@ -10,15 +10,16 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
-
-from matplotlib.axes import Axes
 
 from bench.result import BLUE, GREY, ORANGE, Result, Row, bars, milliseconds, whole
 from bench.settings import Settings, Stepping
 from gpt_numpy.parts import Part
 from minitensor.op import OPS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FORWARD, BACKWARD = "forward", "backward"
 AROUND = {"gradients added up": "add_up", "AdamW": "update"}  # methods of Part
@@ -87,6 +88,6 @@ def result(settings: Settings, steps: list[float], found: Clocks) -> Result:
 COLOURS = {"forward": BLUE, "backward": ORANGE, "other": GREY}
 
 
-def draw(axes: Axes, rows: Sequence[Row]) -> None:
+def draw(axes: "Axes", rows: Sequence[Row]) -> None:
     seen = [row for row in rows if row["share"] >= 0.002]
     bars("operation", COLOURS, "milliseconds, of all threads together", scale=1e3, parts=True)(axes, seen)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 
-from bench import generate, memory, ops, overhead, peers, scaling, step, timing, where
+from bench import generate, gpu, memory, ops, overhead, peers, scaling, step, timing, where
 from bench.__main__ import BENCHMARKS, main, short
 from bench.result import BLUE, ORANGE, Result, bars
 from bench.settings import COMPILED, EAGER, NUMPY, Settings, Stepping, batch
@@ -25,6 +27,7 @@ from gpt_torch.engine import Engine as TorchEngine
 from minitensor import tensor
 from minitensor.op import OPS
 from minitensor.optim import AdamW, clip_grad_norm_
+from tests.support.runs import PLAY
 
 TINY = GPTConfig(block_size=8, n_layer=1, n_head=2, n_embd=8)
 QUICK = Settings(repeat=2, turn=0.001, compile=False, batch_size=3)
@@ -286,7 +289,68 @@ def test_only_bars_that_are_parts_of_a_whole_stand_on_each_other(parts: bool, le
 
 
 def test_everything_is_run_where_nothing_is_named() -> None:
-    assert {name for name, _ in short(Settings())} == set(BENCHMARKS)
+    assert {name for name, _ in short(Settings())} == set(BENCHMARKS) - {"gpu"}
+
+
+# ---- a GPU that is there for ten minutes ------------------------------------------------------------------------
+
+
+PATIENT = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+STAGES = {
+    "good": gpu.Stage("good", 20, ["-c", """print('{"found": "much", "number": 3}')"""], gpu.said),
+    "bad": gpu.Stage("bad", 20, ["-c", "raise SystemExit('no card')"], gpu.said),
+    "hangs": gpu.Stage("hangs", 3, ["-c", PATIENT], gpu.last_line),
+    "late": gpu.Stage("late", 20, ["-c", "print(1)"], gpu.last_line),
+}
+
+
+def test_each_stage_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "FINISHING", 0.2)
+    began = time.monotonic()
+    rows = [gpu.run(stage, tmp_path, 4.0 if name == "late" else 60.0, "cpu") for name, stage in STAGES.items()]
+    assert time.monotonic() - began < 20
+    told = [(row["outcome"], row["found"], row["figures"]) for row in rows]
+    assert told == [
+        ("done", "much", {"number": 3}),
+        ("failed: no card", "nothing (IndexError)", {}),
+        ("stopped after 3.0 s", "1", {}),
+        ("no time was left", "", {}),
+    ]
+
+
+@pytest.mark.slow("new processes that load PyTorch")
+def test_what_a_training_reached_is_told_with_its_budget_and_a_sample(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of one that was stopped, too. The whole command, but for what takes long."""
+    monkeypatch.chdir(tmp_path)
+    Path("play.txt").write_text(PLAY, encoding="utf-8")
+    train, profile = (
+        next(stage for stage in gpu.stages(Settings(trial=True, data="play.txt")) if stage.name.startswith(name))
+        for name in ("sprint", "profile")
+    )
+    monkeypatch.setattr(gpu, "stages", lambda settings: [train, profile])
+    assert main_with("gpu", "--trial", "--json", "found.json") == 0
+    rows = json.loads(Path("found.json").read_text(encoding="utf-8"))["results"][0]["rows"]
+    assert [row["outcome"] for row in rows] == ["done", "done"]
+    assert rows[0]["found"].startswith(f"val {rows[0]['figures']['val_loss']:.4f} at step 20 of 20; start ")
+    assert rows[0]["figures"]["budget"]["other steps"] > 0
+    assert rows[1]["figures"]["milliseconds"] > 0
+    out = capsys.readouterr().out
+    assert "sprint-1337 writes:" in out
+    assert rows[0]["figures"]["sample"].strip("\n") in out
+
+
+def main_with(*arguments: str) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["bench", *arguments])
+        return main()
+
+
+def test_without_a_gpu_that_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.__main__.find_device", lambda name: torch.device("cpu"))
+    assert main_with("gpu") == 2
+    assert capsys.readouterr().err.startswith("bench: no GPU is here; --trial tries the command itself")
 
 
 @pytest.mark.parametrize(

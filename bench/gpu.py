@@ -1,0 +1,293 @@
+"""Everything that is worth knowing of a GPU that is there for ten minutes, the most important first.
+
+Each stage is a process of its own with a limit of time, so that one that hangs, or leaves the card in no good state,
+costs itself alone. What a training that was stopped has reached so far is reported all the same.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.result import Result, Row
+from bench.settings import Settings, Stepping, wait_for
+from gpt_numpy.config import GPTConfig
+from gpt_numpy.workshop.budget import in_words
+from gpt_numpy.workshop.errors import RunFailed, WrongUse
+from gpt_numpy.workshop.recipes import PRESETS, Recipe
+from gpt_numpy.workshop.runs import Run
+from gpt_numpy.workshop.weights import flops_per_token
+from gpt_torch.device import find_device
+from gpt_torch.engine import Engine, Options
+from gpt_torch.selftest import self_test
+
+TRAIN = "import sys; from gpt_torch.cli import main; sys.exit(main())"
+FINISHING = 20.0  # seconds for a training that is asked to stop, to save and to report
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    limit: float  # seconds
+    arguments: Sequence[str]  # of Python
+    found: Callable[[str, Path], Row]  # from what it printed, and the folder that it worked in
+
+
+def measure(settings: Settings) -> Iterator[Result]:
+    if settings.device == "cpu" and not settings.trial:
+        raise WrongUse("no GPU is here; --trial tries the command itself on the CPU, with small sizes")
+    rows: list[Row] = []
+    todo, ends = stages(settings), time.monotonic() + 60.0 * settings.minutes
+    with tempfile.TemporaryDirectory(prefix="bench-gpu-") as folder:
+        for stage in todo:
+            rows.append(run(stage, Path(folder), ends - time.monotonic(), settings.device))
+            yield Result(
+                "gpu",
+                f"all that there is to know, in {settings.minutes:g} minutes",
+                rows,
+                {"stage": str, "outcome": str, "seconds": in_words, "found": str},
+                samples(rows),
+                done=len(rows) / len(todo),
+            )
+
+
+def stages(settings: Settings) -> list[Stage]:
+    """The most important first."""
+    where = ["--device", settings.device] if settings.trial else []
+    small = [
+        *("--n-layer", "1", "--n-head", "2", "--n-embd", "8", "--block-size", "8", "--batch-size", "4"),
+        *("--steps", "20", "--eval-every", "10", "--warmup", "2", "--self-test"),
+    ]  # fmt: skip
+    text = Path(settings.data).resolve() if Path(settings.data).is_file() else settings.data
+    data = ["--data", str(text)] if settings.data else []
+
+    def piece(name: str, limit: float) -> Stage:
+        return Stage(name, limit, ["-m", "bench.gpu", name, *["--trial"] * settings.trial], said)
+
+    def training(preset: str, limit: float, seed: int = 1337) -> Stage:
+        name = f"{preset}-{seed}"
+        flags = ["--preset", preset, "--seed", str(seed), "--out", name, *data, *where, *small * settings.trial]
+        return Stage(name, limit, ["-c", TRAIN, "train", *flags], lambda _, folder: reached(folder / name))
+
+    def benchmark(name: str) -> Stage:
+        quick = ["--repeat", "2", "--turn", "0.01"] if settings.trial else []
+        preset = "laptop" if settings.trial else "workshop"
+        flags = ["--device", settings.device, "--preset", preset, "--json", f"{name}.json", *quick]
+        flags += ["--no-compile"] if settings.trial and name == "step" else []
+        return Stage(name, 60, ["-m", "bench", name, *flags], lambda _, folder: figures(folder / f"{name}.json"))
+
+    return [
+        piece("self-test", 60),
+        Stage("tests", 60, ["-m", "pytest", "-n0", "-q", "-m", "gpu", "tests/gpt_torch/test_gpu.py"], last_line),
+        piece("profile", 90),
+        training("sprint", 120),
+        training("workshop", 180),
+        training("sprint", 60, seed=1338),
+        training("sprint", 60, seed=1339),
+        piece("exactness", 60),
+        training("record", 180),
+        benchmark("step"),
+        benchmark("generate"),
+    ]
+
+
+def run(stage: Stage, folder: Path, left: float, device: str) -> Row:
+    """A row of the table: how it ended, how long it took, and what it found, in words and as figures."""
+    row: Row = {"stage": stage.name, "seconds": 0.0, "outcome": "no time was left", "found": "", "figures": {}}
+    if left < 5.0:
+        return row
+    root, output = Path(__file__).parents[1], folder / f"{stage.name}.txt"
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONIOENCODING": "utf-8", "TEST_DEVICE": device}
+    tests = stage.arguments[:2] == ["-m", "pytest"]
+    began = time.monotonic()
+    with output.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            [sys.executable, *stage.arguments], cwd=root if tests else folder, env=environment, stdout=file,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        outcome = ended(process, min(stage.limit, left))
+    text = output.read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()]
+    if outcome == "failed" and lines:
+        outcome = f"failed: {lines[-1][:200]}"
+    try:
+        figures = stage.found(text, folder)
+    except Exception as error:  # it has not come so far
+        figures = {"found": f"nothing ({type(error).__name__})"}
+    return {
+        **row, "seconds": time.monotonic() - began, "outcome": outcome, "found": figures.pop("found", ""),
+        "figures": figures,
+    }  # fmt: skip
+
+
+def ended(process: subprocess.Popen[Any], limit: float) -> str:
+    """Wait so long; then ask it to stop, as Ctrl-C does, and in the end do not ask."""
+    try:
+        return "done" if process.wait(limit) == 0 else "failed"
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(FINISHING)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    return f"stopped after {in_words(limit)}"
+
+
+# ---- what a stage has found -------------------------------------------------------------------------------------
+
+
+def said(text: str, folder: Path) -> Row:
+    """The last line that is a table in JSON."""
+    found: Row = json.loads([line for line in text.splitlines() if line.startswith("{")][-1])
+    return found
+
+
+def last_line(text: str, folder: Path) -> Row:
+    return {"found": text.strip().splitlines()[-1].strip("= ")}
+
+
+def reached(folder: Path) -> Row:
+    """How far a training has come."""
+    records = list(Run(folder).records())
+    steps = [record for record in records if record["kind"] == "step"]
+    evaluations = [record for record in records if record["kind"] == "evaluation"]
+    end: Row = next((record for record in records if record["kind"] == "end"), {})
+    last = evaluations[-1]
+    speeds = [step["characters_per_second"] for step in steps[len(steps) // 2 :]]
+    budget = ", ".join(f"{part} {in_words(seconds)}" for part, seconds in end.get("budget", {}).items())
+    return {
+        "found": f"val {last['val_loss']:.4f} at step {last['step']} of {len(steps)}; {budget}",
+        "steps": len(steps), "val_loss": last["val_loss"], "train_loss": last["train_loss"],
+        "evaluations": [[one["step"], one["train_loss"], one["val_loss"]] for one in evaluations],
+        "seconds": end.get("seconds"), "seconds_in_steps": end.get("seconds_in_steps"), "budget": end.get("budget"),
+        "characters_per_second": float(np.median(speeds)) if speeds else None, "sample": last["sample"],
+    }  # fmt: skip
+
+
+def figures(path: Path) -> Row:
+    result = json.loads(path.read_text(encoding="utf-8"))["results"][0]
+    return {"found": " ".join(result["lines"]), "rows": result["rows"]}
+
+
+def samples(rows: Sequence[Row]) -> list[str]:
+    """What the best of the models has written."""
+    trained = [row for row in rows if "sample" in row["figures"]]
+    if not trained:
+        return []
+    best = min(trained, key=lambda row: float(row["figures"]["val_loss"]))
+    return [f"{best['stage']} writes:", best["figures"]["sample"].strip("\n")]
+
+
+# ---- what is measured in a process of its own -------------------------------------------------------------------
+
+
+def subject(trial: bool) -> tuple[GPTConfig, Recipe]:
+    preset = PRESETS["laptop" if trial else "workshop"]
+    return preset.model, preset.recipe
+
+
+def self_tests(trial: bool) -> Row:
+    """In each precision, with each kind of attention."""
+    config, _ = subject(trial)
+    found: Row = {}
+    for dtype in ("bfloat16", "float16", "float32"):
+        for attention in ("fused", "math"):
+            try:
+                line = self_test(config, Options(dtype=dtype, attention=attention))
+            except RunFailed as error:
+                line = f"FAILED: {error}"
+            found[f"{dtype} {attention}"] = line
+    bad = [name for name, line in found.items() if line.startswith("FAILED")]
+    return {"found": f"wrong: {', '.join(bad)}" if bad else f"all {len(found)} are sound", **found}
+
+
+def exactness(trial: bool) -> Row:
+    """How far apart two equal trainings are: one is the other again, and one goes on from the other's middle."""
+    config, recipe = subject(trial)
+    found: Row = {}
+    for name, options in (("as usual", Options()), ("deterministic", Options(deterministic=True))):
+        first = Stepping(Engine(config, options=options), recipe)
+        again = Stepping(Engine(config, options=options), recipe)
+        steps = 2 if trial else 20
+        for _ in range(steps):
+            first(), again()
+        resumed = Stepping(Engine(config, options=options), recipe)
+        resumed.engine.load(first.engine.weights(), first.engine.optimizer_state(), steps)
+        resumed.step = steps
+        found[f"{name}, repeated"] = apart(first, again)
+        for _ in range(steps):
+            first(), resumed()
+        found[f"{name}, resumed"] = apart(first, resumed)
+    return {"found": ", ".join(f"{what}: {off:.1e}" for what, off in found.items()), **found}
+
+
+def apart(a: Stepping, b: Stepping) -> float:
+    """The largest difference of any weight; 0: bit for bit."""
+    other = b.engine.weights()
+    return max(float(np.abs(w - other[name]).max()) for name, w in a.engine.weights().items())
+
+
+def profile(trial: bool) -> Row:
+    """Where the time of a step goes: in kernels, and in the gaps between them."""
+    from torch._C._autograd import DeviceType
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as watching
+
+    config, recipe = subject(trial)
+    engine = Engine(config)
+    stepping, steps = Stepping(engine, recipe), 5 if trial else 300
+    began = time.perf_counter()
+    stepping()
+    compiling = time.perf_counter() - began
+    for _ in range(steps // 10):
+        stepping()
+    began = time.perf_counter()
+    many(stepping, steps)
+    wall = (time.perf_counter() - began) / steps
+    activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (engine.device.type == "cuda")]
+    with watching(activities=activities) as seen:
+        many(stepping, steps)
+    kernels = [event for event in seen.events() or [] if event.device_type == DeviceType.CUDA]
+    busy = sum(event.time_range.elapsed_us() for event in kernels) / 1e6 / steps
+    by_name: dict[str, list[float]] = {}
+    for event in kernels:
+        by_name.setdefault(event.name, []).append(event.time_range.elapsed_us() / 1e3 / steps)
+    longest = sorted(by_name.items(), key=lambda item: -sum(item[1]))[:25]
+    rate = flops_per_token(config) * recipe.batch_size * config.block_size / wall
+    share = f", {rate / engine.peak:.1%} of the peak" if engine.peak else ""
+    return {
+        "found": f"{1e3 * wall:.2f} ms a step, {1e3 * busy:.2f} ms in {len(kernels) / steps:.0f} kernels{share}; the "
+        f"first step {in_words(compiling)}",
+        "milliseconds": 1e3 * wall, "milliseconds_in_kernels": 1e3 * busy, "kernels": len(kernels) / steps,
+        "flops_per_second": rate, "peak": engine.peak, "first_step_seconds": compiling, "engine": engine.describe(),
+        "longest": [{"kernel": name[:120], "calls": len(ms) / steps, "milliseconds": sum(ms)} for name, ms in longest],
+    }  # fmt: skip
+
+
+def many(stepping: Stepping, steps: int) -> None:
+    """As training does it: what steps report is read later."""
+    engine, device = stepping.engine, find_device("auto")
+    for step in range(steps):
+        ids, targets = stepping.batches[step % len(stepping.batches)]
+        engine.train_step(ids, targets, replace(stepping.recipe, steps=10_000), stepping.step)
+        stepping.step += 1
+    wait_for(device)
+
+
+PIECES = {"self-test": self_tests, "exactness": exactness, "profile": profile}
+
+if __name__ == "__main__":
+    print(json.dumps(PIECES[sys.argv[1]]("--trial" in sys.argv)))

@@ -1,0 +1,90 @@
+"""On a GPU, for real. `TEST_DEVICE=cpu uv run pytest -m gpu` tries these tests themselves where there is none."""
+
+import math
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gpt_numpy import GPTConfig
+from gpt_numpy.engine import Engine as NumpyEngine
+from gpt_numpy.workshop.errors import RunFailed
+from gpt_torch.device import ALLOWED
+from gpt_torch.engine import Engine, Options
+from tests.support.engines import RECIPES, Everything, assert_same, batch
+
+DEVICE = os.environ.get("TEST_DEVICE", "cuda")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="no CUDA here"),
+]
+CONFIG = GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=128)  # heads of 64, as flash takes them
+
+each_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+
+
+def engine_for(config: GPTConfig = CONFIG, dtype: Any = "float32", attention: Any = "auto") -> Engine:
+    return Engine(config, options=Options(device=DEVICE, dtype=dtype, attention=attention, compile="off"))
+
+
+def state(engine: Engine) -> Everything:
+    return {**engine.weights(), **engine.optimizer_state()}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("attention", ["fused", "math"])
+def test_loss_and_gradients_are_those_of_numpy(dtype: Any, attention: Any) -> None:
+    engine = engine_for(dtype=dtype, attention=attention)
+    by_hand = NumpyEngine(CONFIG)
+    loss = float(engine.backward(*batch(), RECIPES["adamw"], 0))
+    assert loss == pytest.approx(by_hand.loss(*batch()), rel=ALLOWED[dtype])
+    by_hand_model: Any = by_hand.model
+    _, expected = by_hand_model(*batch())
+    expected.backward()
+    for name, parameter in by_hand_model.named_parameters():
+        gradient = engine.parameters[name].grad
+        assert gradient is not None
+        off = gradient.cpu().numpy() / engine.scaler.get_scale() - parameter.grad.array
+        assert np.linalg.norm(off) <= ALLOWED[dtype] * np.linalg.norm(parameter.grad.array) + 1e-7, name
+
+
+@each_recipe
+def test_a_run_that_is_resumed_goes_on_as_if_unbroken(recipe: Any) -> None:
+    """To rounding; `python -m bench gpu` says how far it is from bit for bit."""
+    unbroken, first, second = (engine_for() for _ in range(3))
+    for step in range(10):
+        unbroken.train_step(*batch(seed=step), recipe, step)
+        if step < 5:
+            first.train_step(*batch(seed=step), recipe, step)
+    second.load(first.weights(), first.optimizer_state(), step=5)
+    for step in range(5, 10):
+        second.train_step(*batch(seed=step), recipe, step)
+    for name, weight in second.weights().items():
+        if not name.endswith("attn.c_attn.bias"):  # of whose keys the true gradient is 0
+            np.testing.assert_allclose(weight, unbroken.weights()[name], rtol=1e-2, atol=1e-3, err_msg=name)
+
+
+@each_recipe
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_step_that_is_not_finite_changes_nothing_nor_does_any_after_it(recipe: Any, dtype: Any) -> None:
+    engine = engine_for(dtype=dtype)
+    engine.train_step(*batch(), recipe, 0)
+    before = state(engine)
+    scale: Any = engine.model.ln_f.weight
+    hook = scale.register_hook(lambda gradient: gradient * math.nan)
+    reported = engine.train_step(*batch(), recipe, 1)
+    hook.remove()
+    engine.train_step(*batch(), recipe, 2)
+    assert not math.isfinite(float(reported.grad_norm))
+    assert_same(state(engine), before)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="it would take all memory of the machine")
+def test_a_batch_that_does_not_fit_says_what_does() -> None:
+    config = GPTConfig(vocab_size=65, block_size=1024, n_layer=6, n_head=6, n_embd=384)
+    engine = engine_for(config, attention="math")
+    tokens = np.zeros((16384, 1024), np.int64)
+    with pytest.raises(RunFailed, match=r"out of memory on .*; --micro-batch \d+ fits"):
+        engine.train_step(tokens, tokens, RECIPES["adamw"], 0)
