@@ -115,8 +115,7 @@ class Engine:
         # Whether a loss or a gradient was not finite, as 1 or 0: such a step, and each one after it, is not made. On
         # CUDA the optimizer sees to that on the device, so that nothing waits for the number.
         self.unsound = torch.zeros((), device=self.device)
-        whole_here = self.options.parallel != "fsdp" and not self.scaler.is_enabled()
-        self.skips_by_itself = self.device.type == "cuda" and whole_here
+        self.skips_by_itself = skips_by_itself(self.device, self.options.parallel, self.precision)
         compiled = is_compiled(self.options.compile, self.device)
         self.forward: Callable[..., Any] = torch.compile(self.together) if compiled else self.together
         self.proven = not compiled  # what is compiled has run once
@@ -419,6 +418,12 @@ def far_off(
         if math.isfinite(limit) and not off <= limit:
             return f"{f'the gradient of {name}' if x.ndim else name} is off by {off / size:.1e} of its size"
     return None
+
+
+def skips_by_itself(device: torch.device, parallel: str, precision: str) -> bool:
+    """Whether the optimizer is told on the device that a step is left out. With float16 the scaler tells it; an
+    optimizer that has parts of the parameters takes no such word."""
+    return device.type == "cuda" and parallel != "fsdp" and precision != "float16"
 
 
 def set_for_all(precision: str, deterministic: bool) -> None:

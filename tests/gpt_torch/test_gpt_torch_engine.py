@@ -18,7 +18,7 @@ from gpt_numpy.workshop.optimizers import memory_shapes
 from gpt_numpy.workshop.processes import Processes
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_torch import selftest
-from gpt_torch.engine import Engine, Options, is_compiled
+from gpt_torch.engine import Engine, Options, is_compiled, skips_by_itself
 from gpt_torch.selftest import self_test
 from tests.support.engines import COMPILER, CONFIG, RECIPE, RECIPES, assert_close, assert_same, batch, trained
 
@@ -254,6 +254,17 @@ def test_the_optimizer_leaves_a_step_out_by_itself_as_it_does_on_cuda(recipe: Re
         engine.train_step(*batch(), recipe, step)
         hook.remove()
     assert_same({**engine.weights(), **engine.optimizer_state()}, before)
+
+
+def test_where_the_optimizer_leaves_steps_out_by_itself() -> None:
+    asked = [
+        (device, parallel, precision)
+        for device in ("cuda", "cpu")
+        for parallel in ("ddp", "fsdp")
+        for precision in ("bfloat16", "float16")
+    ]
+    by_itself = [case for case in asked if skips_by_itself(torch.device(case[0]), *case[1:])]
+    assert by_itself == [("cuda", "ddp", "bfloat16")]
 
 
 def test_what_is_compiled_depends_on_the_device() -> None:

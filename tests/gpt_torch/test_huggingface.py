@@ -13,6 +13,7 @@ from gpt_numpy import GPT
 from gpt_numpy.cli import PROGRAM as BY_HAND
 from gpt_numpy.workshop.commands import run
 from gpt_numpy.workshop.program import Program
+from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs import Run
 from gpt_numpy.workshop.tokenizers import BPETokenizer, CharTokenizer
 from gpt_torch.cli import PROGRAM as IN_TORCH
@@ -165,6 +166,9 @@ def test_both_engines_go_on_with_an_imported_model(
     their_model(here / "there")
     (here / "letters.txt").write_text(LETTERS * 40, encoding="utf-8")
     assert run(IN_TORCH, ["import", "there", "--out", "runs/one"]) == 0
+    assert json.loads(Path("runs/one/config.json").read_text(encoding="utf-8"))["from"] == "there"
+    recipe = Run(Path("runs/one")).checkpoint("latest").state.recipe  # small steps, which a trained model needs
+    assert recipe == Recipe(steps=1000, batch_size=8, lr=3e-5, weight_decay=0.1, grad_clip=1.0, eval_every=100)
     assert run(program, ["train", "--resume", "--steps", "3"]) == 2
     assert "came without a text; give one by --data" in capsys.readouterr().err
     assert run(program, ["train", "--resume", "--steps", "3", "--data", "letters.txt"]) == 0
