@@ -54,6 +54,18 @@ def test_recomputing_drops_the_same_numbers_again() -> None:
     assert_close(trained(recomputed), trained(Engine(config, options=CPU)), 1e-3)
 
 
+def test_to_judge_and_to_write_between_steps_changes_no_step() -> None:
+    """There nothing is dropped, in steps as before."""
+    config = replace(CONFIG, dropout=0.3)
+    looked_at, left_alone = (Engine(config, options=CPU) for _ in range(2))
+    for step in range(3):
+        looked_at.train_step(*batch(seed=step), RECIPE, step)
+        looked_at.loss(*batch())
+        looked_at.reader().read([1])
+    trained(left_alone)
+    assert_same(dict(looked_at.weights()), dict(left_alone.weights()))
+
+
 def test_each_piece_of_a_batch_drops_numbers_of_its_own() -> None:
     engine = Engine(replace(CONFIG, dropout=0.3), options=CPU)
     ids, targets = (np.repeat(tokens, 2, axis=0) for tokens in batch(1))
