@@ -19,7 +19,9 @@ class Options:
         check_threads(self.threads)
 
 
-ONLY_TORCH = ("--device", "--dtype", "--attention", "--compile", "--recompute", "--parallel", "--self-test")
+ONLY_TORCH = (
+    "--device", "--dtype", "--attention", "--compile", "--deterministic", "--recompute", "--parallel", "--self-test",
+)  # fmt: skip
 
 PROGRAM = Program(
     "gpt-numpy",
