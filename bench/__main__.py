@@ -96,7 +96,8 @@ def run(arguments: Sequence[str]) -> None:
 
 def parser(named: str) -> Parser:
     found = Parser(f"python -m bench {named}".strip(), f"Measures {BENCHMARKS[named].meaning}." if named else "")
-    add_fields(found, "what is measured", Settings, only=BENCHMARKS[named].flags.split() if named else None)
+    flags = [one.flags for name, one in BENCHMARKS.items() if name == named or (not named and name != "gpu")]
+    add_fields(found, "what is measured", Settings, only=" ".join(flags).split())
     files = found.add_argument_group("where the figures go, beside the screen")
     files.add_argument("--json", metavar="FILE", type=to_be_written, help="the figures, for a program")
     files.add_argument("--plot", metavar="FILE", type=to_be_drawn, help="a picture: .png, .svg or .pdf")

@@ -1,7 +1,7 @@
 """Everything that is worth knowing of a GPU that is there for ten minutes, the most important first.
 
-Each stage is a process of its own with a limit of time, so that one that hangs, or leaves the card in no good state,
-costs itself alone. What a training that was stopped has reached so far is reported all the same.
+Each stage runs in its own process with a time limit, so that one that hangs, or leaves the card in a bad state, spoils
+nothing but itself. A training that was stopped still reports how far it came.
 """
 
 import json
@@ -191,7 +191,7 @@ def samples(rows: Sequence[Row]) -> list[str]:
     return [f"{best['stage']} writes:", best["figures"]["sample"].strip("\n")]
 
 
-# ---- what is measured in a process of its own -------------------------------------------------------------------
+# ---- stages that run as python -m bench.gpu ---------------------------------------------------------------------
 
 
 def subject(trial: bool) -> tuple[GPTConfig, Recipe]:

@@ -1,8 +1,8 @@
 """How attention is computed: by PyTorch's fused kernels, or by the formula, step by step.
 
 On MPS the fused kernels have been wrong: for q, k and v that do not lie in memory row by row, for heads of 64 numbers
-and more, beyond the mask in 16 bits. PyTorch takes them there even where math is asked for, as soon as nothing has to
-be differentiated. So on MPS the formula is the usual way, in operations of our own, and the kernels get rows.
+and more, beyond the mask in 16 bits; so PyTorch's issues say. Its "math" has such a kernel there, too. So on MPS the
+formula is the default, in operations of our own, and kernels get contiguous tensors. No Mac has run this yet.
 """
 
 import math

@@ -41,8 +41,8 @@ def find_device(name: str) -> torch.device:
     if kind == "auto":
         kind = next(each for each, usable in here.items() if usable)
     if not here[kind]:
-        if kind == "cuda" and (reason := unused_gpu()):
-            raise ValueError(f"device cuda: {reason}")
+        if kind == "cuda" and (reason := unused_gpu(int(number or 0))):
+            raise ValueError(f"device {name}: {reason}")
         usable = " and ".join(each for each in here if here[each])
         raise ValueError(f"device {name} is not here; what PyTorch {torch.__version__} finds is {usable}")
     cards = torch.cuda.device_count()
@@ -71,16 +71,16 @@ def find_precision(name: str, device: torch.device) -> str:
 
 # ---- a GPU that is there and cannot be used ---------------------------------------------------------------------
 
-# What uv has installed, `uv run` installs again at the next call, unless it is told to leave the packages alone.
+# `uv run` puts back what uv.lock says, at each call, unless it is told not to sync.
 FITTING = "uv pip install --torch-backend={} --reinstall torch, and from then on UV_NO_SYNC=1, or uv run undoes it"
 
 
-def unused_gpu() -> str | None:
+def unused_gpu(card: int = 0) -> str | None:
     """Why PyTorch cannot use NVIDIA's GPU that is here, and a way out that lasts; None where nothing is amiss."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):  # somebody wants it so
         return None
     if cuda_works():
-        if missing := lacking_kernels():
+        if missing := lacking_kernels(card):
             return f"this PyTorch has no kernels for {missing}. Older builds may: {FITTING.format('cu126')}"
         return None
     if torch.version.hip or not has_nvidia():
@@ -126,7 +126,7 @@ def lacking_kernels(card: int = 0) -> str | None:
 
 
 def remarks(name: str) -> list[str]:
-    """What whoever trains with this --device may not know of the machine."""
+    """What to tell somebody who trains with this --device: a GPU that is not used, GPUs that are idle."""
     found = []
     device = find_device(name)
     if name == "auto" and device.type != "cuda" and (reason := unused_gpu()):

@@ -421,8 +421,8 @@ def far_off(
 
 
 def skips_by_itself(device: torch.device, parallel: str, precision: str) -> bool:
-    """Whether the optimizer is told on the device that a step is left out. With float16 the scaler tells it; an
-    optimizer that has parts of the parameters takes no such word."""
+    """Whether the optimizer itself skips a step that is not finite, on the device. With float16 the scaler decides; and
+    the flag is one tensor, which does not go with the sharded ones of FSDP."""
     return device.type == "cuda" and parallel != "fsdp" and precision != "float16"
 
 
