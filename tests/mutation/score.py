@@ -209,29 +209,35 @@ def main() -> None:
 
 
 def sample(count: int, seed: int, processes: int) -> int:
-    """Tries so many changes, and says how many of them survived."""
+    """Tries so many changes, and says how many of them survived; Ctrl-C ends it early, with the figures until then."""
     drawn = random.Random(seed).sample([change for source in SAMPLED for change in changes(source)], count)
-    reasons, survived, nothing = unchanging(), 0, 0
-    for verdict in judged(drawn, processes, dict.fromkeys(SAMPLED, SAMPLES_PATIENCE)):
-        if not verdict.noticed_by:
-            explained = key(verdict.change) in reasons.get(name_of(verdict.change.path), {})
-            nothing, survived = nothing + explained, survived + (not explained)
-    noticed = count - nothing - survived
-    print(f"{count} changes, seed {seed}: {noticed} noticed, {nothing} change nothing, {survived} survived")
+    reasons, tried, survived, nothing = unchanging(), 0, 0, 0
+    with contextlib.suppress(KeyboardInterrupt):
+        for verdict in judged(drawn, processes, dict.fromkeys(SAMPLED, SAMPLES_PATIENCE)):
+            tried += 1
+            if not verdict.noticed_by:
+                explained = key(verdict.change) in reasons.get(name_of(verdict.change.path), {})
+                nothing, survived = nothing + explained, survived + (not explained)
+    noticed = tried - nothing - survived
+    print(f"{tried} of {count} changes, seed {seed}: {noticed} noticed, {nothing} change nothing, {survived} survived")
     return survived
 
 
 def judged(wanted: list[Change], processes: int, patience: Mapping[Path, float] = {}) -> Iterator[Verdict]:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, transient=True) as progress, ThreadPoolExecutor(processes) as pool:
+    pool = ThreadPoolExecutor(processes)
+    with Progress(*columns, transient=True) as progress:
         task = progress.add_task("", total=len(wanted))
-        for verdict in pool.map(lambda change: judge(change, patience.get(change.path)), wanted):
-            change = verdict.change
-            progress.update(task, advance=1, description=change.path.name)
-            if not verdict.noticed_by and change.line:
-                found = f"{name_of(change.path)}:{change.line} {change.before} -> {change.after}"
-                progress.console.print(found, markup=False, highlight=False, soft_wrap=True)
-            yield verdict
+        try:
+            for number, verdict in enumerate(pool.map(lambda c: judge(c, patience.get(c.path)), wanted), 1):
+                change = verdict.change
+                progress.update(task, advance=1, description=change.path.name)
+                if not verdict.noticed_by and change.line:
+                    found = f"{number}: {name_of(change.path)}:{change.line} {change.before} -> {change.after}"
+                    progress.console.print(found, markup=False, highlight=False, soft_wrap=True)
+                yield verdict
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 # ---- the report -------------------------------------------------------------------------------------------------
