@@ -10,7 +10,7 @@ from typing import NamedTuple
 try:
     from rich.console import Console as Rich
 
-    from bench import generate, gpu, memory, ops, overhead, peers, scaling, step, where
+    from bench import generate, gpu, kernels, memory, ops, overhead, peers, scaling, step, where
     from bench.card import card
     from bench.result import Result, in_words, write_json, write_plot
     from bench.settings import Settings
@@ -45,15 +45,21 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "memory": Benchmark(memory.measure, "peak memory against batch and context", MODEL),
     "scaling": Benchmark(scaling.measure, "time against batch, context, width, layers, threads", MODEL + TURNS),
     "where": Benchmark(where.measure, "where the time of one step of gpt_numpy goes", MODEL + "repeat"),
+    "kernels": Benchmark(
+        kernels.measure,
+        "what a training step costs on a card that is not here",
+        "training card batch_size compile " + TURNS,
+    ),
     "gpu": Benchmark(gpu.measure, "all that a GPU is worth knowing for, in ten minutes", "minutes data trial"),
     "peers": Benchmark(
         peers.measure, "the same training step in autograd, MyGrad and JAX, where installed", MODEL + TURNS
     ),
 }
+ABOUT_GPUS = ("gpu", "kernels")
 
 
 def short(settings: Settings) -> list[tuple[str, Settings]]:
-    """What runs when nothing is named: everything but what is for a GPU, in about three minutes."""
+    """What runs when nothing is named: everything but what is about a GPU, in about three minutes."""
     few = replace(settings, repeat=min(settings.repeat, 3))
     here = replace(few, device="cpu")
     of_workshop = replace(few, preset="workshop", batch_size=settings.batch_size or 16, compile=False)
@@ -96,7 +102,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def parser(named: str) -> Parser:
     found = Parser(f"python -m bench {named}".strip(), f"Measures {BENCHMARKS[named].meaning}." if named else "")
-    flags = [one.flags for name, one in BENCHMARKS.items() if name == named or (not named and name != "gpu")]
+    flags = [one.flags for name, one in BENCHMARKS.items() if name == named or (not named and name not in ABOUT_GPUS)]
     add_fields(found, "what is measured", Settings, only=" ".join(flags).split())
     files = found.add_argument_group("where the figures go, beside the screen")
     files.add_argument("--json", metavar="FILE", type=to_be_written, help="the figures, for a program")
@@ -127,7 +133,7 @@ def help_text() -> str:
 
 
 ABOUT = """gpt_numpy and gpt_torch side by side. What is compared first computes the same numbers, then takes turns.
-Without a name all of these but gpu are run, in about three minutes:"""
+Without a name all of these but gpu and kernels are run, in about three minutes:"""
 
 
 def main() -> int:

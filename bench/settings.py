@@ -27,6 +27,8 @@ class Settings:
     threads: Annotated[int, "threads of the CPU for each of them; 0: one for each core"] = 0
     device: Annotated[Literal["cpu", "cuda", "mps"], "of gpt_torch; gpt_numpy is on the CPU"] = "cpu"
     compile: Annotated[bool, "measure torch.compile too, which compiles for some 20 seconds first"] = True
+    training: Annotated[Literal["sprint", "workshop", "record"], "the preset whose step is looked at"] = "sprint"
+    card: Annotated[Literal["H200", "H100", "A100", "RTX4090"], "what it would run on"] = "H200"
     minutes: Annotated[float, "for all of it; what has no time left is left out"] = 9.0
     data: Annotated[str, "the text to train on, as for gpt-torch train"] = ""
     trial: Annotated[bool, "try the command itself, with small sizes, on any device"] = False

@@ -45,5 +45,6 @@ def summed_by_row(ids: Tensor, dx: Tensor, rows: int) -> Tensor:
     """From ids (N,) and dx (N, C): dW (rows, C)."""
     if rows <= MOST:
         return (torch.arange(rows, device=ids.device)[:, None] == ids).to(dx.dtype) @ dx
-    order = ids.argsort(stable=True)
-    return torch.segment_reduce(dx[order], "sum", lengths=torch.bincount(ids, minlength=rows))
+    ids, order = ids.sort(stable=True)
+    ends = torch.searchsorted(ids, torch.arange(rows, device=ids.device), right=True)
+    return torch.segment_reduce(dx[order], "sum", lengths=ends.diff(prepend=ends.new_zeros(1)), unsafe=True)

@@ -289,7 +289,7 @@ def test_only_bars_that_are_parts_of_a_whole_stand_on_each_other(parts: bool, le
 
 
 def test_everything_is_run_where_nothing_is_named() -> None:
-    assert {name for name, _ in short(Settings())} == set(BENCHMARKS) - {"gpu"}
+    assert {name for name, _ in short(Settings())} == set(BENCHMARKS) - {"gpu", "kernels"}
 
 
 # ---- a GPU that is there for ten minutes ------------------------------------------------------------------------

@@ -1,0 +1,336 @@
+"""What a training step costs on a card that is not here: its kernels, what they move, and the least time they can take.
+
+The model's parameters are fake tensors, which have a shape and no numbers. torch.compile traces a step with them on the
+CPU, the two graphs are moved to the card, and Inductor writes its code for it; nothing is run. Clipping and the
+optimizer are not compiled: their calls are counted as they come, on fake tensors of the card.
+
+A kernel takes at least as long as its bytes at the card's bandwidth, and as its FLOP at the card's peak. The sum is a
+bound for a card that finds nothing in its cache and never waits for the host. How long the host takes is measured here,
+with tensors so small that nothing else does.
+"""
+
+import math
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.node import map_aggregate, map_arg
+from torch.nn import functional as F
+from torch.nn.utils import clip_grad_norm_
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.flop_counter import flop_registry
+
+from bench.result import Result, Row, milliseconds, whole
+from bench.settings import COMPILED, EAGER, Settings, Stepping
+from bench.timing import turns
+from gpt_numpy.config import GPTConfig
+from gpt_numpy.workshop.errors import RunFailed
+from gpt_numpy.workshop.optimizers import grouped, settings_at
+from gpt_numpy.workshop.recipes import PRESETS, Recipe
+from gpt_torch.device import PEAKS
+from gpt_torch.engine import Engine, Options
+from gpt_torch.model import GPT
+from gpt_torch.muon import MuonAdamW
+
+CUDA = torch.device("cuda", 0)
+
+
+@dataclass(frozen=True)
+class Card:
+    """As NVIDIA describes it, and as PyTorch would find it."""
+
+    name: str
+    capability: tuple[int, int]
+    processors: int
+    threads: int  # of a processor
+    shared_memory: int  # bytes that a block of threads can have
+    cache: int  # bytes
+    bandwidth: float  # bytes a second
+
+    @property
+    def peak(self) -> float:
+        """FLOP a second, in 16 bits."""
+        return PEAKS[self.name] * 1e12
+
+    @property
+    def properties(self) -> SimpleNamespace:
+        major, minor = self.capability
+        return SimpleNamespace(
+            name=self.name, major=major, minor=minor, multi_processor_count=self.processors, warp_size=32,
+            max_threads_per_multi_processor=self.threads, max_threads_per_block=1024, regs_per_multiprocessor=65536,
+            shared_memory_per_block=49152, shared_memory_per_block_optin=self.shared_memory, L2_cache_size=self.cache,
+            total_memory=1 << 34, gcnArchName="", is_integrated=0,
+        )  # fmt: skip
+
+
+CARDS = {
+    "H200": Card("NVIDIA H200", (9, 0), 132, 2048, 232448, 50 << 20, 4.8e12),
+    "H100": Card("NVIDIA H100 80GB HBM3", (9, 0), 132, 2048, 232448, 50 << 20, 3.35e12),
+    "A100": Card("NVIDIA A100-SXM4-80GB", (8, 0), 108, 2048, 166912, 40 << 20, 2.039e12),
+    "RTX4090": Card("NVIDIA GeForce RTX 4090", (8, 9), 128, 1536, 101376, 72 << 20, 1.008e12),
+}
+
+
+@dataclass
+class Kernels:
+    """Those of one kind in one part of a step."""
+
+    launches: int = 0
+    bytes: float = 0.0
+    flops: float = 0.0
+    seconds: float = 0.0  # at least
+
+    def add(self, card: Card, launches: int, moved: float, flops: float = 0.0) -> None:
+        self.launches += launches
+        self.bytes += moved
+        self.flops += flops
+        self.seconds += max(moved / card.bandwidth, flops / card.peak)
+
+
+Step = dict[tuple[str, str], Kernels]  # by part of the step and kind of kernel
+
+
+def measure(settings: Settings) -> Iterator[Result]:
+    card, preset = CARDS[settings.card], PRESETS[settings.training]
+    model = GPT(preset.model)
+    step = in_update(dict(model.named_parameters()), preset.recipe, card)
+    codes = compiled(model, settings.batch_size or preset.recipe.batch_size, card)
+    step = {**in_code(codes, card), **step}
+    yield result(settings, step, codes, [], done=0.5)
+    yield result(settings, step, codes, [host(settings, preset.model, preset.recipe)])
+
+
+def result(settings: Settings, step: Step, codes: "Codes", remarks: Sequence[str], done: float = 1.0) -> Result:
+    card = CARDS[settings.card]
+    rows: list[Row] = [
+        {"part": part, "kernels": kind, "launches": k.launches, "GB": k.bytes / 1e9, "GFLOP": k.flops / 1e9,
+         "at least": k.seconds}
+        for (part, kind), k in step.items()
+    ]  # fmt: skip
+    launches, gigabytes, flops, seconds = (sum(row[name] for row in rows) for name in list(rows[0])[2:])
+    atomics = sum(code.count("tl.atomic_add(") for code, _ in codes.values())
+    lines = [
+        f"A step is {launches} launches, {gigabytes:.2f} GB and {flops:.0f} GFLOP; at least {milliseconds(seconds)}, "
+        f"{flops * 1e9 / card.peak / seconds:.0%} of the peak. Atomic additions: {atomics}.",
+        *remarks,
+    ]
+    two = "{:.3f}".format
+    return Result(
+        "kernels",
+        f"a training step of {settings.training} in bfloat16, as it would be on {card.name}",
+        rows,
+        {"part": str, "kernels": str, "launches": str, "GB": two, "GFLOP": whole, "at least": milliseconds},
+        lines,
+        done=done,
+    )
+
+
+# ---- forward and backward, compiled -----------------------------------------------------------------------------
+
+Graph = torch.fx.GraphModule
+Codes = dict[str, tuple[str, Graph]]  # of "forward" and "backward": Inductor's code, and the graph that it is for
+
+
+def compiled(model: GPT, rows: int, card: Card) -> Codes:
+    """What torch.compile would run on the card. The model's parameters are fake from then on."""
+    if not find_spec("triton"):
+        raise RunFailed("kernels are written for Triton, which is not installed; it comes with PyTorch on Linux")
+    from torch._functorch import config as functorch  # seconds to load
+    from torch._inductor import config as inductor
+    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+    from torch._inductor.graph import GraphLowering
+
+    codes: Codes = {}
+    graphs: list[Graph] = []
+
+    def for_card(graph: Graph, inputs: Sequence[Any], **kwargs: Any) -> Any:
+        graphs.append(move(graph))
+        return compile_fx_inner(graph, [moved(x) for x in inputs], **kwargs)
+
+    def written(lowering: GraphLowering) -> Any:
+        """In place of loading the code, for which the card would have to be here."""
+        code = lowering.codegen()[0]
+        codes["backward" if lowering.is_backward else "forward"] = str(getattr(code, "value", code)), graphs[-1]
+        if lowering.is_backward:
+            raise Written
+        return SimpleNamespace(call=lambda _: None, __file__="")
+
+    torch._dynamo.reset()
+    fakes: dict[Tensor, nn.Parameter] = {}  # by the true one, of which a tied one has two names
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # Triton's, of settings to come
+        stack.enter_context(inductor.patch(compile_threads=1, fx_graph_cache=False, profile_bandwidth=True))
+        stack.enter_context(functorch.patch(force_non_lazy_backward_lowering=True, enable_autograd_cache=False))
+        stack.enter_context(mock.patch.object(GraphLowering, "compile_to_module", written))
+        stack.enter_context(present(card))
+        stack.enter_context(FakeTensorMode())
+        for module in model.modules():
+            for name, p in module.named_parameters(recurse=False, remove_duplicate=False):
+                setattr(module, name, fakes.setdefault(p, nn.Parameter(torch.empty(p.shape))))
+        ids = torch.zeros(rows, model.config.block_size, dtype=torch.long)
+        step = torch.compile(model, backend=lambda graph, inputs: compile_fx(graph, inputs, for_card))
+        try:
+            with AsOnCUDA(), torch.autocast("cpu", torch.bfloat16):
+                step(ids, ids)
+        except Exception as error:
+            if len(codes) < 2:  # then it is not Written
+                reason, *_ = [*str(error).strip().splitlines(), type(error).__name__]
+                how = f"PyTorch {torch.__version__} cannot compile for a card that is not here"
+                raise RunFailed(f"{how}: {reason}") from error
+    return codes
+
+
+class Written(Exception):
+    """All code is there; it cannot be run."""
+
+
+class AsOnCUDA(TorchFunctionMode):
+    """On the CPU what autocast and attention do on a card: one kernel for attention, the loss in float32."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is F.scaled_dot_product_attention:
+            q, k, v, _, dropout = args
+            return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, dropout, True)[0]
+        if function is F.cross_entropy:
+            args = args[0].float(), *args[1:]
+        return function(*args, **(kwargs or {}))
+
+
+def move(graph: Graph) -> Graph:
+    """To the card, all that it computes."""
+    for node in graph.graph.nodes:
+        node.args, node.kwargs = map_aggregate((node.args, node.kwargs), moved)
+        node.meta["val"] = tree_map(moved, node.meta.get("val"))
+    graph.recompile()
+    return graph
+
+
+def moved(x: Any) -> Any:
+    if isinstance(x, FakeTensor):
+        with x.fake_mode:
+            return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=CUDA)
+    return CUDA if isinstance(x, torch.device) else x
+
+
+@contextmanager
+def present(card: Card) -> Iterator[None]:
+    """What compiles finds this card."""
+    from torch._dynamo.device_interface import CudaInterface
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
+    capability = 10 * card.capability[0] + card.capability[1]
+    answers = {
+        "is_available": True, "is_bf16_supported": True, "current_device": 0, "get_compute_capability": capability,
+        "get_device_properties": card.properties,
+    }  # fmt: skip
+    with ExitStack() as stack:
+        for name, answer in answers.items():
+            stack.enter_context(mock.patch.object(CudaInterface, name, lambda *_, answer=answer, **__: answer))
+        for where in (CudaInterface.Worker, torch.cuda):
+            stack.enter_context(mock.patch.object(where, "get_device_properties", return_value=card.properties))
+        driver.set_active(SimpleNamespace(get_current_target=lambda: GPUTarget("cuda", capability, 32)))
+        if torch.cuda.is_available():  # another card, which comes back
+            stack.callback(driver.reset_active)
+        yield
+
+
+ELEMENTWISE, REDUCTIONS, PRODUCTS, ATTENTION, OTHERS = (
+    "elementwise", "reductions", "matrix products", "attention", "others",
+)  # fmt: skip
+
+
+def in_code(codes: Codes, card: Card) -> Step:
+    step: Step = defaultdict(Kernels)
+    for part, (code, graph) in codes.items():
+        moved = dict(re.findall(r"'kernel_name': '(\w+)'.*'kernel_num_gb': ([\d.e-]+)", code))
+        for name in re.findall(r"(triton_\w+)\.run\(", code):
+            kind = ELEMENTWISE if name.startswith("triton_poi") else REDUCTIONS
+            step[part, kind].add(card, 1, 1e9 * float(moved[name]))
+        for node in graph.graph.nodes:
+            if node.op == "call_function" and (flops := flops_of(node.target)):
+                kind = ATTENTION if "attention" in str(node.target) else PRODUCTS
+                out = node.meta["val"]
+                args, kwargs = map_arg((node.args, node.kwargs), lambda one: one.meta["val"])
+                step[part, kind].add(card, 1, size((args, out)), flops(*args, **kwargs, out_val=out))
+        calls = len(re.findall(r"(?:extern_kernels|aten)\.[\w.]+\(", code))
+        if others := calls - step[part, PRODUCTS].launches - step[part, ATTENTION].launches:
+            step[part, OTHERS].add(card, others, 0.0)
+    return step
+
+
+def flops_of(operation: Any) -> Any:
+    return flop_registry.get(getattr(operation, "overloadpacket", None))
+
+
+def size(tensors: Any) -> float:
+    """Bytes, each tensor once."""
+    return float(sum({id(x): x.nbytes for x in tree_leaves(tensors) if isinstance(x, Tensor)}.values()))
+
+
+# ---- the update, one operation after the other ------------------------------------------------------------------
+
+
+def in_update(parameters: Mapping[str, Tensor], recipe: Recipe, card: Card) -> Step:
+    step: Step = defaultdict(Kernels)
+    with FakeTensorMode():
+        own = {name: nn.Parameter(torch.empty(p.shape, device=CUDA)) for name, p in parameters.items()}
+        groups = grouped(own, recipe.optimizer).items()
+        optimizer = MuonAdamW(({"params": list(some.values()), "kind": kind} for kind, some in groups), torch.bfloat16)
+        for group in optimizer.param_groups:
+            group.update(settings_at(recipe, 0)[group["kind"]])
+        setattr(optimizer, "found_inf", torch.zeros((), device=CUDA))  # noqa: B010
+        for counting in (nullcontext(), Counting(step, card)):  # the first step also makes its memory
+            for p in own.values():
+                p.grad = torch.empty_like(p)
+            with counting:
+                clip_grad_norm_(own.values(), recipe.grad_clip or math.inf, foreach=True)  # as for true tensors there
+                optimizer.step()
+    return step
+
+
+class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, step: Step, card: Card) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.kernels, self.card = step, card
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        if function.namespace == "aten" and not function.is_view and not re.search("empty|view", function.name()):
+            flops = flops_of(function)
+            self.kernels["update", PRODUCTS if flops else OTHERS].add(
+                self.card, 1, size((args, kwargs, out)), flops(*args, **(kwargs or {}), out_val=out) if flops else 0.0
+            )
+        return out
+
+
+# ---- the host ---------------------------------------------------------------------------------------------------
+
+
+def host(settings: Settings, config: GPTConfig, recipe: Recipe) -> str:
+    """How long a step takes Python and PyTorch themselves, as a line."""
+    tiny = replace(config, n_head=1, n_embd=8, block_size=8)
+    steps = {}
+    for name in (EAGER, COMPILED)[: 1 + settings.compile]:
+        options = Options("cpu", "bfloat16", compile="on" if name == COMPILED else "off", self_test=False, threads=1)
+        engine = Engine(tiny, options=options)
+        steps[name] = Stepping(engine, replace(recipe, batch_size=1))
+    *_, found = turns(steps, settings.repeat, settings.turn)
+    times = " and ".join(
+        f"{milliseconds(taken.median)} {name.removeprefix('gpt_torch').strip() or 'eager'}"
+        for name, taken in found.items()
+    )
+    return f"The host takes {times} for a step of {config.n_layer} layers with next to no numbers, on this CPU."
