@@ -73,6 +73,8 @@ def test_cards_that_nobody_uses_are_named(monkeypatch: pytest.MonkeyPatch) -> No
     cards(monkeypatch, *[H200] * 8)
     (said,) = remarks("auto")
     assert said == "7 more GPUs are idle; with all: uv run torchrun --nproc-per-node 8 --no-python gpt-torch train"
+    cards(monkeypatch, H200, H200)
+    assert remarks("auto")[0].startswith("1 more GPU is idle")
     cards(monkeypatch, H200)
     assert remarks("auto") == remarks("cuda") == remarks("cpu") == []
 

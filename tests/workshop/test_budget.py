@@ -42,9 +42,10 @@ def test_each_part_has_its_time(
     for part, seconds in least.items():
         assert budget[part] >= seconds, part
     assert sum(budget.values()) <= end["seconds"] <= total
-    said = re.search(r"^took (.*): start (.*), first step .*, rest (.*)$", capsys.readouterr().out, re.MULTILINE)
+    said = re.search(r"^took (.*): start (.*), first step .*, rest (.*) s$", capsys.readouterr().out, re.MULTILINE)
     assert said
     assert said[2].startswith("7.")
+    assert float(said[3]) <= total - sum(budget.values()) + 0.05
 
 
 def delayed(original: Callable[..., Any], seconds: float) -> Callable[..., Any]:
