@@ -19,7 +19,8 @@ try:
     from gpt_numpy.workshop.flags import Parser, add_fields, chosen, made
     from gpt_torch.device import find_device
 except ModuleNotFoundError as error:  # on a machine that is lent for ten minutes, say
-    sys.exit(f"bench: {error.name} is not installed here; from a checkout, uv run python -m bench has all it needs")
+    missing = (error.name or "").partition(".")[0]
+    sys.exit(f"bench: {missing} is not installed here; from a checkout, uv run python -m bench has all it needs")
 
 
 class Benchmark(NamedTuple):

@@ -21,8 +21,7 @@ from bench.verify import same_arrays
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.errors import RunFailed
 from minitensor import Tensor, grad
-from minitensor.op import OPS, Array
-from minitensor.tensor import apply
+from minitensor.core import OPS, Array, apply
 
 CONFIG = GPTConfig()
 B, T, C, H, V = 4, CONFIG.block_size, CONFIG.n_embd, CONFIG.n_head, CONFIG.vocab_size

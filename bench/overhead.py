@@ -16,7 +16,7 @@ import numpy as np
 from bench.result import BLUE, ORANGE, Result, Row, bars
 from bench.settings import Settings
 from minitensor import Tensor
-from minitensor.op import OPS
+from minitensor.core import OPS
 
 CHAIN, ROUNDS = 1000, 20
 TARGET = 6.0  # microseconds
@@ -60,9 +60,9 @@ def measured(subject: Subject) -> Cost:
     x, y = (Tensor(np.ones(shape), requires_grad=True) for _ in range(2))
     a, b, dy, total = x.array, y.array, np.ones(shape), np.zeros(shape)
     op = OPS[subject.op]
-    place = subject.recorded(x, y).place
-    assert place is not None
-    saved = place[0].saved
+    node = subject.recorded(x, y).node
+    assert node is not None
+    saved = node.saved
     assert saved is not None
 
     start = time.perf_counter()

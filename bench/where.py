@@ -16,7 +16,7 @@ from unittest.mock import patch
 from bench.result import BLUE, GREY, ORANGE, Result, Row, bars, milliseconds, whole
 from bench.settings import Settings, Stepping
 from gpt_numpy.parts import Part
-from minitensor.op import OPS
+from minitensor.core import OPS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

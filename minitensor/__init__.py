@@ -21,10 +21,9 @@ from minitensor.functions import (
 )  # fmt: skip
 
 # isort: on
-from minitensor.graph import enable_grad, is_grad_enabled, no_grad
-from minitensor.op import OPS, Op
+from minitensor.core import OPS, Op, apply, enable_grad, grad, is_grad_enabled, no_grad
 from minitensor.random import manual_seed
-from minitensor.tensor import Tensor, apply, grad
+from minitensor.tensor import Tensor
 
 __all__ = [
     "OPS", "Op", "Tensor", "abs", "add", "amax", "amin", "apply", "arange", "argmax", "argmin", "cat", "chunk",

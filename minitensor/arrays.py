@@ -2,21 +2,11 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from minitensor.op import Array
-
-
-def read_only(array: Array) -> Array:
-    """The array itself, read-only from now on, and so is what it is a view of."""
-    part: Any = array
-    while isinstance(part, np.ndarray):
-        part.setflags(write=False)
-        part = part.base
-    return array
+from minitensor.core import Array
 
 
 def from_outside(data: ArrayLike, dtype: DTypeLike | None = None) -> Array:
@@ -28,7 +18,9 @@ def from_outside(data: ArrayLike, dtype: DTypeLike | None = None) -> Array:
         array = np.array(data, dtype)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"a tensor holds floats, integers or booleans, not {array.dtype} (given: {data!r:.60})")
-    return read_only(array.astype(array.dtype.newbyteorder("="), copy=False))
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    array.setflags(write=False)
+    return array
 
 
 def _is_plain(data: ArrayLike) -> bool:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from minitensor import ops
+from minitensor.core import apply, wrap
 from minitensor.random import generator
-from minitensor.tensor import Operand, Tensor, apply, wrap
+from minitensor.tensor import Operand, Tensor
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from minitensor.core import apply
 from minitensor.ops import shape
 from minitensor.random import generator
-from minitensor.tensor import Operand, Tensor, apply, flat, together
+from minitensor.tensor import Operand, Tensor, flat, together
 
 # ---- out of nothing ---------------------------------------------------------------------------------------------
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from minitensor.op import Array
-from minitensor.tensor import Operand, Tensor, grad
+from minitensor.core import Array, grad
+from minitensor.tensor import Operand, Tensor
 
 STEP = 6e-6  # the cube root of 2e-16: there the two errors of a central difference are about equal
 

@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from minitensor.arrays import pieces, read_only
-from minitensor.op import Array
-from minitensor.tensor import Tensor, wrap
+from minitensor.arrays import pieces
+from minitensor.core import Array, read_only, wrap
+from minitensor.tensor import Tensor
 
 Group = dict[str, Any]
 Params = Iterable[Tensor] | Iterable[Group]

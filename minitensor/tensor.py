@@ -1,11 +1,8 @@
-"""Tensor: a NumPy array that remembers how it was made, with torch's names.
+"""Tensor: the engine's tensor with torch's operators and methods, each a line over the operations in ops/.
 
-`apply` runs an operation and records it as a node (see graph.py); `Tensor.backward` starts the walk back. The rest of
-the file is what a torch user reaches for, each a line over the operations in ops/.
-
-The array inside a tensor is its own and read-only. An operation may therefore keep its inputs for the backward without
-a copy: whatever tries to change them gets an error at once, and no gradient can be wrong. A tensor changes its value
-by taking another array: `x.data = new`, `x -= step` under no_grad, an optimizer's step.
+The array inside a tensor is its own and read-only. An operation may therefore save its inputs without a copy: whatever
+tries to change them gets an error at once. A tensor changes its value by taking another array: `x.data = new`,
+`x -= step` under no_grad, an optimizer's step.
 """
 
 import math
@@ -16,88 +13,28 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 from numpy.typing import ArrayLike, DTypeLike
 
-from minitensor.arrays import from_outside, read_only
-from minitensor.graph import Node, Place, backpropagate, mode, no_grad
-from minitensor.op import Array, Axis, Op
+from minitensor import core
+from minitensor.arrays import from_outside
+from minitensor.core import Array, Node, apply, is_grad_enabled, wrap
 from minitensor.ops import elementwise, erf, matmul, reduce, shape, softmax
+from minitensor.ops.reduce import Axis
 
 Operand = Union["Tensor", ArrayLike]  # what may stand beside a tensor
 Real: TypeAlias = float  # inside Tensor, `float` is the method
 
-# ---- recording --------------------------------------------------------------------------------------------------
-
-
-def apply(op: Op, *inputs: "Tensor | None", **settings: Any) -> "Tensor":
-    """Run op.forward on the inputs' arrays; record it if one of them wants a gradient. (A tuple for split.)"""
-    try:
-        arrays = [None if x is None else x.array for x in inputs]
-    except AttributeError:
-        wrong = next(type(x).__name__ for x in inputs if x is not None and not isinstance(x, Tensor))
-        raise TypeError(f"{op.name}: its inputs are tensors, not {wrong}; make one, tensor(x)") from None
-    if len(arrays) > 1:
-        _check_dtypes(op, arrays)
-    for name, setting in settings.items():
-        if isinstance(setting, np.generic):  # a NumPy number would bring its own dtype into the arithmetic
-            settings[name] = setting.item()
-
-    y, saved = op.forward(*arrays, **settings)
-
-    edges = [None if x is None else x.place for x in inputs] if mode.recording else []
-    tracked = any(edges)
-    if type(y) is tuple:
-        outputs = tuple((part.shape, part.dtype) for part in y)
-        node = Node(op, outputs, saved, edges, several=True) if tracked else None
-        places = [(node, i) if node is not None else None for i in range(len(y))]
-        return cast("Tensor", tuple(map(wrap, y, places)))
-    if type(y) is not np.ndarray:
-        y = np.asarray(y)  # NumPy turns results without axes into scalars
-    return wrap(y, (Node(op, ((y.shape, y.dtype),), saved, edges), 0) if tracked else None)
-
-
-def wrap(array: Array, place: Place | None = None) -> "Tensor":
-    """A tensor around an array that nobody else will write to; it is read-only from now on."""
-    if array.base is None:
-        array.setflags(False)  # type: ignore[call-arg]  # read_only without the call: this runs for every operation
-    else:
-        read_only(array)
-    tensor = _new(Tensor)
-    tensor.array, tensor.place = array, place
-    return tensor
-
-
-_new = object.__new__
-
-
-def _check_dtypes(op: Op, arrays: list[Array | None]) -> None:
-    first = None
-    for array in arrays:
-        if array is not None and array.dtype is not first and array.dtype.kind == "f":
-            if first is None:
-                first = array.dtype
-            elif array.dtype != first:
-                raise TypeError(f"{op.name}: inputs are {first} and {array.dtype}; convert one, x.to({str(first)!r})")
-
-
 # ---- the tensor -------------------------------------------------------------------------------------------------
 
 
-class Tensor:
-    """A NumPy array with a gradient.
+class Tensor(core.Tensor, of_results=True):
+    """A NumPy array with a gradient."""
 
-    array   the values, read-only
-    place   where they stand in the graph: a node and which of its outputs this is; None for a constant
-    """
-
-    __slots__ = ("__weakref__", "array", "place")
+    __slots__ = ()
     __array_priority__ = 1000  # array + tensor is our __radd__, not NumPy's loop over entries
-
-    array: Array
-    place: Place | None
 
     def __init__(self, data: Operand, dtype: DTypeLike | None = None, requires_grad: bool = False) -> None:
         shared = isinstance(data, Tensor) and dtype in (None, data.dtype)
         self.array = _values(data) if shared else from_outside(_values(data), dtype)
-        self.place = None
+        self.node = None
         if requires_grad:
             self.requires_grad_()
 
@@ -105,10 +42,10 @@ class Tensor:
         """A leaf of its own. The values are shared: they never change."""
         if self.grad_fn is not None:
             raise RuntimeError("deepcopy: this tensor is the result of an operation; copy x.detach()")
-        copy = memo[id(self)] = _new(type(self))
-        copy.array, copy.place = self.array, None
+        copy = memo[id(self)] = object.__new__(type(self))
+        copy.array, copy.node = self.array, None
         copy.requires_grad_(self.requires_grad)
-        copy.grad = self.grad
+        copy.grad = None if self.grad is None else self.grad.detach()
         return copy
 
     def __reduce__(self) -> NoReturn:
@@ -189,7 +126,7 @@ class Tensor:
 
     @property
     def requires_grad(self) -> bool:
-        return self.place is not None
+        return self.node is not None
 
     @requires_grad.setter
     def requires_grad(self, wanted: bool) -> None:
@@ -200,13 +137,11 @@ class Tensor:
             if not requires_grad:
                 raise RuntimeError("requires_grad: only a leaf can stop wanting its gradient; use .detach()")
         elif not requires_grad:
-            self.place = None
-        elif self.place is None:
+            self.node = None
+        elif self.node is None:
             if self.dtype.kind != "f":
                 raise RuntimeError(f"requires_grad: only floats have gradients, this tensor is {self.dtype}")
-            node = Node(None, ((self.shape, self.dtype),))
-            node.grads = {0: None}
-            self.place = (node, 0)
+            self.node = Node(None, (), (), self.array)
         return self
 
     @property
@@ -216,40 +151,34 @@ class Tensor:
     @property
     def grad_fn(self) -> Node | None:
         """The operation that made it; None for a leaf."""
-        return self.place[0] if self.place is not None and self.place[0].op is not None else None
+        return self.node if self.node is not None and self.node.op is not None else None
 
     @property
     def grad(self) -> "Tensor | None":
-        if self.place is None:
-            return None
-        node, index = self.place
-        return node.grads.get(index) if node.grads is not None else None
+        return None if self.node is None else self.node.grad
 
     @grad.setter
     def grad(self, value: "Tensor | None") -> None:
-        node, index = self.place or (None, 0)
-        kept = None if node is None else node.grads
         if value is not None:
-            if kept is None:
+            if self.node is None or not self.node.keeps_grad:
                 raise RuntimeError("grad: this tensor keeps no gradient; call requires_grad_() or retain_grad() first")
             value = value if isinstance(value, Tensor) else Tensor(value)
             if value.shape != self.shape or value.dtype != self.dtype:
                 raise RuntimeError(
                     f"grad: {value.dtype} {value.shape} is no gradient for a tensor of {self.dtype} {self.shape}"
                 )
-        if kept is not None:
-            kept[index] = value
+        if self.node is not None:
+            self.node.grad = value
 
     def retain_grad(self) -> None:
         """Keep the gradient of this result too: backward keeps only those of leaves."""
-        if self.place is None:
+        if self.node is None:
             raise RuntimeError("retain_grad: this tensor does not require grad")
-        node, index = self.place
-        node.grads = {index: None, **(node.grads or {})}
+        self.node.keeps_grad = True
 
     def detach(self) -> "Tensor":
         """The same values, without the history."""
-        return wrap(self.array)
+        return cast(Tensor, wrap(self.array))
 
     @property
     def data(self) -> "Tensor":
@@ -262,67 +191,11 @@ class Tensor:
             raise RuntimeError(f"data: a tensor of shape {self.shape} cannot take values of shape {array.shape}")
         self.array = array
 
-    def backward(
-        self,
-        gradient: Operand | None = None,
-        retain_graph: bool = False,
-        create_graph: bool = False,
-    ) -> None:
-        """Add d(self)/d(leaf) to the grad of every leaf that self was made from."""
-        found = self._walk_back("backward", gradient, retain_graph, create_graph)
-        with no_grad():
-            for (node, index), new in found.items():
-                assert node.grads is not None
-                old = node.grads[index]
-                node.grads[index] = new if old is None else old + new
-
-    def _walk_back(
-        self,
-        caller: str,
-        gradient: Operand | None,
-        retain_graph: bool,
-        create_graph: bool,
-        wanted: "Sequence[Tensor] | None" = None,
-    ) -> "dict[Place, Tensor]":
-        if create_graph:
-            raise NotImplementedError(
-                f"{caller}: create_graph: a backward here is plain NumPy and leaves no graph, so there is no second "
-                "derivative; use torch, or a finite difference of the first (minitensor.gradcheck)"
-            )
-        if self.place is None:
-            raise RuntimeError(
-                f"{caller}: this tensor has no graph: nothing it was made from requires grad, or it was made under "
-                "no_grad(); set requires_grad=True on an input"
-            )
-        if gradient is None:
-            if self.array.size != 1:
-                raise RuntimeError(
-                    f"{caller}: shape {self.shape} is not one number: reduce it (.sum(), .mean()), or pass a gradient "
-                    "of that shape"
-                )
-            dy = np.ones(self.shape, self.dtype)
-        else:
-            dy = Tensor(gradient, self.dtype).array
-            if dy.shape != self.shape:
-                raise RuntimeError(f"{caller}: the gradient has shape {dy.shape}, the tensor {self.shape}")
-
-        places = None if wanted is None else {x.place for x in wanted if x.place is not None}
-        found = backpropagate(self.place, dy, places, retain_graph)
-        # Two places may have got the same array, or views of one: each gets its own.
-        given = {id(dy)}
-        tensors = {}
-        for place, array in found.items():
-            if array.base is not None or id(array) in given:
-                array = array.copy()
-            given.add(id(array))
-            tensors[place] = wrap(array)
-        return tensors
-
     # -- in place --
 
     def _become(self, result: "Tensor", symbol: str) -> Self:
         """What `x += y` does: x takes the result's array, and its history if there is one."""
-        if self.requires_grad and self.is_leaf and mode.recording:
+        if self.requires_grad and self.is_leaf and is_grad_enabled():
             raise RuntimeError(
                 f"a leaf that requires grad cannot be changed in place: write x = x {symbol} ..., or, to update it "
                 "without a record, use no_grad()"
@@ -332,9 +205,11 @@ class Tensor:
                 f"{self.dtype} {self.shape} cannot become {result.dtype} {result.shape} in place; "
                 f"write x = x {symbol} ..."
             )
+        if is_grad_enabled():
+            if self.node is not None and self.node.keeps_grad and result.node is not None:
+                result.node.keeps_grad = True
+            self.node = result.node
         self.array = result.array
-        if mode.recording:
-            self.place = result.place
         return self
 
     def __iadd__(self, other: Operand) -> Self:
@@ -767,31 +642,3 @@ def _index_part(part: Any) -> Any:
         return part
     array = Tensor(part).array
     return array if array.size else array.astype(np.int64)  # an empty list picks nothing
-
-
-def _sequence(tensors: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
-    return (tensors,) if isinstance(tensors, Tensor) else tensors
-
-
-# ---- gradients as a function ------------------------------------------------------------------------------------
-
-
-def grad(
-    outputs: Tensor,
-    inputs: Tensor | Sequence[Tensor],
-    grad_outputs: Operand | None = None,
-    retain_graph: bool = False,
-    create_graph: bool = False,
-    allow_unused: bool = False,
-) -> tuple[Tensor | None, ...]:
-    """The gradient of one output by each input, leaf or not, leaving every .grad alone (torch.autograd.grad)."""
-    inputs = _sequence(inputs)
-    for position, x in enumerate(inputs):
-        if x.place is None:
-            raise RuntimeError(f"grad: input {position} does not require grad")
-    found = outputs._walk_back("grad", grad_outputs, retain_graph, create_graph, inputs)
-    gradients = tuple(found.get(x.place) for x in inputs if x.place is not None)
-    unused = [position for position, gradient in enumerate(gradients) if gradient is None]
-    if unused and not allow_unused:
-        raise RuntimeError(f"grad: the output was not made from input {unused[0]}; allow_unused=True gives None for it")
-    return gradients

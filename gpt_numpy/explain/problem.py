@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.explain.formulas import later, sublayers
-from minitensor.op import Array
+from minitensor.core import Array
 
 
 class Place(NamedTuple):

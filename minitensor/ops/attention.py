@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from minitensor.op import Array, Op
+from minitensor.core import Array, Op
 from minitensor.ops.dropout import dropout_backward, dropout_forward
 
 # ---- scores -----------------------------------------------------------------------------------------------------

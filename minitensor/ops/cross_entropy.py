@@ -15,7 +15,7 @@ the logits are large no digits are lost. The logits and two numbers a row are ke
 
 import numpy as np
 
-from minitensor.op import Array, Op
+from minitensor.core import Array, Op
 
 
 def cross_entropy_forward(

@@ -6,7 +6,7 @@
 The mask comes in: the op draws nothing, so the same mask gives the same result, here and in torch.
 """
 
-from minitensor.op import Array, Op
+from minitensor.core import Array, Op
 
 
 def dropout_forward(x: Array, keep: Array, *, p: float) -> tuple[Array, tuple[Array, float]]:

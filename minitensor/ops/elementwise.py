@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from minitensor.op import Array, Op
+from minitensor.core import Array, Op
 
 # ---- arithmetic -------------------------------------------------------------------------------------------------
 

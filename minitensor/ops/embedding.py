@@ -9,7 +9,7 @@ gradients of all the places that read it. Sorted by id those places stand togeth
 
 import numpy as np
 
-from minitensor.op import Array, Op
+from minitensor.core import Array, Op
 
 
 def embedding_forward(

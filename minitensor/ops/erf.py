@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 
-from minitensor.op import Array, Op
+from minitensor.core import Array, Op
 
 Coefficients = tuple[float, ...]
 

@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from minitensor.arrays import pieces
-from minitensor.op import Array, Op
+from minitensor.core import Array, Op
 from minitensor.ops.erf import erf_of
 
 _CUBE = 0.044715

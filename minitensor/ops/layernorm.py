@@ -19,7 +19,7 @@ product with a vector, for which BLAS needs one pass over memory: mean(dn n) = (
 import numpy as np
 
 from minitensor.arrays import as_rows
-from minitensor.op import Array, Op
+from minitensor.core import Array, Op
 
 
 def layer_norm_forward(

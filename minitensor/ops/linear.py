@@ -12,7 +12,7 @@ its gradient is one product over all rows, not a product for each sequence and t
 import numpy as np
 
 from minitensor.arrays import as_rows
-from minitensor.op import Array, Op
+from minitensor.core import Array, Op
 
 
 def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, tuple[Array, Array, bool]]:

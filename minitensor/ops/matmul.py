@@ -13,7 +13,7 @@ One matrix b for a whole batch of a is the common case: then the batch is only m
 import numpy as np
 
 from minitensor.arrays import as_rows
-from minitensor.op import Array, Op
+from minitensor.core import Array, Op
 
 
 def matmul_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:

@@ -18,9 +18,10 @@ import math
 
 import numpy as np
 
-from minitensor.op import Array, Axis, Op
+from minitensor.core import Array, Op
 
 Shape = tuple[int, ...]
+Axis = int | Shape | None
 
 
 def _result(y: Array, axis: Axis, keepdims: bool) -> Array:

@@ -14,7 +14,7 @@ In both, dx sums to zero along the axis: adding a constant to all scores changes
 
 import numpy as np
 
-from minitensor.op import Array, Op
+from minitensor.core import Array, Op
 
 
 def softmax_forward(x: Array, *, axis: int = -1) -> tuple[Array, tuple[Array, int]]:

@@ -25,7 +25,7 @@ from gpt_numpy.workshop.recipes import PRESETS, Preset, Recipe
 from gpt_numpy.workshop.weights import initial_weights
 from gpt_torch.engine import Engine as TorchEngine
 from minitensor import tensor
-from minitensor.op import OPS
+from minitensor.core import OPS
 from minitensor.optim import AdamW, clip_grad_norm_
 from tests.support.runs import PLAY
 

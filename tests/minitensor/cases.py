@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as TF
 
-from minitensor.op import Array
+from minitensor.core import Array
 from minitensor.tensor import Tensor
 from tests.minitensor.strategies import Example, Source
 

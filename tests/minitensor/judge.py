@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from minitensor.core import Array, Op, apply, grad, wrap
 from minitensor.functions import cat
 from minitensor.gradcheck import central_difference, complex_step
-from minitensor.op import Array, Op
-from minitensor.tensor import Tensor, apply, grad, wrap
+from minitensor.tensor import Tensor
 from tests.minitensor.cases import Case
 from tests.minitensor.strategies import Example
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as TF
 
-from minitensor.op import OPS
+from minitensor.core import OPS, grad
 from minitensor.ops.attention import BLOCK
-from minitensor.tensor import Tensor, grad
+from minitensor.tensor import Tensor
 from tests.minitensor.cases import CASES
 from tests.minitensor.judge import compare, operation, through_engine, upstream
 from tests.minitensor.strategies import Example, Typical

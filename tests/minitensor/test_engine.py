@@ -13,9 +13,7 @@ import pytest
 
 import minitensor as mt
 from minitensor import Tensor, apply, enable_grad, is_grad_enabled, no_grad
-from minitensor.graph import mode
-from minitensor.op import OPS, Array, Op
-from minitensor.tensor import wrap
+from minitensor.core import OPS, Array, Op, wrap
 
 
 def leaf(*values: float) -> Tensor:
@@ -397,13 +395,14 @@ def test_no_grad_nests_and_decorates() -> None:
     assert is_grad_enabled()
 
 
-def test_no_grad_around_a_generator_holds_inside_it_alone() -> None:
-    @no_grad()
-    def steps(times: int) -> Iterator[bool]:
-        for _ in range(times):
-            yield is_grad_enabled()
+def test_no_grad_over_a_generator_is_refused() -> None:
+    """Its body runs while its caller's does, so it would record, or lose what is sent to it."""
 
-    assert [(inside, is_grad_enabled()) for inside in steps(times=2)] == [(False, True)] * 2
+    def steps() -> Iterator[bool]:
+        yield is_grad_enabled()
+
+    with pytest.raises(TypeError, match="use `with` inside it"):
+        no_grad()(steps)
 
 
 def test_no_grad_is_each_threads_own() -> None:
@@ -423,7 +422,7 @@ def test_no_grad_is_each_threads_own() -> None:
     leave.set()
     thread.join()
     assert seen == [False]
-    assert mode.recording
+    assert is_grad_enabled()
 
 
 def test_threads_can_differentiate_over_shared_leaves() -> None:
@@ -479,7 +478,6 @@ ERRORS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "gradient of another shape": (lambda x: (x * 2.0).backward(np.ones(3)), r"has shape \(3,\), the tensor \(2,\)"),
     "no graph": (lambda x: x.detach().sum().backward(), "has no graph.*set requires_grad=True"),
     "under no_grad": (lambda x: no_grad()(lambda: x.sum())().backward(), "made under no_grad"),
-    "double backward": (lambda x: x.sum().backward(create_graph=True), "no second derivative; use torch, or a finite"),
     "grad of a gradient": (lambda x: twice(x), "has no graph"),
     "grad by a constant": (lambda x: mt.grad(x.sum(), mt.ones(2)), "input 0 does not require grad"),
     "grad by an unused input": (lambda x: mt.grad(x.sum(), leaf(1.0)), "not made from input 0; allow_unused=True"),
@@ -542,7 +540,7 @@ BACKWARDS: dict[str, tuple[Callable[..., Any], str]] = {
     "wrong shape": (lambda dy: (dy, dy[:1]), r"bad: gradient 1 has shape \(1,\), its input has \(2,\)"),
     "too few axes": (lambda dy: (dy.sum(), dy), r"bad: gradient 0 has shape \(\), its input has \(2,\)"),
     "wrong dtype": (lambda dy: (dy.astype(np.float32), dy), "bad: gradient 0 is float32, its input is float64"),
-    "missing": (lambda dy: (dy, None), "bad: input 1 requires grad, but has no gradient; pass it detached"),
+    "missing": (lambda dy: (dy, None), "bad: gradient 1 is None, but its input requires grad; pass it detached"),
 }
 
 
@@ -560,11 +558,9 @@ def test_what_a_backward_returns_is_checked_and_the_op_named(how: str) -> None:
         del OPS["bad"]
 
 
-def test_an_op_needs_a_forward_and_a_backward_and_a_name_of_its_own() -> None:
+def test_an_op_needs_a_forward_and_a_backward() -> None:
     with pytest.raises(TypeError, match="'half' needs a forward and a backward"):
         Op("half", lambda x: (x, ()), None)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="'exp' is registered already"):
-        Op("exp", lambda x: (x, ()), lambda dy: (dy,))
     assert "half" not in OPS
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from minitensor import Tensor, apply
 from minitensor import functional as F
+from minitensor.core import OPS, Array, Op
 from minitensor.gradcheck import GradcheckError, central_difference, complex_step, gradcheck
-from minitensor.op import OPS, Array, Op
 
 rng = np.random.default_rng(0)
 X, W = rng.standard_normal((2, 3)), rng.standard_normal((3, 4))

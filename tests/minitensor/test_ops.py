@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, note
 from hypothesis import strategies as st
 
-from minitensor.op import OPS
+from minitensor.core import OPS
 from minitensor.ops import attention
 from tests.minitensor.cases import CASES
 from tests.minitensor.judge import check_by_forward, operation, rounded_to_float32, through_engine, truth, upstream

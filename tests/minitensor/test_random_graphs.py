@@ -14,7 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 import minitensor as mt
 from minitensor import Tensor
-from minitensor.op import Array
+from minitensor.core import Array
 
 SHAPES = [(), (2,), (3, 1), (3, 2)]
 LEAVES = 3
@@ -108,7 +108,7 @@ class RandomGraphs(RuleBasedStateMachine):
         added = (dy[..., None] * a.twin.slopes).reshape(-1, self.total).sum(0)
         reached = self._reached(a.tensor)
         for i, (leaf, span) in enumerate(zip(self.leaves, self.spans, strict=True)):
-            if leaf.tensor.place in reached:
+            if leaf.tensor.node in reached:
                 before = self.expected[i]
                 new = added[span].reshape(leaf.twin.value.shape)
                 self.expected[i] = new if before is None else before + new
@@ -133,12 +133,12 @@ class RandomGraphs(RuleBasedStateMachine):
 
     @staticmethod
     def _reached(tensor: Tensor) -> set[Any]:
-        seen, unseen = set(), [tensor.place]
+        seen, unseen = set(), [tensor.node]
         while unseen:
-            place = unseen.pop()
-            if place is not None and place not in seen:
-                seen.add(place)
-                unseen.extend(place[0].edges)
+            node = unseen.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                unseen.extend(node.inputs)
         return seen
 
 
