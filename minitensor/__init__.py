@@ -6,7 +6,7 @@
     >>> x.grad
     tensor([2., 4., 6.])
 
-Reading order: op.py, ops/, graph.py, tensor.py; README.md says more.
+Reading order: core.py, ops/, tensor.py; README.md says more.
 """
 
 # isort: off

@@ -1,33 +1,9 @@
-"""Arrays that cannot change, which is what a tensor holds; arrays as matrices, and taken a piece at a time."""
+"""Arrays as matrices, and taken a piece at a time."""
 
 import math
-from collections.abc import Iterator
-
-import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from collections.abc import Iterator, Sequence
 
 from minitensor.core import Array
-
-
-def from_outside(data: ArrayLike, dtype: DTypeLike | None = None) -> Array:
-    """A read-only copy: whoever gave the data may change it later. Python's own floats become float32."""
-    if dtype is None and _is_plain(data):
-        array = np.array(data)
-        array = array.astype(np.float32) if array.dtype == np.float64 else array
-    else:
-        array = np.array(data, dtype)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"a tensor holds floats, integers or booleans, not {array.dtype} (given: {data!r:.60})")
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    array.setflags(write=False)
-    return array
-
-
-def _is_plain(data: ArrayLike) -> bool:
-    """Made of Python's numbers, and not of NumPy's, which bring their own dtype."""
-    if isinstance(data, list | tuple):
-        return all(map(_is_plain, data))
-    return type(data) in (bool, int, float)
 
 
 def as_rows(x: Array, axes: int = 1) -> Array:
@@ -35,12 +11,11 @@ def as_rows(x: Array, axes: int = 1) -> Array:
     return x.reshape(math.prod(x.shape[: x.ndim - axes]), math.prod(x.shape[x.ndim - axes :]))
 
 
-def pieces(*arrays: Array) -> Iterator[tuple[Array, ...]]:
-    """Arrays of one shape, some entries at a time: formulas of many steps then find each piece still in the cache.
-
-    What is written to must be contiguous, or it would be a copy that is written to.
-    """
-    flat = [array.reshape(-1) for array in arrays]
+def pieces(read: Sequence[Array], written: Sequence[Array]) -> Iterator[tuple[Array, ...]]:
+    """Arrays of one shape, some entries at a time: formulas of many steps then find each piece still in the cache."""
+    if not all(array.flags.c_contiguous for array in written):
+        raise ValueError("pieces: what is written to has to be contiguous, or a copy of it would be written to")
+    flat = [array.reshape(-1) for array in (*read, *written)]
     for start in range(0, flat[0].size, PIECE):
         yield tuple(array[start : start + PIECE] for array in flat)
 

@@ -275,8 +275,8 @@ def gradients(
 
 
 FREED = (
-    "backward: this graph, or a part of it, was freed by an earlier backward; pass retain_graph=True to that one, or "
-    "compute the result again"
+    "backward: this graph, or a part of it, was freed by an earlier backward, or by one that ended in an error; pass "
+    "retain_graph=True to the earlier one, or compute the result again"
 )
 
 

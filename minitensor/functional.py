@@ -1,14 +1,16 @@
 """torch.nn.functional's names and signatures, over the operations in ops/.
 
-What torch has and this has not (class weights, in-place forms) is absent from the signature, so that asking for it
+What torch has and this has not (in-place forms, padding modes) is absent from the signature, so that asking for it
 is an error and never ignored.
 """
 
 from collections.abc import Sequence
+from operator import index
 
 import numpy as np
 
-from minitensor import ops
+from minitensor import functions, ops
+from minitensor.convert import as_tensor, check_floats, pair
 from minitensor.core import apply, wrap
 from minitensor.random import generator
 from minitensor.tensor import Operand, Tensor
@@ -16,41 +18,43 @@ from minitensor.tensor import Operand, Tensor
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input @ weight.T + bias; weight is (out, in)."""
-    _need_floats("linear", input, weight, bias)
+    check_floats("linear", input, weight, bias)
+    if weight.ndim == 1 and bias is None and input.ndim:  # one output, which has no axis
+        return input @ weight
     if weight.ndim != 2 or not input.ndim or input.shape[-1] != weight.shape[1]:
         raise ValueError(f"linear: input {input.shape} and weight {weight.shape} do not fit; weight is (out, in)")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"linear: bias {bias.shape} is not one number for each output of weight {weight.shape}")
     return apply(ops.linear.linear, input, weight, bias)
 
 
 def embedding(input: Operand, weight: Tensor, padding_idx: int | None = None) -> Tensor:
     """Row input[...] of weight for each id; row padding_idx gets no gradient."""
-    return apply(ops.embedding.embedding, _ids("embedding: input", input), weight, padding_idx=padding_idx)
+    ids = _ids("embedding: input", input)
+    if ids.dtype.kind != "i":
+        raise TypeError(f"embedding: input holds ids, in int64 or int32, not {ids.dtype}")
+    if weight.ndim != 2:
+        raise ValueError(f"embedding: weight is (rows, numbers of a row), not {weight.shape}")
+    rows = len(weight)
+    if padding_idx is not None and not -rows <= index(padding_idx) < rows:
+        raise ValueError(f"embedding: padding_idx {padding_idx} is not one of the rows, -{rows} to {rows - 1}")
+    return apply(ops.embedding.embedding, ids, weight, padding_idx=padding_idx)
 
 
-def relu(input: Tensor) -> Tensor:
-    return Tensor.relu(input)
+relu, sigmoid, tanh = functions.relu, functions.sigmoid, functions.tanh
+softmax, log_softmax = functions.softmax, functions.log_softmax
 
 
-def sigmoid(input: Tensor) -> Tensor:
-    return Tensor.sigmoid(input)
+def silu(input: Tensor) -> Tensor:
+    """x sigmoid(x)."""
+    check_floats("silu", input)
+    return input * sigmoid(input)
 
 
-def tanh(input: Tensor) -> Tensor:
-    return Tensor.tanh(input)
-
-
-def gelu(input: Tensor, approximate: str = "none") -> Tensor:
+def gelu(input: Tensor, *, approximate: str = "none") -> Tensor:
     """approximate: "none" for the exact form with erf, "tanh" for GPT-2's."""
-    _need_floats("gelu", input)
+    check_floats("gelu", input)
     return apply(ops.gelu.gelu, input, approximate=approximate)
-
-
-def softmax(input: Tensor, dim: int = -1) -> Tensor:
-    return Tensor.softmax(input, dim)
-
-
-def log_softmax(input: Tensor, dim: int = -1) -> Tensor:
-    return Tensor.log_softmax(input, dim)
 
 
 def layer_norm(
@@ -61,7 +65,9 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Each row, the last axes of this shape, made mean 0 and variance 1, then times weight plus bias."""
-    _need_floats("layer_norm", input, weight, bias)
+    check_floats("layer_norm", input, weight, bias)
+    if not isinstance(eps, int | float):
+        raise TypeError(f"layer_norm: eps is a number, not {eps!r}")
     rows = tuple(normalized_shape)
     if not rows or input.shape[-len(rows) :] != rows:
         raise ValueError(f"layer_norm: input {input.shape} does not end in normalized_shape {rows}")
@@ -74,38 +80,69 @@ def layer_norm(
 def cross_entropy(
     input: Tensor,
     target: Operand,
+    weight: Tensor | None = None,
     *,
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """-log of the chance that the logits give the target class: (N, V), (V,) or (N, V, ...) as in torch."""
-    _need_floats("cross_entropy", input)
-    targets = _ids("cross_entropy: target", target)
+    """-log of the chance that the logits give the target: (N, V), (V,) or (N, V, ...) as in torch.
+
+    A target is the id of a class, or the chance of each class, in the shape of the logits. `weight` is each class's.
+    """
+    check_floats("cross_entropy", input, weight)
+    targets: Tensor = as_tensor(target)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing lies between 0 and 1, it is {label_smoothing}")
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f'cross_entropy: reduction is "mean", "sum" or "none", not {reduction!r}')
+    of_classes = targets.dtype.kind == "f"
+    ignore_index = index(ignore_index)
+    if of_classes and ignore_index >= 0:
+        raise ValueError("cross_entropy: ignore_index goes with targets that are ids")
     classes = min(1, input.ndim - 1)
-    if not input.ndim or targets.shape != input.shape[:classes] + input.shape[classes + 1 :]:
+    expected = input.shape if of_classes else input.shape[:classes] + input.shape[classes + 1 :]
+    if not input.ndim or targets.shape != expected:
         raise ValueError(
             f"cross_entropy: logits {input.shape} and targets {targets.shape} do not fit; (N, V) goes with (N,)"
         )
+    if weight is not None and weight.shape != input.shape[classes : classes + 1]:
+        raise ValueError(f"cross_entropy: weight {weight.shape} is not one for each class of {input.shape}")
     if classes != input.ndim - 1:  # torch puts the classes second, the operation takes them last
-        input = input.permute(0, *range(2, input.ndim), 1)
-    return apply(
-        ops.cross_entropy.cross_entropy,
-        input,
-        targets,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        reduction=reduction,
-    )
+        order = (0, *range(2, input.ndim), 1)
+        input, targets = input.permute(order), targets.permute(order) if of_classes else targets
+    if weight is None and not of_classes:
+        settings = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "reduction": reduction}
+        return apply(ops.cross_entropy.cross_entropy, input, _ids("cross_entropy: target", targets), **settings)
+
+    if weight is not None and weight.requires_grad and not of_classes:
+        raise RuntimeError("cross_entropy: weight has no gradient, but requires grad; pass it detached")
+    # The plain formula: - sum_v w_v q_v log p_v, where q is the target, smoothed.
+    V = input.shape[-1]
+    counted = targets.array != ignore_index if not of_classes else np.ones(input.shape[:-1], bool)
+    if not of_classes:
+        ids = np.where(counted, _ids("cross_entropy: target", targets).array, 0)
+        if ((ids < 0) | (ids >= V)).any():
+            raise IndexError(f"cross_entropy: a target is not one of the {V} classes, 0 to {V - 1}")
+        targets = Tensor(np.arange(V) == ids[..., None], input.dtype)
+    w = Tensor(np.ones(V), input.dtype) if weight is None else weight
+    smooth = targets * (1.0 - label_smoothing) + label_smoothing / V
+    losses = (-(w * smooth * input.log_softmax(-1)).sum(-1)).masked_fill(~counted, 0.0)
+    if reduction == "none":
+        return losses
+    total = float(counted.size if of_classes else (w.array * targets.array).sum(-1)[counted].sum())
+    return losses.sum() if reduction == "sum" else losses.sum() / total
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """In training, entries set to 0 with chance p and the rest enlarged by 1 / (1 - p)."""
-    _need_floats("dropout", input)
-    keep = dropout_mask(input.shape, p if training else 0.0)
-    return input if keep is None else apply(ops.dropout.dropout, input, keep, p=p)
+    if not isinstance(training, bool):
+        raise TypeError(f"dropout: training is True or False, not {training!r}")
+    keep = dropout_mask(input.shape, p)
+    if keep is None or not training:
+        return input
+    check_floats("dropout", input)
+    return apply(ops.dropout.dropout, input, keep, p=p)
 
 
 def dropout_mask(shape: tuple[int, ...], p: float) -> Tensor | None:
@@ -123,11 +160,17 @@ def scaled_dot_product_attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Tensor:
     """softmax(query key^T * scale + mask) value; scale is 1 / sqrt(size of a query) by default.
 
     attn_mask: booleans, True where a query may look, or numbers to add. is_causal: query i sees keys up to i.
+    enable_gqa: each head of keys and values serves as many heads of queries as there are more of those.
     """
+    if enable_gqa:
+        if min(query.ndim, key.ndim, value.ndim) < 3:
+            raise ValueError("scaled_dot_product_attention: enable_gqa is for (..., heads, T, D)")
+        key, value = (_repeated(x, query.shape[-3] // max(x.shape[-3], 1)) for x in (key, value))
     if attn_mask is not None and is_causal:
         raise RuntimeError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
     if query.shape[-1:] != key.shape[-1:] or key.shape[-2:-1] != value.shape[-2:-1] or query.ndim < 2:
@@ -135,16 +178,16 @@ def scaled_dot_product_attention(
             f"scaled_dot_product_attention: query {query.shape}, key {key.shape} and value {value.shape} do not fit; "
             "they are (..., T, D), (..., U, D) and (..., U, D_v)"
         )
-    _need_floats("scaled_dot_product_attention", query, key, value)
+    check_floats("scaled_dot_product_attention", query, key, value)
     scores = (*np.broadcast_shapes(query.shape[:-2], key.shape[:-2]), query.shape[-2], key.shape[-2])
     mask = None
     if attn_mask is not None:
-        given = attn_mask if isinstance(attn_mask, Tensor) else Tensor(attn_mask)
+        given: Tensor = as_tensor(attn_mask)
         mask = given if given.dtype == np.bool_ or isinstance(attn_mask, Tensor) else given.to(query.dtype)
         if mask.dtype.kind not in "bf":
             raise TypeError(f"scaled_dot_product_attention: attn_mask holds booleans or floats, not {mask.dtype}")
         if mask.ndim > len(scores) or any(
-            m not in (1, n) for m, n in zip(mask.shape, scores[-mask.ndim :], strict=True)
+            m not in (1, n) for m, n in zip(mask.shape[::-1], scores[::-1], strict=False)
         ):
             raise ValueError(f"scaled_dot_product_attention: attn_mask {mask.shape} does not fit the scores {scores}")
     keep = dropout_mask(scores, dropout_p)
@@ -161,8 +204,10 @@ def scaled_dot_product_attention(
     )
 
 
-def mse_loss(input: Tensor, target: Operand, reduction: str = "mean") -> Tensor:
-    squares = (input - target).square()
+def mse_loss(input: Tensor, target: Operand, *, reduction: str = "mean") -> Tensor:
+    input, given = pair(input, target)
+    check_floats("mse_loss", input)
+    squares = (input - given).square()
     if reduction == "none":
         return squares
     if reduction in ("mean", "sum"):
@@ -170,14 +215,14 @@ def mse_loss(input: Tensor, target: Operand, reduction: str = "mean") -> Tensor:
     raise ValueError(f'mse_loss: reduction is "mean", "sum" or "none", not {reduction!r}')
 
 
+def _repeated(x: Tensor, times: int) -> Tensor:
+    """Each head as many times, one after the other: (..., H, T, D)."""
+    *batch, H, T, D = x.shape
+    return x.unsqueeze(-3).expand(*batch, H, times, T, D).reshape(*batch, H * times, T, D)
+
+
 def _ids(name: str, values: Operand) -> Tensor:
-    ids = values if isinstance(values, Tensor) else Tensor(values)
+    ids: Tensor = as_tensor(values)
     if ids.dtype.kind not in "iu":
         raise TypeError(f"{name} holds whole numbers (ids of rows or classes), not {ids.dtype}")
     return ids
-
-
-def _need_floats(name: str, *inputs: Tensor | None) -> None:
-    for x in inputs:
-        if isinstance(x, Tensor) and x.array.dtype.kind != "f":
-            raise TypeError(f"{name} takes floats, not {x.dtype}; convert with x.float()")

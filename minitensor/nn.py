@@ -6,12 +6,13 @@ the path to a parameter ("blocks.0.ln_1.weight") is its name.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from minitensor import functional as F
+from minitensor import optim
 from minitensor.functions import zeros_like
 from minitensor.random import generator
 from minitensor.tensor import Operand, Tensor
@@ -26,7 +27,7 @@ class Parameter(Tensor):
         super().__init__(data, requires_grad=requires_grad)
 
 
-class Skipped(NamedTuple):
+class IncompatibleKeys(NamedTuple):
     """Names that load_state_dict did not find a partner for."""
 
     missing_keys: list[str]
@@ -37,6 +38,7 @@ class Module:
     """The base of all layers and models: write __init__ and forward, call the module."""
 
     training: bool = True
+    _buffers: Mapping[str, bool] = {}  # by name, whether state_dict has it
 
     def forward(self, *inputs: Any, **settings: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
@@ -46,19 +48,38 @@ class Module:
 
     # -- its parts --
 
-    def named_children(self) -> "Iterator[tuple[str, Module]]":
-        for name, value in vars(self).items():
-            if isinstance(value, Module):
-                yield name, value
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A parameter or a part gives its place to another one, or to None: all else would quietly go untrained."""
+        before = vars(self).get(name)
+        kind = next((kind for kind in (Parameter, Module) if isinstance(before, kind)), None)
+        if kind and not (value is None or isinstance(value, kind)):
+            raise TypeError(
+                f"{name} is a {kind.__name__}, and can become another or None, not a {type(value).__name__}"
+            )
+        super().__setattr__(name, value)
 
-    def named_modules(self, prefix: str = "", seen: "set[Module] | None" = None) -> "Iterator[tuple[str, Module]]":
-        """This module, its parts, their parts; each once, under its first name."""
-        seen = set() if seen is None else seen
-        if self not in seen:
-            seen.add(self)
+    def _parts(self) -> "Iterator[tuple[str, Module]]":
+        """Every part under every name it has."""
+        return ((name, value) for name, value in vars(self).items() if isinstance(value, Module))
+
+    def named_children(self) -> "Iterator[tuple[str, Module]]":
+        """Every part once, under its first name."""
+        seen = set()
+        for name, child in self._parts():
+            if child not in seen:
+                seen.add(child)
+                yield name, child
+
+    def named_modules(
+        self, memo: "set[Module] | None" = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> "Iterator[tuple[str, Module]]":
+        """This module, its parts, their parts; each once, under its first name, or under all."""
+        memo = set() if memo is None else memo
+        if self not in memo or not remove_duplicate:
+            memo.add(self)
             yield prefix, self
-            for name, child in self.named_children():
-                yield from child.named_modules(f"{prefix}.{name}" if prefix else name, seen)
+            for name, child in self._parts():
+                yield from child.named_modules(memo, f"{prefix}.{name}" if prefix else name, remove_duplicate)
 
     def children(self) -> "Iterator[Module]":
         return (child for _, child in self.named_children())
@@ -66,38 +87,57 @@ class Module:
     def modules(self) -> "Iterator[Module]":
         return (module for _, module in self.named_modules())
 
-    def _all_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Every parameter under every name it has."""
-        for path, module in self.named_modules():
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """A tensor that belongs to the module and is not trained; if persistent, state_dict has it too."""
+        setattr(self, name, tensor)
+        self._buffers = {**self._buffers, name: persistent}
+
+    def _own_tensors(self, buffers: bool) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter, or every buffer, under every name it has."""
+        for path, module in self.named_modules(remove_duplicate=False):
             for name, value in vars(module).items():
-                if isinstance(value, Parameter):
+                if isinstance(value, Tensor) and (name in module._buffers if buffers else isinstance(value, Parameter)):
                     yield f"{path}.{name}" if path else name, value
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Every parameter once; one that is shared goes by its first name."""
-        seen = set()
-        for name, parameter in self._all_parameters():
-            if parameter not in seen:
-                seen.add(parameter)
-                yield name, parameter
+        return cast("Iterator[tuple[str, Parameter]]", _once(self._own_tensors(buffers=False)))
 
     def parameters(self) -> Iterator[Parameter]:
         return (parameter for _, parameter in self.named_parameters())
 
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        return _once(self._own_tensors(buffers=True))
+
+    def buffers(self) -> Iterator[Tensor]:
+        return (buffer for _, buffer in self.named_buffers())
+
     # -- its state --
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The values of all parameters by name. A snapshot: training on does not change it."""
-        return {name: parameter.detach() for name, parameter in self._all_parameters()}
+    def _state(self) -> dict[str, Tensor]:
+        """Parameters and persistent buffers, module by module."""
+        state: dict[str, Tensor] = {}
+        for path, module in self.named_modules(remove_duplicate=False):
+            values = vars(module)
+            names = [name for name, value in values.items() if isinstance(value, Parameter)]
+            names += [name for name, persistent in module._buffers.items() if persistent and values[name] is not None]
+            state |= {f"{path}.{name}" if path else name: values[name] for name in names}
+        return state
 
-    def load_state_dict(self, state_dict: Mapping[str, Operand], strict: bool = True) -> "Skipped":
+    def state_dict(self) -> dict[str, Tensor]:
+        """The values of all parameters and buffers by name. A snapshot: training on does not change it."""
+        return {name: tensor.detach() for name, tensor in self._state().items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Operand], strict: bool = True) -> "IncompatibleKeys":
         """Take over values by name. Either all fit, or nothing is changed and the error names what does not.
 
         With strict=False names on one side alone are skipped, and returned.
         """
-        own = dict(self._all_parameters())
+        own = self._state()
         given = {name: value if isinstance(value, Tensor) else Tensor(value) for name, value in state_dict.items()}
-        skipped = Skipped([name for name in own if name not in given], [name for name in given if name not in own])
+        skipped = IncompatibleKeys(
+            [name for name in own if name not in given], [name for name in given if name not in own]
+        )
         wrong = []
         if strict:
             wrong += [f"missing: {name}" for name in skipped.missing_keys]
@@ -169,9 +209,9 @@ class _Listed(Module):
         self._list: list[Module] = []
         self.extend(modules)
 
-    def named_children(self) -> Iterator[tuple[str, Module]]:
+    def _parts(self) -> Iterator[tuple[str, Module]]:
         yield from ((str(i), module) for i, module in enumerate(self._list))
-        yield from super().named_children()
+        yield from super()._parts()
 
     def append(self, module: Module) -> Self:
         if not isinstance(module, Module):
@@ -212,6 +252,14 @@ class Sequential(_Listed):
         for module in self:
             input = module(input)
         return input
+
+
+def _once(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    seen = set()
+    for name, tensor in named:
+        if tensor not in seen:
+            seen.add(tensor)
+            yield name, tensor
 
 
 # ---- layers -----------------------------------------------------------------------------------------------------
@@ -304,12 +352,65 @@ class Tanh(Module):
         return F.tanh(input)
 
 
+class Sigmoid(Module):
+    def forward(self, input: Tensor) -> Tensor:
+        return F.sigmoid(input)
+
+
+class SiLU(Module):
+    def forward(self, input: Tensor) -> Tensor:
+        return F.silu(input)
+
+
 class GELU(Module):
     def __init__(self, approximate: str = "none") -> None:
         self.approximate = approximate
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.gelu(input, self.approximate)
+        return F.gelu(input, approximate=self.approximate)
 
     def extra_repr(self) -> str:
         return f"approximate={self.approximate!r}"
+
+
+# ---- losses -----------------------------------------------------------------------------------------------------
+
+
+class MSELoss(Module):
+    def __init__(self, reduction: str = "mean") -> None:
+        self.reduction = reduction
+
+    def forward(self, input: Tensor, target: Operand) -> Tensor:
+        return F.mse_loss(input, target, reduction=self.reduction)
+
+
+class CrossEntropyLoss(Module):
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        self.register_buffer("weight", weight)
+        self.ignore_index, self.reduction, self.label_smoothing = ignore_index, reduction, label_smoothing
+
+    def forward(self, input: Tensor, target: Operand) -> Tensor:
+        return F.cross_entropy(
+            input,
+            target,
+            self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+        )
+
+
+class utils:
+    """torch.nn.utils"""
+
+    clip_grad_norm_ = staticmethod(optim.clip_grad_norm_)
+    clip_grads_with_norm_ = staticmethod(optim.clip_grads_with_norm_)
+    get_total_norm = staticmethod(optim.get_total_norm)

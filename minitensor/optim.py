@@ -114,7 +114,7 @@ class Optimizer:
                     raise ValueError(
                         f"{type(self).__name__}: {name} of parameter {number} is {value.shape}, not {p.shape}"
                     )
-            state[p] = {k: np.array(v, p.dtype) if isinstance(v, np.ndarray) else v for k, v in kept.items()}
+            state[p] = {k: np.array(v, p.dtype, order="C") if isinstance(v, np.ndarray) else v for k, v in kept.items()}
         self.state = state
         for own, other in zip(self.param_groups, groups, strict=True):
             own.update({name: value for name, value in other.items() if name != "params"})
@@ -183,7 +183,7 @@ class AdamW(Optimizer):
         t = state["step"]
 
         stepped = np.empty(p.shape, p.dtype)
-        for p_, g_, m, v, new in pieces(p, g, state["exp_avg"], state["exp_avg_sq"], stepped):
+        for p_, g_, m, v, new in pieces([p, g], [state["exp_avg"], state["exp_avg_sq"], stepped]):
             m *= b1
             m += (1.0 - b1) * g_
             square = g_ * g_

@@ -14,10 +14,24 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 from numpy.typing import ArrayLike, DTypeLike
 
 from minitensor import core
-from minitensor.arrays import from_outside
+from minitensor.convert import (
+    Axis,
+    as_array,
+    as_axis,
+    as_dim,
+    as_dtype,
+    as_index,
+    as_mask,
+    as_sizes,
+    check_floats,
+    kind,
+    no_booleans,
+    numpy_names,
+    pair,
+    to_float,
+)  # fmt: skip
 from minitensor.core import Array, Node, apply, is_grad_enabled, wrap
 from minitensor.ops import elementwise, erf, matmul, reduce, shape, softmax
-from minitensor.ops.reduce import Axis
 
 Operand = Union["Tensor", ArrayLike]  # what may stand beside a tensor
 Real: TypeAlias = float  # inside Tensor, `float` is the method
@@ -33,7 +47,7 @@ class Tensor(core.Tensor, of_results=True):
 
     def __init__(self, data: Operand, dtype: DTypeLike | None = None, requires_grad: bool = False) -> None:
         shared = isinstance(data, Tensor) and dtype in (None, data.dtype)
-        self.array = _values(data) if shared else from_outside(_values(data), dtype)
+        self.array = _values(data) if shared else as_array(_values(data), dtype)
         self.node = None
         if requires_grad:
             self.requires_grad_()
@@ -233,57 +247,90 @@ class Tensor(core.Tensor, of_results=True):
     # -- arithmetic --
 
     def __add__(self, other: Operand) -> "Tensor":
-        return apply(elementwise.add, *_pair(self, other))
+        return apply(elementwise.add, *pair(self, other))
 
     __radd__ = __add__
 
+    def add(self, other: Operand, *, alpha: Real = 1) -> "Tensor":
+        return self + self._scaled(other, alpha)
+
     def __sub__(self, other: Operand) -> "Tensor":
-        return apply(elementwise.sub, *_pair(self, other))
+        no_booleans("sub", self, other)
+        return apply(elementwise.sub, *pair(self, other))
 
     def __rsub__(self, other: Operand) -> "Tensor":
-        return apply(elementwise.sub, *_pair(self, other)[::-1])
+        no_booleans("sub", self, other)
+        return apply(elementwise.sub, *pair(self, other)[::-1])
+
+    def sub(self, other: Operand, *, alpha: Real = 1) -> "Tensor":
+        no_booleans("sub", self, other)
+        return self - self._scaled(other, alpha)
+
+    def _scaled(self, other: Operand, alpha: Real) -> "Tensor":
+        x, y = pair(self, other)
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+            raise TypeError(f"alpha is a number, not {alpha!r}")
+        if isinstance(alpha, float) and "f" not in (x.dtype.kind, y.dtype.kind):
+            raise TypeError(f"alpha is a whole number for integers, not {alpha}")
+        return y if alpha == 1 else (y * alpha).to((x if kind(x.dtype) > kind(y.dtype) else y).dtype)
 
     def __mul__(self, other: Operand) -> "Tensor":
         if isinstance(other, (int, float)) and self.dtype.kind == "f":
             return apply(elementwise.mul_number, self, number=float(other))
-        return apply(elementwise.mul, *_pair(self, other))
+        return apply(elementwise.mul, *pair(self, other))
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: Operand) -> "Tensor":
         if isinstance(other, (int, float)):
-            return apply(elementwise.div_number, _floats(self), number=float(other))
-        return apply(elementwise.div, *map(_floats, _pair(self, other)))
+            return apply(elementwise.div_number, to_float(self), number=float(other))
+        return apply(elementwise.div, *map(to_float, pair(self, other)))
 
     def __rtruediv__(self, other: Operand) -> "Tensor":
-        return apply(elementwise.div, *map(_floats, _pair(self, other)[::-1]))
+        return apply(elementwise.div, *pair(to_float(self), other)[::-1])
 
     def __pow__(self, other: Operand) -> "Tensor":
+        if isinstance(other, Tensor) or self.dtype.kind == "b":
+            no_booleans("pow", other)
+        if self.dtype.kind == "b":
+            return self.to(pair(self, other)[1].dtype) ** other
         if isinstance(other, int):
             return apply(elementwise.pow_number, self, number=other)
         if isinstance(other, float):
-            return apply(elementwise.pow_number, _floats(self), number=float(other))
-        return apply(elementwise.pow, *_pair(self, other))
+            return apply(elementwise.pow_number, to_float(self), number=float(other))
+        return apply(elementwise.pow, *pair(self, other))
 
     def __rpow__(self, other: Operand) -> "Tensor":
-        return apply(elementwise.pow, *_pair(self, other)[::-1])
+        if self.dtype.kind == "b":
+            no_booleans("pow", other)
+        return apply(elementwise.pow, *pair(self, other)[::-1])
 
     def __matmul__(self, other: Operand) -> "Tensor":
-        return apply(matmul.matmul, *_pair(self, other))
+        no_booleans("matmul", self)
+        if isinstance(other, Tensor) and other.dtype != self.dtype:
+            raise TypeError(
+                f"matmul: inputs are {self.dtype} and {other.dtype}; convert one, x.to({str(self.dtype)!r})"
+            )
+        return apply(matmul.matmul, *pair(self, other))
 
     def __rmatmul__(self, other: Operand) -> "Tensor":
-        return apply(matmul.matmul, *_pair(self, other)[::-1])
+        return apply(matmul.matmul, *pair(self, other)[::-1])
 
     def __neg__(self) -> "Tensor":
         return apply(elementwise.neg, self)
 
     def __pos__(self) -> "Tensor":
+        no_booleans("pos", self)
         return self
 
     def __abs__(self) -> "Tensor":
+        no_booleans("abs", self)
         return apply(elementwise.abs, self)
 
-    add, sub, mul, div, pow, matmul = __add__, __sub__, __mul__, __truediv__, __pow__, __matmul__
+    def pow(self, exponent: Operand) -> "Tensor":
+        return self**exponent
+
+    mul, div, matmul = __mul__, __truediv__, __matmul__
     neg, abs = __neg__, __abs__
 
     # -- comparisons: boolean tensors, without gradient --
@@ -312,152 +359,221 @@ class Tensor(core.Tensor, of_results=True):
         return Tensor(~self.array)
 
     def __and__(self, other: Operand) -> "Tensor":
-        return Tensor(self.array & _values(other))
+        x, y = pair(self, other)
+        return Tensor(x.array & y.array)
 
     def __or__(self, other: Operand) -> "Tensor":
-        return Tensor(self.array | _values(other))
+        x, y = pair(self, other)
+        return Tensor(x.array | y.array)
 
     __rand__, __ror__ = __and__, __or__
 
+    @numpy_names
     def all(self, dim: Axis = None, keepdim: bool = False) -> "Tensor":
-        return Tensor(self.array.all(dim, keepdims=keepdim))
+        return self._truth(np.all, dim, keepdim)
 
+    @numpy_names
     def any(self, dim: Axis = None, keepdim: bool = False) -> "Tensor":
-        return Tensor(self.array.any(dim, keepdims=keepdim))
+        return self._truth(np.any, dim, keepdim)
+
+    def _truth(self, reduction: Any, dim: Any, keepdim: bool) -> "Tensor":
+        axis = () if dim in ((), []) else as_axis(self, dim)
+        found = reduction(self.array, axis, keepdims=keepdim)
+        return Tensor(found, np.uint8 if self.dtype == np.uint8 else np.bool_)
 
     # -- functions, entry by entry --
 
     def exp(self) -> "Tensor":
-        return apply(elementwise.exp, _floats(self))
+        return apply(elementwise.exp, to_float(self))
 
     def log(self) -> "Tensor":
-        return apply(elementwise.log, _floats(self))
+        return apply(elementwise.log, to_float(self))
 
     def sqrt(self) -> "Tensor":
-        return apply(elementwise.sqrt, _floats(self))
+        return apply(elementwise.sqrt, to_float(self))
 
     def tanh(self) -> "Tensor":
-        return apply(elementwise.tanh, _floats(self))
+        return apply(elementwise.tanh, to_float(self))
 
     def erf(self) -> "Tensor":
-        return apply(erf.erf, _floats(self))
+        return apply(erf.erf, to_float(self))
 
     def sigmoid(self) -> "Tensor":
-        return apply(elementwise.sigmoid, _floats(self))
+        return apply(elementwise.sigmoid, to_float(self))
 
     def relu(self) -> "Tensor":
+        no_booleans("relu", self)
         return apply(elementwise.relu, self)
 
     def square(self) -> "Tensor":
         return self**2
 
     def maximum(self, other: Operand) -> "Tensor":
-        return apply(elementwise.maximum, *_pair(self, other))
+        return apply(elementwise.maximum, *pair(self, other))
 
     def minimum(self, other: Operand) -> "Tensor":
-        return apply(elementwise.minimum, *_pair(self, other))
+        return apply(elementwise.minimum, *pair(self, other))
 
-    def clip(self, min: Real | None = None, max: Real | None = None) -> "Tensor":
+    def clip(self, min: "Tensor | Real | None" = None, max: "Tensor | Real | None" = None) -> "Tensor":
+        if self.dtype.kind == "b":
+            no_booleans("clip", min, max)
+        tensors = [bound for bound in (min, max) if isinstance(bound, Tensor)]
+        if not any(bound.ndim or bound.requires_grad for bound in tensors):
+            min, max = (bound.item() if isinstance(bound, Tensor) else bound for bound in (min, max))
+        if isinstance(min, Tensor) or isinstance(max, Tensor):
+            if not all(bound is None or isinstance(bound, Tensor) for bound in (min, max)):
+                raise TypeError("clip: min and max are two numbers or two tensors")
+            above = self if min is None else self.maximum(min)
+            return above if max is None else above.minimum(max)
         bounds = {name: bound for name, bound in (("min", min), ("max", max)) if bound is not None}
-        if not bounds or any(isinstance(bound, Tensor) for bound in bounds.values()):
-            raise TypeError("clip: give min, max or both, as numbers; with tensors use maximum and minimum")
-        return apply(elementwise.clip, self, **bounds)
+        if not bounds:
+            raise TypeError("clip: give min, max or both")
+        x = self
+        for bound in bounds.values():
+            x, _ = pair(x, bound) if x.dtype.kind == "f" else (x.to(pair(x, bound)[1].dtype), None)
+        return apply(elementwise.clip, x, **bounds)
 
     clamp = clip
 
     def where(self, condition: Operand, other: Operand) -> "Tensor":
         """self where the condition holds, other elsewhere."""
-        return apply(elementwise.where, _mask("where", condition), *_pair(self, other))
+        chosen: Tensor = as_mask("where", condition)
+        return apply(elementwise.where, chosen, *pair(self, other))
 
-    def masked_fill(self, mask: Operand, value: Real) -> "Tensor":
+    def masked_fill(self, mask: Operand, value: "Tensor | Real") -> "Tensor":
+        chosen: Tensor = as_mask("masked_fill", mask)
+        if isinstance(value, Tensor):
+            if value.requires_grad and self.dtype.kind != "f":
+                raise TypeError(f"masked_fill: {self.dtype} has no gradient for the value; pass it detached")
+            if value.ndim:
+                raise ValueError(f"masked_fill: a value is a number or a tensor without axes, not {value.shape}")
+            if self.dtype.kind == "b":
+                return self.masked_fill(mask, bool(value.item()))
+            return apply(elementwise.where, chosen, *pair(self, value)[::-1])
         number = value if isinstance(value, (int, float, np.generic)) else float(value)
-        return apply(shape.masked_fill, self, _mask("masked_fill", mask), value=number)
+        if self.dtype.kind in "iu" and not np.iinfo(self.dtype).min <= number <= np.iinfo(self.dtype).max:
+            raise ValueError(f"masked_fill: {number} is not within {self.dtype}")
+        number = number if self.dtype.kind == "f" else self.dtype.type(number).item()
+        return apply(shape.masked_fill, self, chosen, value=number)
 
     def tril(self, diagonal: int = 0) -> "Tensor":
-        return apply(shape.tril, _matrices("tril", self), diagonal=diagonal)
+        return apply(shape.tril, _matrices("tril", self), diagonal=as_dim(diagonal))
 
     def triu(self, diagonal: int = 0) -> "Tensor":
-        return apply(shape.triu, _matrices("triu", self), diagonal=diagonal)
+        return apply(shape.triu, _matrices("triu", self), diagonal=as_dim(diagonal))
 
-    # -- reductions; NumPy's `axis` and `keepdims` are taken for `dim` and `keepdim` --
+    # -- reductions --
 
-    def sum(self, dim: Axis = None, keepdim: bool = False, *, axis: Axis = None, keepdims: bool = False) -> "Tensor":
-        return apply(reduce.sum, self, axis=_axis(dim, axis), keepdims=keepdim or keepdims)
+    @numpy_names
+    def sum(self, dim: Axis = None, keepdim: bool = False) -> "Tensor":
+        return apply(reduce.sum, self, axis=as_axis(self, dim), keepdims=keepdim)
 
-    def mean(self, dim: Axis = None, keepdim: bool = False, *, axis: Axis = None, keepdims: bool = False) -> "Tensor":
-        return apply(reduce.mean, _only_floats("mean", self), axis=_axis(dim, axis), keepdims=keepdim or keepdims)
+    @numpy_names
+    def mean(self, dim: Axis = None, keepdim: bool = False) -> "Tensor":
+        check_floats("mean", self)
+        return apply(reduce.mean, self, axis=as_axis(self, dim), keepdims=keepdim)
 
+    @numpy_names
     def var(
-        self,
-        dim: Axis = None,
-        *,
-        correction: Real = 1,
-        keepdim: bool = False,
-        axis: Axis = None,
-        keepdims: bool = False,
+        self, dim: Axis = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Real | None = None
     ) -> "Tensor":
-        settings = {"correction": correction, "axis": _axis(dim, axis), "keepdims": keepdim or keepdims}
-        return apply(reduce.var, _only_floats("var", self), **settings)
+        """`correction` (1, or 0 where not unbiased) is what is taken off the number of entries."""
+        return self._variance(reduce.var, dim, unbiased, keepdim, correction)
 
+    @numpy_names
     def std(
-        self,
-        dim: Axis = None,
-        *,
-        correction: Real = 1,
-        keepdim: bool = False,
-        axis: Axis = None,
-        keepdims: bool = False,
+        self, dim: Axis = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Real | None = None
     ) -> "Tensor":
-        settings = {"correction": correction, "axis": _axis(dim, axis), "keepdims": keepdim or keepdims}
-        return apply(reduce.std, _only_floats("std", self), **settings)
+        return self._variance(reduce.std, dim, unbiased, keepdim, correction)
 
-    def amax(self, dim: Axis = None, keepdim: bool = False, *, axis: Axis = None, keepdims: bool = False) -> "Tensor":
-        return apply(reduce.max, self, axis=_axis(dim, axis), keepdims=keepdim or keepdims)
+    def _variance(
+        self, op: core.Op, dim: Any, unbiased: bool | None, keepdim: bool, correction: Real | None
+    ) -> "Tensor":
+        check_floats(op.name, self)
+        if isinstance(dim, bool) and unbiased is None:  # x.var(False)
+            dim, unbiased = None, dim
+        if not isinstance(unbiased, bool | None):
+            raise TypeError(f"{op.name}: unbiased is True or False, not {unbiased!r}")
+        if isinstance(dim, bool) or (unbiased is not None and correction is not None):
+            raise TypeError(f"{op.name}: unbiased and correction are two names for one thing; give one")
+        correction = (0 if unbiased is False else 1) if correction is None else correction
+        return apply(op, self, correction=correction, axis=as_axis(self, dim), keepdims=keepdim)
 
-    def amin(self, dim: Axis = None, keepdim: bool = False, *, axis: Axis = None, keepdims: bool = False) -> "Tensor":
-        return apply(reduce.min, self, axis=_axis(dim, axis), keepdims=keepdim or keepdims)
+    @numpy_names
+    def amax(self, dim: Axis = None, keepdim: bool = False) -> "Tensor":
+        return apply(reduce.max, self, axis=as_axis(self, dim), keepdims=keepdim)
 
-    def max(self, dim: Any = None, keepdim: bool = False, *, axis: Axis = None, keepdims: bool = False) -> Any:
-        """With `dim` torch's pair (values, indices); with NumPy's `axis` the values, as amax; of two, the larger."""
+    @numpy_names
+    def amin(self, dim: Axis = None, keepdim: bool = False) -> "Tensor":
+        return apply(reduce.min, self, axis=as_axis(self, dim), keepdims=keepdim)
+
+    @numpy_names
+    def max(self, dim: "Tensor | int | None" = None, keepdim: bool | None = None) -> Any:
+        """The largest entry; along `dim` torch's pair (values, indices); of two tensors, the larger entries."""
         if isinstance(dim, Tensor):
             return self.maximum(dim)
-        if dim is not None:
-            return self._picked(self.array.argmax(dim, keepdims=True), dim, keepdim)
-        return self.amax(axis=axis, keepdims=keepdims)
+        return self._extreme("max", np.argmax, dim, keepdim)
 
-    def min(self, dim: Any = None, keepdim: bool = False, *, axis: Axis = None, keepdims: bool = False) -> Any:
-        """With `dim` torch's pair (values, indices); with NumPy's `axis` the values, as amin; of two, the smaller."""
+    @numpy_names
+    def min(self, dim: "Tensor | int | None" = None, keepdim: bool | None = None) -> Any:
+        """The smallest entry; along `dim` torch's pair (values, indices); of two tensors, the smaller entries."""
         if isinstance(dim, Tensor):
             return self.minimum(dim)
-        if dim is not None:
-            return self._picked(self.array.argmin(dim, keepdims=True), dim, keepdim)
-        return self.amin(axis=axis, keepdims=keepdims)
+        return self._extreme("min", np.argmin, dim, keepdim)
 
-    def _picked(self, places: Array, dim: int, keepdim: bool) -> "Picked":
+    def _extreme(self, name: str, where: Any, dim: int | None, keepdim: bool | None) -> Any:
+        if dim is None:
+            if keepdim is not None:
+                raise TypeError(f"{name}: keepdim goes with a dim")
+            return self.amax() if name == "max" else self.amin()
+        dim = as_dim(dim)
+        if as_axis(self, dim) == ():
+            return Extreme(self[()], Tensor(where(self.array)))
+        indices = Tensor(where(self.array, dim, keepdims=True))
         grid = list(np.ogrid[tuple(slice(n) for n in self.shape)])
-        grid[dim] = places
-        values, indices = self[tuple(grid)], Tensor(places)
-        return Picked(values, indices) if keepdim else Picked(values.squeeze(dim), indices.squeeze(dim))
+        grid[dim] = indices.array
+        values = self[tuple(grid)]
+        return Extreme(values, indices) if keepdim else Extreme(values.squeeze(dim), indices.squeeze(dim))
 
+    @numpy_names
     def logsumexp(self, dim: Axis, keepdim: bool = False) -> "Tensor":
-        return apply(reduce.logsumexp, _only_floats("logsumexp", self), axis=_axis(dim, None), keepdims=keepdim)
+        if dim is None or (self.ndim and not isinstance(dim, int) and not len(dim)):
+            raise TypeError("logsumexp: give the dims, a whole number or several")
+        return apply(reduce.logsumexp, to_float(self), axis=as_axis(self, dim), keepdims=keepdim)
 
+    @numpy_names
     def argmax(self, dim: int | None = None, keepdim: bool = False) -> "Tensor":
-        return Tensor(np.argmax(self.array, dim, keepdims=keepdim))
+        no_booleans("argmax", self)
+        axis = None if dim is None or as_axis(self, as_dim(dim)) == () else as_dim(dim)
+        return Tensor(np.argmax(self.array, axis, keepdims=keepdim))
 
+    @numpy_names
     def argmin(self, dim: int | None = None, keepdim: bool = False) -> "Tensor":
-        return Tensor(np.argmin(self.array, dim, keepdims=keepdim))
+        no_booleans("argmin", self)
+        axis = None if dim is None or as_axis(self, as_dim(dim)) == () else as_dim(dim)
+        return Tensor(np.argmin(self.array, axis, keepdims=keepdim))
 
+    @numpy_names
     def softmax(self, dim: int) -> "Tensor":
-        return apply(softmax.softmax, _only_floats("softmax", self), axis=dim)
+        return self._along("softmax", softmax.softmax, dim)
 
+    @numpy_names
     def log_softmax(self, dim: int) -> "Tensor":
-        return apply(softmax.log_softmax, _only_floats("log_softmax", self), axis=dim)
+        return self._along("log_softmax", softmax.log_softmax, dim)
+
+    def _along(self, name: str, op: core.Op, dim: int) -> "Tensor":
+        check_floats(name, self)
+        dim = as_dim(dim)
+        if as_axis(self, dim) == ():
+            return self.reshape(1)._along(name, op, 0).reshape(())
+        return apply(op, self, axis=dim)
 
     # -- shape --
 
-    def __getitem__(self, index: Any) -> "Tensor":
-        return apply(shape.getitem, self, index=_index(index))
+    def __getitem__(self, where: Any) -> "Tensor":
+        first, then = as_index(where)
+        part = apply(shape.getitem, self, index=first)
+        return part if then is None else apply(shape.getitem, part, index=then)
 
     def __iter__(self) -> "Iterator[Tensor]":
         if self.ndim == 0:
@@ -465,20 +581,23 @@ class Tensor(core.Tensor, of_results=True):
         return (self[i] for i in range(len(self)))
 
     def reshape(self, *shape_: Any) -> "Tensor":
-        return apply(shape.reshape, self, shape=flat(shape_))
+        return apply(shape.reshape, self, shape=as_sizes(shape_))
 
     view = reshape
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> "Tensor":
-        first, last = (normalize_axis_index(dim, max(self.ndim, 1)) for dim in (start_dim, end_dim))
+        first, last = (normalize_axis_index(as_dim(dim), max(self.ndim, 1)) for dim in (start_dim, end_dim))
         if first > last:
             raise ValueError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim}")
         return self.reshape(*self.shape[:first], math.prod(self.shape[first : last + 1]), *self.shape[last + 1 :])
 
     def permute(self, *dims: Any) -> "Tensor":
-        return apply(shape.permute, self, axes=flat(dims))
+        return apply(shape.permute, self, axes=as_sizes(dims))
 
     def transpose(self, dim0: int, dim1: int) -> "Tensor":
+        dim0, dim1 = as_dim(dim0), as_dim(dim1)
+        if not self.ndim and {dim0, dim1} <= {0, -1}:
+            return self.permute()
         return apply(shape.transpose, self, axis0=dim0, axis1=dim1)
 
     @property
@@ -491,25 +610,30 @@ class Tensor(core.Tensor, of_results=True):
 
     def expand(self, *sizes: Any) -> "Tensor":
         """Size-1 axes, and new ones in front, repeated to these sizes; -1 leaves an axis as it is."""
-        sizes = flat(sizes)
+        sizes = as_sizes(sizes)
         new = len(sizes) - self.ndim
         wanted = tuple(self.shape[i - new] if n == -1 and i >= new else n for i, n in enumerate(sizes))
         return apply(shape.expand, self, shape=wanted)
 
-    def squeeze(self, dim: int | tuple[int, ...] | None = None) -> "Tensor":
+    @numpy_names
+    def squeeze(self, dim: Axis = None) -> "Tensor":
         """Without its axes of size 1, or without those of `dim` that are."""
-        if dim is None:
+        if dim is None or as_axis(self, dim) == ():
             return apply(shape.squeeze, self)
         dims = normalize_axis_tuple(dim, self.ndim)
         return apply(shape.squeeze, self, axis=tuple(d for d in dims if self.shape[d] == 1))
 
+    @numpy_names
     def unsqueeze(self, dim: int) -> "Tensor":
-        return apply(shape.unsqueeze, self, axis=dim)
+        return apply(shape.unsqueeze, self, axis=as_dim(dim))
 
+    @numpy_names
     def split(self, split_size: int | Sequence[int], dim: int = 0) -> "tuple[Tensor, ...]":
         """Parts of split_size (the last may be smaller), or of each size in a list."""
-        n = self.shape[normalize_axis_index(dim, self.ndim)]
+        n = self.shape[normalize_axis_index(as_dim(dim), self.ndim)]
         if isinstance(split_size, int):
+            if split_size == n == 0:
+                return (self,)
             if split_size < 1:
                 raise ValueError(f"split: a part needs a size of at least 1, not {split_size}")
             sizes = [split_size] * max(1, -(-n // split_size))  # the last takes what is left
@@ -519,8 +643,9 @@ class Tensor(core.Tensor, of_results=True):
                 raise ValueError(f"split: sizes {sizes} do not add up to {n}, the size of axis {dim}")
         return cast("tuple[Tensor, ...]", apply(shape.split, self, sizes=tuple(sizes), axis=dim))
 
+    @numpy_names
     def chunk(self, chunks: int, dim: int = 0) -> "tuple[Tensor, ...]":
-        if chunks < 1:
+        if as_dim(chunks) < 1:
             raise ValueError(f"chunk: into at least 1 part, not {chunks}")
         n = self.shape[dim]
         return self.split(-(-n // chunks) if n else [0] * chunks, dim)
@@ -534,7 +659,7 @@ class Tensor(core.Tensor, of_results=True):
         return self.reshape(self.shape)
 
     def to(self, dtype: DTypeLike) -> "Tensor":
-        dtype = np.dtype(dtype)
+        dtype = as_dtype(dtype)
         if self.dtype == dtype:
             return self
         return apply(elementwise.cast, self, dtype=dtype) if dtype.kind == "f" else Tensor(self.array, dtype)
@@ -549,31 +674,11 @@ class Tensor(core.Tensor, of_results=True):
         return self.to(np.int64)
 
 
-class Picked(NamedTuple):
+class Extreme(NamedTuple):
     """What max and min along an axis return: the values, and where they stand."""
 
     values: Tensor
     indices: Tensor
-
-
-# ---- operands ---------------------------------------------------------------------------------------------------
-
-
-def _pair(a: Tensor, b: Operand) -> tuple[Tensor, Tensor]:
-    """Both as tensors. What is not a tensor takes the tensor's dtype; so do integers and booleans next to floats."""
-    if isinstance(b, Tensor):
-        if a.array.dtype is b.array.dtype:
-            return a, b
-    else:
-        array = np.asarray(b)
-        if "biuf".find(array.dtype.kind) <= "biuf".find(a.dtype.kind):
-            b = Tensor(array, a.dtype)
-        else:  # a float beside integers, a number beside booleans
-            b = Tensor(array, np.float32 if array.dtype.kind == "f" else array.dtype)
-    if a.dtype.kind != b.dtype.kind and "f" in (a.dtype.kind, b.dtype.kind):
-        dtype = a.dtype if a.dtype.kind == "f" else b.dtype
-        return a.to(dtype), b.to(dtype)
-    return a, b
 
 
 def _values(other: object) -> Any:
@@ -581,64 +686,14 @@ def _values(other: object) -> Any:
 
 
 def _compared(ufunc: np.ufunc, a: Tensor, b: Any) -> Tensor:
-    if b is None or isinstance(b, str):
-        return NotImplemented  # type: ignore[no-any-return]  # Python then compares by identity
-    x, y = _pair(a, b)
+    try:
+        x, y = pair(a, b)
+    except (TypeError, ValueError):  # no numbers: Python then compares by identity
+        return NotImplemented  # type: ignore[no-any-return]
     return Tensor(ufunc(x.array, y.array))
-
-
-def _floats(x: Tensor) -> Tensor:
-    """Integers and booleans as float32, as torch's functions take them."""
-    return x.to(np.float32) if isinstance(x, Tensor) and x.array.dtype.kind != "f" else x
-
-
-def _only_floats(name: str, x: Tensor) -> Tensor:
-    if isinstance(x, Tensor) and x.array.dtype.kind != "f":
-        raise TypeError(f"{name} takes floats, not {x.dtype}; convert with x.float()")
-    return x
-
-
-def _mask(name: str, mask: Operand) -> Tensor:
-    mask = mask if isinstance(mask, Tensor) else Tensor(mask)
-    if mask.dtype != np.bool_:
-        raise TypeError(f"{name}: a mask holds booleans, not {mask.dtype}; compare, x != 0")
-    return mask
 
 
 def _matrices(name: str, x: Tensor) -> Tensor:
     if x.ndim < 2:
         raise ValueError(f"{name}: takes matrices, not shape {x.shape}")
     return x
-
-
-def _axis(dim: Any, axis: Any) -> Axis:
-    if dim is not None and axis is not None:
-        raise TypeError(f"dim={dim} and axis={axis} are two names for one thing; give one")
-    chosen = dim if axis is None else axis
-    return tuple(chosen) if isinstance(chosen, list) else chosen
-
-
-def together(values: Sequence[Operand]) -> list[Tensor]:
-    """Tensors of one dtype, that of the first tensor with floats if there is one."""
-    tensors = [x for x in values if isinstance(x, Tensor)]
-    leader = next((x for x in tensors if x.dtype.kind == "f"), tensors[0] if tensors else Tensor(values[0]))
-    return [_pair(leader, x)[1] for x in values]
-
-
-def flat(sizes: tuple[Any, ...]) -> tuple[int, ...]:
-    """(2, 3) from f(2, 3) as well as from f((2, 3))."""
-    if len(sizes) == 1 and isinstance(sizes[0], Sequence):
-        sizes = tuple(sizes[0])
-    return sizes
-
-
-def _index(index: Any) -> Any:
-    """An index for NumPy: integers, slices, None and ... as they are, all else (lists, arrays) as read-only arrays."""
-    return tuple(map(_index_part, index)) if isinstance(index, tuple) else _index_part(index)
-
-
-def _index_part(part: Any) -> Any:
-    if part is None or part is Ellipsis or isinstance(part, int | np.integer | slice):
-        return part
-    array = Tensor(part).array
-    return array if array.size else array.astype(np.int64)  # an empty list picks nothing

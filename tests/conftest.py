@@ -36,6 +36,10 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--calls", type=int, metavar="N", help="how many calls of minitensor are compared with torch's")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     usual = settings()
     times = 8 if config.getoption("--all") else 1

@@ -77,7 +77,7 @@ def test_the_rule_itself_can_say_no() -> None:
     for module in ("gpt_numpy.model", "gpt_numpy", "minitensor", "torch"):
         assert not is_allowed(module, workshop)
     assert not is_allowed("minitensor.tensor", allowed_for(ROOT / "gpt_torch" / "model.py"))
-    assert not is_allowed("rich", allowed_for(ROOT / "minitensor" / "op.py"))
+    assert not is_allowed("rich", allowed_for(ROOT / "minitensor" / "core.py"))
     assert is_allowed("torch", allowed_for(ROOT / "gpt_numpy" / "explain" / "checks.py"))
 
 

@@ -39,7 +39,7 @@ def attention_scores_forward(
 
     The rows of q are the queries from i = `first` on.
     """
-    scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
+    scale = usual_scale(q.shape[-1]) if scale is None else scale
     scores = (q * scale) @ k.swapaxes(-1, -2)  # (..., T, U)
     *_, T, U = scores.shape
     visible: Array | None = np.arange(first, first + T)[:, None] >= np.arange(U) if is_causal else None
@@ -64,6 +64,10 @@ def attention_scores_backward(
     dq = dscores @ k * scale
     dk = dscores.swapaxes(-1, -2) @ (q * scale)
     return dq, dk, dmask
+
+
+def usual_scale(D: int) -> float:
+    return 1.0 / math.sqrt(D) if D else 1.0
 
 
 # ---- weights ----------------------------------------------------------------------------------------------------
@@ -127,7 +131,7 @@ def attention_forward(
 ) -> tuple[Array, tuple[Array, Array, Array, list[Array], Array | None, float, float, bool, bool]]:
     """`keep`, if given, is the dropout mask of the weights, with chance `p` to drop."""
     (*_, T, D), (*_, U, _) = q.shape, k.shape
-    scale = 1.0 / math.sqrt(D) if scale is None else scale
+    scale = usual_scale(D) if scale is None else scale
     learned = mask is not None and mask.dtype != bool  # then dmask is made at once, without blocks
     small = T > 1 and not learned and _small(q, k, scale)  # in a single row the largest is found sooner
     weights, y = [], []  # of each block

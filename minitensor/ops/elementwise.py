@@ -225,7 +225,8 @@ def where_backward(dy: Array, condition: Array) -> tuple[None, Array, Array]:
 
 def clip_forward(x: Array, *, min: float = -math.inf, max: float = math.inf) -> tuple[Array, tuple[Array]]:
     inside = (x > min) & (x < max)
-    return np.minimum(np.maximum(x, min), max), (inside,)
+    y = x if min == -math.inf else np.maximum(x, min)
+    return y if max == math.inf else np.minimum(y, max), (inside,)
 
 
 def clip_backward(dy: Array, inside: Array) -> tuple[Array]:

@@ -27,7 +27,7 @@ def embedding_backward(dy: Array, ids: Array, shape: tuple[int, ...], padding_id
     # y = weight[ids]
     order = ids.argsort(None, kind="stable")
     used, starts = np.unique(ids.reshape(-1)[order], return_index=True)
-    dweight[used] = np.add.reduceat(dy.reshape(-1, shape[-1])[order], starts)
+    dweight[used] = np.add.reduceat(dy.reshape(ids.size, shape[-1])[order], starts)
     if padding_idx is not None:
         dweight[padding_idx] = 0.0
     return None, dweight

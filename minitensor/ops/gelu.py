@@ -25,7 +25,7 @@ def gelu_forward(x: Array, *, approximate: str = "none") -> tuple[Array, tuple[A
     if approximate not in ("none", "tanh"):
         raise ValueError(f'gelu: approximate is "none" or "tanh", not {approximate!r}')
     y, c = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
-    for x_, y_, c_ in pieces(x, y, c):
+    for x_, y_, c_ in pieces([x], [y, c]):
         t = erf_of(x_ * math.sqrt(0.5)) if approximate == "none" else np.tanh(_s(x_))
         # c = (1 + t) / 2
         t += 1.0
@@ -36,7 +36,7 @@ def gelu_forward(x: Array, *, approximate: str = "none") -> tuple[Array, tuple[A
 
 def gelu_backward(dy: Array, x: Array, c: Array, approximate: str) -> tuple[Array]:
     dx = np.empty(x.shape, x.dtype)
-    for dx_, dy_, x_, c_ in pieces(dx, dy, x, c):
+    for dy_, x_, c_, dx_ in pieces([dy, x, c], [dx]):
         if approximate == "none":
             slope = x_ * x_
             slope *= -0.5

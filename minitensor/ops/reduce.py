@@ -21,7 +21,7 @@ import numpy as np
 from minitensor.core import Array, Op
 
 Shape = tuple[int, ...]
-Axis = int | Shape | None
+Axis = int | tuple[int, ...] | None
 
 
 def _result(y: Array, axis: Axis, keepdims: bool) -> Array:
@@ -29,7 +29,7 @@ def _result(y: Array, axis: Axis, keepdims: bool) -> Array:
 
 
 def sum_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple[Array, tuple[Shape, Shape]]:
-    y = x.sum(axis, keepdims=True)
+    y = x.sum(axis, np.int64 if x.dtype.kind in "biu" else None, keepdims=True)
     return _result(y, axis, keepdims), (x.shape, y.shape)
 
 

@@ -283,8 +283,8 @@ def make_rows(source: Source) -> Example:
 
 
 def composed_softmax(x: Tensor, *, axis: int) -> Tensor:
-    e = (x - x.detach().amax(axis, keepdims=True)).exp()
-    return e / e.sum(axis, keepdims=True)
+    e = (x - x.detach().amax(axis, keepdim=True)).exp()
+    return e / e.sum(axis, keepdim=True)
 
 
 def composed_log_softmax(x: Tensor, *, axis: int) -> Tensor:

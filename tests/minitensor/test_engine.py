@@ -1,4 +1,4 @@
-"""What the engine promises (graph.py, tensor.py): right sums in any graph, no memory kept, no wrong gradient."""
+"""What the engine promises (core.py): right sums in any graph, no memory kept, no wrong gradient."""
 
 import copy
 import gc
@@ -144,6 +144,10 @@ def test_a_copy_of_a_leaf_is_a_leaf_of_its_own() -> None:
     twin = copy.deepcopy(x)
     (twin * 3.0).sum().backward()
     assert gradient(twin).tolist() == [4.0, 4.0]
+    assert gradient(x).tolist() == [1.0, 1.0]
+    another = copy.deepcopy(x)
+    assert another.grad is not None
+    another.grad *= 10.0
     assert gradient(x).tolist() == [1.0, 1.0]
     model = copy.deepcopy(mt.nn.Linear(2, 2))
     assert isinstance(model.weight, mt.nn.Parameter)
@@ -360,6 +364,16 @@ def test_in_place_on_a_result_is_recorded() -> None:
     assert (y.item(), gradient(x).item()) == (5.5, 6.0)
 
 
+def test_a_retained_gradient_follows_what_is_changed_in_place() -> None:
+    x = leaf(2.0)
+    y = x * 3.0
+    y.retain_grad()
+    y *= 3.0
+    y.backward()
+    assert gradient(y).tolist() == [1.0]
+    assert gradient(x).tolist() == [9.0]
+
+
 def test_in_place_without_a_record_updates_a_leaf() -> None:
     x = leaf(2.0)
     with no_grad():
@@ -451,7 +465,7 @@ def test_second_backward_over_a_freed_graph() -> None:
     x = leaf(1.0)
     y = x * x
     y.backward()
-    with pytest.raises(RuntimeError, match=r"freed by an earlier backward; pass retain_graph=True"):
+    with pytest.raises(RuntimeError, match=r"freed by an earlier backward, .*; pass retain_graph=True"):
         y.backward()
     assert gradient(x).tolist() == [2.0]
 
@@ -464,6 +478,63 @@ def test_backward_over_a_graph_of_which_a_part_is_freed_changes_nothing() -> Non
     with pytest.raises(RuntimeError, match="a part of it, was freed"):
         second.backward()
     assert other.grad is None
+
+
+@pytest.mark.parametrize("allow_unused", [False, True])
+def test_grad_does_not_pass_a_freed_part_by(allow_unused: bool) -> None:
+    x = leaf(1.0, 1.0)
+    y = x * x * 2.0
+    w = (y * y).sum() + (x * 3.0).sum()  # one way to x leads through y
+    y.sum().backward()
+    with pytest.raises(RuntimeError, match="a part of it, was freed"):
+        mt.grad(w, x, allow_unused=allow_unused)
+    with pytest.raises(RuntimeError, match="a part of it, was freed"):
+        w.backward()
+
+
+def test_a_freed_result_can_still_be_what_is_asked_for() -> None:
+    x = leaf(3.0)
+    y = x * x
+    w = y * y
+    y.backward()
+    (dy,) = mt.grad(w, y)  # y's own backward is not needed
+    assert dy is not None
+    assert dy.tolist() == [18.0]
+
+
+def test_a_part_that_leads_elsewhere_may_be_freed() -> None:
+    x, z = leaf(3.0), leaf(2.0)
+    y = x * x
+    w = y * z
+    y.backward()
+    (dz,) = mt.grad(w, z)
+    assert dz is not None
+    assert dz.tolist() == [9.0]
+
+
+def test_gradients_of_several_outputs_are_those_of_their_sum() -> None:
+    x = leaf(2.0, 3.0)
+    y, z = x * x, (x * 5.0).sum()
+    (dx,) = mt.grad([y, z], x, [mt.tensor(np.array([1.0, 10.0])), None], retain_graph=True)
+    assert dx is not None
+    assert dx.tolist() == [9.0, 65.0]
+    (dx,) = mt.grad([z, z, x.sum()], [x])  # one output twice; and a leaf's sum
+    assert dx is not None
+    assert dx.tolist() == [11.0, 11.0]
+    with pytest.raises(ValueError, match="shorter"):
+        mt.grad([z, z], x, [None])
+
+
+def test_after_an_error_in_a_backward_that_is_said() -> None:
+    def failing(dy: Array) -> tuple[Array]:
+        raise ArithmeticError("no such slope")
+
+    x = leaf(1.0)
+    y = apply(Op("failing", lambda x: (x * 1.0, ()), failing), x).exp()
+    del OPS["failing"]
+    for error, message in ((ArithmeticError, "no such slope"), (RuntimeError, "or by one that ended in an error")):
+        with pytest.raises(error, match=message):
+            y.backward()
 
 
 def twice(x: Tensor) -> None:
@@ -499,7 +570,7 @@ ERRORS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
         lambda x: mt.apply(OPS["layer_norm"], x, None, 3.0),  # type: ignore[arg-type]
         "layer_norm: its inputs are tensors, not float",
     ),
-    "not a tensor, softmax": (lambda x: mt.functional.softmax(ONES), "softmax: its inputs are tensors, not ndarray"),
+    "not a tensor, softmax": (lambda x: mt.functional.softmax(ONES, 0), "softmax: its inputs are tensors, not ndarray"),
     "matmul of a number": (lambda x: x[0] @ x, r"\(\) @ \(2,\) do not fit"),
     "matmul by a number": (lambda x: x @ x[0], r"\(2,\) @ \(\) do not fit"),
     "matmul misfit": (lambda x: x @ np.ones((3, 2)), r"\(2,\) @ \(3, 2\) do not fit"),
@@ -520,6 +591,15 @@ ERRORS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "data that does not fit": (lambda x: setattr(x, "data", np.ones(3)), r"shape \(2,\) cannot take .* \(3,\)"),
     "two dtypes": (lambda x: x + mt.ones(2), r"add: inputs are float64 and float32; convert one, x.to\('float64'\)"),
     "text": (lambda x: Tensor(["a"]), "holds floats, integers or booleans"),
+    "nothing": (lambda x: mt.tensor(None), "holds floats, integers or booleans"),  # type: ignore[arg-type]
+    "nothing, as floats": (lambda x: mt.tensor(None, np.float32), "holds floats"),  # type: ignore[arg-type]
+    "nothing as a target": (lambda x: mt.functional.mse_loss(x, None), "holds floats"),  # type: ignore[arg-type]
+    "complex": (lambda x: x * 1j, "holds floats, integers or booleans, not complex128"),
+    "half precision": (lambda x: x.to(np.float16), "computes in float32 and float64, not in float16"),
+    "an array in half precision": (lambda x: Tensor(np.ones(2, np.float16)), "not in float16; convert"),
+    "zeros in half precision": (lambda x: mt.zeros(2, dtype=np.float16), "not in float16; convert"),
+    "not a dtype": (lambda x: x.to("cpu"), "'cpu' is not a dtype"),
+    "gradient without numbers": (lambda x: x.backward(["a", "b"]), "a gradient holds numbers"),
     "leaf in place": (lambda x: x.__iadd__(1.0), r"write x = x \+"),
     "in place to another shape": (lambda x: (x * 1.0).__iadd__(np.ones((3, 2))), r"cannot become .* in place"),
 }
@@ -556,6 +636,22 @@ def test_what_a_backward_returns_is_checked_and_the_op_named(how: str) -> None:
         assert b.grad is None
     finally:
         del OPS["bad"]
+
+
+def test_a_backward_that_writes_into_what_others_read_is_an_error() -> None:
+    def greedy(dy: Array, saved: Array) -> tuple[Array]:
+        return (np.multiply(dy, 2.0, out=dy),)
+
+    def hungry(dy: Array, saved: Array) -> tuple[Array]:
+        return (np.multiply(saved, dy, out=saved),)
+
+    for backward in (greedy, hungry):
+        op = Op("writes", lambda x: (x * 2.0, (np.full(x.shape, 2.0),)), backward)
+        del OPS["writes"]
+        a, b = leaf(1.0, 2.0), leaf(1.0, 2.0)
+        both = apply(op, a) + b * 1.0  # of one gradient, two readers
+        with pytest.raises(ValueError, match="read-only"):
+            both.backward(np.ones(2))
 
 
 def test_an_op_needs_a_forward_and_a_backward() -> None:

@@ -139,7 +139,7 @@ def test_lists_of_modules() -> None:
     x = mt.tensor([[1.0, -2.0]])
     np.testing.assert_array_equal(first(x).detach().numpy(), np.maximum(model[0](x).detach().numpy(), 0.0))
     assert isinstance(nn.ModuleList(model)[1:], nn.ModuleList)
-    model.extra = nn.Linear(1, 1)  # type: ignore[attr-defined]
+    model.extra = nn.Linear(1, 1)
     assert "extra.weight" in dict(model.named_parameters())
     visited: list[str] = []
     model.apply(lambda part: visited.append(type(part).__name__))
@@ -256,3 +256,91 @@ def test_repr_shows_the_tree() -> None:
         "  (head): Linear(in_features=6, out_features=5, bias=False)\n"
         ")"
     )
+
+
+# ---- names, buffers, and what may take a parameter's place ---------------------------------------------------------
+
+
+def shared(library: Any) -> Any:
+    """One layer under two names."""
+
+    class Tied(library.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = library.nn.Linear(2, 2)
+            self.b = self.a
+            self.blocks = library.nn.ModuleList([self.a, library.nn.Linear(2, 2)])
+
+    return Tied()
+
+
+def test_a_module_under_two_names_is_named_as_torch_names_it() -> None:
+    ours, theirs = shared(mt), shared(torch)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    for listed in ("named_parameters", "named_modules", "named_children"):
+        assert [n for n, _ in getattr(ours, listed)()] == [n for n, _ in getattr(theirs, listed)()], listed
+    duplicates = [[n for n, _ in model.named_modules(remove_duplicate=False)] for model in (ours, theirs)]
+    assert duplicates[0] == duplicates[1]
+    visited: list[list[str]] = [[], []]
+    for model, names in zip((ours, theirs), visited, strict=True):
+        model.apply(lambda part, names=names: names.append(type(part).__name__))
+    assert visited[0] == visited[1]
+    ours.load_state_dict({name: value.numpy() for name, value in theirs.state_dict().items()})
+    np.testing.assert_array_equal(ours.b.weight.array, theirs.a.weight.detach().numpy())
+
+
+@pytest.mark.parametrize("library", [mt, torch])
+def test_only_a_parameter_takes_a_parameters_place(library: Any) -> None:
+    layer = library.nn.Linear(2, 2)
+    with pytest.raises(TypeError, match="weight"):
+        layer.weight = layer.weight * 0.5
+    assert len(list(layer.parameters())) == 2
+    layer.weight = library.nn.Parameter(layer.weight.detach() * 0.5)
+    layer.bias = None
+    assert [name for name, _ in layer.named_parameters()] == ["weight"]
+    model = library.nn.Sequential(layer)
+    model.part = layer
+    with pytest.raises(TypeError, match="part"):
+        model.part = 3
+
+
+def buffered(library: Any, array: Any) -> Any:
+    class Buffered(library.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mask", array)
+            self.register_buffer("scratch", array, persistent=False)
+            self.register_buffer("nothing", None)
+            self.weight = library.nn.Parameter(array)
+
+    return Buffered()
+
+
+def test_buffers_are_kept_and_not_trained() -> None:
+    ours, theirs = buffered(mt, mt.ones(2)), buffered(torch, torch.ones(2))
+    assert list(ours.state_dict()) == list(theirs.state_dict()) == ["weight", "mask"]
+    for listed in ("named_parameters", "named_buffers"):
+        assert [n for n, _ in getattr(ours, listed)()] == [n for n, _ in getattr(theirs, listed)()]
+    assert len(list(ours.buffers())) == len(list(theirs.buffers()))
+    ours.load_state_dict({"weight": np.ones(2), "mask": np.array([0.0, 3.0])})
+    assert ours.mask.tolist() == [0.0, 3.0]
+    with pytest.raises(RuntimeError, match="missing: mask"):
+        ours.load_state_dict({"weight": np.ones(2)})
+
+
+def test_losses_and_activations_are_layers_too() -> None:
+    rng = np.random.default_rng(0)
+    x, y, ids = rng.standard_normal((4, 3)), rng.standard_normal((4, 3)), np.array([0, 2, 1, -100])
+    for name, target, settings in (
+        ("MSELoss", y, {"reduction": "sum"}), ("CrossEntropyLoss", ids, {"label_smoothing": 0.1}),
+        ("CrossEntropyLoss", ids, {"weight": np.array([1.0, 2.0, 0.5])}),
+    ):  # fmt: skip
+        both = []
+        for library in (mt, torch):
+            given = {k: library.tensor(v) if isinstance(v, np.ndarray) else v for k, v in settings.items()}
+            both.append(getattr(library.nn, name)(**given)(library.tensor(x), library.tensor(target)).item())
+        assert both[0] == pytest.approx(both[1], 1e-12), name
+    for name in ("Sigmoid", "SiLU"):
+        expected = getattr(torch.nn, name)()(torch.tensor(x)).numpy()
+        np.testing.assert_allclose(getattr(nn, name)()(mt.tensor(x)).numpy(), expected, 1e-12)
+    assert nn.utils.clip_grad_norm_ is mt.optim.clip_grad_norm_

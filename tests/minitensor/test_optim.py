@@ -285,3 +285,16 @@ def test_what_cannot_be_trained_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             wrong()
+
+
+def test_state_in_any_memory_layout_is_updated() -> None:
+    p = mt.Tensor(np.ones((2, 3)), requires_grad=True)
+    optimizer = mt.optim.AdamW([p])
+    state = {"step": 1, **{name: np.ones((3, 2)).T for name in ("exp_avg", "exp_avg_sq")}}  # in Fortran's order
+    optimizer.load_state_dict({"state": {0: state}, "param_groups": [{**optimizer.defaults, "params": [0]}]})
+    p.grad = mt.Tensor(np.full((2, 3), 2.0))
+    optimizer.step()
+    np.testing.assert_allclose(optimizer.state[p]["exp_avg"], 0.9 + 0.2)
+    optimizer.state[p]["exp_avg"] = np.ones((3, 2)).T
+    with pytest.raises(ValueError, match="contiguous"):
+        optimizer.step()

@@ -1,0 +1,204 @@
+"""What may stand beside a tensor, and how users write it: numbers, lists, arrays; dtypes, sizes, axes, indices."""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from inspect import signature
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from minitensor.core import Array, Tensor, wrap
+
+Axis = int | tuple[int, ...] | None
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T", bound=Tensor)
+FLOATS = np.dtype(np.float32), np.dtype(np.float64)
+
+# ---- arrays -----------------------------------------------------------------------------------------------------
+
+
+def as_array(data: Any, dtype: DTypeLike | None = None) -> Array:
+    """A read-only copy: whoever gave the data may change it later. Python's own floats become float32."""
+    array = np.array(data)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"a tensor holds floats, integers or booleans, not {array.dtype} (given: {data!r:.60})")
+    if dtype is not None:
+        array = array.astype(as_dtype(dtype), copy=False)
+    elif array.dtype == np.float64 and is_plain(data):
+        array = array.astype(np.float32)
+    array = array.astype(as_dtype(array.dtype).newbyteorder("="), copy=False)
+    array.setflags(write=False)
+    return array
+
+
+def is_plain(data: Any) -> bool:
+    """Made of Python's numbers, and not of NumPy's, which bring their own dtype."""
+    if isinstance(data, list | tuple):
+        return all(map(is_plain, data))
+    return type(data) in (bool, int, float)
+
+
+def as_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"{dtype!r} is not a dtype; float32, float64, int64 and bool are") from None
+    if found.kind not in "biu" and found.newbyteorder("=") not in FLOATS:
+        raise TypeError(f"minitensor computes in float32 and float64, not in {found}; convert with .astype(float32)")
+    return found
+
+
+def as_tensor(data: Any) -> Any:
+    return data if isinstance(data, Tensor) else wrap(as_array(data))
+
+
+# ---- operands ---------------------------------------------------------------------------------------------------
+
+
+def pair(a: T, b: Any) -> tuple[T, T]:
+    """Both as tensors. What is not a tensor takes the tensor's dtype, and so does, beside axes, a tensor without any,
+    unless it brings floats to integers, or integers to booleans. Of two tensors with axes, integers become floats."""
+    dtype = a.array.dtype
+    if not isinstance(b, Tensor):
+        array = as_array(np.asarray(b))
+        if kind(array.dtype) <= kind(dtype):
+            array = array.astype(dtype, copy=False)
+        elif array.dtype.kind == "f":  # beside integers
+            array = array.astype(np.float32)
+        b = wrap(array)
+    both: tuple[Any, Any] = a, b
+    other = b.array.dtype
+    if dtype is other or dtype == other:
+        return both
+    if (a.array.ndim == 0) != (b.array.ndim == 0) and kind(dtype) == kind(other):
+        common = other if a.array.ndim == 0 else dtype
+    elif kind(dtype) != kind(other) and 2 in (kind(dtype), kind(other)):
+        common = dtype if kind(dtype) == 2 else other
+    else:
+        return both
+    return both[0].to(common), both[1].to(common)
+
+
+def kind(dtype: np.dtype[Any]) -> int:
+    """0 for booleans, 1 for integers, 2 for floats."""
+    return {"b": 0, "i": 1, "u": 1, "f": 2}[dtype.kind]
+
+
+def no_booleans(name: str, *inputs: Any) -> None:
+    for x in inputs:
+        if isinstance(x, bool) or (isinstance(x, Tensor) and x.array.dtype.kind == "b"):
+            raise TypeError(f"{name} takes numbers, not booleans; for masks there are ~, & and |, or convert, x.long()")
+
+
+def promote(values: Sequence[Any]) -> list[Any]:
+    """Tensors of one dtype, that of the first tensor with floats if there is one."""
+    tensors = [x for x in values if isinstance(x, Tensor)]
+    leader = next((x for x in tensors if x.array.dtype.kind == "f"), tensors[0] if tensors else as_tensor(values[0]))
+    return [pair(leader, x)[1] for x in values]
+
+
+def to_float(x: T) -> T:
+    """Integers and booleans as float32, as torch's functions take them."""
+    if isinstance(x, Tensor) and x.array.dtype.kind != "f":
+        return x.to(np.float32)  # type: ignore[attr-defined,no-any-return]
+    return x
+
+
+def check_floats(name: str, *inputs: Any) -> None:
+    for x in inputs:
+        if isinstance(x, Tensor) and x.array.dtype.kind != "f":
+            raise TypeError(f"{name} takes floats, not {x.array.dtype}; convert with x.float()")
+
+
+def as_mask(name: str, mask: Any) -> Any:
+    mask = as_tensor(mask)
+    if mask.array.dtype != np.bool_:
+        raise TypeError(f"{name}: a mask holds booleans, not {mask.array.dtype}; compare, x != 0")
+    return mask
+
+
+# ---- sizes, axes, indices ---------------------------------------------------------------------------------------
+
+
+def as_sizes(sizes: tuple[Any, ...]) -> tuple[int, ...]:
+    """(2, 3) from f(2, 3) as well as from f((2, 3))."""
+    return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], Sequence) else sizes
+
+
+def numpy_names(method: F) -> F:
+    """Also take NumPy's `axis` and `keepdims` for `dim` and `keepdim`, as torch does."""
+
+    names = list(signature(method).parameters)
+    where = names.index("keepdim") if "keepdim" in names else len(names)
+
+    @wraps(method)
+    def call(*inputs: Any, **settings: Any) -> Any:
+        for name, alias in (("dim", "axis"), ("keepdim", "keepdims")):
+            if alias in settings:
+                if name in settings:
+                    raise TypeError(f"{method.__name__}: {name} and {alias} are two names for one thing; give one")
+                settings[name] = settings.pop(alias)
+        keepdim = inputs[where] if len(inputs) > where else settings.get("keepdim", False)
+        if not isinstance(keepdim, bool):
+            raise TypeError(f"{method.__name__}: keepdim is True or False, not {keepdim!r}")
+        return method(*inputs, **settings)
+
+    return call  # type: ignore[return-value]
+
+
+def as_axis(x: Any, dim: Any) -> Axis:
+    """NumPy's axis for `dim`. No axes mean all; a tensor without axes may be asked for its first or last."""
+    if dim is None or (type(dim) is int and x.array.ndim):
+        return dim
+    dims = tuple(dim) if isinstance(dim, tuple | list) else (as_dim(dim),)
+    if any(isinstance(d, bool) for d in dims):
+        raise TypeError(f"dim counts axes, it is not {dim!r}")
+    if not x.array.ndim and set(dims) <= {0, -1}:
+        if len(dims) > 1:
+            raise ValueError(f"dim names one axis twice: {dim!r}")
+        return ()
+    return dims or None
+
+
+def as_dim(dim: Any) -> int:
+    """One axis."""
+    if isinstance(dim, bool) or not isinstance(dim, int | np.integer):
+        raise TypeError(f"dim is one axis, a whole number, not {dim!r}")
+    return int(dim)
+
+
+def as_index(index: Any) -> tuple[Any, Any]:
+    """An index for NumPy, in two steps if need be: where numbers and lists of them meet, torch takes the numbers first,
+    and NumPy would take them for lists, which changes the order of the axes."""
+    if not isinstance(index, tuple):
+        return as_index_part(index), None
+    parts = tuple(map(as_index_part, index))
+    numbers = [type(part) is int for part in parts]
+    if not (any(numbers) and any(isinstance(part, np.ndarray) for part in parts)):
+        return parts, None
+    everything = slice(None)
+    first, then = list[Any](), list[Any]()
+    for part, is_number in zip(parts, numbers, strict=True):
+        if isinstance(part, np.ndarray):
+            first += [everything] * (part.ndim if part.dtype == bool else 1)
+            then.append(part)
+        else:
+            first.append(part)
+            then += [] if is_number else [Ellipsis if part is Ellipsis else everything]
+    return tuple(first), tuple(then)
+
+
+def as_index_part(part: Any) -> Any:
+    """Numbers, slices, None and ... as they are, all else (lists, arrays) as read-only arrays."""
+    if part is None or part is Ellipsis or isinstance(part, slice):
+        return part
+    if isinstance(part, int | np.integer) and not isinstance(part, bool):
+        return int(part)
+    array = part.array if isinstance(part, Tensor) else as_array(part)
+    if not array.size and not isinstance(part, Tensor | np.ndarray):
+        array = array.astype(np.int64)  # an empty list picks nothing
+    return int(array) if array.ndim == 0 and array.dtype.kind in "iu" else array
+
+
+Operand = Tensor | ArrayLike
