@@ -1,6 +1,7 @@
 """The house: who may import whom, read from the source, and what importing minitensor loads."""
 
 import ast
+import pkgutil
 import re
 import subprocess
 import sys
@@ -126,11 +127,17 @@ def test_importing_minitensor_loads_numpy_and_nothing_else() -> None:
                                     "gpt_numpy/explain/README.md"])  # fmt: skip
 def test_the_code_of_a_readme_prints_what_it_says(readme: str) -> None:
     text = (ROOT / readme).read_text(encoding="utf-8")
-    code = text.split("```python\n")[1].split("```")[0]
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.S))
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     expected = [line.split("# ", 1)[1] for line in code.splitlines() if line.startswith("print(")]
     assert expected
     assert printed.splitlines() == expected
+
+
+def test_the_names_that_a_readme_quotes_are_there() -> None:
+    for readme in (ROOT / "README.md", *ROOT.glob("*/README.md"), ROOT / "CHANGELOG.md"):
+        for name in re.findall(r"`(minitensor(?:\.\w+)+)", readme.read_text(encoding="utf-8")):
+            assert pkgutil.resolve_name(name) is not None, f"{readme}: {name}"
 
 
 def test_the_list_of_slow_tests_is_complete() -> None:

@@ -1,6 +1,7 @@
 """What gpt_numpy's engine has of its own: threads, and memory that does not grow with the batch."""
 
 import ast
+import math
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,15 @@ def test_a_step_is_the_gradient_of_the_whole_batch_clipped_and_given_to_adamw() 
         assert reported.loss == pytest.approx(loss.item(), rel=1e-6)
         assert reported.grad_norm == pytest.approx(norm.item(), rel=1e-5)
     assert_close({name: p.array for name, p in twin.state_dict().items()}, dict(engine.weights()))
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_are_too_large_are_no_warning() -> None:
+    """The loss says it."""
+    engine = Engine(CONFIG, threads=2)
+    engine.load({name: np.full_like(array, 1e30) for name, array in engine.weights().items()}, {}, 0)
+    assert not np.isfinite(engine.loss(*batch()))
+    assert not math.isfinite(float(engine.train_step(*batch(), RECIPE, 0).loss))
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -62,6 +62,7 @@ def test_to_judge_and_to_write_between_steps_changes_no_step() -> None:
         looked_at.train_step(*batch(seed=step), RECIPE, step)
         looked_at.loss(*batch())
         looked_at.reader().read([1])
+        np.testing.assert_array_equal(looked_at.logits(batch()[0]), looked_at.logits(batch()[0]))
     trained(left_alone)
     assert_same(dict(looked_at.weights()), dict(left_alone.weights()))
 
@@ -283,6 +284,16 @@ def test_what_is_compiled_depends_on_the_device() -> None:
     asked = [(how, device) for how in ("auto", "on", "off") for device in ("cuda", "mps", "cpu")]
     compiled = [case for case in asked if is_compiled(case[0], torch.device(case[1]))]
     assert compiled == [("auto", "cuda"), ("on", "cuda"), ("on", "mps"), ("on", "cpu")]
+
+
+def test_many_devices_together_are_as_fast_as_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Two(Processes):
+        size = 2
+
+    monkeypatch.setattr("gpt_torch.engine.peak_of", lambda *_: 1e12)
+    monkeypatch.setattr("gpt_torch.engine.divided", lambda model, *_: model)
+    assert Engine(CONFIG, options=CPU, processes=Two()).peak == 2e12
+    assert Engine(CONFIG, options=CPU).peak == 1e12
 
 
 def test_an_engine_says_how_it_works() -> None:

@@ -87,6 +87,7 @@ def test_transformers_reads_the_tokenizer_too(here: Path, kind: list[str]) -> No
     text = "ROMEO, who says 9:\nfarewell!\n"
     assert theirs(text)["input_ids"] == ours.encode(text).tolist()
     assert theirs.decode(theirs(text)["input_ids"]) == text
+    assert not theirs.clean_up_tokenization_spaces  # which would take spaces away, from texts in English
 
 
 def test_out_and_in_again_is_the_same_run(here: Path) -> None:
@@ -144,6 +145,14 @@ def test_weights_in_several_files_are_put_together(here: Path) -> None:
     assert run(IN_TORCH, ["import", "there", "--out", "runs/one"]) == 0
     ids = np.arange(8)[None]
     np.testing.assert_allclose(logits_of("runs/one", ids), their_logits(model, ids), rtol=1e-9, atol=1e-9)
+
+
+def test_what_says_nothing_new_is_no_reason_to_refuse_a_model(here: Path) -> None:
+    """The usual width of the MLP, named; and an older form of the tokenizer beside the newer one."""
+    their_model(here / "there", n_inner=4 * 8)
+    (here / "there" / "vocab.json").write_text("{}", encoding="utf-8")
+    assert run(IN_TORCH, ["import", "there", "--out", "runs/one"]) == 0
+    assert Run(here / "runs" / "one").checkpoint("best").tokenizer.encode(LETTERS).tolist() == list(range(len(LETTERS)))
 
 
 def test_the_two_files_of_gpt_2s_tokenizer_are_read(here: Path) -> None:

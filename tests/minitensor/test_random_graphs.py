@@ -1,13 +1,16 @@
-"""Random graphs, built step by step by hypothesis, next to a naive twin.
+"""Random graphs, built step by step by hypothesis, next to a naive twin and to torch.
 
 The twin knows derivatives only: a value carries its derivative by every leaf entry, forwards, with no graph and no
-sums over paths. Whatever the tape does (order, sharing, accumulation, freeing), both must say the same.
+sums over paths. torch makes the same graph, for gradients by results and for what is freed. Whatever the engine does
+(order, sharing, accumulation, freeing), all must say the same; and it refuses only where a part was freed.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
@@ -32,6 +35,7 @@ class Twin:
 class Pair:
     tensor: Tensor
     twin: Twin
+    theirs: torch.Tensor
 
 
 class RandomGraphs(RuleBasedStateMachine):
@@ -49,8 +53,10 @@ class RandomGraphs(RuleBasedStateMachine):
             slopes = np.zeros((*shape, self.total))
             slopes[..., span] = np.eye(size).reshape(*shape, size)
             self.spans.append(span)
-            self.leaves.append(Pair(Tensor(value, requires_grad=True), Twin(value, slopes)))
+            theirs = torch.tensor(value, requires_grad=True)
+            self.leaves.append(Pair(Tensor(value, requires_grad=True), Twin(value, slopes), theirs))
         self.expected: list[Array | None] = [None] * LEAVES
+        self.retained: list[tuple[Pair, Array | None]] = []
 
     @rule(target=pairs, which=st.integers(0, LEAVES - 1))
     def take_a_leaf(self, which: int) -> Pair:
@@ -64,54 +70,108 @@ class RandomGraphs(RuleBasedStateMachine):
         if op == "div":
             y = y * y + 1.0  # never 0
             dy = 2.0 * b.twin.value[..., None] * dy
-            return Pair(
-                a.tensor / (b.tensor * b.tensor + 1.0), Twin(x / y, (dx - (x / y)[..., None] * dy) / y[..., None])
-            )
+            twin = Twin(x / y, (dx - (x / y)[..., None] * dy) / y[..., None])
+            return Pair(a.tensor / (b.tensor * b.tensor + 1.0), twin, a.theirs / (b.theirs * b.theirs + 1.0))
         if op == "mul":
-            return Pair(a.tensor * b.tensor, Twin(x * y, dx * y[..., None] + dy * x[..., None]))
-        sign = 1.0 if op == "add" else -1.0
-        return Pair(a.tensor + b.tensor if op == "add" else a.tensor - b.tensor, Twin(x + sign * y, dx + sign * dy))
+            twin = Twin(x * y, dx * y[..., None] + dy * x[..., None])
+            return Pair(a.tensor * b.tensor, twin, a.theirs * b.theirs)
+        if op == "add":
+            return Pair(a.tensor + b.tensor, Twin(x + y, dx + dy), a.theirs + b.theirs)
+        return Pair(a.tensor - b.tensor, Twin(x - y, dx - dy), a.theirs - b.theirs)
 
     @rule(target=pairs, a=pairs)
     def squash(self, a: Pair) -> Pair:
         y = np.tanh(a.twin.value)
-        return Pair(a.tensor.tanh(), Twin(y, (1.0 - y * y)[..., None] * a.twin.slopes))
+        return Pair(a.tensor.tanh(), Twin(y, (1.0 - y * y)[..., None] * a.twin.slopes), a.theirs.tanh())
 
     @rule(target=pairs, a=pairs)
     def sum_up(self, a: Pair) -> Pair:
         axes = tuple(range(a.twin.value.ndim))
-        return Pair(a.tensor.sum(), Twin(np.asarray(a.twin.value.sum()), a.twin.slopes.sum(axes)))
+        return Pair(a.tensor.sum(), Twin(np.asarray(a.twin.value.sum()), a.twin.slopes.sum(axes)), a.theirs.sum())
 
     @rule(target=pairs, a=pairs)
     def cut_and_join(self, a: Pair) -> Pair:
         if not a.twin.value.ndim:
             return a
         first, rest = a.tensor.split([1, len(a.tensor) - 1])
+        theirs = torch.split(a.theirs, [1, len(a.tensor) - 1])
         swapped = [np.roll(array, -1, axis=0) for array in (a.twin.value, a.twin.slopes)]
-        return Pair(mt.cat([rest, first]), Twin(swapped[0], swapped[1]))
+        return Pair(mt.cat([rest, first]), Twin(swapped[0], swapped[1]), torch.cat(theirs[::-1]))
+
+    @rule(target=pairs, a=pairs)
+    def take_one_of_two_outputs(self, a: Pair) -> Pair:
+        if not a.twin.value.ndim:
+            return a
+        _, last = a.tensor.split([len(a.tensor) - 1, 1])
+        return Pair(last.sum(0), Twin(a.twin.value[-1], a.twin.slopes[-1]), a.theirs[-1])
 
     @rule(target=pairs, a=pairs)
     def forget_the_history(self, a: Pair) -> Pair:
-        return Pair(a.tensor.detach(), Twin(a.twin.value, np.zeros_like(a.twin.slopes)))
+        return Pair(a.tensor.detach(), Twin(a.twin.value, np.zeros_like(a.twin.slopes)), a.theirs.detach())
 
     @rule(target=pairs, a=pairs)
     def not_recorded(self, a: Pair) -> Pair:
         with mt.no_grad():
-            return Pair(a.tensor * 2.0, Twin(a.twin.value * 2.0, np.zeros_like(a.twin.slopes)))
+            twin = Twin(a.twin.value * 2.0, np.zeros_like(a.twin.slopes))
+            return Pair(a.tensor * 2.0, twin, a.theirs.detach() * 2.0)
 
-    @rule(a=pairs, seed=st.integers(0, 2**16))
-    def backward(self, a: Pair, seed: int) -> None:
+    @rule(a=pairs, seed=st.integers(0, 2**16), retain_graph=st.booleans())
+    def backward(self, a: Pair, seed: int, retain_graph: bool) -> None:
         if not a.tensor.requires_grad:
             return
         dy = np.random.default_rng(seed).standard_normal(a.twin.value.shape)
-        a.tensor.backward(dy, retain_graph=True)
-        added = (dy[..., None] * a.twin.slopes).reshape(-1, self.total).sum(0)
         reached = self._reached(a.tensor)
+        if any(node.saved is None for node in reached):
+            with pytest.raises(RuntimeError, match="freed"):
+                a.tensor.backward(dy, retain_graph=retain_graph)
+            return
+        a.tensor.backward(dy, retain_graph=retain_graph)
+        arrived = self._theirs([a], [dy], [pair for pair, _ in self.retained], retain_graph=True)
+        for i, ((pair, before), new) in enumerate(zip(self.retained, arrived, strict=True)):
+            self.retained[i] = pair, new if before is None else before if new is None else before + new
+        self._theirs([a], [dy], self.leaves, retain_graph)
+        added = (dy[..., None] * a.twin.slopes).reshape(-1, self.total).sum(0)
         for i, (leaf, span) in enumerate(zip(self.leaves, self.spans, strict=True)):
             if leaf.tensor.node in reached:
                 before = self.expected[i]
                 new = added[span].reshape(leaf.twin.value.shape)
                 self.expected[i] = new if before is None else before + new
+
+    @rule(outputs=st.lists(pairs, min_size=1, max_size=2), inputs=st.lists(pairs, min_size=1, max_size=3),
+          seed=st.integers(0, 2**16), retain_graph=st.booleans())  # fmt: skip
+    def grad(self, outputs: list[Pair], inputs: list[Pair], seed: int, retain_graph: bool) -> None:
+        """By any results, leaves or not."""
+        if not all(pair.tensor.requires_grad for pair in (*outputs, *inputs)):
+            return
+        rng = np.random.default_rng(seed)
+        dys = [rng.standard_normal(pair.twin.value.shape) for pair in outputs]
+        freed = any(node.saved is None for pair in outputs for node in self._reached(pair.tensor))
+        tensors = [pair.tensor for pair in inputs]
+        try:
+            found = mt.grad([p.tensor for p in outputs], tensors, dys, retain_graph, allow_unused=True)
+        except RuntimeError:
+            found = None
+        if found is None:
+            assert freed
+            return
+        for ours, expected in zip(found, self._theirs(outputs, dys, inputs, retain_graph), strict=True):
+            assert (ours is None) == (expected is None)
+            if ours is not None and expected is not None:
+                np.testing.assert_allclose(ours.array, expected, 1e-9, 1e-9 * np.abs(expected).max())
+
+    @rule(a=pairs)
+    def retain_grad(self, a: Pair) -> None:
+        if a.tensor.requires_grad and not a.tensor.is_leaf and all(pair is not a for pair, _ in self.retained):
+            a.tensor.retain_grad()
+            self.retained.append((a, None))
+
+    @staticmethod
+    def _theirs(outputs: list[Pair], dys: list[Array], inputs: list[Pair], retain_graph: bool) -> list[Array | None]:
+        found = torch.autograd.grad(
+            [pair.theirs for pair in outputs], [pair.theirs for pair in inputs], [torch.tensor(dy) for dy in dys],
+            retain_graph=retain_graph, allow_unused=True,
+        ) if inputs else ()  # fmt: skip
+        return [None if gradient is None else gradient.numpy() for gradient in found]
 
     @rule()
     def forget_the_gradients(self) -> None:
@@ -127,6 +187,11 @@ class RandomGraphs(RuleBasedStateMachine):
     def gradients_agree(self) -> None:
         for leaf, expected in zip(getattr(self, "leaves", []), getattr(self, "expected", []), strict=True):
             found = leaf.tensor.grad
+            assert (found is None) == (expected is None)
+            if found is not None:
+                np.testing.assert_allclose(found.array, expected, 1e-9, 1e-9 * np.abs(expected).max())
+        for pair, expected in getattr(self, "retained", []):
+            found = pair.tensor.grad
             assert (found is None) == (expected is None)
             if found is not None:
                 np.testing.assert_allclose(found.array, expected, 1e-9, 1e-9 * np.abs(expected).max())
