@@ -31,6 +31,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def embedding(input: Operand, weight: Tensor, padding_idx: int | None = None) -> Tensor:
     """Row input[...] of weight for each id; row padding_idx gets no gradient."""
     ids = _ids("embedding: input", input)
+    if not isinstance(input, Tensor):  # an array of small integers, say
+        ids = ids.long()
     if ids.dtype.kind != "i":
         raise TypeError(f"embedding: input holds ids, in int64 or int32, not {ids.dtype}")
     if weight.ndim != 2:
