@@ -60,7 +60,7 @@ CROSS = {"ignore_index": -100, "label_smoothing": 0.0, "reduction": "mean"}
 ROW = {"axis": -1, "keepdims": True}
 SUBJECTS = [
     of_linear(C, 3 * C), of_linear(C, C), of_linear(C, 4 * C), of_linear(4 * C, C), of_linear(C, V),
-    Subject("attention", lambda: [normal(B, H, T, C // H) for _ in range(3)] + [None, None],
+    Subject("attention_blocked", lambda: [normal(B, H, T, C // H) for _ in range(3)] + [None, None],
             {"is_causal": True, "scale": None, "p": 0.0}),
     Subject("gelu", lambda: [normal(B, T, 4 * C)], {"approximate": "none"}, "exact"),
     Subject("gelu", lambda: [normal(B, T, 4 * C)], {"approximate": "tanh"}, "tanh"),

@@ -68,15 +68,22 @@ class Node:
     def __init__(self, op: Any, saved: tuple[Any, ...], inputs: "Sequence[Node | None]", y: Any) -> None:
         self.op, self.inputs = op, inputs
         self.saved: tuple[Any, ...] | None = saved
-        for array in saved:
-            if type(array) is ndarray:
-                array.setflags(write=False)
+        freeze(saved)
         self.shape, self.dtype = y.shape, y.dtype
         self.grad: Any = None
         self.keeps_grad = op is None
 
     def __repr__(self) -> str:
         return f"<{self.op.name if self.op else 'leaf'}>"
+
+
+def freeze(saved: Sequence[Any]) -> None:
+    """A backward that writes into what was saved is an error at once."""
+    for part in saved:
+        if type(part) is ndarray:
+            part.setflags(write=False)
+        elif type(part) in (tuple, list):
+            freeze(part)
 
 
 class Tensor:

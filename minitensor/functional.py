@@ -194,7 +194,7 @@ def scaled_dot_product_attention(
             raise ValueError(f"scaled_dot_product_attention: attn_mask {mask.shape} does not fit the scores {scores}")
     keep = dropout_mask(scores, dropout_p)
     return apply(
-        ops.attention.attention,
+        ops.attention_blocked.attention_blocked,
         query,
         key,
         value,

@@ -5,6 +5,7 @@ elementwise, shape, reduce and matmul hold the small ones; each other file holds
 
 from minitensor.ops import (
     attention,
+    attention_blocked,
     cross_entropy,
     dropout,
     elementwise,
@@ -21,6 +22,7 @@ from minitensor.ops import (
 
 __all__ = [
     "attention",
+    "attention_blocked",
     "cross_entropy",
     "dropout",
     "elementwise",

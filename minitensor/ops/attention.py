@@ -11,17 +11,20 @@ T queries, U keys and U values, D numbers each; leading axes (batch B, heads H) 
 A masked score has weight 0, and so gradient 0. A row that may see one key alone has weight 1 there whatever the score,
 so its gradient is 0 too. A row that may see nothing at all has weights 0 and output 0.
 
-Each stage is an operation of its own, so that dS or dP can be read from a graph. `attention` does all three as one; it
-keeps Q, K, V and P, and the mask of the dropout between P and V if there is one.
+Each stage is an operation of its own, so that dS or dP can be read from a graph. `attention` is the three of them, one
+after the other. It saves Q, K, V and P, and the mask of the dropout between P and V if there is one. Models use the
+same computation in blocks of queries, which is faster: attention_blocked.py.
 """
 
 import math
-from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from minitensor.core import Array, Op
 from minitensor.ops.dropout import dropout_backward, dropout_forward
+
+Saved = tuple[Any, ...]
 
 # ---- scores -----------------------------------------------------------------------------------------------------
 
@@ -107,15 +110,6 @@ def attention_values_backward(dy: Array, weights: Array, v: Array) -> tuple[Arra
 
 
 # ---- all three --------------------------------------------------------------------------------------------------
-#
-# The same stages, some queries at a time. It is faster, for three reasons that change nothing but rounding:
-#
-#   blocks     Causal queries up to i see no key after i: their products end there, and what is masked for all of
-#              them is never computed.
-#   small      |S_ij| <= c |Q_i| |K_j|. Where the longest of both are short, no e^S_ij can overflow, and the largest of
-#              each row need not be looked for.
-#   together   Where there are several blocks, what they give is put together with the heads of a token side by side,
-#              as a model wants them next.
 
 
 def attention_forward(
@@ -128,86 +122,28 @@ def attention_forward(
     is_causal: bool = False,
     scale: float | None = None,
     p: float = 0.0,
-) -> tuple[Array, tuple[Array, Array, Array, list[Array], Array | None, float, float, bool, bool]]:
+) -> tuple[Array, tuple[Saved, Saved, Saved | None, Saved]]:
     """`keep`, if given, is the dropout mask of the weights, with chance `p` to drop."""
-    (*_, T, D), (*_, U, _) = q.shape, k.shape
-    scale = usual_scale(D) if scale is None else scale
-    learned = mask is not None and mask.dtype != bool  # then dmask is made at once, without blocks
-    small = T > 1 and not learned and _small(q, k, scale)  # in a single row the largest is found sooner
-    weights, y = [], []  # of each block
-    for i, j in _blocks(T, U, is_causal and not learned):
-        mask_ij = None if mask is None else np.broadcast_to(mask, (*mask.shape[:-2], T, U))[..., i, j]
-        scores, _ = attention_scores_forward(
-            q[..., i, :], k[..., j, :], mask_ij, is_causal=is_causal, scale=scale, first=i.start
-        )
-        weights_ij, _ = attention_weights_forward(scores, small=small)
-        kept = weights_ij if keep is None else dropout_forward(weights_ij, keep[..., i, j], p=p)[0]
-        y_i, _ = attention_values_forward(kept, v[..., j, :])
-        weights.append(weights_ij)
-        y.append((i, y_i))
-    return _together(y, T), (q, k, v, weights, keep, p, scale, learned, is_causal)
+    scores, of_scores = attention_scores_forward(q, k, mask, is_causal=is_causal, scale=scale)
+    weights, of_weights = attention_weights_forward(scores)
+    dropped, of_dropout = (weights, None) if keep is None else dropout_forward(weights, keep, p=p)
+    y, of_values = attention_values_forward(dropped, v)
+    return y, (of_scores, of_weights, of_dropout, of_values)
 
 
 def attention_backward(
-    dy: Array,
-    q: Array,
-    k: Array,
-    v: Array,
-    weights: list[Array],
-    keep: Array | None,
-    p: float,
-    scale: float,
-    learned: bool,
-    is_causal: bool,
+    dy: Array, of_scores: Saved, of_weights: Saved, of_dropout: Saved | None, of_values: Saved
 ) -> tuple[Array, Array, Array, Array | None, None]:
-    T, U = q.shape[-2], k.shape[-2]
-    dq, dk, dv, dmask = [], [], [], None
-    for (i, j), weights_ij in zip(_blocks(T, U, is_causal and not learned), weights, strict=True):
-        keep_ij = None if keep is None else keep[..., i, j]
-        kept = weights_ij if keep_ij is None else dropout_forward(weights_ij, keep_ij, p=p)[0]
-        # y = kept @ v
-        dkept, dv_j = attention_values_backward(dy[..., i, :], kept, v[..., j, :])
-        # kept = dropout(weights)
-        dweights = dkept if keep_ij is None else dropout_backward(dkept, keep_ij, p)[0]
-        # weights = softmax(scores)
-        (dscores,) = attention_weights_backward(dweights, weights_ij)
-        # scores = (q * scale) @ k^T + mask; where a score is masked its weight is 0, so dscores is 0 already
-        dq_i, dk_j, dmask = attention_scores_backward(dscores, q[..., i, :], k[..., j, :], scale, learned, visible=None)
-        dq.append((i, dq_i))
-        dk.append((j, dk_j))
-        dv.append((j, dv_j))
-    return _together(dq, T), _together(dk, U), _together(dv, U), dmask, None
-
-
-def _blocks(T: int, U: int, is_causal: bool) -> Iterator[tuple[slice, slice]]:
-    """Queries i that are taken together, and the keys j that one of them at least may see."""
-    size = BLOCK if is_causal else max(T, 1)
-    for start in range(0, max(T, 1), size):
-        end = min(start + size, T)
-        yield slice(start, end), slice(0, min(end, U) if is_causal else U)
-
-
-BLOCK = 64  # queries
-
-
-def _together(parts: list[tuple[slice, Array]], rows: int) -> Array:
-    """The sum of parts, each for some of so many rows: (B, H, rows, D), in memory (B, rows, H, D)."""
-    *batch, some, D = parts[0][1].shape
-    if len(parts) == 1 and some == rows:
-        return parts[0][1]
-    whole = np.zeros((*batch[:-1], rows, *batch[-1:], D), parts[0][1].dtype)
-    whole = whole.swapaxes(-2, -3) if batch else whole
-    for place, part in parts:
-        whole[..., place, :] += part
-    return whole
-
-
-def _small(q: Array, k: Array, scale: float) -> bool:
-    """Whether no score is so large that a sum of exponentials could overflow."""
-    number, U, D = np.finfo(q.dtype), *k.shape[-2:]
-    with np.errstate(over="ignore"):  # infinite lengths are not small
-        squares = [float(np.vecdot(x, x).max(initial=0.0)) + D * float(number.tiny) for x in (q, k)]
-    return abs(scale) * math.sqrt(math.prod(squares)) <= math.log(number.max) - math.log(max(U, 1)) - 1.0
+    # y = dropped @ v
+    dweights, dv = attention_values_backward(dy, *of_values)
+    # dropped = dropout(weights)
+    if of_dropout is not None:
+        dweights, _ = dropout_backward(dweights, *of_dropout)
+    # weights = softmax(scores)
+    (dscores,) = attention_weights_backward(dweights, *of_weights)
+    # scores = where(visible, (q * scale) @ k^T + mask, -inf)
+    dq, dk, dmask = attention_scores_backward(dscores, *of_scores)
+    return dq, dk, dv, dmask, None
 
 
 attention_scores = Op("attention_scores", attention_scores_forward, attention_scores_backward)

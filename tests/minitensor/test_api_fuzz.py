@@ -96,7 +96,22 @@ BY_NAME: dict[str, list[Given]] = {
     "tensors": [],  # a list of some
     "data": [*NUMBERS, *WRONG],
     "exponent": [*NUMBERS, *TENSORS],
-    "where": [plain(i) for i in (0, -1, 5, None, slice(None), slice(0, 1), [0, 1], [], (0, slice(None)), (0, [0, 1]))],
+    "where": [
+        plain(i)
+        for i in (
+            0,
+            -1,
+            5,
+            None,
+            slice(None),
+            slice(0, 1),
+            [0, 1],
+            [],
+            (0, slice(None)),
+            (0, [0, 1]),
+            (0, slice(None), [0, 0]),
+        )
+    ],
 }
 
 # ---- what can be called -----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as TF
 
 from minitensor.core import OPS, grad
-from minitensor.ops.attention import BLOCK
+from minitensor.ops.attention_blocked import BLOCK
 from minitensor.tensor import Tensor
 from tests.minitensor.cases import CASES
 from tests.minitensor.judge import compare, operation, through_engine, upstream
@@ -119,6 +119,7 @@ USUAL: dict[str, Any] = {  # torch without settings
     "softmax": lambda x: x.softmax(-1), "log_softmax": lambda x: x.log_softmax(-1), "gelu": TF.gelu,
     "layer_norm": lambda x, *_: TF.layer_norm(x, x.shape[-1:]), "cross_entropy": TF.cross_entropy, "linear": TF.linear,
     "embedding": TF.embedding, "attention": lambda q, k, v, *_: TF.scaled_dot_product_attention(q, k, v),
+    "attention_blocked": lambda q, k, v, *_: TF.scaled_dot_product_attention(q, k, v),
     "attention_scores": lambda q, k, _: q @ k.mT / q.shape[-1] ** 0.5, "attention_weights": lambda s: s.softmax(-1),
     "clip": lambda x: x,
     "sum": torch.sum, "mean": torch.mean, "var": torch.var, "std": torch.std, "max": torch.amax, "min": torch.amin,
@@ -142,7 +143,7 @@ def test_settings_left_out_are_torchs(name: str) -> None:
     source = Typical(0)
     x = source.values((2, 1, 3, 4))
     arrays, settings = {
-        "attention": ([x, *source.values((2, 2, 1, 3, 4)), None, None], {}),
+        **dict.fromkeys(("attention", "attention_blocked"), ([x, *source.values((2, 2, 1, 3, 4)), None, None], {})),
         "attention_scores": ([x, source.values((2, 1, 3, 4)), None], {}),
         "layer_norm": ([x, None, None], {}),
         "linear": ([x, source.values((5, 4)), None], {}),
@@ -171,7 +172,7 @@ def test_attention_over_several_blocks_of_queries(kind: str, size: float) -> Non
     settings = {"is_causal": True, "p": 0.0 if keep is None else 0.25, "scale": scale}
     assert T > BLOCK
     example = Example([size * q, size * k, v, mask, keep], settings)
-    compare(CASES["attention"], through_engine(operation(OPS["attention"])), example, upstream(0))
+    compare(CASES["attention_blocked"], through_engine(operation(OPS["attention_blocked"])), example, upstream(0))
 
 
 @pytest.mark.parametrize(
@@ -187,17 +188,17 @@ def test_attention_over_several_blocks_of_queries(kind: str, size: float) -> Non
 def test_sums_of_exponentials_do_not_overflow(dtype: Any, q: float, k: float, keys: int) -> None:
     """Keys that are equal have equal weights, whatever their scores."""
     ones = np.ones((keys, 1), dtype)
-    y, _ = OPS["attention"].forward(np.full((2, 1), q, dtype), ones * dtype(k), ones, scale=1.0)
+    y, _ = OPS["attention_blocked"].forward(np.full((2, 1), q, dtype), ones * dtype(k), ones, scale=1.0)
     assert y.tolist() == [[pytest.approx(1.0, rel=1e-2)]] * 2
 
 
 def test_lengths_that_float32_cannot_square_are_not_taken_for_small() -> None:
     q, k = np.full((2, 1), 1e-23, np.float32), np.array([[3e18], [2e18]], np.float32)
-    y, _ = OPS["attention"].forward(q, k, np.array([[1.0], [0.0]], np.float32), scale=1e8)
+    y, _ = OPS["attention_blocked"].forward(q, k, np.array([[1.0], [0.0]], np.float32), scale=1e8)
     assert y.tolist() == [[1.0], [1.0]]  # the scores are 3000 and 2000
     big = np.full((2, 1), 1e30, np.float32)
     with np.errstate(all="raise"):
-        y, _ = OPS["attention"].forward(big, big * 1e-40, big, scale=1e8)
+        y, _ = OPS["attention_blocked"].forward(big, big * 1e-40, big, scale=1e8)
     assert y.tolist() == big.tolist()
 
 
@@ -212,17 +213,17 @@ def test_a_row_that_is_constant_is_0_but_for_rounding(value: float) -> None:
 
 def test_attention_of_nothing_is_nothing() -> None:
     k = np.ones((2, 3))
-    y, saved = OPS["attention"].forward(np.ones((0, 3)), k, k)
-    dq, dk, dv, *_ = OPS["attention"].backward(np.ones((0, 3)), *saved)
+    y, saved = OPS["attention_blocked"].forward(np.ones((0, 3)), k, k)
+    dq, dk, dv, *_ = OPS["attention_blocked"].backward(np.ones((0, 3)), *saved)
     assert y.shape == (0, 3) == dq.shape  # type: ignore[union-attr]
     assert dk.tolist() == dv.tolist() == [[0.0] * 3] * 2  # type: ignore[union-attr]
 
 
 def test_attention_to_nothing_is_zero() -> None:
     q, nothing = np.ones((2, 3)), np.ones((0, 3))
-    y, saved = OPS["attention"].forward(q, nothing, nothing)
+    y, saved = OPS["attention_blocked"].forward(q, nothing, nothing)
     assert y.tolist() == [[0.0] * 3] * 2
-    dq, dk, dv, *_ = OPS["attention"].backward(np.ones((2, 3)), *saved)
+    dq, dk, dv, *_ = OPS["attention_blocked"].backward(np.ones((2, 3)), *saved)
     assert (dq.tolist(), dk.shape, dv.shape) == ([[0.0] * 3] * 2, (0, 3), (0, 3))  # type: ignore[union-attr]
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 
 from minitensor.core import OPS
-from minitensor.ops import attention
+from minitensor.ops import attention_blocked
 from tests.minitensor.cases import CASES
 from tests.minitensor.judge import check_by_forward, operation, rounded_to_float32, through_engine, truth, upstream
 from tests.minitensor.strategies import Drawn, Example, Typical
@@ -28,7 +28,7 @@ seeds = st.integers(0, 2**32 - 1)
 def _several_blocks_of_queries() -> Iterator[None]:
     """The examples are small: attention takes them two queries at a time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "BLOCK", 2)
+        patch.setattr(attention_blocked, "BLOCK", 2)
         yield
 
 
