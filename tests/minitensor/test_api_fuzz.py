@@ -66,6 +66,9 @@ WRONG = [plain(value) for value in MISTAKES]
 TENSORS = [*FLOATS, *FLOATS, *DOUBLES, *INTEGERS, *BOOLEANS, *BYTES, *EMPTY]
 OPERANDS = [*TENSORS, *NUMBERS, *NUMBERS]
 STEPS = [plain(value) for value in (0, 1, 3, 0.5, 5.0, -1)]
+ONE_INDEX: tuple[object, ...] = (0, -1, 5, None, slice(None), slice(0, 1), [0, 1], [])
+SEVERAL: tuple[object, ...] = ((0, slice(None)), (0, [0, 1]), (0, slice(None), [0, 0]))
+INDICES = [plain(index) for index in (*ONE_INDEX, *SEVERAL)]
 DIMS = [plain(value) for value in (0, 0, 1, -1, 2, -3, None, (0, 1), (), (0, 0), [1], True, 0.5)]
 FLAGS = [plain(value) for value in (True, False)]
 
@@ -96,22 +99,7 @@ BY_NAME: dict[str, list[Given]] = {
     "tensors": [],  # a list of some
     "data": [*NUMBERS, *WRONG],
     "exponent": [*NUMBERS, *TENSORS],
-    "where": [
-        plain(i)
-        for i in (
-            0,
-            -1,
-            5,
-            None,
-            slice(None),
-            slice(0, 1),
-            [0, 1],
-            [],
-            (0, slice(None)),
-            (0, [0, 1]),
-            (0, slice(None), [0, 0]),
-        )
-    ],
+    "where": INDICES,
 }
 
 # ---- what can be called -----------------------------------------------------------------------------------------
