@@ -54,7 +54,9 @@ def array(text: str, values: Any) -> Given:
 
 rng = np.random.default_rng(11)
 FLOATS = [array("float32", rng.uniform(0.2, 2.0, shape).astype(np.float32)) for shape in ((2, 3), (3,), (3, 3), ())]
-FLOATS += [array("float32", rng.uniform(-2.0, -0.2, shape).astype(np.float32)) for shape in ((2, 3), (1, 3, 1))]
+FLOATS += [
+    array("float32", rng.uniform(-2.0, -0.2, shape).astype(np.float32)) for shape in ((2, 3), (1, 3, 1), (2, 3, 2))
+]
 EMPTY = [array("float32", np.zeros(shape, np.float32)) for shape in ((0,), (2, 0))]
 DOUBLES = [array("float64", rng.uniform(-2.0, 2.0, (2, 3)))]
 INTEGERS = [array("int64", rng.integers(0, 3, shape)) for shape in ((2, 3), (3,), (2,), ())]
@@ -68,7 +70,7 @@ OPERANDS = [*TENSORS, *NUMBERS, *NUMBERS]
 STEPS = [plain(value) for value in (0, 1, 3, 0.5, 5.0, -1)]
 ONE_INDEX: tuple[object, ...] = (0, -1, 5, None, slice(None), slice(0, 1), [0, 1], [])
 SEVERAL: tuple[object, ...] = ((0, slice(None)), (0, [0, 1]), (0, slice(None), [0, 0]))
-INDICES = [plain(index) for index in (*ONE_INDEX, *SEVERAL)]
+INDICES = [plain(index) for index in (*ONE_INDEX, *SEVERAL, *SEVERAL)]
 DIMS = [plain(value) for value in (0, 0, 1, -1, 2, -3, None, (0, 1), (), (0, 0), [1], True, 0.5)]
 FLAGS = [plain(value) for value in (True, False)]
 
@@ -158,7 +160,7 @@ def text(given: Given | list[Given]) -> str:
 def draw(chance: random.Random) -> Call:
     where = chance.choice(["torch", "Tensor", "Tensor", "F"])
     names, owner = PLACES[where]
-    name = chance.choice(sorted(names))
+    name = chance.choice([*sorted(names), *["__getitem__"] * 5 * (where == "Tensor")])  # which is many operations
     function = getattr(owner(minitensor), name)
     parameters = list(inspect.signature(function).parameters.values())
     inputs: list[Given | list[Given]] = []
