@@ -133,7 +133,7 @@ def cross_entropy(
     if reduction == "none":
         return losses
     total = float(counted.size if of_classes else (w.array * targets.array).sum(-1)[counted].sum())
-    return losses.sum() if reduction == "sum" else losses.sum() / total
+    return losses.sum() if reduction == "sum" else losses.sum() / Tensor(total, losses.dtype)
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:

@@ -632,6 +632,7 @@ class Tensor(core.Tensor, of_results=True):
         """Parts of split_size (the last may be smaller), or of each size in a list."""
         n = self.shape[normalize_axis_index(as_dim(dim), self.ndim)]
         if isinstance(split_size, int):
+            split_size = as_dim(split_size)
             if split_size == n == 0:
                 return (self,)
             if split_size < 1:
