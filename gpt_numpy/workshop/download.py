@@ -9,9 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-from platformdirs import user_cache_path
-
 from gpt_numpy.workshop.console import BYTES, Console
+from gpt_numpy.workshop.errors import RunFailed
 
 ADDRESS = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -25,6 +24,12 @@ class NotFetched(Exception):
 
 
 def cache_folder() -> Path:
+    try:
+        from platformdirs import user_cache_path  # not there on every machine that is lent; nor needed with --data
+    except ModuleNotFoundError:
+        raise RunFailed(
+            "platformdirs is not installed here, which says where files are kept; give --data FILE"
+        ) from None
     return user_cache_path("minitensor", appauthor=False)
 
 

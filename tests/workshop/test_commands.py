@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(download, "ADDRESS", "http://127.0.0.1:9/nobody-listens")
-    monkeypatch.setattr(download, "user_cache_path", lambda *_, **__: folder / "cache")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: folder / "cache")
     return folder
 
 

@@ -25,6 +25,7 @@ from gpt_numpy.workshop.corpus import Dramatist, TextFile, find_corpus, survey, 
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.tokenizers import CharTokenizer
 from tests.support import ROOT
+from tests.support.runs import Train
 
 PLAY = "ROMEO:\nIt is the east, and naïve Juliet is the sun 🌞.\n\n" * 40
 
@@ -38,7 +39,7 @@ def console() -> Console:
 def _nothing_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder without data/, a cache that is empty, and no network."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(download, "user_cache_path", lambda *_, **__: tmp_path / "cache")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path / "cache")
     monkeypatch.setattr(download, "ADDRESS", "http://127.0.0.1:9/nobody-listens")
 
 
@@ -487,11 +488,11 @@ def test_the_dramatists_floor_is_that_of_the_validation_part(console: Console) -
 
 
 MEMORY = """
-import resource, sys
+import platformdirs, resource, sys
 from pathlib import Path
 from gpt_numpy.workshop import corpus, download
 from gpt_numpy.workshop.console import Console
-download.user_cache_path = lambda *_, **__: Path(sys.argv[2])
+platformdirs.user_cache_path = lambda *_, **__: Path(sys.argv[2])
 console = Console()
 def read():
     file = corpus.TextFile(Path(sys.argv[1]))
@@ -518,3 +519,12 @@ def test_memory_does_not_grow_with_the_text(kind: str, least: int, most: int, tm
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
         peaks.append(int(done.stdout) / 1024)
     assert peaks[1] - peaks[0] < 20  # MB, for 30 or 78 MB more text
+
+
+def test_without_platformdirs_a_text_of_ones_own_is_enough(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "platformdirs", None)
+    assert train("a") == 0  # with --data
+    assert train("b", "--data", "shakespeare") == 1
+    assert "platformdirs is not installed here" in capsys.readouterr().err.splitlines()[-1]
