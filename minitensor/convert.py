@@ -6,11 +6,11 @@ from inspect import signature
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import DTypeLike
 
 from minitensor.core import Array, Tensor, wrap
+from minitensor.ops.reduce import Axis
 
-Axis = int | tuple[int, ...] | None
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T", bound=Tensor)
 FLOATS = np.dtype(np.float32), np.dtype(np.float64)
@@ -199,6 +199,3 @@ def as_index_part(part: Any) -> Any:
     if not array.size and not isinstance(part, Tensor | np.ndarray):
         array = array.astype(np.int64)  # an empty list picks nothing
     return int(array) if array.ndim == 0 and array.dtype.kind in "iu" else array
-
-
-Operand = Tensor | ArrayLike

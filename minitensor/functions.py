@@ -104,8 +104,6 @@ def where(condition: Operand, input: Operand, other: Operand) -> Tensor:
 # ---- the methods as functions -----------------------------------------------------------------------------------
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
 ARITHMETIC = {Tensor.add, Tensor.sub, Tensor.mul, Tensor.div, Tensor.pow}  # a number may come first
 
 

@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from minitensor import core
 from minitensor.convert import (
-    Axis,
     as_array,
     as_axis,
     as_dim,
@@ -32,6 +31,7 @@ from minitensor.convert import (
 )  # fmt: skip
 from minitensor.core import Array, Node, apply, is_grad_enabled, wrap
 from minitensor.ops import elementwise, erf, matmul, reduce, shape, softmax
+from minitensor.ops.reduce import Axis
 
 Operand = Union["Tensor", ArrayLike]  # what may stand beside a tensor
 Real: TypeAlias = float  # inside Tensor, `float` is the method
@@ -47,7 +47,8 @@ class Tensor(core.Tensor, of_results=True):
 
     def __init__(self, data: Operand, dtype: DTypeLike | None = None, requires_grad: bool = False) -> None:
         shared = isinstance(data, Tensor) and dtype in (None, data.dtype)
-        self.array = _values(data) if shared else as_array(_values(data), dtype)
+        values: Any = data.array if isinstance(data, Tensor) else data
+        self.array = values if shared else as_array(values, dtype)
         self.node = None
         if requires_grad:
             self.requires_grad_()
@@ -680,10 +681,6 @@ class Extreme(NamedTuple):
 
     values: Tensor
     indices: Tensor
-
-
-def _values(other: object) -> Any:
-    return other.array if isinstance(other, Tensor) else other
 
 
 def _compared(ufunc: np.ufunc, a: Tensor, b: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Any call of the public API, with arguments as users give them: torch's answer, or both refuse.
+"""Calls of functions, methods and losses, with arguments as users give them: torch's answer, or both refuse.
 
 A call is drawn by its signature: each argument from what its name suggests, and now and then from all that somebody
 might pass by mistake, by position or by keyword. Both libraries run it. The same means value, dtype, shape and the

@@ -315,10 +315,12 @@ def write_report(sections: dict[str, Section]) -> int:
     counts = {name: [int(number) for number in re.findall(r"\d+", text)[:4]] for name, text in texts.items()}
     counts["**all**"] = [sum(column) for column in zip(*counts.values(), strict=True)]
     rows = [f"| {' | '.join([name, *map(str, numbers)])} |" for name, numbers in counts.items()]
+    untried = [name for name in map(name_of, SOURCES) if name not in texts]
     text = "\n".join([
         "# What the tests notice", "",
         "Written by `uv run python -m tests.mutation`, which [`score.py`](score.py) explains.", "",
         "| source | changes | noticed | change nothing | survived |", "|---|---:|---:|---:|---:|", *rows, "",
+        *[f"Not tried since they changed: {', '.join(untried)}.", ""] * bool(untried),
         *(f"## {name}\n\n{text}\n" for name, text in texts.items()),
     ])  # fmt: skip
     REPORT.write_text(text, encoding="utf-8")
