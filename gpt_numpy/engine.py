@@ -23,8 +23,9 @@ from typing import Any, TypeVar
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from gpt_numpy.cache import Cache
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.model import GPT, Cache
+from gpt_numpy.model import GPT
 from gpt_numpy.parts import Part, shared_out
 from gpt_numpy.workshop.engine import Arrays, Ids, Trained
 from gpt_numpy.workshop.memory import keep_freed_memory
@@ -157,7 +158,7 @@ class Reader:
 
     def __init__(self, model: GPT) -> None:
         self.model = model
-        self.cache: Cache = {}
+        self.cache = Cache(model.config, dtype=model.pos_emb.weight.dtype)
 
     def read(self, ids: Sequence[int]) -> Array:
         for_training(self.model, False)

@@ -7,12 +7,11 @@ chooses. With float16, whose range is small, the loss is scaled up before the ba
 import math
 import os
 import sys
-from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ from gpt_numpy.workshop.processes import Processes, check_threads
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.streams import DROPOUT
 from gpt_torch.attention import attending, attention_of
+from gpt_torch.cache import Cache
 from gpt_torch.device import (
     ALLOWED,
     DTYPES,
@@ -42,7 +42,7 @@ from gpt_torch.device import (
     peak_of,
 )
 from gpt_torch.distributed import divided, like, noticing_loss, shares, summed, whole
-from gpt_torch.model import GPT, Cache
+from gpt_torch.model import GPT
 from gpt_torch.muon import MuonAdamW
 
 
@@ -376,7 +376,8 @@ class Reader:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.cache = cast(Cache, UserDict())  # of a dict, PyTorch's FSDP has handed on copies on CUDA (2.11)
+        dtype = engine.dtype if engine.options.parallel == "fsdp" else engine.model.pos_emb.weight.dtype
+        self.cache = Cache(engine.config, 1, dtype, engine.device)
 
     @noticing_loss()
     @noticing_full_memory()

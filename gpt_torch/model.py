@@ -10,21 +10,32 @@ B sequences of T tokens, C numbers for each; H heads of D = C / H numbers; V dif
 """
 
 import torch
-from torch import Tensor, cat, float32, from_numpy, nn, ones
+from torch import Tensor, float32, from_numpy, nn
 from torch.nn import functional as F
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.weights import initial_weights
+from gpt_torch.cache import Cache
 from gpt_torch.embedding import Embedding
 
-Cache = dict["CausalSelfAttention", tuple[Tensor, Tensor]]  # keys and values of the tokens read so far, by layer
+
+def split_heads(qkv: Tensor, n_head: int) -> list[Tensor]:
+    """Queries, keys and values, each (B, H, T, D), from (B, T, 3 C)."""
+    B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    return [x.reshape(B, T, n_head, C // n_head).transpose(1, 2) for x in torch.split(qkv, C, dim=2)]
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, T, C) from (B, H, T, D): the heads of a token side by side."""
+    return x.transpose(1, 2).flatten(2)
 
 
 class CausalSelfAttention(nn.Module):
     """Every position takes from itself and from earlier ones, in H ways at once."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, layer: int = 0) -> None:
         super().__init__()
+        self.layer = layer
         self.n_head = config.n_head
         self.dropout = config.dropout
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
@@ -32,20 +43,16 @@ class CausalSelfAttention(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
-        B, T, C = x.shape
-        q, k, v = self.c_attn(x).split(C, dim=2)
-        q = q.reshape(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, H, T, D)
-        k = k.reshape(B, T, self.n_head, C // self.n_head).transpose(1, 2)
-        v = v.reshape(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+        B, T, _ = x.shape
+        q, k, v = split_heads(self.c_attn(x), self.n_head)  # (B, H, T, D)
+        mask = None
         if cache is not None:
-            if self in cache:
-                k, v = cat((cache[self][0], k), dim=2), cat((cache[self][1], v), dim=2)
-            cache[self] = k, v
-        U = k.shape[2]  # the T tokens, and those from the cache before them
-        mask = ones(T, U, dtype=torch.bool, device=x.device).tril(U - T) if 1 < T < U else None
+            k, v = cache.append(self.layer, k, v)  # (B, H, U, D): those of earlier tokens, too
+            mask = cache.mask(B, T)
+        is_causal = mask is None and k.shape == q.shape
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=T == U)  # (B, H, T, D)
-        y = self.c_proj(y.transpose(1, 2).reshape(B, T, C))  # the heads side by side again
+        y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal)  # (B, H, T, D)
+        y = self.c_proj(merge_heads(y))  # (B, T, C)
         return self.drop(y)
 
 
@@ -66,10 +73,10 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each adding to what passes by."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, layer: int = 0) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self.attn = CausalSelfAttention(config)
+        self.attn = CausalSelfAttention(config, layer)
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
@@ -88,7 +95,7 @@ class GPT(nn.Module):
         self.tok_emb = Embedding(config.vocab_size, config.n_embd)
         self.pos_emb = nn.Embedding(config.block_size, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layer)])
+        self.blocks = nn.ModuleList([Block(config, layer) for layer in range(config.n_layer)])
         self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_weights:
@@ -101,18 +108,20 @@ class GPT(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Logits (B, T, V) for what follows each of the ids (B, T); with targets (B, T), their mean loss too.
 
-        With a cache (at first an empty dict) the ids follow those that it has seen before.
+        With a cache the ids follow those that it has seen before, and are added to it.
         """
         if len(ids.shape) != 2:
             raise ValueError(f"GPT: ids are (B, T), rows of tokens; given {tuple(ids.shape)}")
-        T = ids.shape[1]
-        past = next(iter(cache.values()))[0].shape[2] if cache else 0
-        if past + T > self.config.block_size:
-            raise ValueError(f"GPT: {past + T} tokens do not fit the context, block_size {self.config.block_size}")
-        x = self.drop(self.tok_emb(ids) + self.pos_emb.weight[past : past + T])  # (B, T, C)
+        B, T = ids.shape
+        if ids.shape[1] > self.config.block_size:
+            raise ValueError(f"GPT: {T} tokens do not fit the context, block_size {self.config.block_size}")
+        positions = self.pos_emb.weight[:T] if cache is None else self.pos_emb(cache.positions(B, T))
+        x = self.drop(self.tok_emb(ids) + positions)  # (B, T, C)
         for block in self.blocks:
             x = block(x, cache)
         logits = self.lm_head(self.ln_f(x))  # (B, T, V)
+        if cache is not None:
+            cache.lengths = [length + T for length in cache.lengths]
         if targets is None:
             return logits, None
         if targets.shape != ids.shape:

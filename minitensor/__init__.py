@@ -14,10 +14,10 @@ from numpy import float32, float64, int64
 
 from minitensor import functional, nn, optim
 from minitensor.functions import (
-    abs, add, amax, amin, arange, argmax, argmin, cat, chunk, clamp, clip, div, erf, exp, flatten, full, log,
-    log_softmax, logsumexp, masked_fill, matmul, max, maximum, mean, min, minimum, mul, neg, ones, ones_like, permute,
-    pow, randn, relu, reshape, sigmoid, softmax, split, sqrt, square, squeeze, stack, std, sub, sum, tanh, tensor,
-    transpose, tril, triu, unsqueeze, var, where, zeros, zeros_like,
+    abs, add, amax, amin, arange, argmax, argmin, cat, chunk, clamp, clip, div, erf, exp, flatten, from_numpy, full,
+    log, log_softmax, logsumexp, masked_fill, matmul, max, maximum, mean, min, minimum, mul, neg, ones, ones_like,
+    permute, pow, randn, relu, reshape, sigmoid, softmax, split, sqrt, square, squeeze, stack, std, sub, sum, tanh,
+    tensor, transpose, tril, triu, unsqueeze, var, where, zeros, zeros_like,
 )  # fmt: skip
 
 # isort: on
@@ -27,9 +27,10 @@ from minitensor.tensor import Tensor
 
 __all__ = [
     "OPS", "Op", "Tensor", "abs", "add", "amax", "amin", "apply", "arange", "argmax", "argmin", "cat", "chunk",
-    "clamp", "clip", "div", "enable_grad", "erf", "exp", "flatten", "float32", "float64", "full", "functional", "grad",
-    "int64", "is_grad_enabled", "log", "log_softmax", "logsumexp", "manual_seed", "masked_fill", "matmul", "max",
-    "maximum", "mean", "min", "minimum", "mul", "neg", "nn", "no_grad", "ones", "ones_like", "optim", "permute", "pow",
-    "randn", "relu", "reshape", "sigmoid", "softmax", "split", "sqrt", "square", "squeeze", "stack", "std", "sub",
-    "sum", "tanh", "tensor", "transpose", "tril", "triu", "unsqueeze", "var", "where", "zeros", "zeros_like",
+    "clamp", "clip", "div", "enable_grad", "erf", "exp", "flatten", "float32", "float64", "from_numpy", "full",
+    "functional", "grad", "int64", "is_grad_enabled", "log", "log_softmax", "logsumexp", "manual_seed", "masked_fill",
+    "matmul", "max", "maximum", "mean", "min", "minimum", "mul", "neg", "nn", "no_grad", "ones", "ones_like", "optim",
+    "permute", "pow", "randn", "relu", "reshape", "sigmoid", "softmax", "split", "sqrt", "square", "squeeze", "stack",
+    "std", "sub", "sum", "tanh", "tensor", "transpose", "tril", "triu", "unsqueeze", "var", "where", "zeros",
+    "zeros_like",
 ]  # fmt: skip

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from minitensor.convert import as_dim, as_dtype, as_sizes, as_tensor, numpy_names, pair, promote
-from minitensor.core import apply, wrap
+from minitensor.core import Array, apply, is_grad_enabled, wrap
 from minitensor.ops import shape
 from minitensor.random import generator
 from minitensor.tensor import Operand, Tensor
@@ -19,6 +19,21 @@ from minitensor.tensor import Operand, Tensor
 def tensor(data: Operand, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """A tensor from numbers, lists or an array. Python's floats become float32; an array keeps its dtype."""
     return Tensor(data, dtype, requires_grad)
+
+
+def from_numpy(ndarray: Array) -> Tensor:
+    """A tensor in the memory of the array: who writes to the array changes the tensor, as in torch.
+
+    For memory that is filled step by step, a cache say. Only under no_grad, since a backward would find other numbers
+    than the forward did.
+    """
+    if is_grad_enabled():
+        raise RuntimeError("from_numpy: the array may change, so nothing made from it can be recorded; use no_grad()")
+    if not isinstance(ndarray, np.ndarray):
+        raise TypeError(f"from_numpy: takes an array, not {type(ndarray).__name__}")
+    if not as_dtype(ndarray.dtype).isnative:
+        raise TypeError(f"from_numpy: {ndarray.dtype} has its bytes in another order than this machine")
+    return cast(Tensor, wrap(np.asarray(memoryview(ndarray))))  # type: ignore[arg-type]  # not a view, which would make the array read-only
 
 
 def zeros(*size: Any, dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:

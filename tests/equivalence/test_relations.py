@@ -77,20 +77,100 @@ def test_what_was_is_not_blamed_on_what_came_after(run: Run, problem: Problem, d
             assert not gradient[:, :, now:].any(), name
 
 
-@pytest.mark.parametrize("library", [gpt_numpy, gpt_torch])
+# ---- with a cache -----------------------------------------------------------------------------------------------
+
+
+class InNumPy:
+    """The model of a problem, read with a cache or without: arrays in, arrays out."""
+
+    no_grad = staticmethod(mt.no_grad)
+
+    def __init__(self, problem: Problem) -> None:
+        self.model: Any = gpt_numpy.GPT(problem.config, dtype=np.float64)
+        self.model.load_state_dict(problem.weights)
+
+    def cache(self, rows: int) -> Any:
+        return gpt_numpy.cache.Cache(self.model.config, rows, np.float64)
+
+    def read(self, ids: Any, cache: Any = None) -> Any:
+        return self.model(ids, cache=cache)[0].numpy()
+
+
+class InTorch:
+    no_grad = staticmethod(torch.no_grad)
+
+    def __init__(self, problem: Problem) -> None:
+        self.model: Any = gpt_torch.GPT(problem.config).double()
+        self.model.load_state_dict(torch_weights(problem.weights, torch.float64))
+
+    def cache(self, rows: int) -> Any:
+        return gpt_torch.cache.Cache(self.model.config, rows, torch.float64)
+
+    def read(self, ids: Any, cache: Any = None) -> Any:
+        return self.model(torch.from_numpy(ids), cache=cache)[0].numpy()
+
+
+each_reader = pytest.mark.parametrize("library", [InNumPy, InTorch])
+
+
+@each_reader
 @given(problem=problems(), data=st.data())
 def test_what_is_read_piece_by_piece_with_a_cache_gives_the_logits_of_the_whole_without(
     library: Any, problem: Problem, data: Any
 ) -> None:
-    T = problem.ids.shape[1]
+    B, T = problem.ids.shape
     cuts = sorted(data.draw(st.sets(st.integers(1, T - 1)))) if T > 1 else []
-    model: Any = library.GPT(problem.config).double()
-    model.load_state_dict(problem.weights if library is gpt_numpy else torch_weights(problem.weights, torch.float64))
-    as_input = np.asarray if library is gpt_numpy else torch.from_numpy
-    cache: dict[Any, Any] = {}
-    pieces = [model(as_input(ids), cache=cache)[0].detach().numpy() for ids in np.split(problem.ids, cuts, axis=1)]
-    whole = model(as_input(problem.ids))[0].detach().numpy()
+    reader = library(problem)
+    with reader.no_grad():
+        cache = reader.cache(B)
+        pieces = [reader.read(ids, cache) for ids in np.split(problem.ids, cuts, axis=1)]
+        whole = reader.read(problem.ids)
+    assert cache.lengths == [T] * B
     assert_close({"logits": np.concatenate(pieces, axis=1)}, {"logits": whole})
+
+
+@each_reader
+@given(problem=several_positions, data=st.data())
+def test_rows_of_different_lengths_read_together_give_the_logits_of_each_alone(
+    library: Any, problem: Problem, data: Any
+) -> None:
+    """Padded to the longest, and what was read too much is taken back by the lengths; then all go on together."""
+    B, T = problem.ids.shape
+    start = data.draw(st.integers(1, T - 1))
+    lengths = data.draw(st.lists(st.integers(1, start), min_size=B, max_size=B))
+    reader = library(problem)
+    with reader.no_grad():
+        cache = reader.cache(B)
+        reader.read(problem.ids[:, :start], cache)
+        cache.lengths = lengths
+        rest = problem.ids[:, start:]
+        together = reader.read(rest, cache)
+        assert cache.lengths == [length + T - start for length in lengths]
+        for row, length in enumerate(lengths):
+            text = np.concatenate([problem.ids[row, :length], rest[row]])
+            alone = reader.read(text[None])[0, length:]
+            assert_close({"logits": together[row]}, {"logits": alone})
+
+
+@each_reader
+@given(problem=problems())
+def test_what_a_cache_cannot_hold_is_refused_and_changes_nothing(library: Any, problem: Problem) -> None:
+    B, T = problem.ids.shape
+    room = problem.config.block_size
+    one = problem.ids[:, :1]
+    reader = library(problem)
+    cache = reader.cache(B)
+    with pytest.raises(RuntimeError, match="no gradient goes through a cache"):
+        reader.read(problem.ids, cache)
+    with reader.no_grad():
+        reader.read(problem.ids, cache)
+        cache.lengths = [room] * B
+        with pytest.raises(ValueError, match=f"{room + 1} tokens do not fit the context, block_size {room}"):
+            reader.read(one, cache)
+        cache.lengths = [T] * B
+        with pytest.raises(ValueError, match=f"the cache holds {B} rows of tokens, the ids {B + 1}"):
+            reader.read(np.concatenate([one, one[:1]]), cache)
+        assert cache.lengths == [T] * B
 
 
 # ---- along the batch --------------------------------------------------------------------------------------------

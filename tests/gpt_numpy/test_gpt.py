@@ -8,7 +8,6 @@ import pytest
 
 import minitensor as mt
 from gpt_numpy import GPT, GPTConfig
-from gpt_numpy.model import Cache
 from gpt_numpy.workshop.sampling import window_start
 from gpt_numpy.workshop.weights import initial_weights, parameter_count, parameter_shapes
 
@@ -202,10 +201,6 @@ def test_bad_inputs_are_refused() -> None:
     model = GPT(SMALL)
     with pytest.raises(ValueError, match="9 tokens do not fit the context, block_size 8"):
         model(ids(1, 9))
-    cache: Cache = {}
-    model(ids(1, 8), cache=cache)
-    with pytest.raises(ValueError, match="9 tokens do not fit the context, block_size 8"):
-        model(ids(1, 1), cache=cache)
     with pytest.raises(ValueError, match=r"ids are \(B, T\), rows of tokens; given \(8,\)"):
         model(mt.tensor(np.arange(8)))
     with pytest.raises(ValueError, match=r"targets \(1, 7\) go with ids \(1, 8\)"):

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as TF
 
+from minitensor import cat
 from minitensor.core import Array
 from minitensor.tensor import Tensor
 from tests.minitensor.strategies import Example, Source
@@ -220,6 +221,32 @@ def make_masked_fill(source: Source) -> Example:
 
 def make_triangle(source: Source) -> Example:
     return Example([source.values(source.shape(min_dims=2))], {"diagonal": source.integer(-1, 1)})
+
+
+def make_split_heads(source: Source) -> Example:
+    H, D = source.choice([2, 1, 3]), source.choice([2, 1, 0, 3])
+    B, T = source.choice([2, 1, 0]), source.choice([3, 1, 0])
+    return Example([source.values((B, T, 3 * H * D))], {"n_head": H})
+
+
+def torch_split_heads(x: torch.Tensor, *, n_head: int) -> tuple[torch.Tensor, ...]:
+    B, T, C3 = x.shape
+    return x.reshape(B, T, 3, n_head, C3 // (3 * n_head)).permute(2, 0, 3, 1, 4).unbind()
+
+
+def composed_split_heads(x: Tensor, *, n_head: int) -> tuple[Tensor, ...]:
+    B, T, C3 = x.shape
+    sizes = B, T, n_head, C3 // 3 // n_head
+    return tuple(x[..., i * C3 // 3 : (i + 1) * C3 // 3].reshape(sizes).transpose(1, 2) for i in range(3))
+
+
+def make_merge_heads(source: Source) -> Example:
+    sizes = [source.choice(few) for few in ([2, 1, 0], [2, 1, 3], [3, 1, 0], [2, 1, 0])]
+    return Example([source.values(tuple(sizes))])
+
+
+def composed_merge_heads(x: Tensor) -> Tensor:
+    return cat([x[:, h] for h in range(x.shape[1])], dim=2)
 
 
 # ---- products ---------------------------------------------------------------------------------------------------
@@ -483,6 +510,8 @@ CASES: dict[str, Case] = {
     "cat": Case(make_cat, lambda *xs, axis: torch.cat(xs, axis)),
     "stack": Case(make_stack, lambda *xs, axis: torch.stack(xs, axis)),
     "split": Case(make_split, lambda x, *, sizes, axis: x.split(sizes, axis)),
+    "split_heads": Case(make_split_heads, torch_split_heads, composed_split_heads),
+    "merge_heads": Case(make_merge_heads, lambda x: x.transpose(1, 2).flatten(2), composed_merge_heads),
     "masked_fill": Case(make_masked_fill, lambda x, mask, *, value: x.masked_fill(mask, value)),
     "tril": Case(make_triangle, lambda x, *, diagonal: x.tril(diagonal)),
     "triu": Case(make_triangle, lambda x, *, diagonal: x.triu(diagonal)),

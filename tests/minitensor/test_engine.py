@@ -314,6 +314,29 @@ def test_no_array_under_a_result_can_be_written_to() -> None:
             array = array.base
 
 
+def test_from_numpy_shares_the_memory_of_an_array_that_stays_writable() -> None:
+    array = np.arange(6.0)
+    with mt.no_grad():
+        x = mt.from_numpy(array[::2])
+        assert mt.from_numpy(np.array([3], np.int32)).dtype == np.int32
+    array[2] = 10.0
+    assert x.tolist() == [0.0, 10.0, 4.0]
+    with pytest.raises(ValueError, match="read-only"):
+        x.numpy()[0] = 1.0
+
+
+def test_from_numpy_refuses_what_could_go_wrong_later() -> None:
+    with pytest.raises(RuntimeError, match="the array may change, so nothing made from it can be recorded"):
+        mt.from_numpy(np.ones(2))
+    with mt.no_grad():
+        with pytest.raises(TypeError, match="takes an array, not list"):
+            mt.from_numpy([1.0])  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="bytes in another order"):
+            mt.from_numpy(np.ones(2, ">f8"))
+        with pytest.raises(TypeError, match="float16"):
+            mt.from_numpy(np.ones(2, np.float16))
+
+
 WRITES: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "x[0] = 1": lambda x, y: x.__setitem__(0, 1.0),
     "x.data[0] = 1": lambda x, y: x.data.__setitem__(0, 1.0),

@@ -46,7 +46,7 @@ from tests.support import ROOT
 REPORT = ROOT / "tests" / "mutation" / "mutation.md"
 UNCHANGING = ROOT / "tests" / "mutation" / "unchanging.toml"
 SOURCES = [ROOT / "minitensor" / f"{name}.py" for name in ("core", "convert", "tensor")]
-SOURCES += [*sorted(ROOT.glob("minitensor/ops/[a-z]*.py")), ROOT / "gpt_numpy/model.py"]
+SOURCES += [*sorted(ROOT.glob("minitensor/ops/[a-z]*.py")), ROOT / "gpt_numpy/model.py", ROOT / "gpt_numpy/cache.py"]
 AUTOGRAD = [f"minitensor/test_{name}.py" for name in (
     "like_torch", "engine", "corners", "nn", "optim", "random_graphs", "gradcheck", "erf", "judge",
 )]  # fmt: skip
@@ -165,7 +165,7 @@ def tests_of(change: Change) -> Iterator[list[str]]:
     ops = re.findall(r"Op\(['\"](\w+)", change.source)
     if own := [op for op in ops if change.where in (f"{op}_forward", f"{op}_backward")] or ops:
         yield ["tests/minitensor/test_ops.py", "-k", " or ".join(f"{op}]" for op in own)]
-    yield [f"tests/{name}" for name in (MODEL if change.path.name == "model.py" else AUTOGRAD)]
+    yield [f"tests/{name}" for name in (MODEL if change.path.parent.name == "gpt_numpy" else AUTOGRAD)]
 
 
 # ---- all of them ------------------------------------------------------------------------------------------------
