@@ -1,4 +1,4 @@
-"""AdamW, with Muon for the matrices inside the blocks. The mathematics is in minitensor/optim.py.
+"""AdamW, with Muon for the matrices inside the blocks. The mathematics is in minitensor/optim.
 
 torch.optim.Muon takes one matrix at a time, always in bfloat16, and has to wait for the device before it can leave a
 step out. Here matrices of one shape are one product, in the numbers that the engine multiplies in, and a step that is
@@ -61,7 +61,7 @@ class MuonAdamW(AdamW):
 
 
 def orthogonal(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """About U V' of each matrix U S V' (K, m, n): see minitensor/optim.py."""
+    """About U V' of each matrix U S V' (K, m, n): see minitensor/optim/muon.py."""
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = x if x.shape[1] <= x.shape[2] else x.mT
     y = (wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)).to(dtype)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from minitensor import functional as F
-from minitensor import optim
 from minitensor.functions import zeros_like
+from minitensor.optim import clipping
 from minitensor.random import generator
 from minitensor.tensor import Operand, Tensor
 
@@ -411,6 +411,6 @@ class CrossEntropyLoss(Module):
 class utils:
     """torch.nn.utils"""
 
-    clip_grad_norm_ = staticmethod(optim.clip_grad_norm_)
-    clip_grads_with_norm_ = staticmethod(optim.clip_grads_with_norm_)
-    get_total_norm = staticmethod(optim.get_total_norm)
+    clip_grad_norm_ = staticmethod(clipping.clip_grad_norm_)
+    clip_grads_with_norm_ = staticmethod(clipping.clip_grads_with_norm_)
+    get_total_norm = staticmethod(clipping.get_total_norm)

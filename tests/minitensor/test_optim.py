@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import minitensor as mt
-from minitensor.optim import SGD, AdamW, Muon, clip_grad_norm_, clip_grads_with_norm_, get_total_norm, orthogonal
+from minitensor.optim import SGD, AdamW, Muon, clip_grad_norm_, clip_grads_with_norm_, get_total_norm
+from minitensor.optim.muon import orthogonal
 
 pytestmark = pytest.mark.equivalence
 

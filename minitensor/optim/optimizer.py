@@ -1,0 +1,108 @@
+"""What all optimizers share: groups of parameters with settings, and a state for each parameter.
+
+A step gives each parameter a new array: snapshots and graphs that hold the old one stay as they are.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from minitensor.core import Array, read_only
+from minitensor.tensor import Tensor
+
+Group = dict[str, Any]
+Params = Iterable[Tensor] | Iterable[Group]
+
+
+class Optimizer:
+    """Groups of parameters, each with its own settings, and what the optimizer remembers of each parameter."""
+
+    def __init__(self, params: Params, defaults: Group) -> None:
+        self.defaults = defaults
+        self.param_groups: list[Group] = []
+        self.state: dict[Tensor, dict[str, Any]] = {}
+        if not isinstance(params, Iterable):
+            raise TypeError(
+                f"{type(self).__name__}: give tensors or groups, as in model.parameters(), not {params!r:.40}"
+            )
+        given = list(params)
+        if not given:
+            raise ValueError(f"{type(self).__name__}: the list of parameters is empty")
+        for group in given if isinstance(given[0], dict) else [{"params": given}]:
+            self.add_param_group(group)
+
+    def add_param_group(self, param_group: Any) -> None:
+        if not isinstance(param_group, dict) or "params" not in param_group:
+            raise ValueError(f'{type(self).__name__}: a group is a dict with "params" in it, not {param_group!r:.60}')
+        params = param_group["params"]
+        params = [params] if isinstance(params, Tensor) else list(params)
+        known = {p for group in self.param_groups for p in group["params"]}
+        for p in params:
+            if not isinstance(p, Tensor) or not p.is_leaf:
+                raise ValueError(f"{type(self).__name__}: only leaf tensors can be trained, not {p!r:.60}")
+            if p in known:
+                raise ValueError(f"{type(self).__name__}: a parameter of shape {p.shape} is given twice")
+            known.add(p)
+        group = {**self.defaults, **param_group, "params": params}
+        unknown = group.keys() - self.defaults.keys() - {"params"}
+        if unknown:
+            raise ValueError(f"{type(self).__name__}: no setting is called {sorted(unknown)[0]!r}")
+        for name in ("lr", "weight_decay", "momentum", "eps"):
+            if group.get(name, 0) < 0:
+                raise ValueError(f"{type(self).__name__}: {name} cannot be negative, it is {group[name]}")
+        if not all(0 <= beta < 1 for beta in group.get("betas", ())):
+            raise ValueError(f"{type(self).__name__}: betas are at least 0 and below 1, not {group['betas']}")
+        self.param_groups.append(group)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None if set_to_none or p.grad is None else Tensor(np.zeros_like(p.array))
+
+    def step(self) -> None:
+        for group in self.param_groups:
+            # A schedule may have set NumPy numbers, which would bring their own dtype into the arithmetic.
+            settings = {name: _plain(value) for name, value in group.items() if name != "params"}
+            for p in group["params"]:
+                if p.grad is not None:
+                    stepped = self._stepped(p.array, p.grad.array, self.state.setdefault(p, {}), settings)
+                    p.array = read_only(np.asarray(stepped))
+
+    def _stepped(self, p: Array, g: Array, state: dict[str, Any], group: Group) -> Array:
+        """The parameter after a step, as a new array; `state` is updated."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run needs to go on, with parameters numbered in order; a snapshot."""
+        number = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
+        return {
+            "state": {number[p]: {k: np.copy(v) if isinstance(v, np.ndarray) else v for k, v in kept.items()}
+                      for p, kept in self.state.items()},
+            "param_groups": [{**group, "params": [number[p] for p in group["params"]]} for group in self.param_groups],
+        }  # fmt: skip
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        groups = state_dict["param_groups"]
+        sizes, given = [len(g["params"]) for g in self.param_groups], [len(g["params"]) for g in groups]
+        if sizes != given:
+            raise ValueError(f"{type(self).__name__}: its groups have {sizes} parameters, the state's have {given}")
+        numbered = [p for group in self.param_groups for p in group["params"]]
+        state = {}
+        for number, kept in state_dict["state"].items():
+            p = numbered[number]
+            for name, value in kept.items():
+                if isinstance(value, np.ndarray) and value.shape != p.shape:
+                    raise ValueError(
+                        f"{type(self).__name__}: {name} of parameter {number} is {value.shape}, not {p.shape}"
+                    )
+            state[p] = {k: np.array(v, p.dtype, order="C") if isinstance(v, np.ndarray) else v for k, v in kept.items()}
+        self.state = state
+        for own, other in zip(self.param_groups, groups, strict=True):
+            own.update({name: value for name, value in other.items() if name != "params"})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
