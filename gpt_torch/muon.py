@@ -42,7 +42,7 @@ class MuonAdamW(AdamW):
         before = stacked(self._memory(p) for p in parameters)
         weights = stacked(parameters)
         buffers = before.lerp(gradients, 1.0 - momentum)
-        direction = orthogonal(all_rows(gradients.lerp(buffers, momentum), one), self.dtype)
+        direction = newton_schulz(all_rows(gradients.lerp(buffers, momentum), one), self.dtype)
         stepped = weights * (1.0 - lr * decay) - lr * math.sqrt(max(1.0, m / n)) * own_rows(direction, one)
         if (not_sound := getattr(self, "found_inf", None)) is not None:
             stepped = torch.where(not_sound > 0, weights, stepped)
@@ -60,7 +60,7 @@ class MuonAdamW(AdamW):
         return memory
 
 
-def orthogonal(x: Tensor, dtype: torch.dtype) -> Tensor:
+def newton_schulz(x: Tensor, dtype: torch.dtype) -> Tensor:
     """About U V' of each matrix U S V' (K, m, n): see minitensor/optim/muon.py."""
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = x if x.shape[1] <= x.shape[2] else x.mT

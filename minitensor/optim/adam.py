@@ -1,41 +1,48 @@
-"""AdamW.
+"""Adam and AdamW.
 
-p -= lr wd p                                  decay, apart from the gradient
-m = b1 m + (1 - b1) g                         mean of the gradient
-v = b2 v + (1 - b2) g^2                       mean of its square
-p -= lr m' / (sqrt(v') + eps)                 m' = m / (1 - b1^t), v' = v / (1 - b2^t): both start at 0
+    AdamW    p -= lr wd p                         decay, apart from the gradient
+    Adam     g += wd p                            decay as part of the gradient
+
+    both     m = b1 m + (1 - b1) g                mean of the gradient
+             v = b2 v + (1 - b2) g^2              mean of its square
+             p -= lr m' / (sqrt(v') + eps)        m' = m / (1 - b1^t), v' = v / (1 - b2^t): both start at 0
+
+A step moves each number of p by about lr: m' has the sign and sqrt(v') the size of its gradients.
 """
 
 import math
-from typing import Any
 
 import numpy as np
 
 from minitensor.arrays import pieces
 from minitensor.core import Array
-from minitensor.optim.optimizer import Group, Optimizer, Params
+from minitensor.optim.optimizer import Group, Optimizer, Params, State
 
 
-class AdamW(Optimizer):
+class Adam(Optimizer):
+    decay_is_apart = False
+
     def __init__(
         self,
         params: Params,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 1e-2,
+        weight_decay: float = 0.0,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
-    def _stepped(self, p: Array, g: Array, state: dict[str, Any], group: Group) -> Array:
-        (b1, b2), lr = group["betas"], group["lr"]
+    def update(self, p: Array, g: Array, state: State, group: Group) -> Array:
+        (b1, b2), lr, decay = group["betas"], group["lr"], group["weight_decay"]
         if not state:
             state.update(step=0, exp_avg=np.zeros(p.shape, p.dtype), exp_avg_sq=np.zeros(p.shape, p.dtype))
         state["step"] += 1
         t = state["step"]
+        if decay and not self.decay_is_apart:
+            g = g + decay * p
 
-        stepped = np.empty(p.shape, p.dtype)
-        for p_, g_, m, v, new in pieces([p, g], [state["exp_avg"], state["exp_avg_sq"], stepped]):
+        updated = np.empty(p.shape, p.dtype)
+        for p_, g_, m, v, new in pieces([p, g], [state["exp_avg"], state["exp_avg_sq"], updated]):
             m *= b1
             m += (1.0 - b1) * g_
             square = g_ * g_
@@ -47,6 +54,20 @@ class AdamW(Optimizer):
             size += group["eps"]
             change = m * (lr / (1.0 - b1**t))
             change /= size
-            np.multiply(p_, 1.0 - lr * group["weight_decay"], out=new)
+            np.multiply(p_, 1.0 - lr * decay if self.decay_is_apart else 1.0, out=new)
             new -= change
-        return stepped
+        return updated
+
+
+class AdamW(Adam):
+    decay_is_apart = True
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay)

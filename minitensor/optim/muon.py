@@ -2,11 +2,11 @@
 
     p -= lr wd p
     b = mu b + (1 - mu) g                         mean of the gradient
-    p -= lr scale orthogonal(b)                   scale = sqrt(max(1, m / n)), or as adjust_lr_fn says
-    (nesterov: orthogonal(mu b + (1 - mu) g))
+    p -= lr scale newton_schulz(b)             scale = sqrt(max(1, m / n)), or as adjust_lr_fn says
+    (nesterov: newton_schulz(mu b + (1 - mu) g))
 
 A gradient U S V' (its singular value decomposition) says little along most of its directions: few singular values
-are large. orthogonal() is about U V', which moves the matrix as far along each.
+are large. newton_schulz() is about U V', which moves the matrix as far along each.
 """
 
 import math
@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from minitensor.core import Array
-from minitensor.optim.optimizer import Group, Optimizer, Params
+from minitensor.optim.optimizer import Group, Optimizer, Params, State
 
 
 class Muon(Optimizer):
-    """In the dtype of its parameters, while torch's Muon computes orthogonal() in bfloat16."""
+    """In the dtype of its parameters, while torch's Muon computes newton_schulz() in bfloat16."""
 
     def __init__(
         self,
@@ -55,18 +55,18 @@ class Muon(Optimizer):
             if p.ndim != 2:
                 raise ValueError(f"Muon: only matrices can be made orthogonal, not a parameter of shape {p.shape}")
 
-    def _stepped(self, p: Array, g: Array, state: dict[str, Any], group: Group) -> Array:
+    def update(self, p: Array, g: Array, state: State, group: Group) -> Array:
         momentum, lr, (m, n) = group["momentum"], group["lr"], p.shape
         b = momentum * state.get("momentum_buffer", 0.0) + (1.0 - momentum) * g
         state["momentum_buffer"] = b
         direction = momentum * b + (1.0 - momentum) * g if group["nesterov"] else b
         scale = 0.2 * math.sqrt(max(m, n)) if group["adjust_lr_fn"] == "match_rms_adamw" else math.sqrt(max(1.0, m / n))
-        stepped: Array = (1.0 - lr * group["weight_decay"]) * p
-        stepped -= lr * scale * orthogonal(direction, group["ns_coefficients"], group["ns_steps"], group["eps"])
-        return stepped
+        new: Array = (1.0 - lr * group["weight_decay"]) * p
+        new -= lr * scale * newton_schulz(direction, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        return new
 
 
-def orthogonal(x: Array, coefficients: tuple[float, float, float], steps: int, eps: float) -> Array:
+def newton_schulz(x: Array, coefficients: tuple[float, float, float], steps: int, eps: float) -> Array:
     """About U V' of a matrix U S V'.
 
     A step makes  a X + (b X X' + c (X X')^2) X  of X (Newton and Schulz), which leaves U and V alone and makes of each

@@ -11,7 +11,8 @@ import numpy as np
 from minitensor.core import Array, read_only
 from minitensor.tensor import Tensor
 
-Group = dict[str, Any]
+Group = dict[str, Any]  # settings by name, and "params"
+State = dict[str, Any]  # arrays and numbers by name; empty before the first update
 Params = Iterable[Tensor] | Iterable[Group]
 
 
@@ -21,7 +22,7 @@ class Optimizer:
     def __init__(self, params: Params, defaults: Group) -> None:
         self.defaults = defaults
         self.param_groups: list[Group] = []
-        self.state: dict[Tensor, dict[str, Any]] = {}
+        self.state: dict[Tensor, State] = {}
         if not isinstance(params, Iterable):
             raise TypeError(
                 f"{type(self).__name__}: give tensors or groups, as in model.parameters(), not {params!r:.40}"
@@ -66,11 +67,11 @@ class Optimizer:
             settings = {name: _plain(value) for name, value in group.items() if name != "params"}
             for p in group["params"]:
                 if p.grad is not None:
-                    stepped = self._stepped(p.array, p.grad.array, self.state.setdefault(p, {}), settings)
-                    p.array = read_only(np.asarray(stepped))
+                    updated = self.update(p.array, p.grad.array, self.state.setdefault(p, {}), settings)
+                    p.array = read_only(np.asarray(updated))
 
-    def _stepped(self, p: Array, g: Array, state: dict[str, Any], group: Group) -> Array:
-        """The parameter after a step, as a new array; `state` is updated."""
+    def update(self, p: Array, g: Array, state: State, group: Group) -> Array:
+        """A new array for the parameter p with the gradient g; its state is changed in place."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:

@@ -4,10 +4,8 @@ g += wd p;   b = mu b + (1 - damp) g (the first time b = g);   p -= lr b
 (nesterov: p -= lr (g + mu b))
 """
 
-from typing import Any
-
 from minitensor.core import Array
-from minitensor.optim.optimizer import Group, Optimizer, Params
+from minitensor.optim.optimizer import Group, Optimizer, Params, State
 
 
 class SGD(Optimizer):
@@ -33,7 +31,7 @@ class SGD(Optimizer):
             },
         )
 
-    def _stepped(self, p: Array, g: Array, state: dict[str, Any], group: Group) -> Array:
+    def update(self, p: Array, g: Array, state: State, group: Group) -> Array:
         momentum = group["momentum"]
         if group["weight_decay"]:
             g = g + group["weight_decay"] * p
@@ -44,5 +42,4 @@ class SGD(Optimizer):
                 b = g
             state["momentum_buffer"] = b
             g = g + momentum * b if group["nesterov"] else b
-        stepped: Array = p - group["lr"] * g
-        return stepped
+        return p - group["lr"] * g  # type: ignore[no-any-return]

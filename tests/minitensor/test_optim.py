@@ -8,7 +8,7 @@ import torch
 
 import minitensor as mt
 from minitensor.optim import SGD, AdamW, Muon, clip_grad_norm_, clip_grads_with_norm_, get_total_norm
-from minitensor.optim.muon import orthogonal
+from minitensor.optim.muon import newton_schulz
 
 pytestmark = pytest.mark.equivalence
 
@@ -21,6 +21,8 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd, nesterov": ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
     "adamw, defaults": ("AdamW", {}),
     "adamw, all settings": ("AdamW", {"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-4, "weight_decay": 0.2}),
+    "adam, defaults": ("Adam", {}),
+    "adam, all settings": ("Adam", {"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-4, "weight_decay": 0.2}),
     "adamw, no decay, no memory": ("AdamW", {"lr": 0.1, "betas": (0.0, 0.0), "weight_decay": 0.0}),
 }
 
@@ -68,7 +70,7 @@ def test_thirty_steps_with_gradients_missing_now_and_then(
         assert_same(theirs, ours)
 
 
-@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
 def test_groups_with_settings_of_their_own(kind: str) -> None:
     theirs, ours = both()
 
@@ -117,16 +119,16 @@ def matrices() -> list[np.ndarray[Any, Any]]:
     return [rng.standard_normal(shape) for shape in ((3, 4), (8, 5), (6, 6), (1, 7))]
 
 
-def test_orthogonal_keeps_the_directions_and_evens_out_the_rest() -> None:
+def test_newton_schulz_keeps_the_directions_and_evens_out_the_rest() -> None:
     u, _, v = np.linalg.svd(np.random.default_rng(0).standard_normal((20, 12)), full_matrices=False)
     sizes = np.geomspace(0.005, 1.0, 12)
     for matrix, left, right in (((u * sizes) @ v, u, v), (((u * sizes) @ v).T, v.T, u.T)):
-        inside = left.T @ orthogonal(matrix, (3.4445, -4.7750, 2.0315), 5, 1e-7) @ right.T
+        inside = left.T @ newton_schulz(matrix, (3.4445, -4.7750, 2.0315), 5, 1e-7) @ right.T
         np.testing.assert_allclose(inside, np.diag(np.diag(inside)), atol=1e-12)
         assert np.all((np.diag(inside) > 0.68) & (np.diag(inside) < 1.21))
 
 
-@pytest.mark.parametrize("kind", ["SGD", "AdamW", "Muon"])
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "Muon"])
 def test_defaults_are_torchs(kind: str) -> None:
     theirs, ours = both()
     if kind == "Muon":
@@ -225,7 +227,7 @@ def test_clip_grad_norm_of_gradients_that_are_not_finite() -> None:
     assert clip_grad_norm_([mt.ones(2)], 1.0).item() == 0.0
 
 
-@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
 def test_numpy_numbers_as_settings_and_parameters_of_one_number(kind: str) -> None:
     p = mt.tensor(2.0, requires_grad=True)
     optimizer = getattr(mt.optim, kind)([p], weight_decay=np.float64(0.1))
