@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FORWARD, BACKWARD = "forward", "backward"
-AROUND = {"gradients added up": "add_up", "AdamW": "update"}  # methods of Part
+AROUND = {"gradients added up": "accumulate", "AdamW": "update"}  # methods of Part
 
 Clocks = dict[tuple[str, str], list[float]]  # seconds of each call
 

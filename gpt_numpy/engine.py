@@ -1,12 +1,13 @@
 """The hand-written GPT at work: training steps, losses and reading, over threads.
 
-A batch is divided among threads, one for each core, and each thread takes its share a few sequences at a time, so that
-the arrays in use stay small. NumPy lets other threads run while it computes. BLAS gets one thread for each of ours:
-two crowds of threads on the same cores would only wait for each other.
+A batch is divided among threads, one for each core, and each thread takes its sequences in micro-batches, so that the
+arrays in use stay small. NumPy lets other threads run while it computes. BLAS gets one thread for each of ours: two
+crowds of threads on the same cores would only wait for each other.
 
-Then each thread updates a part of the parameters (see parts.py): it adds up what all threads have found for their
-gradients, and has optimizers of its own for them. In between the threads wait for each other, since the norm that
-gradients are clipped by is of all of them together.
+    each thread     the loss and the gradients of its micro-batches, added up
+    each thread     for its part of the parameters (see parts.py) the sums over all threads, and their norm
+    then            the norm of all gradients together, which they are clipped by
+    each thread     the optimizers of its part
 
 Which thread takes which sequences and which parameters, and the order in which gradients are added, depend on the
 batch and the number of threads alone. So two runs agree bit for bit.
@@ -14,11 +15,11 @@ batch and the number of threads alone. So two runs agree bit for bit.
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import reduce
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -26,7 +27,7 @@ from threadpoolctl import ThreadpoolController
 from gpt_numpy.cache import Cache
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.model import GPT
-from gpt_numpy.parts import Part, shared_out
+from gpt_numpy.parts import Part, partition
 from gpt_numpy.workshop.engine import Arrays, Ids, Trained
 from gpt_numpy.workshop.memory import keep_freed_memory
 from gpt_numpy.workshop.optimizers import MEMORY, optimizer_of
@@ -38,11 +39,9 @@ from minitensor.core import Array
 from minitensor.optim import get_total_norm
 from minitensor.random import use_generator
 
-T = TypeVar("T")
-U = TypeVar("U")
-Share = tuple[float, list[Array]]  # of the mean loss over a batch, and of its gradients
+Gradients = dict[str, Array]  # by the names of the parameters
 
-AT_ONCE = 1024  # tokens that a thread works on at once: matrices large enough for BLAS, activations small enough for us
+AT_ONCE = 1024  # tokens of a micro-batch: matrices large enough for BLAS, activations small enough for us
 ALL_AT_ONCE = 4096  # tokens that all threads together work on at once: many threads take less each
 
 
@@ -56,74 +55,73 @@ class Engine:
         self.model = GPT(config, seed)
         self.parameters = dict(self.model.named_parameters())
         self.parts: list[Part] = []  # made with the first step, which says by which optimizer
-        self.sound = True  # no loss and no gradient was anything but finite
+        self.all_finite = True  # every loss and gradient so far; after another one no step changes anything
         numpys_blas().limit(limits=1)  # for the whole process, for good
         keep_freed_memory()
-        self.pool = ThreadPoolExecutor(self.threads)
-
-    def _parts(self, optimizer: str) -> list[Part]:
-        return [Part(some, optimizer) for some in shared_out(self.parameters, self.threads)]
+        quiet = partial(np.seterr, over="ignore", invalid="ignore")  # the loss and the norm will tell of it
+        self.pool = ThreadPoolExecutor(self.threads, initializer=quiet)
 
     # -- training and judging --
 
     def train_step(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Trained:
         self.parts = self.parts or self._parts(recipe.optimizer)
-        loss, found = self._gradients(ids, targets, recipe, step)
-        grad_norm = get_total_norm(self._map(lambda part: part.add_up(found), self.parts)).item()
-        self.sound = self.sound and math.isfinite(loss) and math.isfinite(grad_norm)
-        if self.sound:
-            self._map(lambda part: part.update(grad_norm, recipe, step), self.parts)
+        loss, gradients = self._loss_and_gradients(ids, targets, recipe, step)
+        norms = self.pool.map(lambda part: part.accumulate(gradients), self.parts)
+        grad_norm = get_total_norm(norms).item()
+        self.all_finite = self.all_finite and math.isfinite(loss) and math.isfinite(grad_norm)
+        if self.all_finite:
+            list(self.pool.map(lambda part: part.update(grad_norm, recipe, step), self.parts))
         return Trained(loss, grad_norm)
 
     def first_not_finite(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> str | None:
-        _, found = self._gradients(ids, targets, recipe, step)
+        _, found = self._loss_and_gradients(ids, targets, recipe, step)
         gradients = {f"the gradient of {name}": [some[name] for some in found] for name in self.parameters}
         arrays = {**{name: [p.array] for name, p in self.parameters.items()}, **gradients}
         return next((name for name, parts in arrays.items() if not all(np.isfinite(a).all() for a in parts)), None)
 
-    def _gradients(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> tuple[float, list[dict[str, Array]]]:
-        """The loss, and what each thread has found for the gradients, which are the sums of that."""
-        parameters = list(self.parameters.values())
+    def _loss_and_gradients(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> tuple[float, list[Gradients]]:
+        """The loss of a batch, and the gradients from each thread; those of the batch are their sums."""
         for_training(self.model, True)
+        work = partial(self._train_on, ids, targets, recipe, step)
+        losses, gradients = zip(*self.pool.map(work, self._micro_batches(ids, recipe.micro_batch)), strict=True)
+        return sum(losses), list(gradients)
 
-        def share(piece: slice) -> Share:
+    def _train_on(
+        self, ids: Ids, targets: Ids, recipe: Recipe, step: int, micro_batches: list[slice]
+    ) -> tuple[float, Gradients]:
+        """What these rows of the batch add to its loss and to its gradients."""
+        loss, gradients = 0.0, Gradients()
+        for rows in micro_batches:
             if self.config.dropout:
-                use_generator(Rows([(recipe.seed, step, row, DROPOUT) for row in range(len(ids))[piece]]))
-            _, loss = self.model(ids[piece], targets[piece])
-            loss = loss * (ids[piece].size / ids.size)
-            return loss.item(), [g.array for g in grad(loss, parameters) if g is not None]
-
-        losses, gradients = zip(*self._over_threads(share, ids, recipe.micro_batch), strict=True)
-        return sum(losses), [dict(zip(self.parameters, of_one_thread, strict=True)) for of_one_thread in gradients]
+                use_generator(Rows([(recipe.seed, step, row, DROPOUT) for row in range(len(ids))[rows]]))
+            _, mean = self.model(ids[rows], targets[rows])
+            added = mean * (ids[rows].size / ids.size)
+            loss += added.item()
+            for name, g in zip(self.parameters, grad(added, list(self.parameters.values())), strict=True):
+                assert g is not None
+                gradients[name] = gradients[name] + g.array if name in gradients else g.array
+        return loss, gradients
 
     def loss(self, ids: Ids, targets: Ids) -> float:
         for_training(self.model, False)
+        return sum(self.pool.map(partial(self._loss_of, ids, targets), self._micro_batches(ids)))
 
-        def share(piece: slice) -> Share:
-            with no_grad():
-                _, loss = self.model(ids[piece], targets[piece])
-            return loss.item() * (ids[piece].size / ids.size), []
+    def _loss_of(self, ids: Ids, targets: Ids, micro_batches: list[slice]) -> float:
+        loss = 0.0
+        with no_grad():
+            for rows in micro_batches:
+                _, mean = self.model(ids[rows], targets[rows])
+                loss += mean.item() * (ids[rows].size / ids.size)
+        return loss
 
-        return sum(loss for loss, _ in self._over_threads(share, ids))
+    def _micro_batches(self, ids: Ids, limit: int = 0) -> list[list[slice]]:
+        """Which rows each thread takes, one slice after the other."""
+        T = ids.shape[1]
+        rows = max(1, ALL_AT_ONCE // T)
+        return divide(len(ids), self.threads, max(1, AT_ONCE // T), min(limit or rows, rows))
 
-    def _over_threads(self, work: Callable[[slice], Share], ids: Ids, limit: int = 0) -> list[Share]:
-        """For each thread the sum of what work gives for its pieces of the batch, always added in the same order."""
-        rows = max(1, ALL_AT_ONCE // ids.shape[1])
-        shares = divide(len(ids), self.threads, max(1, AT_ONCE // ids.shape[1]), min(limit or rows, rows))
-
-        def of_one_thread(pieces: list[slice]) -> Share:
-            return reduce(_add, map(work, pieces))
-
-        return self._map(of_one_thread, shares)
-
-    def _map(self, work: Callable[[T], U], items: Sequence[T]) -> list[U]:
-        """One item for each thread."""
-
-        def quietly(item: T) -> U:
-            with np.errstate(over="ignore", invalid="ignore"):  # the loss and the norm will tell of it
-                return work(item)
-
-        return list(self.pool.map(quietly, items))
+    def _parts(self, optimizer: str) -> list[Part]:
+        return [Part(some, optimizer) for some in partition(self.parameters, self.threads)]
 
     # -- reading --
 
@@ -141,7 +139,7 @@ class Engine:
 
     def load(self, weights: Arrays, optimizer_state: Arrays, step: int) -> None:
         self.model.load_state_dict(weights)
-        self.sound = True
+        self.all_finite = True
         self.parts = self._parts(optimizer_of(optimizer_state)) if optimizer_state else []
         for part in self.parts:
             part.load(optimizer_state, step)
@@ -182,7 +180,7 @@ def for_training(model: GPT, yes: bool) -> None:
 
 
 def divide(rows: int, threads: int, at_once: int, limit: int = 0) -> list[list[slice]]:
-    """The pieces of a batch for each thread: at most `at_once` rows in a piece, `limit` (if any) over all threads."""
+    """The micro-batches of each thread: of at most `at_once` rows, and of `limit` (if any) over all threads."""
     limit = limit or rows
     threads = min(threads, rows, limit)
     at_once = min(at_once, limit // threads)
@@ -191,12 +189,6 @@ def divide(rows: int, threads: int, at_once: int, limit: int = 0) -> list[list[s
         [slice(start, min(start + at_once, end)) for start in range(begin, end, at_once)]
         for begin, end in itertools.pairwise(ends)
     ]
-
-
-def _add(a: Share, b: Share) -> Share:
-    """The sum, in the arrays of the first where those are a sum already and nobody else's."""
-    sums = [np.add(x, y, out=x if x.flags.writeable else None) for x, y in zip(a[1], b[1], strict=True)]
-    return a[0] + b[0], sums
 
 
 class Rows(np.random.Generator):
