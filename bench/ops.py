@@ -21,7 +21,8 @@ from bench.verify import same_arrays
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.errors import RunFailed
 from minitensor import Tensor, grad
-from minitensor.core import OPS, Array, apply
+from minitensor.arrays import Array
+from minitensor.core import OPS, apply
 
 CONFIG = GPTConfig()
 B, T, C, H, V = 4, CONFIG.block_size, CONFIG.n_embd, CONFIG.n_head, CONFIG.vocab_size

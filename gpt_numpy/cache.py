@@ -5,7 +5,7 @@ from numpy.typing import DTypeLike
 
 from gpt_numpy.config import GPTConfig
 from minitensor import Tensor, from_numpy, is_grad_enabled
-from minitensor.core import Array
+from minitensor.arrays import Array
 
 
 class Cache:

@@ -35,7 +35,7 @@ from gpt_numpy.workshop.processes import available_cores
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.streams import DROPOUT
 from minitensor import grad, no_grad
-from minitensor.core import Array
+from minitensor.arrays import Array
 from minitensor.optim import get_total_norm
 from minitensor.random import use_generator
 

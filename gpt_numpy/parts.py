@@ -15,7 +15,8 @@ from gpt_numpy.workshop.engine import Arrays
 from gpt_numpy.workshop.optimizers import REMEMBERED, grouped, settings_at
 from gpt_numpy.workshop.recipes import Recipe
 from minitensor import Tensor
-from minitensor.core import Array, read_only, wrap
+from minitensor.arrays import Array, read_only
+from minitensor.core import wrap
 from minitensor.nn import Parameter
 from minitensor.optim import AdamW, Muon, Optimizer, clip_grads_with_norm_, get_total_norm
 

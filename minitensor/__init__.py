@@ -21,7 +21,8 @@ from minitensor.functions import (
 )  # fmt: skip
 
 # isort: on
-from minitensor.core import OPS, Op, apply, enable_grad, grad, is_grad_enabled, no_grad
+from minitensor.core import OPS, Op, apply, grad
+from minitensor.grad_mode import enable_grad, is_grad_enabled, no_grad
 from minitensor.random import manual_seed
 from minitensor.tensor import Tensor
 

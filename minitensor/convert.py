@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from minitensor.core import Array, Tensor, wrap
+from minitensor.arrays import Array
+from minitensor.core import Tensor, wrap
 from minitensor.ops.reduce import Axis
 
 F = TypeVar("F", bound=Callable[..., Any])

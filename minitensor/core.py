@@ -20,28 +20,26 @@ A value that was used several times receives a gradient from each use, and its o
 turn of a node comes after that of every node that uses it, which is depth-first order, reversed.
 """
 
-import threading
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ContextDecorator
-from inspect import isgeneratorfunction
 from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy import ndarray
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
-Forward = Callable[..., tuple[Any, tuple[Any, ...]]]
+from minitensor.arrays import Array, check_dtypes, freeze, read_only, unbroadcast, upstream
+from minitensor.grad_mode import mode
+
+Saved = tuple[Any, ...]  # what a forward hands to its backward
+Forward = Callable[..., tuple[Any, Saved]]
 Backward = Callable[..., tuple[Array | None, ...]]
 T = TypeVar("T", bound="Tensor")
-F = TypeVar("F", bound=Callable[..., Any])
 
 OPS: dict[str, "Op"] = {}
 
 
 class Op:
     """A forward and its backward. Both read their arrays and never write to them; constants are Python's numbers, so
-    that the arrays decide the dtype. What broadcasting repeated is summed here, not in a backward."""
+    that the arrays decide the dtype. A backward need not undo broadcasting: the engine sums the gradient."""
 
     __slots__ = ("backward", "forward", "name")
 
@@ -65,9 +63,9 @@ class Node:
 
     __slots__ = ("dtype", "grad", "inputs", "keeps_grad", "op", "saved", "shape")
 
-    def __init__(self, op: Any, saved: tuple[Any, ...], inputs: "Sequence[Node | None]", y: Any) -> None:
+    def __init__(self, op: Any, saved: Saved, inputs: "Sequence[Node | None]", y: Any) -> None:
         self.op, self.inputs = op, inputs
-        self.saved: tuple[Any, ...] | None = saved
+        self.saved: Saved | None = saved
         freeze(saved)
         self.shape, self.dtype = y.shape, y.dtype
         self.grad: Any = None
@@ -75,15 +73,6 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<{self.op.name if self.op else 'leaf'}>"
-
-
-def freeze(saved: Sequence[Any]) -> None:
-    """A backward that writes into what was saved is an error at once."""
-    for part in saved:
-        if type(part) is ndarray:
-            part.setflags(write=False)
-        elif type(part) in (tuple, list):
-            freeze(part)
 
 
 class Tensor:
@@ -109,7 +98,6 @@ class Tensor:
     def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
         """Add d(self)/d(leaf) to the grad of every leaf that self was made from."""
         for node, dy in gradients([self], [gradient], None, retain_graph).items():
-            assert node is not None
             node.grad = wrap(dy if node.grad is None else np.asarray(node.grad.array + dy))
 
 
@@ -127,14 +115,6 @@ def wrap(array: Array, node: Node | None = None) -> Any:
     return tensor
 
 
-def read_only(array: Any) -> Any:
-    """The array itself, which cannot be written to any more, nor can what it is a view of."""
-    array.setflags(write=False)
-    if type(array.base) is ndarray:
-        read_only(array.base)
-    return array
-
-
 # ---- forward ----------------------------------------------------------------------------------------------------
 
 
@@ -146,8 +126,7 @@ def apply(op: Op, *inputs: T | None, **settings: Any) -> T:
         wrong = next(x for x in inputs if x is not None and not isinstance(x, Tensor))
         raise TypeError(f"{op.name}: its inputs are tensors, not {type(wrong).__name__}; make one, tensor(x)") from None
     if len(arrays) > 1:
-        check_dtypes(op, arrays)
-
+        check_dtypes(op.name, arrays)
     for name, setting in settings.items():
         if isinstance(setting, np.generic):  # it would bring its own dtype into the arithmetic
             settings[name] = setting.item()
@@ -157,7 +136,7 @@ def apply(op: Op, *inputs: T | None, **settings: Any) -> T:
     nodes = [None if x is None else x.node for x in inputs] if mode.recording[-1] else []
     tracked = any(nodes)
     if type(y) is tuple:
-        node = Node(Several(op, y), saved, nodes, y[0]) if tracked else None
+        node = Node(MultiOutput(op, y), saved, nodes, y[0]) if tracked else None
         outputs = [Node(Output(op, i), (), [node], part) if tracked else None for i, part in enumerate(y)]
         return tuple(map(wrap, y, outputs))  # type: ignore[return-value]
     if type(y) is not ndarray:
@@ -165,16 +144,7 @@ def apply(op: Op, *inputs: T | None, **settings: Any) -> T:
     return wrap(y, Node(op, saved, nodes, y) if tracked else None)  # type: ignore[no-any-return]
 
 
-def check_dtypes(op: Op, arrays: Sequence[Array | None]) -> None:
-    first = None
-    for array in arrays:
-        if array is not None and array.dtype is not first and array.dtype.kind == "f":
-            if first is not None and array.dtype != first:
-                raise TypeError(f"{op.name}: inputs are {first} and {array.dtype}; convert one, x.to({str(first)!r})")
-            first = array.dtype
-
-
-class Several:
+class MultiOutput:
     """The backward of an operation with several outputs takes a gradient for each: zeros for one that was not used."""
 
     def __init__(self, op: Op, outputs: tuple[Array, ...]) -> None:
@@ -211,7 +181,7 @@ def grad(
     nodes = [x.node for x in ([inputs] if isinstance(inputs, Tensor) else inputs)]
     if None in nodes:
         raise RuntimeError(f"grad: input {nodes.index(None)} does not require grad")
-    found = gradients(outputs, given, set(nodes), retain_graph)
+    found: dict[Any, Array] = gradients(outputs, given, set(nodes), retain_graph)
     unused = [i for i, node in enumerate(nodes) if node not in found]
     if unused and not allow_unused:
         raise RuntimeError(f"grad: outputs were not made from input {unused[0]}; allow_unused=True gives None for it")
@@ -220,46 +190,25 @@ def grad(
 
 def gradients(
     outputs: Sequence[Tensor], given: Sequence[Any], wanted: Collection[Node | None] | None, retain_graph: bool
-) -> dict[Node | None, Array]:
+) -> dict[Node, Array]:
     """The gradient, given one for each output, of the wanted nodes; if none are named, of those that keep theirs.
 
     Unless retain_graph, a node gives up what it saved as soon as its backward has run.
     """
     arrived: dict[Node, Any] = {}  # the gradient of each node, as far as it is known
-    for y, dy in zip(outputs, given, strict=True):
-        node, dy = seed(y, dy)
-        arrived[node] = dy if node not in arrived else arrived[node] + dy
-
-    # Depth first, without recursion: a node is done after its inputs, and then knows whether it leads to a wanted one.
-    order: list[tuple[Node, bool, bool]] = []
-    needed: dict[Node, bool] = {}
-    unseen = list(arrived)
-    while unseen:
-        node, before, leads_on = unseen[-1], len(unseen), False
-        for x in node.inputs:
-            if x is not None:
-                if x not in needed:
-                    unseen.append(x)
-                elif needed[x]:
-                    leads_on = True
-        if len(unseen) == before:
-            unseen.pop()
-            if node not in needed:
-                if leads_on and node.saved is None:
-                    raise RuntimeError(FREED)
-                is_wanted = node.keeps_grad if wanted is None else node in wanted
-                needed[node] = leads_on or is_wanted
-                if leads_on or is_wanted:
-                    order.append((node, leads_on, is_wanted))
+    for y, gradient in zip(outputs, given, strict=True):
+        if y.node is None:
+            raise RuntimeError(NO_GRAPH)
+        dy = upstream(y.array, gradient)
+        arrived[y.node] = plus(arrived[y.node], dy) if y.node in arrived else dy
+    order, needed = depth_first(arrived, wanted)
 
     # The chain rule. In reverse, all nodes that use this one have had their turn, so its gradient is complete.
-    found: dict[Node | None, Array] = {}
-    own = set(map(id, arrived.values()))
+    found: dict[Node, Array] = {}
     for node, leads_on, is_wanted in reversed(order):
         dy = arrived.pop(node)
-        if is_wanted:  # two nodes may have received one array, or views of one: each gets its own
-            found[node] = dy.copy() if dy.base is not None or id(dy) in own else dy
-            own.add(id(dy))
+        if is_wanted:
+            found[node] = dy
         if not leads_on:
             continue
         if type(dy) is ndarray:
@@ -273,95 +222,51 @@ def gradients(
         for i, x in enumerate(node.inputs):
             if x is not None and needed[x]:
                 dx = dxs[i]
-                if type(dx) is not ndarray or dx.shape != x.shape or dx.dtype is not x.dtype:
-                    dx = unbroadcast(dx, x, f"{node.op.name}: gradient {i}")
+                if (type(dx) is not ndarray or dx.shape != x.shape or dx.dtype is not x.dtype) and type(dx) is not dict:
+                    dx = unbroadcast(dx, x.shape, x.dtype, f"{node.op.name}: gradient {i}")
                 sum_so_far = arrived.get(x)
                 arrived[x] = dx if sum_so_far is None else plus(sum_so_far, dx)
         del dy, saved, dxs, dx, sum_so_far  # or they would live through the next backward
     return found
 
 
-FREED = (
-    "backward: this graph, or a part of it, was freed by an earlier backward, or by one that ended in an error; pass "
-    "retain_graph=True to the earlier one, or compute the result again"
-)
-
-
-def seed(y: Tensor, gradient: Any) -> tuple[Node, Array]:
-    """What a backward starts with: the gradient given for an output, or 1 for a single number."""
-    if y.node is None:
-        raise RuntimeError(
-            "backward: this tensor has no graph: nothing it was made from requires grad, or it was made under "
-            "no_grad(); set requires_grad=True on an input"
-        )
-    if gradient is None and y.array.size != 1:
-        raise RuntimeError(
-            f"backward: shape {y.array.shape} is not one number: reduce it (.sum(), .mean()), or pass a gradient of "
-            "that shape"
-        )
-    dy = np.array(1.0 if gradient is None else getattr(gradient, "array", gradient))
-    if dy.dtype.kind not in "biuf":
-        raise TypeError(f"backward: a gradient holds numbers, not {dy.dtype}")
-    if gradient is not None and dy.shape != y.array.shape:
-        raise RuntimeError(f"backward: the gradient has shape {dy.shape}, the tensor {y.array.shape}")
-    return y.node, dy.astype(y.array.dtype).reshape(y.array.shape)
+def depth_first(
+    outputs: Collection[Node], wanted: Collection[Node | None] | None
+) -> tuple[list[tuple[Node, bool, bool]], dict[Node, bool]]:
+    """The nodes that lead to a wanted one or are one, each after its inputs: (node, leads on, is wanted). Also which
+    of all nodes those are. Without recursion, since graphs are deeper than Python's stack."""
+    order: list[tuple[Node, bool, bool]] = []
+    needed: dict[Node, bool] = {}
+    unseen = list(outputs)
+    while unseen:
+        node, before, leads_on = unseen[-1], len(unseen), False
+        for x in node.inputs:
+            if x is not None:
+                if x not in needed:
+                    unseen.append(x)
+                elif needed[x]:
+                    leads_on = True
+        if len(unseen) == before:  # all its inputs are done
+            unseen.pop()
+            if node not in needed:
+                if leads_on and node.saved is None:
+                    raise RuntimeError(FREED)
+                is_wanted = node.keeps_grad if wanted is None else node in wanted
+                needed[node] = leads_on or is_wanted
+                if leads_on or is_wanted:
+                    order.append((node, leads_on, is_wanted))
+    return order, needed
 
 
 def plus(a: Any, b: Any) -> Any:
     return a | b if type(a) is dict else np.asarray(a + b)
 
 
-def unbroadcast(dx: Any, x: Node, name: str) -> Any:
-    """The gradient of an input, summed over the axes along which the input was repeated."""
-    if type(dx) is dict:
-        return dx
-    if dx is None:
-        raise RuntimeError(f"{name} is None, but its input requires grad; pass it detached")
-    dx = np.asarray(dx)  # NumPy turns results without axes into scalars
-    if dx.dtype != x.dtype:
-        raise RuntimeError(f"{name} is {dx.dtype}, its input is {x.dtype}")
-    extra = dx.ndim - len(x.shape)
-    if extra < 0 or any(n not in (1, m) for n, m in zip(x.shape, dx.shape[extra:], strict=True)):
-        raise RuntimeError(f"{name} has shape {dx.shape}, its input has {x.shape}")
-    repeated = tuple(i for i, m in enumerate(dx.shape) if i < extra or x.shape[i - extra] != m)
-    return np.asarray(dx.sum(repeated)).reshape(x.shape)
-
-
-# ---- whether operations are recorded ----------------------------------------------------------------------------
-
-
-class Mode(threading.local):
-    """Each thread's own: whether it records, in each block that it is in."""
-
-    def __init__(self) -> None:
-        self.recording = [True]
-
-
-mode = Mode()
-
-
-def is_grad_enabled() -> bool:
-    return mode.recording[-1]
-
-
-class no_grad(ContextDecorator):
-    """Nothing is recorded: `with no_grad(): ...`, or `@no_grad()` over a function."""
-
-    recording = False
-
-    def __enter__(self) -> None:
-        mode.recording.append(self.recording)
-
-    def __exit__(self, *exception: object) -> None:
-        mode.recording.pop()
-
-    def __call__(self, function: F) -> F:
-        if isgeneratorfunction(function):
-            raise TypeError(f"{type(self).__name__}: a generator runs in its caller's block; use `with` inside it")
-        return super().__call__(function)
-
-
-class enable_grad(no_grad):
-    """Recording again, inside a no_grad."""
-
-    recording = True
+NO_GRAPH = (
+    "backward: this tensor has no graph: nothing it was made from requires grad, or it was made under no_grad(); set "
+    "requires_grad=True on an input"
+)
+FREED = (
+    "backward: this graph, or a part of it, was freed by an earlier backward, or by one that ended in an error; pass "
+    "retain_graph=True to the earlier one, or compute the result again"
+)

@@ -7,8 +7,10 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import DTypeLike
 
+from minitensor.arrays import Array
 from minitensor.convert import as_dim, as_dtype, as_sizes, as_tensor, numpy_names, pair, promote
-from minitensor.core import Array, apply, is_grad_enabled, wrap
+from minitensor.core import apply, wrap
+from minitensor.grad_mode import is_grad_enabled
 from minitensor.ops import shape
 from minitensor.random import generator
 from minitensor.tensor import Operand, Tensor

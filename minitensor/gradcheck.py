@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from minitensor.core import Array, grad
+from minitensor.arrays import Array
+from minitensor.core import grad
 from minitensor.tensor import Operand, Tensor
 
 STEP = 6e-6  # the cube root of 2e-16: there the two errors of a central difference are about equal

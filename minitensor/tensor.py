@@ -14,6 +14,7 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 from numpy.typing import ArrayLike, DTypeLike
 
 from minitensor import core
+from minitensor.arrays import Array
 from minitensor.convert import (
     as_array,
     as_axis,
@@ -29,7 +30,8 @@ from minitensor.convert import (
     pair,
     to_float,
 )  # fmt: skip
-from minitensor.core import Array, Node, apply, is_grad_enabled, wrap
+from minitensor.core import Node, apply, wrap
+from minitensor.grad_mode import is_grad_enabled
 from minitensor.ops import elementwise, erf, matmul, reduce, shape, softmax
 from minitensor.ops.reduce import Axis
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from gpt_numpy.explain.formulas import MASKED, Entry, Quantity, Term, entries
 from gpt_numpy.explain.trace import Trace
-from minitensor.core import Array
+from minitensor.arrays import Array
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from gpt_numpy.explain.formulas import MASKED
 from gpt_numpy.explain.forward import run
 from gpt_numpy.explain.problem import Problem
 from gpt_numpy.explain.trace import Trace
-from minitensor.core import Array
+from minitensor.arrays import Array
 
 EXACT = 1e-10  # allowed between formula, tape and torch, relative to the size (see account.py)
 BEND = 1e-5  # allowed for a difference, relative to the same

@@ -11,7 +11,7 @@ from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.processes import available_cores
 from minitensor import Tensor, no_grad
 from minitensor import functional as F
-from minitensor.core import Array
+from minitensor.arrays import Array
 
 STEP = 1e-5  # the bend of the loss and its rounding then cost about as much, 1e-10
 AT_ONCE = 2048  # tokens in one run

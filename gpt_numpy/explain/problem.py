@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.explain.formulas import later, sublayers
-from minitensor.core import Array
+from minitensor.arrays import Array
 
 
 class Place(NamedTuple):

@@ -9,7 +9,7 @@ from gpt_numpy.explain.forward import ByHand, run
 from gpt_numpy.explain.problem import Problem
 from minitensor import Tensor
 from minitensor import functional as F
-from minitensor.core import Array
+from minitensor.arrays import Array
 from minitensor.ops.gelu import gelu_backward
 from minitensor.ops.linear import linear_backward, linear_forward
 from minitensor.ops.softmax import softmax_forward

@@ -17,14 +17,12 @@ same computation in blocks of queries, which is faster: attention_blocked.py.
 """
 
 import math
-from typing import Any
 
 import numpy as np
 
-from minitensor.core import Array, Op
+from minitensor.arrays import Array
+from minitensor.core import Op, Saved
 from minitensor.ops.dropout import dropout_backward, dropout_forward
-
-Saved = tuple[Any, ...]
 
 # ---- scores -----------------------------------------------------------------------------------------------------
 
@@ -36,55 +34,54 @@ def attention_scores_forward(
     *,
     is_causal: bool = False,
     scale: float | None = None,
-    first: int = 0,
-) -> tuple[Array, tuple[Array, Array, float, bool, Array | None]]:
+    offset: int = 0,
+) -> tuple[Array, Saved]:
     """`mask` is boolean, True where i may see j, or a number to add to each score; `is_causal` shows i only j <= i.
 
-    The rows of q are the queries from i = `first` on.
+    The rows of q are the queries from i = `offset` on.
     """
-    scale = usual_scale(q.shape[-1]) if scale is None else scale
+    scale = default_scale(q.shape[-1]) if scale is None else scale
     scores = (q * scale) @ k.swapaxes(-1, -2)  # (..., T, U)
     *_, T, U = scores.shape
-    visible: Array | None = np.arange(first, first + T)[:, None] >= np.arange(U) if is_causal else None
-    learned = False
-    if mask is not None and mask.dtype == bool:
-        visible = mask if visible is None else visible & mask
-    elif mask is not None:
-        learned = True
+    visible: Array | None = np.arange(offset, offset + T)[:, None] >= np.arange(U) if is_causal else None
+    additive = mask is not None and mask.dtype != bool
+    if mask is not None and additive:
         scores = scores + mask
+    elif mask is not None:
+        visible = mask if visible is None else visible & mask
     if visible is not None:
         np.copyto(scores, -np.inf, where=~visible)
-    return scores, (q, k, scale, learned, visible)
+    return scores, (q, k, scale, additive, visible)
 
 
 def attention_scores_backward(
-    dscores: Array, q: Array, k: Array, scale: float, learned: bool, visible: Array | None
+    dscores: Array, q: Array, k: Array, scale: float, additive: bool, visible: Array | None
 ) -> tuple[Array, Array, Array | None]:
     # scores = where(visible, (q * scale) @ k^T + mask, -inf)
     if visible is not None:
         dscores = np.where(visible, dscores, 0.0)
-    dmask = dscores if learned else None
+    dmask = dscores if additive else None
     dq = dscores @ k * scale
     dk = dscores.swapaxes(-1, -2) @ (q * scale)
     return dq, dk, dmask
 
 
-def usual_scale(D: int) -> float:
+def default_scale(D: int) -> float:
     return 1.0 / math.sqrt(D) if D else 1.0
 
 
 # ---- weights ----------------------------------------------------------------------------------------------------
 
 
-def attention_weights_forward(scores: Array, *, small: bool = False) -> tuple[Array, tuple[Array]]:
-    """`small` says that no exponential of a score overflows, so that none needs to be made smaller first."""
-    if small:
-        weights = np.exp(scores)
-    else:
+def attention_weights_forward(scores: Array, *, subtract_max: bool = True) -> tuple[Array, Saved]:
+    """Without subtract_max, which is right where no exponential of a score overflows, the same a little sooner."""
+    if subtract_max:
         weights = scores - scores.max(-1, keepdims=True, initial=np.finfo(scores.dtype).min)  # finite in any row
         np.exp(weights, out=weights)
-    total = (weights @ np.ones(weights.shape[-1], weights.dtype))[..., None]  # faster than a sum over rows
-    weights /= np.maximum(total, np.finfo(total.dtype).tiny)  # a row that sees nothing stays 0
+    else:
+        weights = np.exp(scores)
+    sum_exp = (weights @ np.ones(weights.shape[-1], weights.dtype))[..., None]  # faster than a sum over rows
+    weights /= np.maximum(sum_exp, np.finfo(sum_exp.dtype).tiny)  # a row that sees nothing stays 0
     return weights, (weights,)
 
 
@@ -98,7 +95,7 @@ def attention_weights_backward(dweights: Array, weights: Array) -> tuple[Array]:
 # ---- values -----------------------------------------------------------------------------------------------------
 
 
-def attention_values_forward(weights: Array, v: Array) -> tuple[Array, tuple[Array, Array]]:
+def attention_values_forward(weights: Array, v: Array) -> tuple[Array, Saved]:
     return weights @ v, (weights, v)  # (..., T, D)
 
 
@@ -122,7 +119,7 @@ def attention_forward(
     is_causal: bool = False,
     scale: float | None = None,
     p: float = 0.0,
-) -> tuple[Array, tuple[Saved, Saved, Saved | None, Saved]]:
+) -> tuple[Array, Saved]:
     """`keep`, if given, is the dropout mask of the weights, with chance `p` to drop."""
     scores, of_scores = attention_scores_forward(q, k, mask, is_causal=is_causal, scale=scale)
     weights, of_weights = attention_weights_forward(scores)

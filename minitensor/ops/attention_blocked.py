@@ -2,9 +2,9 @@
 
 blocks     Causal queries up to i see no key after i: their products end there, and no score is computed that is
            masked for all queries of a block.
-small      |S_ij| <= c |Q_i| |K_j|. Where the longest of both are short, no e^S_ij can overflow, and the largest of
-           each row need not be looked for.
-combined   Where there are several blocks, their results are written with the heads of a token side by side, which
+maximum    |S_ij| <= c |Q_i| |K_j|. Where the longest of both are short, no e^S_ij can overflow, and the largest of
+           each row need not be subtracted.
+layout     Where there are several blocks, their results are written with the heads of a token side by side, which
            is the order that a model needs next.
 """
 
@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from minitensor.core import Array, Op
+from minitensor.arrays import Array
+from minitensor.core import Op, Saved
 from minitensor.ops.attention import (
     attention_scores_backward,
     attention_scores_forward,
@@ -21,7 +22,7 @@ from minitensor.ops.attention import (
     attention_values_forward,
     attention_weights_backward,
     attention_weights_forward,
-    usual_scale,
+    default_scale,
 )  # fmt: skip
 from minitensor.ops.dropout import dropout_backward, dropout_forward
 
@@ -38,24 +39,24 @@ def attention_blocked_forward(
     is_causal: bool = False,
     scale: float | None = None,
     p: float = 0.0,
-) -> tuple[Array, tuple[Array, Array, Array, list[Array], Array | None, float, float, bool, bool]]:
+) -> tuple[Array, Saved]:
     """`keep`, if given, is the dropout mask of the weights, with chance `p` to drop."""
     (*_, T, D), (*_, U, _) = q.shape, k.shape
-    scale = usual_scale(D) if scale is None else scale
+    scale = default_scale(D) if scale is None else scale
     additive = mask is not None and mask.dtype != bool  # then dmask is made at once, without blocks
-    small = T > 1 and not additive and _cannot_overflow(q, k, scale)  # in a single row the largest is found sooner
+    subtract_max = T <= 1 or additive or _may_overflow(q, k, scale)  # in a single row the largest is found sooner
     weights, y = [], []  # of each block
     for i, j in _blocks(T, U, is_causal and not additive):
         mask_ij = None if mask is None else np.broadcast_to(mask, (*mask.shape[:-2], T, U))[..., i, j]
         scores, _ = attention_scores_forward(
-            q[..., i, :], k[..., j, :], mask_ij, is_causal=is_causal, scale=scale, first=i.start
+            q[..., i, :], k[..., j, :], mask_ij, is_causal=is_causal, scale=scale, offset=i.start
         )
-        weights_ij, _ = attention_weights_forward(scores, small=small)
-        kept = weights_ij if keep is None else dropout_forward(weights_ij, keep[..., i, j], p=p)[0]
-        y_i, _ = attention_values_forward(kept, v[..., j, :])
+        weights_ij, _ = attention_weights_forward(scores, subtract_max=subtract_max)
+        dropped = weights_ij if keep is None else dropout_forward(weights_ij, keep[..., i, j], p=p)[0]
+        y_i, _ = attention_values_forward(dropped, v[..., j, :])
         weights.append(weights_ij)
         y.append((i, y_i))
-    return _combined(y, T), (q, k, v, weights, keep, p, scale, additive, is_causal)
+    return _sum_of_blocks(y, T), (q, k, v, weights, keep, p, scale, additive, is_causal)
 
 
 def attention_blocked_backward(
@@ -74,11 +75,11 @@ def attention_blocked_backward(
     dq, dk, dv, dmask = [], [], [], None
     for (i, j), weights_ij in zip(_blocks(T, U, is_causal and not additive), weights, strict=True):
         keep_ij = None if keep is None else keep[..., i, j]
-        kept = weights_ij if keep_ij is None else dropout_forward(weights_ij, keep_ij, p=p)[0]
-        # y = kept @ v
-        dkept, dv_j = attention_values_backward(dy[..., i, :], kept, v[..., j, :])
-        # kept = dropout(weights)
-        dweights = dkept if keep_ij is None else dropout_backward(dkept, keep_ij, p)[0]
+        dropped = weights_ij if keep_ij is None else dropout_forward(weights_ij, keep_ij, p=p)[0]
+        # y = dropped @ v
+        ddropped, dv_j = attention_values_backward(dy[..., i, :], dropped, v[..., j, :])
+        # dropped = dropout(weights)
+        dweights = ddropped if keep_ij is None else dropout_backward(ddropped, keep_ij, p)[0]
         # weights = softmax(scores)
         (dscores,) = attention_weights_backward(dweights, weights_ij)
         # scores = (q * scale) @ k^T + mask; where a score is masked its weight is 0, so dscores is 0 already
@@ -88,7 +89,7 @@ def attention_blocked_backward(
         dq.append((i, dq_i))
         dk.append((j, dk_j))
         dv.append((j, dv_j))
-    return _combined(dq, T), _combined(dk, U), _combined(dv, U), dmask, None
+    return _sum_of_blocks(dq, T), _sum_of_blocks(dk, U), _sum_of_blocks(dv, U), dmask, None
 
 
 def _blocks(T: int, U: int, is_causal: bool) -> Iterator[tuple[slice, slice]]:
@@ -99,24 +100,24 @@ def _blocks(T: int, U: int, is_causal: bool) -> Iterator[tuple[slice, slice]]:
         yield slice(start, end), slice(0, min(end, U) if is_causal else U)
 
 
-def _combined(parts: list[tuple[slice, Array]], rows: int) -> Array:
+def _sum_of_blocks(parts: list[tuple[slice, Array]], rows: int) -> Array:
     """The sum of parts, each for some of so many rows: (B, H, rows, D), in memory (B, rows, H, D)."""
     *batch, some, D = parts[0][1].shape
     if len(parts) == 1 and some == rows:
         return parts[0][1]
-    whole = np.zeros((*batch[:-1], rows, *batch[-1:], D), parts[0][1].dtype)
-    whole = whole.swapaxes(-2, -3) if batch else whole
-    for place, part in parts:
-        whole[..., place, :] += part
-    return whole
+    total = np.zeros((*batch[:-1], rows, *batch[-1:], D), parts[0][1].dtype)
+    total = total.swapaxes(-2, -3) if batch else total
+    for block, part in parts:
+        total[..., block, :] += part
+    return total
 
 
-def _cannot_overflow(q: Array, k: Array, scale: float) -> bool:
-    """Whether no score is so large that a sum of exponentials could overflow."""
+def _may_overflow(q: Array, k: Array, scale: float) -> bool:
+    """Whether some score may be so large that a sum of exponentials overflows."""
     number, U, D = np.finfo(q.dtype), *k.shape[-2:]
     with np.errstate(over="ignore"):  # infinite lengths are not small
         squares = [float(np.vecdot(x, x).max(initial=0.0)) + D * float(number.tiny) for x in (q, k)]
-    return abs(scale) * math.sqrt(math.prod(squares)) <= math.log(number.max) - math.log(max(U, 1)) - 1.0
+    return not abs(scale) * math.sqrt(math.prod(squares)) <= math.log(number.max) - math.log(max(U, 1)) - 1.0
 
 
 attention_blocked = Op("attention_blocked", attention_blocked_forward, attention_blocked_backward)

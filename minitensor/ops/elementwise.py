@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from minitensor.core import Array, Op
+from minitensor.arrays import Array
+from minitensor.core import Op, Saved
 
 # ---- arithmetic -------------------------------------------------------------------------------------------------
 
 
-def add_forward(a: Array, b: Array) -> tuple[Array, tuple[()]]:
+def add_forward(a: Array, b: Array) -> tuple[Array, Saved]:
     return a + b, ()
 
 
@@ -27,7 +28,7 @@ def add_backward(dy: Array) -> tuple[Array, Array]:
     return dy, dy
 
 
-def sub_forward(a: Array, b: Array) -> tuple[Array, tuple[()]]:
+def sub_forward(a: Array, b: Array) -> tuple[Array, Saved]:
     return a - b, ()
 
 
@@ -35,7 +36,7 @@ def sub_backward(dy: Array) -> tuple[Array, Array]:
     return dy, -dy
 
 
-def mul_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+def mul_forward(a: Array, b: Array) -> tuple[Array, Saved]:
     return a * b, (a, b)
 
 
@@ -43,7 +44,7 @@ def mul_backward(dy: Array, a: Array, b: Array) -> tuple[Array, Array]:
     return dy * b, dy * a
 
 
-def mul_number_forward(x: Array, *, number: float) -> tuple[Array, tuple[float]]:
+def mul_number_forward(x: Array, *, number: float) -> tuple[Array, Saved]:
     return x * number, (number,)
 
 
@@ -51,7 +52,7 @@ def mul_number_backward(dy: Array, number: float) -> tuple[Array]:
     return (dy * number,)
 
 
-def div_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+def div_forward(a: Array, b: Array) -> tuple[Array, Saved]:
     y = a / b
     return y, (y, b)
 
@@ -62,7 +63,7 @@ def div_backward(dy: Array, y: Array, b: Array) -> tuple[Array, Array]:
     return da, -da * y
 
 
-def div_number_forward(x: Array, *, number: float) -> tuple[Array, tuple[float]]:
+def div_number_forward(x: Array, *, number: float) -> tuple[Array, Saved]:
     return x / number, (number,)
 
 
@@ -70,7 +71,7 @@ def div_number_backward(dy: Array, number: float) -> tuple[Array]:
     return (dy / number,)
 
 
-def cast_forward(x: Array, *, dtype: np.dtype[Any]) -> tuple[Array, tuple[np.dtype[Any]]]:
+def cast_forward(x: Array, *, dtype: np.dtype[Any]) -> tuple[Array, Saved]:
     """The one operation that changes the dtype; its gradient changes it back."""
     return x.astype(dtype), (x.dtype,)
 
@@ -79,7 +80,7 @@ def cast_backward(dy: Array, dtype: np.dtype[Any]) -> tuple[Array]:
     return (dy.astype(dtype),)
 
 
-def neg_forward(x: Array) -> tuple[Array, tuple[()]]:
+def neg_forward(x: Array) -> tuple[Array, Saved]:
     return -x, ()
 
 
@@ -87,7 +88,7 @@ def neg_backward(dy: Array) -> tuple[Array]:
     return (-dy,)
 
 
-def pow_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+def pow_forward(a: Array, b: Array) -> tuple[Array, Saved]:
     y = a**b
     return y, (a, b, y)
 
@@ -100,7 +101,7 @@ def pow_backward(dy: Array, a: Array, b: Array, y: Array) -> tuple[Array, Array]
     return da, db
 
 
-def pow_number_forward(x: Array, *, number: float) -> tuple[Array, tuple[Array, float]]:
+def pow_number_forward(x: Array, *, number: float) -> tuple[Array, Saved]:
     return x**number, (x, number)
 
 
@@ -124,7 +125,7 @@ pow_number = Op("pow_number", pow_number_forward, pow_number_backward)
 # ---- functions of one array -------------------------------------------------------------------------------------
 
 
-def exp_forward(x: Array) -> tuple[Array, tuple[Array]]:
+def exp_forward(x: Array) -> tuple[Array, Saved]:
     y = np.exp(x)
     return y, (y,)
 
@@ -133,7 +134,7 @@ def exp_backward(dy: Array, y: Array) -> tuple[Array]:
     return (dy * y,)
 
 
-def log_forward(x: Array) -> tuple[Array, tuple[Array]]:
+def log_forward(x: Array) -> tuple[Array, Saved]:
     return np.log(x), (x,)
 
 
@@ -141,7 +142,7 @@ def log_backward(dy: Array, x: Array) -> tuple[Array]:
     return (dy / x,)
 
 
-def sqrt_forward(x: Array) -> tuple[Array, tuple[Array]]:
+def sqrt_forward(x: Array) -> tuple[Array, Saved]:
     y = np.sqrt(x)
     return y, (y,)
 
@@ -150,7 +151,7 @@ def sqrt_backward(dy: Array, y: Array) -> tuple[Array]:
     return (dy / (2.0 * y),)
 
 
-def tanh_forward(x: Array) -> tuple[Array, tuple[Array]]:
+def tanh_forward(x: Array) -> tuple[Array, Saved]:
     y = np.tanh(x)
     return y, (y,)
 
@@ -159,7 +160,7 @@ def tanh_backward(dy: Array, y: Array) -> tuple[Array]:
     return (dy * (1.0 - y * y),)
 
 
-def sigmoid_forward(x: Array) -> tuple[Array, tuple[Array]]:
+def sigmoid_forward(x: Array) -> tuple[Array, Saved]:
     # 1 / (1 + e^-x), written with e^-|x| so that nothing overflows and small results keep their digits
     e = np.exp(-np.abs(x))
     y = np.where(x >= 0, 1.0, e) / (1.0 + e)
@@ -179,7 +180,7 @@ sigmoid = Op("sigmoid", sigmoid_forward, sigmoid_backward)
 # ---- functions with a corner ------------------------------------------------------------------------------------
 
 
-def relu_forward(x: Array) -> tuple[Array, tuple[Array]]:
+def relu_forward(x: Array) -> tuple[Array, Saved]:
     y = np.maximum(x, 0)
     return y, (y,)
 
@@ -188,7 +189,7 @@ def relu_backward(dy: Array, y: Array) -> tuple[Array]:
     return (np.where(y <= 0, 0, dy),)
 
 
-def abs_forward(x: Array) -> tuple[Array, tuple[Array]]:
+def abs_forward(x: Array) -> tuple[Array, Saved]:
     return np.abs(x), (x,)
 
 
@@ -196,7 +197,7 @@ def abs_backward(dy: Array, x: Array) -> tuple[Array]:
     return (dy * np.sign(x),)
 
 
-def maximum_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+def maximum_forward(a: Array, b: Array) -> tuple[Array, Saved]:
     return np.maximum(a, b), (a, b)
 
 
@@ -205,7 +206,7 @@ def maximum_backward(dy: Array, a: Array, b: Array) -> tuple[Array, Array]:
     return np.where(a < b, 0.0, shared), np.where(a > b, 0.0, shared)
 
 
-def minimum_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+def minimum_forward(a: Array, b: Array) -> tuple[Array, Saved]:
     return np.minimum(a, b), (a, b)
 
 
@@ -214,7 +215,7 @@ def minimum_backward(dy: Array, a: Array, b: Array) -> tuple[Array, Array]:
     return np.where(a > b, 0.0, shared), np.where(a < b, 0.0, shared)
 
 
-def where_forward(condition: Array, a: Array, b: Array) -> tuple[Array, tuple[Array]]:
+def where_forward(condition: Array, a: Array, b: Array) -> tuple[Array, Saved]:
     return np.where(condition, a, b), (condition,)
 
 
@@ -223,7 +224,7 @@ def where_backward(dy: Array, condition: Array) -> tuple[None, Array, Array]:
     return None, np.where(condition, dy, 0.0), np.where(condition, 0.0, dy)
 
 
-def clip_forward(x: Array, *, min: float = -math.inf, max: float = math.inf) -> tuple[Array, tuple[Array]]:
+def clip_forward(x: Array, *, min: float = -math.inf, max: float = math.inf) -> tuple[Array, Saved]:
     inside = (x > min) & (x < max)
     y = x if min == -math.inf else np.maximum(x, min)
     return y if max == math.inf else np.minimum(y, max), (inside,)

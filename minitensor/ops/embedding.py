@@ -9,12 +9,11 @@ gradients of all the places that read it. Sorted by id those places stand togeth
 
 import numpy as np
 
-from minitensor.core import Array, Op
+from minitensor.arrays import Array
+from minitensor.core import Op, Saved
 
 
-def embedding_forward(
-    ids: Array, weight: Array, *, padding_idx: int | None = None
-) -> tuple[Array, tuple[Array, tuple[int, ...], int | None]]:
+def embedding_forward(ids: Array, weight: Array, *, padding_idx: int | None = None) -> tuple[Array, Saved]:
     vocabulary = len(weight)
     if ids.size and (ids.min() < 0 or ids.max() >= vocabulary):  # NumPy alone would let -1 read the last row
         wrong = ids[(ids < 0) | (ids >= vocabulary)][0]

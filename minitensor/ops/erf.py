@@ -16,7 +16,8 @@ import math
 
 import numpy as np
 
-from minitensor.core import Array, Op
+from minitensor.arrays import Array
+from minitensor.core import Op, Saved
 
 Coefficients = tuple[float, ...]
 
@@ -60,7 +61,7 @@ def _polynomial(coefficients: Coefficients, u: Array) -> Array:
     return y
 
 
-def erf_forward(x: Array) -> tuple[Array, tuple[Array]]:
+def erf_forward(x: Array) -> tuple[Array, Saved]:
     return erf_of(x), (x,)
 
 

@@ -6,22 +6,22 @@
 
     dx = dy (c(x) + x c'(x))      by the product rule, in both forms
 
-"tanh" is the older form, GPT-2's. Kept are x and c. Both ways go piece by piece, since the formulas take a dozen steps.
+"tanh" is the older form, GPT-2's. gelu saves x and c. It goes piece by piece, since its formulas take a dozen steps.
 """
 
 import math
 
 import numpy as np
 
-from minitensor.arrays import pieces
-from minitensor.core import Array, Op
+from minitensor.arrays import Array, pieces
+from minitensor.core import Op, Saved
 from minitensor.ops.erf import erf_of
 
 _CUBE = 0.044715
 _ROOT = math.sqrt(2.0 / math.pi)
 
 
-def gelu_forward(x: Array, *, approximate: str = "none") -> tuple[Array, tuple[Array, Array, str]]:
+def gelu_forward(x: Array, *, approximate: str = "none") -> tuple[Array, Saved]:
     if approximate not in ("none", "tanh"):
         raise ValueError(f'gelu: approximate is "none" or "tanh", not {approximate!r}')
     y, c = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)

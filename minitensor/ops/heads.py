@@ -10,10 +10,11 @@ B sequences of T tokens. Numbers change places, and a gradient goes back to the 
 
 import numpy as np
 
-from minitensor.core import Array, Op
+from minitensor.arrays import Array
+from minitensor.core import Op, Saved
 
 
-def split_heads_forward(x: Array, *, n_head: int) -> tuple[tuple[Array, ...], tuple[()]]:
+def split_heads_forward(x: Array, *, n_head: int) -> tuple[tuple[Array, ...], Saved]:
     B, T, C3 = x.shape
     return tuple(x.reshape(B, T, 3, n_head, C3 // (3 * n_head)).transpose(2, 0, 3, 1, 4)), ()  # each (B, H, T, D)
 
@@ -26,7 +27,7 @@ def split_heads_backward(dys: tuple[Array, ...]) -> tuple[Array]:
     return (dx.reshape(B, T, 3 * H * D),)
 
 
-def merge_heads_forward(x: Array) -> tuple[Array, tuple[int]]:
+def merge_heads_forward(x: Array) -> tuple[Array, Saved]:
     B, H, T, D = x.shape
     return x.swapaxes(1, 2).reshape(B, T, H * D), (H,)
 

@@ -1,58 +1,59 @@
 """layer_norm: each row made mean 0 and variance 1, then scaled and shifted by learned numbers.
 
-    m        = 1/C sum_c x_c                          one row of C numbers
-    r        = 1 / sqrt(1/C sum_c (x_c - m)^2 + eps)
-    n_c      = (x_c - m) r                            the normalised row
-    y_c      = n_c w_c + b_c
+    mean           = 1/C sum_c x_c                          one row of C numbers
+    rstd           = 1 / sqrt(1/C sum_c (x_c - mean)^2 + eps)
+    x_hat_c        = (x_c - mean) rstd
+    y_c            = x_hat_c w_c + b_c
 
-    dn_c     = dy_c w_c
-    ∂n_c/∂x_j = r (1[c = j] - 1/C - 1/C n_c n_j)      through x itself, through m, through r
-    dx_j     = sum_c dn_c ∂n_c/∂x_j
-             = r (dn_j - mean(dn) - n_j mean(dn n))
-    dw_c     = sum over rows of dy_c n_c
-    db_c     = sum over rows of dy_c
+    dx_hat_c       = dy_c w_c
+    ∂x_hat_c/∂x_j  = rstd (1[c = j] - 1/C - 1/C x_hat_c x_hat_j)      through x itself, the mean, and rstd
+    dx_j           = sum_c dx_hat_c ∂x_hat_c/∂x_j
+                   = rstd (dx_hat_j - mean(dx_hat) - x_hat_j mean(dx_hat x_hat))
+    dw_c           = sum over rows of dy_c x_hat_c
+    db_c           = sum over rows of dy_c
 
 The row is the last axis, or the last `axes` of them taken together. Every sum here, along a row or over rows, is a
-product with a vector, for which BLAS needs one pass over memory: mean(dn n) = (dy n) w / C.
+product with a vector, for which BLAS needs one pass over memory: mean(dx_hat x_hat) = (dy x_hat) w / C.
 """
 
 import numpy as np
 
-from minitensor.arrays import as_rows
-from minitensor.core import Array, Op
+from minitensor.arrays import Array, as_rows
+from minitensor.core import Op, Saved
 
 
 def layer_norm_forward(
     x: Array, weight: Array | None = None, bias: Array | None = None, *, eps: float = 1e-5, axes: int = 1
-) -> tuple[Array, tuple[Array, Array, Array | None, bool, int]]:
+) -> tuple[Array, Saved]:
     rows = as_rows(x, axes)  # (N, C)
     C = rows.shape[1]
-    along_row = np.ones(C, x.dtype)
-    n = rows - (rows @ along_row / C)[:, None]
-    r = 1.0 / np.sqrt(np.square(n) @ along_row / C + eps)[:, None]  # (N, 1)
-    n *= r
-    y = n if weight is None else n * weight.ravel()
+    ones = np.ones(C, x.dtype)
+    x_hat = rows - (rows @ ones / C)[:, None]
+    rstd = 1.0 / np.sqrt(np.square(x_hat) @ ones / C + eps)[:, None]  # (N, 1)
+    x_hat *= rstd
+    y = x_hat if weight is None else x_hat * weight.ravel()
     if bias is not None:
-        y = y + bias.ravel() if y is n else np.add(y, bias.ravel(), out=y)
-    return y.reshape(x.shape), (n, r, weight, bias is not None, axes)
+        y = y + bias.ravel() if y is x_hat else np.add(y, bias.ravel(), out=y)
+    return y.reshape(x.shape), (x_hat, rstd, weight, bias is not None, axes)
 
 
 def layer_norm_backward(
-    dy: Array, n: Array, r: Array, weight: Array | None, has_bias: bool, axes: int
+    dy: Array, x_hat: Array, rstd: Array, weight: Array | None, has_bias: bool, axes: int
 ) -> tuple[Array, Array | None, Array | None]:
     shape, row, dy = dy.shape, dy.shape[dy.ndim - axes :], as_rows(dy, axes)
-    w = np.ones(n.shape[1], n.dtype) if weight is None else weight.ravel()
-    over_rows = np.ones(len(n), n.dtype)
-    # y = n * weight + bias
-    dy_n = dy * n
-    dbias = (over_rows @ dy).reshape(row) if has_bias else None
-    dweight = None if weight is None else (over_rows @ dy_n).reshape(row)
-    # n = (x - mean) * r, where mean and r depend on x too
-    mean_dn, mean_dn_n = (dy @ w / len(w))[:, None], (dy_n @ w / len(w))[:, None]
+    N, C = x_hat.shape
+    w = np.ones(C, x_hat.dtype) if weight is None else weight.ravel()
+    ones = np.ones(N, x_hat.dtype)
+    # y = x_hat * weight + bias
+    dy_x_hat = dy * x_hat
+    dbias = (ones @ dy).reshape(row) if has_bias else None
+    dweight = None if weight is None else (ones @ dy_x_hat).reshape(row)
+    # x_hat = (x - mean) * rstd, where mean and rstd depend on x too
+    mean_dx_hat, mean_dx_hat_x_hat = (dy @ w / C)[:, None], (dy_x_hat @ w / C)[:, None]
     dx = dy * w
-    dx -= mean_dn
-    dx -= np.multiply(n, mean_dn_n, out=dy_n)
-    dx *= r
+    dx -= mean_dx_hat
+    dx -= np.multiply(x_hat, mean_dx_hat_x_hat, out=dy_x_hat)
+    dx *= rstd
     return dx.reshape(shape), dweight, dbias
 
 

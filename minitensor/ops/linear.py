@@ -3,7 +3,7 @@
     y_no     = sum_i x_ni W_oi + b_o         N rows, I inputs, O outputs
     dx_ni    = sum_o dy_no W_oi              dx = dy W
     dW_oi    = sum_n dy_no x_ni              dW = dy^T x
-    db_o     = sum_n dy_no                   one row of ones times dy
+    db_o     = sum_n dy_no                   the bias is added to every row
 
 The weight is (O, I), as in torch. Leading axes (batch, time) are only more rows: W is the same for all of them, so
 its gradient is one product over all rows, not a product for each sequence and then a sum.
@@ -11,11 +11,11 @@ its gradient is one product over all rows, not a product for each sequence and t
 
 import numpy as np
 
-from minitensor.arrays import as_rows
-from minitensor.core import Array, Op
+from minitensor.arrays import Array, as_rows
+from minitensor.core import Op, Saved
 
 
-def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, tuple[Array, Array, bool]]:
+def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Saved]:
     y = as_rows(x) @ weight.T  # (N, O)
     if bias is not None:
         y += bias

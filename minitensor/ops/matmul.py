@@ -12,11 +12,11 @@ One matrix b for a whole batch of a is the common case: then the batch is only m
 
 import numpy as np
 
-from minitensor.arrays import as_rows
-from minitensor.core import Array, Op
+from minitensor.arrays import Array, as_rows
+from minitensor.core import Op, Saved
 
 
-def matmul_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+def matmul_forward(a: Array, b: Array) -> tuple[Array, Saved]:
     if not a.ndim or not b.ndim or a.shape[-1] != b.shape[max(b.ndim - 2, 0)]:
         raise ValueError(
             f"matmul: {a.shape} @ {b.shape} do not fit: the last axis of the first goes with the last but one of the "

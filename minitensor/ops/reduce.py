@@ -10,7 +10,7 @@
 n is how many entries go into one, c the correction (1 for the variance of a sample). In var's Jacobian the mean's own
 dependence on x drops out, because the deviations sum to zero.
 
-Each forward keeps the reduced axes as axes of size 1 and drops them last. The backward puts them back (`kept` is
+Each forward keeps the reduced axes as axes of size 1 and drops them last. The backward puts them back (`reduced` is
 the shape with them), and then dy and y broadcast against x.
 """
 
@@ -18,7 +18,8 @@ import math
 
 import numpy as np
 
-from minitensor.core import Array, Op
+from minitensor.arrays import Array
+from minitensor.core import Op, Saved
 
 Shape = tuple[int, ...]
 Axis = int | tuple[int, ...] | None
@@ -28,32 +29,30 @@ def _result(y: Array, axis: Axis, keepdims: bool) -> Array:
     return y if keepdims else np.squeeze(y, axis)
 
 
-def sum_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple[Array, tuple[Shape, Shape]]:
+def sum_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple[Array, Saved]:
     y = x.sum(axis, np.int64 if x.dtype.kind in "biu" else None, keepdims=True)
     return _result(y, axis, keepdims), (x.shape, y.shape)
 
 
-def sum_backward(dy: Array, shape: Shape, kept: Shape) -> tuple[Array]:
-    return (np.broadcast_to(dy.reshape(kept), shape),)
+def sum_backward(dy: Array, shape: Shape, reduced: Shape) -> tuple[Array]:
+    return (np.broadcast_to(dy.reshape(reduced), shape),)
 
 
-def mean_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple[Array, tuple[Shape, Shape]]:
+def mean_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple[Array, Saved]:
     y = x.mean(axis, keepdims=True)
     return _result(y, axis, keepdims), (x.shape, y.shape)
 
 
-def mean_backward(dy: Array, shape: Shape, kept: Shape) -> tuple[Array]:
-    return (np.broadcast_to(dy.reshape(kept) / (_count(shape, kept) or 1), shape),)
+def mean_backward(dy: Array, shape: Shape, reduced: Shape) -> tuple[Array]:
+    return (np.broadcast_to(dy.reshape(reduced) / (_count(shape, reduced) or 1), shape),)
 
 
-def _count(shape: Shape, kept: Shape) -> int:
+def _count(shape: Shape, reduced: Shape) -> int:
     """How many entries of x went into one of y."""
-    return math.prod(n for n, k in zip(shape, kept, strict=True) if k != n)
+    return math.prod(n for n, k in zip(shape, reduced, strict=True) if k != n)
 
 
-def var_forward(
-    x: Array, *, axis: Axis = None, correction: float = 1, keepdims: bool = False
-) -> tuple[Array, tuple[Array, Array, float]]:
+def var_forward(x: Array, *, axis: Axis = None, correction: float = 1, keepdims: bool = False) -> tuple[Array, Saved]:
     mean = x.mean(axis, keepdims=True)
     squares = np.square(x - mean).sum(axis, keepdims=True)
     n = _count(x.shape, mean.shape) - correction
@@ -65,9 +64,7 @@ def var_backward(dy: Array, x: Array, mean: Array, n: float) -> tuple[Array]:
     return (dy.reshape(mean.shape) * (2.0 / n if n else math.inf) * (x - mean),)
 
 
-def std_forward(
-    x: Array, *, axis: Axis = None, correction: float = 1, keepdims: bool = False
-) -> tuple[Array, tuple[Array, Array, float, Array]]:
+def std_forward(x: Array, *, axis: Axis = None, correction: float = 1, keepdims: bool = False) -> tuple[Array, Saved]:
     variance, (_, mean, n) = var_forward(x, axis=axis, correction=correction, keepdims=True)
     y = np.sqrt(variance)
     return _result(y, axis, keepdims), (x, mean, n, y)
@@ -79,12 +76,12 @@ def std_backward(dy: Array, x: Array, mean: Array, n: float, y: Array) -> tuple[
     return var_backward(dvar, x, mean, n)
 
 
-def max_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple[Array, tuple[Array, Array]]:
+def max_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple[Array, Saved]:
     y = x.max(axis, keepdims=True)
     return _result(y, axis, keepdims), (x, y)
 
 
-def min_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple[Array, tuple[Array, Array]]:
+def min_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple[Array, Saved]:
     y = x.min(axis, keepdims=True)
     return _result(y, axis, keepdims), (x, y)
 
@@ -92,14 +89,14 @@ def min_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple
 def max_backward(dy: Array, x: Array, y: Array) -> tuple[Array]:
     attained = x == y
     axes = tuple(i for i, n in enumerate(y.shape) if n != x.shape[i])
-    share = dy.reshape(y.shape) / attained.sum(axes, keepdims=True, dtype=dy.dtype)
-    return (attained * share,)
+    count = attained.sum(axes, keepdims=True, dtype=dy.dtype)
+    return (attained * (dy.reshape(y.shape) / count),)
 
 
 min_backward = max_backward  # the same rule: the entries that attain y share its gradient
 
 
-def logsumexp_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple[Array, tuple[Array, Array]]:
+def logsumexp_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple[Array, Saved]:
     m = x.max(axis, keepdims=True, initial=-math.inf)
     m = np.where(np.isinf(m), 0.0, m)  # all -inf, or one inf: nothing to shift by
     y = m + np.log(np.exp(x - m).sum(axis, keepdims=True))

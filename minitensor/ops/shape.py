@@ -15,22 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from minitensor.core import Array, Op
+from minitensor.arrays import Array
+from minitensor.core import Op, Saved
 
 Shape = tuple[int, ...]
 
 # ---- the same entries in the same order -------------------------------------------------------------------------
 
 
-def reshape_forward(x: Array, *, shape: Shape) -> tuple[Array, tuple[Shape]]:
+def reshape_forward(x: Array, *, shape: Shape) -> tuple[Array, Saved]:
     return x.reshape(shape), (x.shape,)
 
 
-def squeeze_forward(x: Array, *, axis: int | Shape | None = None) -> tuple[Array, tuple[Shape]]:
+def squeeze_forward(x: Array, *, axis: int | Shape | None = None) -> tuple[Array, Saved]:
     return np.squeeze(x, axis), (x.shape,)
 
 
-def unsqueeze_forward(x: Array, *, axis: int) -> tuple[Array, tuple[Shape]]:
+def unsqueeze_forward(x: Array, *, axis: int) -> tuple[Array, Saved]:
     return np.expand_dims(x, axis), (x.shape,)
 
 
@@ -47,7 +48,7 @@ unsqueeze = Op("unsqueeze", unsqueeze_forward, unsqueeze_backward)
 # ---- the same entries, axes in another order --------------------------------------------------------------------
 
 
-def transpose_forward(x: Array, *, axis0: int, axis1: int) -> tuple[Array, tuple[int, int]]:
+def transpose_forward(x: Array, *, axis0: int, axis1: int) -> tuple[Array, Saved]:
     return x.swapaxes(axis0, axis1), (axis0, axis1)
 
 
@@ -55,7 +56,7 @@ def transpose_backward(dy: Array, axis0: int, axis1: int) -> tuple[Array]:
     return (dy.swapaxes(axis0, axis1),)
 
 
-def permute_forward(x: Array, *, axes: Shape) -> tuple[Array, tuple[Shape]]:
+def permute_forward(x: Array, *, axes: Shape) -> tuple[Array, Saved]:
     return x.transpose(axes), (tuple(a % x.ndim for a in axes),)
 
 
@@ -70,7 +71,7 @@ permute = Op("permute", permute_forward, permute_backward)
 # ---- repeating and picking --------------------------------------------------------------------------------------
 
 
-def expand_forward(x: Array, *, shape: Shape) -> tuple[Array, tuple[()]]:
+def expand_forward(x: Array, *, shape: Shape) -> tuple[Array, Saved]:
     return np.broadcast_to(x, shape), ()
 
 
@@ -78,7 +79,7 @@ def expand_backward(dy: Array) -> tuple[Array]:
     return (dy,)
 
 
-def getitem_forward(x: Array, *, index: Any) -> tuple[Array, tuple[Shape, Any]]:
+def getitem_forward(x: Array, *, index: Any) -> tuple[Array, Saved]:
     return x[index], (x.shape, index)
 
 
@@ -98,7 +99,7 @@ getitem = Op("getitem", getitem_forward, getitem_backward)
 # ---- joining and cutting ----------------------------------------------------------------------------------------
 
 
-def cat_forward(*xs: Array, axis: int = 0) -> tuple[Array, tuple[Shape, int]]:
+def cat_forward(*xs: Array, axis: int = 0) -> tuple[Array, Saved]:
     return np.concatenate(xs, axis), (tuple(x.shape[axis] for x in xs), axis)
 
 
@@ -106,7 +107,7 @@ def cat_backward(dy: Array, sizes: Shape, axis: int) -> tuple[Array, ...]:
     return _cut(dy, sizes, axis)
 
 
-def split_forward(x: Array, *, sizes: Shape, axis: int = 0) -> tuple[tuple[Array, ...], tuple[int]]:
+def split_forward(x: Array, *, sizes: Shape, axis: int = 0) -> tuple[tuple[Array, ...], Saved]:
     return _cut(x, sizes, axis), (axis,)
 
 
@@ -121,7 +122,7 @@ def _cut(x: Array, sizes: Shape, axis: int) -> tuple[Array, ...]:
     return tuple(x[*before, start:end] for start, end in ends)
 
 
-def stack_forward(*xs: Array, axis: int = 0) -> tuple[Array, tuple[int]]:
+def stack_forward(*xs: Array, axis: int = 0) -> tuple[Array, Saved]:
     return np.stack(xs, axis), (axis,)
 
 
@@ -136,7 +137,7 @@ stack = Op("stack", stack_forward, stack_backward)
 # ---- blanking out -----------------------------------------------------------------------------------------------
 
 
-def masked_fill_forward(x: Array, mask: Array, *, value: float) -> tuple[Array, tuple[Array]]:
+def masked_fill_forward(x: Array, mask: Array, *, value: float) -> tuple[Array, Saved]:
     return np.where(mask, value, x), (mask,)
 
 
@@ -144,7 +145,7 @@ def masked_fill_backward(dy: Array, mask: Array) -> tuple[Array, None]:
     return np.where(mask, 0.0, dy), None
 
 
-def tril_forward(x: Array, *, diagonal: int = 0) -> tuple[Array, tuple[int]]:
+def tril_forward(x: Array, *, diagonal: int = 0) -> tuple[Array, Saved]:
     return np.tril(x, diagonal), (diagonal,)
 
 
@@ -152,7 +153,7 @@ def tril_backward(dy: Array, diagonal: int) -> tuple[Array]:
     return (np.tril(dy, diagonal),)
 
 
-def triu_forward(x: Array, *, diagonal: int = 0) -> tuple[Array, tuple[int]]:
+def triu_forward(x: Array, *, diagonal: int = 0) -> tuple[Array, Saved]:
     return np.triu(x, diagonal), (diagonal,)
 
 

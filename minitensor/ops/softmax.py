@@ -14,10 +14,11 @@ In both, dx sums to zero along the axis: adding a constant to all scores changes
 
 import numpy as np
 
-from minitensor.core import Array, Op
+from minitensor.arrays import Array
+from minitensor.core import Op, Saved
 
 
-def softmax_forward(x: Array, *, axis: int = -1) -> tuple[Array, tuple[Array, int]]:
+def softmax_forward(x: Array, *, axis: int = -1) -> tuple[Array, Saved]:
     y = x - _largest(x, axis)  # the largest exponent is 0: nothing overflows
     np.exp(y, out=y)
     y /= y.sum(axis, keepdims=True)
@@ -29,7 +30,7 @@ def softmax_backward(dy: Array, y: Array, axis: int) -> tuple[Array]:
     return (y * (dy - (dy * y).sum(axis, keepdims=True)),)
 
 
-def log_softmax_forward(x: Array, *, axis: int = -1) -> tuple[Array, tuple[Array, int]]:
+def log_softmax_forward(x: Array, *, axis: int = -1) -> tuple[Array, Saved]:
     z = x - _largest(x, axis)
     z -= np.log(np.exp(z).sum(axis, keepdims=True))
     return z, (z, axis)
@@ -41,8 +42,7 @@ def log_softmax_backward(dz: Array, z: Array, axis: int) -> tuple[Array]:
 
 
 def _largest(x: Array, axis: int) -> Array:
-    largest: Array = x.max(axis, keepdims=True, initial=-np.inf)  # the initial value serves empty rows
-    return largest
+    return x.max(axis, keepdims=True, initial=-np.inf)  # type: ignore[no-any-return]  # the initial value serves empty rows
 
 
 softmax = Op("softmax", softmax_forward, softmax_backward)

@@ -14,8 +14,7 @@ import math
 
 import numpy as np
 
-from minitensor.arrays import pieces
-from minitensor.core import Array
+from minitensor.arrays import Array, pieces
 from minitensor.optim.optimizer import Group, Optimizer, Params, State
 
 

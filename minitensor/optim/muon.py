@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from minitensor.core import Array
+from minitensor.arrays import Array
 from minitensor.optim.optimizer import Group, Optimizer, Params, State
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minitensor.core import Array, read_only
+from minitensor.arrays import Array, read_only
 from minitensor.tensor import Tensor
 
 Group = dict[str, Any]  # settings by name, and "params"

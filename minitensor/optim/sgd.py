@@ -4,7 +4,7 @@ g += wd p;   b = mu b + (1 - damp) g (the first time b = g);   p -= lr b
 (nesterov: p -= lr (g + mu b))
 """
 
-from minitensor.core import Array
+from minitensor.arrays import Array
 from minitensor.optim.optimizer import Group, Optimizer, Params, State
 
 

@@ -19,7 +19,8 @@ import gpt_torch.model
 import minitensor as mt
 from gpt_numpy import GPTConfig
 from minitensor import functional as mini_F
-from minitensor.core import Array, apply
+from minitensor.arrays import Array
+from minitensor.core import apply
 from minitensor.ops.attention import attention_scores, attention_values, attention_weights
 from minitensor.random import use_generator
 from tests.equivalence.problems import Arrays, Problem

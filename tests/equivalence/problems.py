@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from gpt_numpy import GPTConfig
 from gpt_numpy.workshop.weights import initial_weights
-from minitensor.core import Array
+from minitensor.arrays import Array
 
 Arrays = dict[str, Array]
 IGNORED = -100  # a target that does not count

@@ -30,7 +30,7 @@ from gpt_numpy.workshop.commands import run
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.weights import initial_weights
 from minitensor import Tensor, grad
-from minitensor.core import Array
+from minitensor.arrays import Array
 from minitensor.ops.attention import (
     attention_scores_backward,
     attention_scores_forward,

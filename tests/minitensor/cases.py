@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as TF
 
 from minitensor import cat
-from minitensor.core import Array
+from minitensor.arrays import Array
 from minitensor.tensor import Tensor
 from tests.minitensor.strategies import Example, Source
 
@@ -398,26 +398,26 @@ def make_scores(source: Source) -> Example:
     elif kind == "boolean":
         mask = source.booleans(source.choice([(T, S), (*batch, 1, S)]))  # whole rows may be masked
     settings = {"is_causal": source.choice([False, True]), "scale": source.choice([None, 0.3])}
-    settings["first"] = source.choice([0, 1])
+    settings["offset"] = source.choice([0, 1])
     return Example([source.values((*batch, T, D), -9, 9), source.values((*batch, S, D), -9, 9), mask], settings)
 
 
-def torch_scores(q: Any, k: Any, mask: Any, *, is_causal: bool, scale: float | None, first: int = 0) -> Any:
+def torch_scores(q: Any, k: Any, mask: Any, *, is_causal: bool, scale: float | None, offset: int = 0) -> Any:
     scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-    past = torch.ones(scores.shape[-2:], dtype=torch.bool).tril(first)
+    past = torch.ones(scores.shape[-2:], dtype=torch.bool).tril(offset)
     return scores.masked_fill(~past, -math.inf) if is_causal else scores
 
 
 def composed_scores(
-    q: Tensor, k: Tensor, mask: Tensor | None, *, is_causal: bool, scale: float | None, first: int = 0
+    q: Tensor, k: Tensor, mask: Tensor | None, *, is_causal: bool, scale: float | None, offset: int = 0
 ) -> Tensor:
     scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == np.bool_ else scores + mask
     *_, T, U = scores.shape
-    future = ~np.tri(T, U, first, dtype=np.bool_)
+    future = ~np.tri(T, U, offset, dtype=np.bool_)
     return scores.masked_fill(future, -math.inf) if is_causal else scores
 
 
@@ -425,15 +425,15 @@ def make_weights(source: Source) -> Example:
     scores = source.values(source.shape(min_dims=2, min_side=1), -30, 30)
     if source.choice([False, True]):
         scores = np.where(source.booleans(scores.shape), scores, -math.inf)
-    return Example([scores], {"small": source.choice([False, True])})
+    return Example([scores], {"subtract_max": source.choice([True, False])})
 
 
-def torch_weights(scores: torch.Tensor, *, small: bool = False) -> Any:
+def torch_weights(scores: torch.Tensor, *, subtract_max: bool = True) -> Any:
     blind = (scores == -math.inf).all(-1, keepdim=True)
     return scores.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
 
 
-def composed_weights(scores: Tensor, *, small: bool = False) -> Tensor:
+def composed_weights(scores: Tensor, *, subtract_max: bool = True) -> Tensor:
     blind = (scores.array == -math.inf).all(-1, keepdims=True)
     return composed_softmax(scores.masked_fill(blind, 0.0), axis=-1).masked_fill(blind, 0.0)
 
@@ -447,7 +447,7 @@ def make_attention_values(source: Source) -> Example:
 def make_attention(source: Source) -> Example:
     scores = make_scores(source)
     q, k, mask = scores.arrays
-    del scores.settings["first"]
+    del scores.settings["offset"]
     v = source.values((*k.shape[:-1], source.choice([2, 3, 1])))
     keep, p = (source.booleans((*q.shape[:-1], k.shape[-2])), 0.25) if source.choice([False, True]) else (None, 0.0)
     return Example([q, k, v, mask, keep], {**scores.settings, "p": p})

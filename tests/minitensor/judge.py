@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from minitensor.core import Array, Op, apply, grad, wrap
+from minitensor.arrays import Array
+from minitensor.core import Op, apply, grad, wrap
 from minitensor.functions import cat
 from minitensor.gradcheck import central_difference, complex_step
 from minitensor.tensor import Tensor

@@ -16,7 +16,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from minitensor.core import Array
+from minitensor.arrays import Array
 
 T = TypeVar("T")
 Shape = tuple[int, ...]

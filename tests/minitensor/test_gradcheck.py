@@ -5,7 +5,8 @@ import pytest
 
 from minitensor import Tensor, apply
 from minitensor import functional as F
-from minitensor.core import OPS, Array, Op
+from minitensor.arrays import Array
+from minitensor.core import OPS, Op
 from minitensor.gradcheck import GradcheckError, central_difference, complex_step, gradcheck
 
 rng = np.random.default_rng(0)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minitensor.core import OPS, Array
+from minitensor.arrays import Array
+from minitensor.core import OPS
 from tests.minitensor.cases import CASES
 from tests.minitensor.judge import check_by_forward, compare, operation, rounded_to_float32, through_engine, upstream
 from tests.minitensor.strategies import Example, Typical

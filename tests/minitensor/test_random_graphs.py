@@ -17,7 +17,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 import minitensor as mt
 from minitensor import Tensor
-from minitensor.core import Array
+from minitensor.arrays import Array
 
 SHAPES = [(), (2,), (3, 1), (3, 2)]
 LEAVES = 3
