@@ -15,6 +15,14 @@ from minitensor.ops import shape
 from minitensor.random import generator
 from minitensor.tensor import Operand, Tensor
 
+__all__ = [
+    "abs", "add", "amax", "amin", "arange", "argmax", "argmin", "cat", "chunk", "clamp", "clip", "div", "erf", "exp",
+    "flatten", "from_numpy", "full", "log", "log_softmax", "logsumexp", "masked_fill", "matmul", "max", "maximum",
+    "mean", "min", "minimum", "mul", "neg", "ones", "ones_like", "permute", "pow", "randn", "relu", "reshape",
+    "sigmoid", "softmax", "split", "sqrt", "square", "squeeze", "stack", "std", "sub", "sum", "tanh", "tensor",
+    "transpose", "tril", "triu", "unsqueeze", "var", "where", "zeros", "zeros_like",
+]  # fmt: skip
+
 # ---- out of nothing ---------------------------------------------------------------------------------------------
 
 

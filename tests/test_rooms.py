@@ -1,6 +1,7 @@
 """The house: who may import whom, read from the source, and what importing minitensor loads."""
 
 import ast
+import contextlib
 import pkgutil
 import re
 import subprocess
@@ -138,6 +139,38 @@ def test_the_names_that_a_readme_quotes_are_there() -> None:
     for readme in (ROOT / "README.md", *ROOT.glob("*/README.md"), ROOT / "CHANGELOG.md"):
         for name in re.findall(r"`(minitensor(?:\.\w+)+)", readme.read_text(encoding="utf-8")):
             assert pkgutil.resolve_name(name) is not None, f"{readme}: {name}"
+
+
+STATEMENTS = ast.Assign, ast.AugAssign, ast.Return
+
+
+def statements(text: str) -> set[str]:
+    """The statements of a program that compute something, as Python would write them; `x += 1` is none of them."""
+    found = (node for node in ast.walk(ast.parse(text)) if isinstance(node, STATEMENTS))
+    computed = (node for node in found if not isinstance(node.value, ast.Constant))
+    return {ast.unparse(n) for n in computed if isinstance(n, ast.AugAssign) or not isinstance(n.value, ast.Name)}
+
+
+def quoted(readme: str) -> set[str]:
+    """What a README shows of other files: a line of Python, indented or between backquotes."""
+    lines = re.findall(r"^ {4}(.+)$|`([^`\n]+)`", re.sub(r"```.*?```", "", readme, flags=re.S), re.M)
+    found = set()
+    for indented, inline in lines:
+        with contextlib.suppress(SyntaxError):
+            found |= statements((indented or inline).strip())
+    return found
+
+
+def test_code_that_a_readme_quotes_is_in_a_file_that_it_links() -> None:
+    quotes = 0
+    for readme in (path for room in ROOMS for path in (ROOT / room).rglob("README.md")):
+        text = readme.read_text(encoding="utf-8")
+        linked = {(readme.parent / link).resolve() for link in re.findall(r"\]\((\S+?\.py)\)", text)}
+        there = {line for path in linked for line in statements(path.read_text(encoding="utf-8"))}
+        assert quoted(text) <= there, readme
+        quotes += len(quoted(text))
+    assert quoted("    y = f(x)") == quoted("what `y = f(x)` does") == {"y = f(x)"}
+    assert quotes > 10
 
 
 def test_the_list_of_slow_tests_is_complete() -> None:

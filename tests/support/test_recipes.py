@@ -1,0 +1,60 @@
+"""The recipes of tests/README.md, followed in a copy of the project."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+
+
+def changes(title: str) -> list[tuple[str, str, str]]:
+    """Which file is to be changed, and a part of it before and after, in the order of the recipe."""
+    text = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    recipe = text.split(f"\n## Recipe: {title}\n", 1)[1].split("\n## ", 1)[0]
+    found, path = [], ""
+    for named, diff in re.findall(r"`(\w+/\S+\.py)`|```diff\n(.*?)```", recipe, re.S):
+        if diff:
+            lines = diff.splitlines(keepends=True)
+            before, after = ("".join(line[1:] for line in lines if line[0] in kind) for kind in (" -", " +"))
+            found.append((path, before, after))
+        path = named or path
+    return found
+
+
+def make(change: tuple[str, str, str], folder: Path) -> None:
+    path, before, after = folder / change[0], *change[1:]
+    text = path.read_text(encoding="utf-8") if before else ""
+    assert text.count(before) == 1, f"{path} has not got this once:\n{before}"
+    path.write_text(text.replace(before, after), encoding="utf-8")
+
+
+def passes(folder: Path, tests: str, name: str) -> bool:
+    command = [sys.executable, "-m", "pytest", "-n0", "-q", "-p", "no:cacheprovider", tests, "-k", name]
+    return subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+@pytest.mark.slow("tests of a copy")
+@pytest.mark.parametrize(
+    ("title", "tests", "name"),
+    [
+        ("an elementwise operation", "tests/minitensor/test_ops.py", "sin] or every"),
+        ("an optimizer", "tests/minitensor/test_optim.py", "rmsprop"),
+    ],
+)
+def test_with_all_of_a_recipe_the_tests_pass_and_without_its_last_part_they_do_not(
+    title: str, tests: str, name: str, tmp_path: Path
+) -> None:
+    for folder in ("minitensor", "gpt_numpy", "gpt_torch", "tests"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    *others, last = changes(title)
+    assert others
+    for change in others:
+        make(change, tmp_path)
+    assert not passes(tmp_path, tests, name)
+    make(last, tmp_path)
+    assert passes(tmp_path, tests, name)
