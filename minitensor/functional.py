@@ -121,23 +121,23 @@ def cross_entropy(
         raise RuntimeError("cross_entropy: weight has no gradient, but requires grad; pass it detached")
     # The plain formula: - sum_v w_v q_v log p_v, where q is the target, smoothed.
     V = input.shape[-1]
-    counted = targets.array != ignore_index if not of_classes else np.ones(input.shape[:-1], bool)
+    mask = targets.array != ignore_index if not of_classes else np.ones(input.shape[:-1], bool)
     if not of_classes:
-        ids = np.where(counted, _ids("cross_entropy: target", targets).array, 0)
+        ids = np.where(mask, _ids("cross_entropy: target", targets).array, 0)
         if ((ids < 0) | (ids >= V)).any():
             raise IndexError(f"cross_entropy: a target is not one of the {V} classes, 0 to {V - 1}")
         targets = Tensor(np.arange(V) == ids[..., None], input.dtype)
     w = Tensor(np.ones(V), input.dtype) if weight is None else weight
     smooth = targets * (1.0 - label_smoothing) + label_smoothing / V
-    losses = (-(w * smooth * input.log_softmax(-1)).sum(-1)).masked_fill(~counted, 0.0)
+    losses = (-(w * smooth * input.log_softmax(-1)).sum(-1)).masked_fill(~mask, 0.0)
     if reduction == "none":
         return losses
-    total = float(counted.size if of_classes else (w.array * targets.array).sum(-1)[counted].sum())
+    total = float(mask.size if of_classes else (w.array * targets.array).sum(-1)[mask].sum())
     return losses.sum() if reduction == "sum" else losses.sum() / Tensor(total, losses.dtype)
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
-    """In training, entries set to 0 with chance p and the rest enlarged by 1 / (1 - p)."""
+    """In training, entries set to 0 with chance p and the rest scaled by 1 / (1 - p)."""
     if not isinstance(training, bool):
         raise TypeError(f"dropout: training is True or False, not {training!r}")
     keep = dropout_mask(input.shape, p)

@@ -1,6 +1,6 @@
 """Modules: functions with parameters, with torch.nn's names and defaults.
 
-A module finds its parameters and its parts by looking at its own attributes, in the order in which they were set;
+A module finds its parameters and its submodules by looking at its own attributes, in the order in which they were set;
 the path to a parameter ("blocks.0.ln_1.weight") is its name.
 """
 
@@ -46,10 +46,10 @@ class Module:
     def __call__(self, *inputs: Any, **settings: Any) -> Any:
         return self.forward(*inputs, **settings)
 
-    # -- its parts --
+    # -- its submodules and tensors --
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """A parameter or a part gives its place to another one, or to None: all else would quietly go untrained."""
+        """A parameter or submodule can become another one, or None: all else would quietly go untrained."""
         before = vars(self).get(name)
         kind = next((kind for kind in (Parameter, Module) if isinstance(before, kind)), None)
         if kind and not (value is None or isinstance(value, kind)):
@@ -58,14 +58,14 @@ class Module:
             )
         super().__setattr__(name, value)
 
-    def _parts(self) -> "Iterator[tuple[str, Module]]":
-        """Every part under every name it has."""
+    def _submodules(self) -> "Iterator[tuple[str, Module]]":
+        """Every submodule under every name it has."""
         return ((name, value) for name, value in vars(self).items() if isinstance(value, Module))
 
     def named_children(self) -> "Iterator[tuple[str, Module]]":
-        """Every part once, under its first name."""
+        """Every submodule once, under its first name."""
         seen = set()
-        for name, child in self._parts():
+        for name, child in self._submodules():
             if child not in seen:
                 seen.add(child)
                 yield name, child
@@ -73,12 +73,12 @@ class Module:
     def named_modules(
         self, memo: "set[Module] | None" = None, prefix: str = "", remove_duplicate: bool = True
     ) -> "Iterator[tuple[str, Module]]":
-        """This module, its parts, their parts; each once, under its first name, or under all."""
+        """This module, its submodules and theirs; each once, under its first name, or under all."""
         memo = set() if memo is None else memo
         if self not in memo or not remove_duplicate:
             memo.add(self)
             yield prefix, self
-            for name, child in self._parts():
+            for name, child in self._submodules():
                 yield from child.named_modules(memo, f"{prefix}.{name}" if prefix else name, remove_duplicate)
 
     def children(self) -> "Iterator[Module]":
@@ -101,13 +101,13 @@ class Module:
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Every parameter once; one that is shared goes by its first name."""
-        return cast("Iterator[tuple[str, Parameter]]", _once(self._own_tensors(buffers=False)))
+        return cast("Iterator[tuple[str, Parameter]]", _unique(self._own_tensors(buffers=False)))
 
     def parameters(self) -> Iterator[Parameter]:
         return (parameter for _, parameter in self.named_parameters())
 
     def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
-        return _once(self._own_tensors(buffers=True))
+        return _unique(self._own_tensors(buffers=True))
 
     def buffers(self) -> Iterator[Tensor]:
         return (buffer for _, buffer in self.named_buffers())
@@ -155,7 +155,7 @@ class Module:
         return skipped
 
     def apply(self, fn: "Callable[[Module], object]") -> Self:
-        """Call fn on every part, the innermost first, and then on this module."""
+        """Call fn on every submodule, the innermost first, and then on this module."""
         for child in self.children():
             child.apply(fn)
         fn(self)
@@ -202,16 +202,16 @@ class Module:
         return f"{type(self).__name__}({inside})"
 
 
-class _Listed(Module):
+class _Indexed(Module):
     """Modules by number; the number is the name."""
 
     def __init__(self, modules: Iterable[Module]) -> None:
         self._list: list[Module] = []
         self.extend(modules)
 
-    def _parts(self) -> Iterator[tuple[str, Module]]:
+    def _submodules(self) -> Iterator[tuple[str, Module]]:
         yield from ((str(i), module) for i, module in enumerate(self._list))
-        yield from super()._parts()
+        yield from super()._submodules()
 
     def append(self, module: Module) -> Self:
         if not isinstance(module, Module):
@@ -231,7 +231,7 @@ class _Listed(Module):
         return iter(self._list)
 
 
-class ModuleList(_Listed):
+class ModuleList(_Indexed):
     def __init__(self, modules: Iterable[Module] = ()) -> None:
         super().__init__(modules)
 
@@ -239,7 +239,7 @@ class ModuleList(_Listed):
         return ModuleList(self._list[index]) if isinstance(index, slice) else self._list[index]
 
 
-class Sequential(_Listed):
+class Sequential(_Indexed):
     """One after the other."""
 
     def __init__(self, *modules: Module) -> None:
@@ -254,7 +254,7 @@ class Sequential(_Listed):
         return input
 
 
-def _once(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+def _unique(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     seen = set()
     for name, tensor in named:
         if tensor not in seen:

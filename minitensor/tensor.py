@@ -210,8 +210,8 @@ class Tensor(core.Tensor, of_results=True):
 
     # -- in place --
 
-    def _become(self, result: "Tensor", symbol: str) -> Self:
-        """What `x += y` does: x takes the result's array, and its history if there is one."""
+    def _assign(self, result: "Tensor", symbol: str) -> Self:
+        """`x += y`: x takes the array of the result, and its history if there is one."""
         if self.requires_grad and self.is_leaf and is_grad_enabled():
             raise RuntimeError(
                 f"a leaf that requires grad cannot be changed in place: write x = x {symbol} ..., or, to update it "
@@ -230,16 +230,16 @@ class Tensor(core.Tensor, of_results=True):
         return self
 
     def __iadd__(self, other: Operand) -> Self:
-        return self._become(self + other, "+")
+        return self._assign(self + other, "+")
 
     def __isub__(self, other: Operand) -> Self:
-        return self._become(self - other, "-")
+        return self._assign(self - other, "-")
 
     def __imul__(self, other: Operand) -> Self:
-        return self._become(self * other, "*")
+        return self._assign(self * other, "*")
 
     def __itruediv__(self, other: Operand) -> Self:
-        return self._become(self / other, "/")
+        return self._assign(self / other, "/")
 
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
         raise TypeError(
