@@ -97,7 +97,7 @@ def test_a_changed_source_is_what_the_tests_run() -> None:
 from tests.mutation import score
 path = score.ROOT / "minitensor" / "ops" / "dropout.py"
 score.tests_of = lambda source: [["tests/minitensor/test_ops.py", "-k", "test_agrees_with_torch and dropout"]]
-change = next(c for c in score.changes(path) if c.after == "return (dy * keep / _enlarge(p), None)")
+change = next(c for c in score.changes(path) if c.after == "return (dy * keep / _scale(p), None)")
 print(score.judge(change).noticed_by)
 print([score.judge(score.unchanged(path)).noticed_by])
 """
