@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import minitensor as mt
-from minitensor import Tensor, apply, enable_grad, is_grad_enabled, no_grad
+from minitensor import Tensor, apply, core, enable_grad, is_grad_enabled, no_grad
 from minitensor.arrays import Array
 from minitensor.core import OPS, Op, wrap
 
@@ -314,6 +314,18 @@ def test_no_array_under_a_result_can_be_written_to() -> None:
         while array is not None:
             assert not array.flags.writeable
             array = array.base
+
+
+def test_the_core_alone_is_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core.Tensor, "of_results", core.Tensor)
+    x, c = core.wrap(np.array([2.0, 3.0])), core.wrap(np.array([5.0, 7.0]))
+    x.node = core.Node(None, (), (), x.array)
+    y = mt.apply(OPS["sum"], mt.apply(OPS["mul"], mt.apply(OPS["mul"], x, x), c))
+    assert type(y) is core.Tensor
+    y.backward()
+    assert x.grad.array.tolist() == [20.0, 42.0]
+    assert [t.requires_grad for t in (x, c, y)] == [True, False, True]
+    assert c.grad is y.grad is None
 
 
 def test_from_numpy_shares_the_memory_of_an_array_that_stays_writable() -> None:
