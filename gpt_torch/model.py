@@ -51,7 +51,7 @@ class CausalSelfAttention(nn.Module):
             mask = cache.mask(B, T)
         is_causal = mask is None and k.shape == q.shape
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal)  # (B, H, T, D)
+        y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=is_causal)  # (B, H, T, D)
         y = self.c_proj(merge_heads(y))  # (B, T, C)
         return self.drop(y)
 
