@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import signature
+from operator import index
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,7 +26,12 @@ def as_array(data: Any, dtype: DTypeLike | None = None) -> Array:
     if array.dtype.kind not in "biuf":
         raise TypeError(f"a tensor holds floats, integers or booleans, not {array.dtype} (given: {data!r:.60})")
     if dtype is not None:
-        array = array.astype(as_dtype(dtype), copy=False)
+        wanted = as_dtype(dtype)
+        if wanted.kind in "iu" and array.size and is_plain(data):
+            limits = np.iinfo(wanted)
+            if not limits.min <= np.trunc(array.min()) <= np.trunc(array.max()) <= limits.max:
+                raise ValueError(f"{data!r:.60} is not within {wanted}, {limits.min} to {limits.max}")
+        array = array.astype(wanted, copy=False)
     elif array.dtype == np.float64 and is_plain(data):
         array = array.astype(np.float32)
     array = array.astype(as_dtype(array.dtype).newbyteorder("="), copy=False)
@@ -40,8 +46,12 @@ def is_plain(data: Any) -> bool:
     return type(data) in (bool, int, float)
 
 
-def as_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+def as_dtype(dtype: DTypeLike | None, usual: DTypeLike | None = None) -> np.dtype[Any]:
+    """`usual` where no dtype is given."""
+    dtype = usual if dtype is None else dtype
     try:
+        if dtype is None:  # which is float64 to NumPy
+            raise TypeError
         found = np.dtype(dtype)
     except TypeError:
         raise TypeError(f"{dtype!r} is not a dtype; float32, float64, int64 and bool are") from None
@@ -122,9 +132,24 @@ def as_mask(name: str, mask: Any) -> Any:
 # ---- sizes, axes, indices ---------------------------------------------------------------------------------------
 
 
-def as_sizes(sizes: tuple[Any, ...]) -> tuple[int, ...]:
-    """(2, 3) from f(2, 3) as well as from f((2, 3))."""
-    return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], Sequence) else sizes
+def as_sizes(sizes: tuple[Any, ...], least: int) -> tuple[int, ...]:
+    """(2, 3) from f(2, 3) as well as from f((2, 3)); none is below `least`, which is -1 where -1 has a meaning."""
+    found = as_numbers("sizes", sizes)
+    if found and min(found) < least:
+        raise ValueError(f"sizes are at least {least}, not {min(found)}")
+    return found
+
+
+def as_numbers(name: str, numbers: tuple[Any, ...]) -> tuple[int, ...]:
+    """Whole numbers, given as several or as one tuple or list."""
+    given = numbers[0] if len(numbers) == 1 and isinstance(numbers[0], tuple | list) else numbers
+    return tuple(as_number(name, number) for number in given)
+
+
+def as_number(name: str, number: Any) -> int:
+    if type(number) is not int and (isinstance(number, bool) or not hasattr(number, "__index__")):
+        raise TypeError(f"{name}: takes whole numbers, not {number!r}")
+    return index(number)
 
 
 def numpy_names(method: F) -> F:
@@ -169,12 +194,12 @@ def as_dim(dim: Any) -> int:
     return int(dim)
 
 
-def as_index(index: Any) -> tuple[Any, Any]:
+def as_index(where: Any) -> tuple[Any, Any]:
     """An index for NumPy, in two steps if need be: where numbers and lists of them meet, torch takes the numbers first,
     and NumPy would take them for lists, which changes the order of the axes."""
-    if not isinstance(index, tuple):
-        return as_index_part(index), None
-    parts = tuple(map(as_index_part, index))
+    if not isinstance(where, tuple):
+        return as_index_part(where), None
+    parts = tuple(map(as_index_part, where))
     numbers = [type(part) is int for part in parts]
     if not (any(numbers) and any(isinstance(part, np.ndarray) for part in parts)):
         return parts, None

@@ -10,7 +10,7 @@ from operator import index
 import numpy as np
 
 from minitensor import functions, ops
-from minitensor.convert import as_tensor, check_floats, pair
+from minitensor.convert import as_number, as_tensor, check_floats, pair
 from minitensor.core import apply, wrap
 from minitensor.random import generator
 from minitensor.tensor import Operand, Tensor
@@ -38,7 +38,7 @@ def embedding(input: Operand, weight: Tensor, padding_idx: int | None = None) ->
     if weight.ndim != 2:
         raise ValueError(f"embedding: weight is (rows, numbers of a row), not {weight.shape}")
     rows = len(weight)
-    if padding_idx is not None and not -rows <= index(padding_idx) < rows:
+    if padding_idx is not None and not -rows <= as_number("embedding: padding_idx", padding_idx) < rows:
         raise ValueError(f"embedding: padding_idx {padding_idx} is not one of the rows, -{rows} to {rows - 1}")
     return apply(ops.embedding.embedding, ids, weight, padding_idx=padding_idx)
 
@@ -161,6 +161,7 @@ def scaled_dot_product_attention(
     attn_mask: Operand | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
+    *,
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
@@ -169,9 +170,17 @@ def scaled_dot_product_attention(
     attn_mask: booleans, True where a query may look, or numbers to add. is_causal: query i sees keys up to i.
     enable_gqa: each head of keys and values serves as many heads of queries as there are more of those.
     """
+    for name, flag in (("is_causal", is_causal), ("enable_gqa", enable_gqa)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"scaled_dot_product_attention: {name} is True or False, not {flag!r}")
     if enable_gqa:
         if min(query.ndim, key.ndim, value.ndim) < 3:
             raise ValueError("scaled_dot_product_attention: enable_gqa is for (..., heads, T, D)")
+        if any(query.shape[-3] % max(x.shape[-3], 1) for x in (key, value)):
+            raise ValueError(
+                f"scaled_dot_product_attention: the heads of key {key.shape} and value {value.shape} do not divide "
+                f"those of query {query.shape}"
+            )
         key, value = (_repeated(x, query.shape[-3] // max(x.shape[-3], 1)) for x in (key, value))
     if attn_mask is not None and is_causal:
         raise RuntimeError("scaled_dot_product_attention: give attn_mask or is_causal, not both")

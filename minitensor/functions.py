@@ -26,7 +26,7 @@ __all__ = [
 # ---- out of nothing ---------------------------------------------------------------------------------------------
 
 
-def tensor(data: Operand, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
+def tensor(data: Operand, *, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """A tensor from numbers, lists or an array. Python's floats become float32; an array keeps its dtype."""
     return Tensor(data, dtype, requires_grad)
 
@@ -46,21 +46,23 @@ def from_numpy(ndarray: Array) -> Tensor:
     return cast(Tensor, wrap(np.asarray(memoryview(ndarray))))  # type: ignore[arg-type]  # not a view, which would make the array read-only
 
 
-def zeros(*size: Any, dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
-    return _made(np.zeros(as_sizes(size), as_dtype(dtype)), requires_grad)
+def zeros(*size: Any, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
+    return _made(np.zeros(as_sizes(size, least=0), as_dtype(dtype, np.float32)), requires_grad)
 
 
-def ones(*size: Any, dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
-    return _made(np.ones(as_sizes(size), as_dtype(dtype)), requires_grad)
+def ones(*size: Any, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
+    return _made(np.ones(as_sizes(size, least=0), as_dtype(dtype, np.float32)), requires_grad)
 
 
-def full(size: Sequence[int], fill_value: float, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
+def full(
+    size: Sequence[int], fill_value: float, *, dtype: DTypeLike | None = None, requires_grad: bool = False
+) -> Tensor:
     if not isinstance(size, tuple | list):
         raise TypeError(f"full: size is a tuple, not {size!r}")
     if isinstance(fill_value, list | tuple):
         raise TypeError(f"full: a value is one number, not {fill_value!r}")
     value = Tensor(fill_value, dtype).array
-    return _made(np.full(size, value, value.dtype), requires_grad)
+    return _made(np.full(as_sizes((size,), least=0), value, value.dtype), requires_grad)
 
 
 def zeros_like(input: Tensor) -> Tensor:
@@ -71,7 +73,9 @@ def ones_like(input: Tensor) -> Tensor:
     return _made(np.ones_like(input.array))
 
 
-def arange(start: float, end: float | None = None, step: float | None = None, dtype: DTypeLike | None = None) -> Tensor:
+def arange(
+    start: float, end: float | None = None, step: float | None = None, *, dtype: DTypeLike | None = None
+) -> Tensor:
     if end is None and step is not None:
         raise TypeError("arange: a step goes with a start and an end")
     step = 1 if step is None else step
@@ -84,11 +88,14 @@ def arange(start: float, end: float | None = None, step: float | None = None, dt
         raise ValueError(f"arange: from {start} to {end} there are no steps of {step}")
     numbers = np.arange(start) if end is None else np.arange(start, end, step)
     usual = np.float32 if numbers.dtype.kind == "f" else numbers.dtype
-    return _made(numbers.astype(usual if dtype is None else as_dtype(dtype)))
+    return _made(numbers.astype(as_dtype(dtype, usual)))
 
 
-def randn(*size: Any, dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
-    return _made(generator().standard_normal(as_sizes(size)).astype(as_dtype(dtype)), requires_grad)
+def randn(*size: Any, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
+    wanted = as_dtype(dtype, np.float32)
+    if wanted.kind != "f":
+        raise TypeError(f"randn: draws floats, not {wanted}")
+    return _made(np.asarray(generator().standard_normal(as_sizes(size, least=0)), wanted), requires_grad)
 
 
 def _made(array: Any, requires_grad: bool = False) -> Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from minitensor import functional as F
+from minitensor.convert import as_dtype
 from minitensor.functions import zeros_like
 from minitensor.optim import clipping
 from minitensor.random import generator
@@ -38,6 +39,7 @@ class Module:
     """The base of all layers and models: write __init__ and forward, call the module."""
 
     training: bool = True
+    _kinds: Mapping[str, type] = {}  # of its attributes, Parameter, Module or (a buffer) Tensor, even where one is None
     _buffers: Mapping[str, bool] = {}  # by name, whether state_dict has it
 
     def forward(self, *inputs: Any, **settings: Any) -> Any:
@@ -49,14 +51,23 @@ class Module:
     # -- its submodules and tensors --
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """A parameter or submodule can become another one, or None: all else would quietly go untrained."""
-        before = vars(self).get(name)
-        kind = next((kind for kind in (Parameter, Module) if isinstance(before, kind)), None)
-        if kind and not (value is None or isinstance(value, kind)):
-            raise TypeError(
-                f"{name} is a {kind.__name__}, and can become another or None, not a {type(value).__name__}"
-            )
+        """A parameter, submodule or buffer can become another one, or None: all else would quietly go untrained, or
+        out of the state."""
+        kind = self._kinds.get(name)
+        if kind and not (value is None or isinstance(value, (kind, Parameter))):
+            known = "buffer" if kind is Tensor else kind.__name__
+            raise TypeError(f"{name} is a {known}, and can become another or None, not a {type(value).__name__}")
+        new = Parameter if isinstance(value, Parameter) else Module if isinstance(value, Module) else kind
+        if new and new is not kind:  # it comes last, whatever else had the name before
+            if name in vars(self):
+                delattr(self, name)
+            self._kinds = {**self._kinds, name: new}
         super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        self._kinds = {other: kind for other, kind in self._kinds.items() if other != name}
+        self._buffers = {other: persistent for other, persistent in self._buffers.items() if other != name}
 
     def _submodules(self) -> "Iterator[tuple[str, Module]]":
         """Every submodule under every name it has."""
@@ -89,7 +100,14 @@ class Module:
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """A tensor that belongs to the module and is not trained; if persistent, state_dict has it too."""
+        if not isinstance(name, str) or not name or "." in name:
+            raise KeyError(f"register_buffer: a name has a letter and no dot in it, unlike {name!r}")
+        if hasattr(self, name) and name not in self._buffers:
+            raise KeyError(f"register_buffer: there is a {name!r} already")
+        if not isinstance(tensor, Tensor | None):
+            raise TypeError(f"register_buffer: {name} is a tensor or None, not {type(tensor).__name__}")
         setattr(self, name, tensor)
+        self._kinds = {**self._kinds, name: Tensor}
         self._buffers = {**self._buffers, name: persistent}
 
     def _own_tensors(self, buffers: bool) -> Iterator[tuple[str, Tensor]]:
@@ -149,9 +167,9 @@ class Module:
         ]
         if wrong:
             raise RuntimeError(f"load_state_dict: {type(self).__name__} cannot take this:\n  " + "\n  ".join(wrong))
-        for name, value in given.items():
-            if name in own:
-                own[name].data = value
+        for name, tensor in own.items():  # what is shared ends with the value of its last name in the module
+            if name in given:
+                tensor.data = given[name]
         return skipped
 
     def apply(self, fn: "Callable[[Module], object]") -> Self:
@@ -179,10 +197,15 @@ class Module:
             parameter.grad = None if set_to_none or parameter.grad is None else zeros_like(parameter)
 
     def to(self, dtype: DTypeLike) -> Self:
-        """The same module with parameters of another dtype; gradients are dropped."""
+        """The same module with parameters, and buffers of floats, of another dtype; gradients are dropped."""
         for parameter in self.parameters():
             wanted = parameter.requires_grad
             Tensor.__init__(parameter, parameter.detach().to(dtype), requires_grad=wanted)
+        for module in self.modules():
+            for name in module._buffers:
+                buffer = vars(module)[name]
+                if buffer is not None and buffer.dtype.kind == "f":
+                    setattr(module, name, buffer.to(dtype))
         return self
 
     def float(self) -> Self:
@@ -265,14 +288,16 @@ def _unique(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]
 # ---- layers -----------------------------------------------------------------------------------------------------
 
 
-def _uniform(bound: float, shape: tuple[int, ...], dtype: DTypeLike) -> Parameter:
-    return Parameter(generator().uniform(-bound, bound, shape).astype(dtype))
+def _uniform(bound: float, shape: tuple[int, ...], dtype: DTypeLike | None) -> Parameter:
+    return Parameter(generator().uniform(-bound, bound, shape).astype(as_dtype(dtype, np.float32)))
 
 
 class Linear(Module):
     """x W^T + b, W of shape (out, in); both start uniform within 1 / sqrt(in)."""
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, dtype: DTypeLike = np.float32) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *, dtype: DTypeLike | None = None
+    ) -> None:
         self.in_features, self.out_features = in_features, out_features
         bound = 1.0 / math.sqrt(in_features) if in_features else 0.0
         self.weight = _uniform(bound, (out_features, in_features), dtype)
@@ -289,11 +314,16 @@ class Embedding(Module):
     """A table of one row for each id; it starts normal, with row padding_idx at 0 and never trained."""
 
     def __init__(
-        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, dtype: DTypeLike = np.float32
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        *,
+        dtype: DTypeLike | None = None,
     ) -> None:
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.padding_idx = padding_idx
-        table = generator().standard_normal((num_embeddings, embedding_dim)).astype(dtype)
+        table = generator().standard_normal((num_embeddings, embedding_dim)).astype(as_dtype(dtype, np.float32))
         if padding_idx is not None:
             table[padding_idx] = 0.0
         self.weight = Parameter(table)
@@ -314,11 +344,13 @@ class LayerNorm(Module):
         eps: float = 1e-5,
         elementwise_affine: bool = True,
         bias: bool = True,
-        dtype: DTypeLike = np.float32,
+        *,
+        dtype: DTypeLike | None = None,
     ) -> None:
         sizes = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
         self.normalized_shape = tuple(sizes)
         self.eps = eps
+        dtype = as_dtype(dtype, np.float32)
         self.weight = Parameter(np.ones(self.normalized_shape, dtype)) if elementwise_affine else None
         self.bias = Parameter(np.zeros(self.normalized_shape, dtype)) if elementwise_affine and bias else None
 
@@ -377,7 +409,7 @@ class GELU(Module):
 
 
 class MSELoss(Module):
-    def __init__(self, reduction: str = "mean") -> None:
+    def __init__(self, *, reduction: str = "mean") -> None:
         self.reduction = reduction
 
     def forward(self, input: Tensor, target: Operand) -> Tensor:
@@ -390,6 +422,7 @@ class CrossEntropyLoss(Module):
     def __init__(
         self,
         weight: Tensor | None = None,
+        *,
         ignore_index: int = -100,
         reduction: str = "mean",
         label_smoothing: float = 0.0,

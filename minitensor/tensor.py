@@ -22,6 +22,7 @@ from minitensor.convert import (
     as_dtype,
     as_index,
     as_mask,
+    as_numbers,
     as_sizes,
     check_floats,
     kind,
@@ -52,8 +53,8 @@ class Tensor(core.Tensor, of_results=True):
         values: Any = data.array if isinstance(data, Tensor) else data
         self.array = values if shared else as_array(values, dtype)
         self.node = None
-        if requires_grad:
-            self.requires_grad_()
+        if requires_grad is not False:
+            self.requires_grad_(requires_grad)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A leaf of its own. The values are shared: they never change."""
@@ -98,8 +99,9 @@ class Tensor(core.Tensor, of_results=True):
     def dim(self) -> int:
         return self.array.ndim
 
+    @numpy_names
     def size(self, dim: int | None = None) -> Any:
-        return self.shape if dim is None else self.shape[dim]
+        return self.shape if dim is None else self.shape[as_dim(dim)]
 
     def numel(self) -> int:
         return self.array.size
@@ -135,7 +137,7 @@ class Tensor(core.Tensor, of_results=True):
         return float(self.item())
 
     def __index__(self) -> int:
-        if self.dtype.kind not in "iu":
+        if self.dtype.kind not in "biu":
             raise TypeError(f"only an integer tensor can be an index, not {self.dtype}")
         return int(self.item())
 
@@ -150,6 +152,8 @@ class Tensor(core.Tensor, of_results=True):
         self.requires_grad_(wanted)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
+        if not isinstance(requires_grad, bool):
+            raise TypeError(f"requires_grad is True or False, not {requires_grad!r}")
         if self.grad_fn is not None:
             if not requires_grad:
                 raise RuntimeError("requires_grad: only a leaf can stop wanting its gradient; use .detach()")
@@ -584,7 +588,7 @@ class Tensor(core.Tensor, of_results=True):
         return (self[i] for i in range(len(self)))
 
     def reshape(self, *shape_: Any) -> "Tensor":
-        return apply(shape.reshape, self, shape=as_sizes(shape_))
+        return apply(shape.reshape, self, shape=as_sizes(shape_, least=-1))
 
     view = reshape
 
@@ -595,7 +599,7 @@ class Tensor(core.Tensor, of_results=True):
         return self.reshape(*self.shape[:first], math.prod(self.shape[first : last + 1]), *self.shape[last + 1 :])
 
     def permute(self, *dims: Any) -> "Tensor":
-        return apply(shape.permute, self, axes=as_sizes(dims))
+        return apply(shape.permute, self, axes=as_numbers("dims", dims))
 
     def transpose(self, dim0: int, dim1: int) -> "Tensor":
         dim0, dim1 = as_dim(dim0), as_dim(dim1)
@@ -613,7 +617,7 @@ class Tensor(core.Tensor, of_results=True):
 
     def expand(self, *sizes: Any) -> "Tensor":
         """Size-1 axes, and new ones in front, repeated to these sizes; -1 leaves an axis as it is."""
-        sizes = as_sizes(sizes)
+        sizes = as_sizes(sizes, least=-1)
         new = len(sizes) - self.ndim
         wanted = tuple(self.shape[i - new] if n == -1 and i >= new else n for i, n in enumerate(sizes))
         return apply(shape.expand, self, shape=wanted)
@@ -643,7 +647,7 @@ class Tensor(core.Tensor, of_results=True):
             sizes = [split_size] * max(1, -(-n // split_size))  # the last takes what is left
         else:
             sizes = list(split_size)
-            if sum(sizes) != n or min(sizes) < 0:
+            if not sizes or sum(sizes) != n or min(sizes) < 0:
                 raise ValueError(f"split: sizes {sizes} do not add up to {n}, the size of axis {dim}")
         return cast("tuple[Tensor, ...]", apply(shape.split, self, sizes=tuple(sizes), axis=dim))
 

@@ -15,16 +15,19 @@ def clip_grad_norm_(
     error_if_nonfinite: bool = False,
 ) -> Tensor:
     """Scale all gradients together so that their norm is at most max_norm; the norm they had."""
-    parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    parameters = listed(parameters)
     total = get_total_norm([p.grad for p in parameters if p.grad is not None], norm_type, error_if_nonfinite)
     clip_grads_with_norm_(parameters, max_norm, total)
     return total
 
 
-def get_total_norm(tensors: Iterable[Tensor], norm_type: float = 2.0, error_if_nonfinite: bool = False) -> Tensor:
+def get_total_norm(
+    tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0, error_if_nonfinite: bool = False
+) -> Tensor:
     """The norm of all their numbers together."""
-    norms = [np.linalg.norm(tensor.array.reshape(-1), norm_type) for tensor in tensors]
-    total = np.linalg.norm(np.stack(norms), norm_type) if norms else 0.0
+    order = float(norm_type)
+    norms = [np.linalg.norm(tensor.array.reshape(-1), order) for tensor in listed(tensors)]
+    total = np.linalg.norm(np.stack(norms), order) if norms else 0.0
     if error_if_nonfinite and not np.isfinite(total):
         raise RuntimeError(f"the norm of the gradients is {total}")
     return Tensor(total)
@@ -32,8 +35,12 @@ def get_total_norm(tensors: Iterable[Tensor], norm_type: float = 2.0, error_if_n
 
 def clip_grads_with_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, total_norm: Tensor | float) -> None:
     """Scale gradients as is right where all of them together have this norm."""
-    factor = float(max_norm / (float(total_norm) + 1e-6))
+    trained = [p for p in listed(parameters) if p.grad is not None]
+    factor = float(max_norm) / (float(total_norm) + 1e-6)
     if not factor >= 1:  # a factor that is NaN spreads, as in torch
-        for p in [parameters] if isinstance(parameters, Tensor) else parameters:
-            if p.grad is not None:
-                p.grad = wrap(np.asarray(p.grad.array * factor))
+        for p in trained:
+            p.grad = wrap(np.asarray(p.grad.array * factor))  # type: ignore[union-attr]
+
+
+def listed(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    return [tensors] if isinstance(tensors, Tensor) else list(tensors)

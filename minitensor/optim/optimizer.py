@@ -23,7 +23,7 @@ class Optimizer:
         self.defaults = defaults
         self.param_groups: list[Group] = []
         self.state: dict[Tensor, State] = {}
-        if not isinstance(params, Iterable):
+        if isinstance(params, Tensor) or not isinstance(params, Iterable):
             raise TypeError(
                 f"{type(self).__name__}: give tensors or groups, as in model.parameters(), not {params!r:.40}"
             )
@@ -49,11 +49,15 @@ class Optimizer:
         unknown = group.keys() - self.defaults.keys() - {"params"}
         if unknown:
             raise ValueError(f"{type(self).__name__}: no setting is called {sorted(unknown)[0]!r}")
-        for name in ("lr", "weight_decay", "momentum", "eps"):
-            if group.get(name, 0) < 0:
-                raise ValueError(f"{type(self).__name__}: {name} cannot be negative, it is {group[name]}")
-        if not all(0 <= beta < 1 for beta in group.get("betas", ())):
-            raise ValueError(f"{type(self).__name__}: betas are at least 0 and below 1, not {group['betas']}")
+        for name in ("lr", "weight_decay", "momentum", "eps", "dampening"):
+            value = group.get(name, 0)
+            if not isinstance(value, int | float | np.number):
+                raise TypeError(f"{type(self).__name__}: {name} is a number, not {value!r:.40}")
+            if not (value >= 0 or name == "dampening"):
+                raise ValueError(f"{type(self).__name__}: {name} cannot be negative, it is {value}")
+        betas = group.get("betas", (0, 0))
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"{type(self).__name__}: betas are two numbers at least 0 and below 1, not {betas}")
         self.param_groups.append(group)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -104,6 +108,6 @@ class Optimizer:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return tuple(map(_plain, value))
     return value.item() if isinstance(value, np.generic) else value

@@ -629,7 +629,7 @@ ERRORS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "two dtypes": (lambda x: x + mt.ones(2), r"add: inputs are float64 and float32; convert one, x.to\('float64'\)"),
     "text": (lambda x: Tensor(["a"]), "holds floats, integers or booleans"),
     "nothing": (lambda x: mt.tensor(None), "holds floats, integers or booleans"),  # type: ignore[arg-type]
-    "nothing, as floats": (lambda x: mt.tensor(None, np.float32), "holds floats"),  # type: ignore[arg-type]
+    "nothing, as floats": (lambda x: mt.tensor(None, dtype=np.float32), "holds floats"),  # type: ignore[arg-type]
     "nothing as a target": (lambda x: mt.functional.mse_loss(x, None), "holds floats"),  # type: ignore[arg-type]
     "complex": (lambda x: x * 1j, "holds floats, integers or booleans, not complex128"),
     "half precision": (lambda x: x.to(np.float16), "computes in float32 and float64, not in float16"),

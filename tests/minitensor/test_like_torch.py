@@ -548,6 +548,11 @@ F.cross_entropy(x, ids[0], weight=b)
 F.cross_entropy(x, y[:, :2])
 F.linear(x, b)
 F.softmax(x, dim=())
+F.scaled_dot_product_attention(q[:, :1], k, v, enable_gqa=True)
+torch.tensor([1e30], dtype=torch.int64)
+torch.full((2,), float('inf'), dtype=torch.int64)
+x.reshape(-2)
+x.reshape(2, -3)
 """.strip().splitlines()
 
 
