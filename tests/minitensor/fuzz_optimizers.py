@@ -10,7 +10,8 @@ import torch
 from minitensor import optim
 from tests.minitensor.fuzz import Script
 
-KINDS = [name for name in optim.__all__ if name[0].isupper() and name != "Optimizer" and hasattr(torch.optim, name)]
+OURS = [name for name in optim.__all__ if name[0].isupper() and name != "Optimizer"]
+KINDS = [name for name in OURS if hasattr(torch.optim, name)]  # older versions have no Muon
 CLIPPING = ["clip_grad_norm_", "get_total_norm", "clip_grads_with_norm_"]
 SHAPES: list[tuple[int, ...]] = [(2, 3), (3,), (), (0,), (2, 0), (4, 2), (1,)]
 
@@ -165,8 +166,8 @@ def settings_of(kind: str) -> list[str]:
 
 
 def value(chance: random.Random, name: str) -> str:
-    if chance.random() < 0.06:
-        return chance.choice([*MISTAKES.get(name, USUAL_MISTAKES), *USUAL_MISTAKES])
+    if chance.random() < 0.08:
+        return chance.choice([*MISTAKES.get(name, USUAL_MISTAKES) * 3, *USUAL_MISTAKES])
     return chance.choice(SETTINGS[name])
 
 
