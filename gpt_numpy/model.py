@@ -112,7 +112,7 @@ class GPT(nn.Module):
         if len(ids.shape) != 2:
             raise ValueError(f"GPT: ids are (B, T), rows of tokens; given {tuple(ids.shape)}")
         B, T = ids.shape
-        if ids.shape[1] > self.config.block_size:
+        if self.config.block_size < T:
             raise ValueError(f"GPT: {T} tokens do not fit the context, block_size {self.config.block_size}")
         positions = self.pos_emb.weight[:T] if cache is None else self.pos_emb(cache.positions(B, T))
         x = self.drop(self.tok_emb(ids) + positions)  # (B, T, C)

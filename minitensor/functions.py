@@ -43,7 +43,8 @@ def from_numpy(ndarray: Array) -> Tensor:
         raise TypeError(f"from_numpy: takes an array, not {type(ndarray).__name__}")
     if not as_dtype(ndarray.dtype).isnative:
         raise TypeError(f"from_numpy: {ndarray.dtype} has its bytes in another order than this machine")
-    return cast(Tensor, wrap(np.asarray(memoryview(ndarray))))  # type: ignore[arg-type]  # not a view, which would make the array read-only
+    # wrap makes its array read-only, and what that is a view of; through a memoryview the caller's stays writable.
+    return cast(Tensor, wrap(np.asarray(memoryview(ndarray))))  # type: ignore[arg-type]
 
 
 def zeros(*size: Any, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:

@@ -101,7 +101,7 @@ class Module:
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """A tensor that belongs to the module and is not trained; if persistent, state_dict has it too."""
         if not isinstance(name, str) or not name or "." in name:
-            raise KeyError(f"register_buffer: a name has a letter and no dot in it, unlike {name!r}")
+            raise KeyError(f"register_buffer: a name is text without a dot, not {name!r}")
         if hasattr(self, name) and name not in self._buffers:
             raise KeyError(f"register_buffer: there is a {name!r} already")
         if not isinstance(tensor, Tensor | None):

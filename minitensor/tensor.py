@@ -22,6 +22,7 @@ from minitensor.convert import (
     as_dtype,
     as_index,
     as_mask,
+    as_number,
     as_numbers,
     as_sizes,
     check_floats,
@@ -464,10 +465,10 @@ class Tensor(core.Tensor, of_results=True):
         return apply(shape.masked_fill, self, chosen, value=number)
 
     def tril(self, diagonal: int = 0) -> "Tensor":
-        return apply(shape.tril, _matrices("tril", self), diagonal=as_dim(diagonal))
+        return apply(shape.tril, _matrices("tril", self), diagonal=as_number("diagonal", diagonal))
 
     def triu(self, diagonal: int = 0) -> "Tensor":
-        return apply(shape.triu, _matrices("triu", self), diagonal=as_dim(diagonal))
+        return apply(shape.triu, _matrices("triu", self), diagonal=as_number("diagonal", diagonal))
 
     # -- reductions --
 
@@ -639,7 +640,7 @@ class Tensor(core.Tensor, of_results=True):
         """Parts of split_size (the last may be smaller), or of each size in a list."""
         n = self.shape[normalize_axis_index(as_dim(dim), self.ndim)]
         if isinstance(split_size, int):
-            split_size = as_dim(split_size)
+            split_size = as_number("split_size", split_size)
             if split_size == n == 0:
                 return (self,)
             if split_size < 1:
@@ -653,7 +654,7 @@ class Tensor(core.Tensor, of_results=True):
 
     @numpy_names
     def chunk(self, chunks: int, dim: int = 0) -> "tuple[Tensor, ...]":
-        if as_dim(chunks) < 1:
+        if as_number("chunks", chunks) < 1:
             raise ValueError(f"chunk: into at least 1 part, not {chunks}")
         n = self.shape[dim]
         return self.split(-(-n // chunks) if n else [0] * chunks, dim)

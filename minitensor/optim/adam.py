@@ -1,7 +1,7 @@
 """Adam and AdamW.
 
-    AdamW    p -= lr wd p                         decay, apart from the gradient
-    Adam     g += wd p                            decay as part of the gradient
+    AdamW    p -= lr wd p                         decoupled weight decay
+    Adam     g += wd p                            weight decay as part of the gradient
 
     both     m = b1 m + (1 - b1) g                mean of the gradient
              v = b2 v + (1 - b2) g^2              mean of its square
@@ -19,7 +19,7 @@ from minitensor.optim.optimizer import Group, Optimizer, Params, State
 
 
 class Adam(Optimizer):
-    decay_is_apart = False
+    decoupled = False
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Adam(Optimizer):
             state.update(step=0, exp_avg=np.zeros(p.shape, p.dtype), exp_avg_sq=np.zeros(p.shape, p.dtype))
         state["step"] += 1
         t = state["step"]
-        if decay and not self.decay_is_apart:
+        if decay and not self.decoupled:
             g = g + decay * p
 
         updated = np.empty(p.shape, p.dtype)
@@ -53,13 +53,13 @@ class Adam(Optimizer):
             size += group["eps"]
             change = m * (lr / (1.0 - b1**t))
             change /= size
-            np.multiply(p_, 1.0 - lr * decay if self.decay_is_apart else 1.0, out=new)
+            np.multiply(p_, 1.0 - lr * decay if self.decoupled else 1.0, out=new)
             new -= change
         return updated
 
 
 class AdamW(Adam):
-    decay_is_apart = True
+    decoupled = True
 
     def __init__(
         self,

@@ -2,8 +2,8 @@
 
     p -= lr wd p
     b = mu b + (1 - mu) g                         mean of the gradient
-    p -= lr scale newton_schulz(b)             scale = sqrt(max(1, m / n)), or as adjust_lr_fn says
-    (nesterov: newton_schulz(mu b + (1 - mu) g))
+    p -= lr scale newton_schulz(b)                scale = sqrt(max(1, m / n)), or as adjust_lr_fn says
+                                                  with nesterov  newton_schulz(mu b + (1 - mu) g)
 
 A gradient U S V' (its singular value decomposition) says little along most of its directions: few singular values
 are large. newton_schulz() is about U V', which moves the matrix as far along each.

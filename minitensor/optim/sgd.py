@@ -1,7 +1,10 @@
-"""Stochastic gradient descent.
+"""Stochastic gradient descent, with momentum.
 
-g += wd p;   b = mu b + (1 - damp) g (the first time b = g);   p -= lr b
-(nesterov: p -= lr (g + mu b))
+    g += wd p
+    b = mu b + (1 - damp) g                       the first time b = g
+    p -= lr b                                     with nesterov  p -= lr (g + mu b)
+
+Without momentum, b is g.
 """
 
 from minitensor.arrays import Array
