@@ -95,6 +95,15 @@ def computed(node: ast.AST, where: str = "", statement: Place | None = None) -> 
                 yield from computed(child, where, inside)
 
 
+def functions(node: ast.AST, where: str = "") -> Iterator[tuple[str, ast.FunctionDef]]:
+    """All functions, with the names that `computed` gives them."""
+    for child in ast.iter_child_nodes(node):
+        inside = f"{where}.{child.name}".lstrip(".") if isinstance(child, ast.FunctionDef | ast.ClassDef) else where
+        if isinstance(child, ast.FunctionDef):
+            yield inside, child
+        yield from functions(child, inside)
+
+
 def is_type(node: ast.AST, where: str) -> bool:
     """Such as Axis = int | None, at the top of a module."""
     assigned = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None

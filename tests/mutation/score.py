@@ -6,12 +6,14 @@
 
 What it finds goes to mutation.md, where what was found of sources that are not tried stays; a sample is only printed.
 
-changes.py has the changes. Each changed source runs in a process of its own against the tests that are quick, until one
-fails. What survives is either a line that no test looks at, or a change that changes nothing; those of the second kind
-are in unchanging.toml, each with its reason.
+changes.py has the changes. The tests of the fast half run once without any: that says which of them call which
+function, and how long each takes. Then each changed source runs in a process of its own against the tests that call the
+changed function, the shortest first, until one fails. What survives is either a line that no test looks at, or a change that
+changes nothing; those of the second kind are in unchanging.toml, each with its reason.
 """
 
 import argparse
+import ast
 import contextlib
 import datetime
 import importlib.machinery
@@ -23,9 +25,8 @@ import random
 import re
 import signal
 import sys
-import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -40,7 +41,7 @@ import transformers
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.fx.experimental import symbolic_shapes  # which the first backward pass of torch loads
 
-from tests.mutation.changes import Change, changes
+from tests.mutation.changes import Change, changes, functions
 from tests.support import ROOT
 
 REPORT = ROOT / "tests" / "mutation" / "mutation.md"
@@ -48,18 +49,17 @@ UNCHANGING = ROOT / "tests" / "mutation" / "unchanging.toml"
 SOURCES = [ROOT / "minitensor" / f"{name}.py" for name in ("core", "arrays", "grad_mode", "convert", "tensor")]
 SOURCES += [*sorted(ROOT.glob("minitensor/ops/[a-z]*.py")), ROOT / "gpt_numpy/model.py", ROOT / "gpt_numpy/cache.py"]
 AUTOGRAD = [f"minitensor/test_{name}.py" for name in (
-    "like_torch", "engine", "corners", "nn", "optim", "random_graphs", "gradcheck", "erf", "judge",
+    "ops", "like_torch", "engine", "corners", "nn", "optim", "random_graphs", "gradcheck", "erf", "judge", "api_fuzz",
 )]  # fmt: skip
 AUTOGRAD += ["gpt_numpy/test_gpt.py", "equivalence/test_relations.py"]
 MODEL = ["gpt_numpy/test_gpt.py", "equivalence/test_relations.py", "gpt_numpy/test_gpt_engine.py"]
 MODEL += ["equivalence/test_engines.py", "equivalence/test_equivalence.py"]
 
-# What a sample is drawn from, by the tests of the fast half that may notice: first those that are the likeliest to.
-WORKSHOP = [["workshop/test_training.py", "workshop/test_checkpoint.py"]]
-WORKSHOP += [["workshop", "gpt_torch/test_gpt_torch.py", "gpt_torch/test_distributed.py"]]
-STEPS = [["equivalence/test_engines.py", "gpt_numpy/test_gpt_engine.py", "gpt_torch/test_gpt_torch_engine.py"]]
-STEPS += [["equivalence/test_lockstep.py", "minitensor/test_optim.py", *WORKSHOP[0], "gpt_torch", "gpt_numpy"]]
-HUGGING_FACE = [["gpt_torch/test_huggingface.py", "workshop/test_hostile.py"]]
+# What a sample is drawn from.
+WORKSHOP = ["workshop", "gpt_torch/test_gpt_torch.py", "gpt_torch/test_distributed.py"]
+STEPS = ["equivalence/test_engines.py", "equivalence/test_lockstep.py", "minitensor/test_optim.py", "gpt_numpy"]
+STEPS += ["gpt_torch", "workshop/test_training.py", "workshop/test_checkpoint.py"]
+HUGGING_FACE = ["gpt_torch/test_huggingface.py", "workshop/test_hostile.py"]
 SAMPLED = {
     **{ROOT / "gpt_numpy" / "workshop" / f"{name}.py": WORKSHOP for name in (
         "loop", "checkpoint", "files", "runs", "keeping", "starting", "lock", "stopping", "judging", "sampling",
@@ -69,11 +69,89 @@ SAMPLED = {
     **{ROOT / "gpt_torch" / name: STEPS for name in ("engine.py", "muon.py")},
     ROOT / "gpt_torch" / "huggingface.py": HUGGING_FACE,
 }  # fmt: skip
-SAMPLES_PATIENCE = 600.0
-QUIETLY = ["-x", "-q", "--tb=no", "-n0", "-p", "no:cacheprovider", "-p", "no:tests.support.tables", "-W", "ignore"]
-PATIENCE = 4.0  # times as long as without a change
+QUIETLY = ["-x", "-q", "--tb=no", "-n0", "-m", "not slow", "-W", "ignore"]
+QUIETLY += ["-p", "no:cacheprovider", "-p", "no:tests.support.tables"]
+PATIENCE = 4.0  # times as long as without a change,
+LOADING = 30.0  # and so many seconds for collecting the tests
 NO_END = "no end"
 PRELOADED = hypothesis, numpy, symbolic_shapes, transformers  # before processes fork: seconds for each of them
+
+
+def tests_of(path: Path) -> list[str]:
+    return SAMPLED.get(path) or (MODEL if path.parent.name == "gpt_numpy" else AUTOGRAD)
+
+
+# ---- which test calls what --------------------------------------------------------------------------------------
+
+
+class Calls:
+    """A plugin of pytest that notes which test calls which function of some sources, and how long each test takes."""
+
+    def __init__(self) -> None:
+        self.tests: dict[tuple[Path, str], set[str]] = {}  # of a function; "" stands for all of them
+        self.seconds: dict[str, float] = {}
+        self.failed = ""
+        self.current = ""  # while tests are collected
+
+    def noting(self, path: Path) -> str:
+        """The source, each function of which notes that it is called."""
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for where, function in functions(tree):
+            self.tests[path, where] = set()
+            note = f"__import__('sys').modules[{__name__!r}].CALLS.note({str(path)!r}, {where!r})"
+            function.body.insert(ast.get_docstring(function) is not None, ast.parse(note).body[0])
+        return ast.unparse(tree)
+
+    def note(self, path: str, where: str) -> None:
+        self.tests[Path(path), where].add(self.current)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: Any) -> Iterator[None]:
+        self.current = item.nodeid
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, request: Any) -> Iterator[None]:
+        test, self.current = self.current, request.node.nodeid  # a file, if all its tests share the fixture
+        try:
+            return (yield)
+        finally:
+            self.current = test
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
+        if report.failed:
+            self.failed = self.failed or report.nodeid
+
+    def of(self, change: Change) -> dict[str, float]:
+        """The tests that call what is changed, the shortest first, and how long each takes."""
+        callers = tuple(self.tests.get((change.path, change.where), [""]))  # outside functions: all tests
+        return dict(sorted(((t, s) for t, s in self.seconds.items() if t.startswith(callers)), key=lambda one: one[1]))
+
+
+CALLS = Calls()
+
+
+def note_calls(sources: list[Path]) -> dict[Path, Calls]:
+    """Runs the tests of the sources without a change."""
+    by_tests: dict[tuple[str, ...], list[Path]] = {}
+    for source in sources:
+        by_tests.setdefault(tuple(tests_of(source)), []).append(source)
+    found: dict[Path, Calls] = {}
+    for tests, group in by_tests.items():
+        print(f"the tests without a change: {', '.join(map(name_of, group))}")
+        calls = forked(note_calls_of, group, tests)
+        if not isinstance(calls, Calls) or calls.failed or not calls.seconds:
+            sys.exit(f"{calls.failed if isinstance(calls, Calls) else calls} fails without a change")
+        found |= dict.fromkeys(group, calls)
+    return found
+
+
+def note_calls_of(sources: list[Path], tests: tuple[str, ...]) -> Calls:
+    sys.meta_path[:0] = [Replaced(path, CALLS.noting(path)) for path in sources]
+    if pytest.main([*QUIETLY, *(f"tests/{name}" for name in tests)], [CALLS]) != pytest.ExitCode.OK:
+        CALLS.failed = CALLS.failed or "a test"
+    return CALLS
 
 
 # ---- one change -------------------------------------------------------------------------------------------------
@@ -83,31 +161,57 @@ PRELOADED = hypothesis, numpy, symbolic_shapes, transformers  # before processes
 class Verdict:
     change: Change
     noticed_by: str  # a test; nothing if the change survived
-    seconds: float
 
 
-def judge(change: Change, patience: float | None = None) -> Verdict:
-    """Which test notices, in so many seconds."""
-    start = time.perf_counter()
+def judge(change: Change, calls: Calls) -> Verdict:
+    tests = calls.of(change)
+    noticed_by = tests and forked(ask, change, tests, patience=LOADING + PATIENCE * sum(tests.values()))
+    return Verdict(change, noticed_by or "")
+
+
+def ask(change: Change, tests: dict[str, float]) -> str:
+    """Which of the tests notices."""
+    sys.meta_path.insert(0, Replaced(change.path, change.source))
+    first = First(tests)
+    status = pytest.main([*QUIETLY, *dict.fromkeys(test.partition("::")[0] for test in tests)], [first])
+    return "" if status == pytest.ExitCode.OK else first.failed or "import"
+
+
+class First:
+    """A plugin of pytest that runs some tests in a given order, and remembers the first that failed."""
+
+    def __init__(self, tests: dict[str, float]) -> None:
+        self.order = {test: number for number, test in enumerate(tests)}
+        self.failed = ""
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        items[:] = sorted((item for item in items if item.nodeid in self.order), key=lambda i: self.order[i.nodeid])
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            self.failed = self.failed or report.nodeid.removeprefix("tests/")
+
+
+def forked(function: Callable[..., Any], *arguments: Any, patience: float | None = None) -> Any:
+    """What the function returns in a process of its own, where nothing of the project is loaded yet."""
     here, there = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=ask, args=(change, there))
+    process = multiprocessing.get_context("fork").Process(target=answer, args=(there, function, *arguments))
     process.start()
     there.close()
     try:
-        noticed_by = here.recv() if here.poll(patience) else NO_END
+        found = here.recv() if here.poll(patience) else NO_END
     except EOFError:
-        noticed_by = "crash"
+        found = "crash"
     if process.is_alive():
         process.join(1)
     if process.is_alive() and process.pid:
         with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
             os.killpg(process.pid, signal.SIGKILL)
     process.join()
-    return Verdict(change, noticed_by, time.perf_counter() - start)
+    return found
 
 
-def ask(change: Change, answer: Connection) -> None:
-    """In a process of its own, where nothing of the project is loaded yet."""
+def answer(there: Connection, function: Callable[..., Any], *arguments: Any) -> None:
     import resource  # Windows has none; nor can it fork
 
     os.setsid()
@@ -115,57 +219,21 @@ def ask(change: Change, answer: Connection) -> None:
     quiet = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(quiet, stream)
-    sys.meta_path.insert(0, Changed(change))
-    first = First()
-    for arguments in tests_of(change):
-        status = pytest.main([*QUIETLY, *arguments], [first])
-        if status != pytest.ExitCode.OK:
-            first.failed = first.failed or "import"
-            break
-    answer.send(first.failed)
+    there.send(function(*arguments))
 
 
-class Changed(importlib.machinery.SourceFileLoader):
-    """Finds and loads one module: the changed one."""
+class Replaced(importlib.machinery.SourceFileLoader):
+    """Finds and loads one module, from another source."""
 
-    def __init__(self, change: Change) -> None:
-        super().__init__(".".join(change.path.relative_to(ROOT).with_suffix("").parts), str(change.path))
-        self.source = change.source
+    def __init__(self, path: Path, source: str) -> None:
+        super().__init__(".".join(path.relative_to(ROOT).with_suffix("").parts), str(path))
+        self.source = source
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         return importlib.util.spec_from_file_location(name, self.path, loader=self) if name == self.name else None
 
     def get_code(self, fullname: str) -> Any:
         return compile(self.source, self.path, "exec")
-
-
-class First:
-    """Remembers the first test that failed."""
-
-    failed = ""
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        if report.failed:
-            self.failed = self.failed or report.nodeid.removeprefix("tests/")
-
-    def pytest_collectreport(self, report: Any) -> None:
-        if report.failed:
-            self.failed = self.failed or "import"
-
-
-def unchanged(path: Path) -> Change:
-    return Change(path, 0, "", "", "", path.read_text(encoding="utf-8"))
-
-
-def tests_of(change: Change) -> Iterator[list[str]]:
-    """Arguments of pytest, those that are the likeliest to notice first."""
-    if groups := SAMPLED.get(change.path):
-        yield from (["-m", "not slow", *(f"tests/{name}" for name in group)] for group in groups)
-        return
-    ops = re.findall(r"Op\(['\"](\w+)", change.source)
-    if own := [op for op in ops if change.where in (f"{op}_forward", f"{op}_backward")] or ops:
-        yield ["tests/minitensor/test_ops.py", "-k", " or ".join(f"{op}]" for op in own)]
-    yield [f"tests/{name}" for name in (MODEL if change.path.parent.name == "gpt_numpy" else AUTOGRAD)]
 
 
 # ---- all of them ------------------------------------------------------------------------------------------------
@@ -193,14 +261,10 @@ def main() -> None:
         sys.exit(sample(arguments.sample, arguments.seed, arguments.processes) > 0)
     if not sources:
         parser.error(f"no source has such a name; there are {', '.join(source.stem for source in SOURCES)}")
-    patience = {}
-    for verdict in judged(list(map(unchanged, sources)), arguments.processes):
-        if verdict.noticed_by:  # and so would be every change
-            sys.exit(f"{name_of(verdict.change.path)}: {verdict.noticed_by} fails without any change")
-        patience[verdict.change.path] = PATIENCE * verdict.seconds
+    calls = note_calls(sources)
     wanted = [change for source in sources for change in changes(source)]
     sections, survived = read_report(), 0
-    found = judged(wanted, arguments.processes, patience)
+    found = judged(wanted, arguments.processes, calls)
     for path, verdicts in itertools.groupby(found, lambda verdict: verdict.change.path):
         sections[name_of(path)] = section(list(verdicts))
         survived = write_report(sections)
@@ -213,7 +277,7 @@ def sample(count: int, seed: int, processes: int) -> int:
     drawn = random.Random(seed).sample([change for source in SAMPLED for change in changes(source)], count)
     reasons, tried, survived, nothing = unchanging(), 0, 0, 0
     with contextlib.suppress(KeyboardInterrupt):
-        for verdict in judged(drawn, processes, dict.fromkeys(SAMPLED, SAMPLES_PATIENCE)):
+        for verdict in judged(drawn, processes, note_calls(list(SAMPLED))):
             tried += 1
             if not verdict.noticed_by:
                 explained = key(verdict.change) in reasons.get(name_of(verdict.change.path), {})
@@ -223,16 +287,16 @@ def sample(count: int, seed: int, processes: int) -> int:
     return survived
 
 
-def judged(wanted: list[Change], processes: int, patience: Mapping[Path, float] = {}) -> Iterator[Verdict]:
+def judged(wanted: list[Change], processes: int, calls: dict[Path, Calls]) -> Iterator[Verdict]:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     pool = ThreadPoolExecutor(processes)
     with Progress(*columns, transient=True) as progress:
         task = progress.add_task("", total=len(wanted))
         try:
-            for number, verdict in enumerate(pool.map(lambda c: judge(c, patience.get(c.path)), wanted), 1):
+            for number, verdict in enumerate(pool.map(lambda c: judge(c, calls[c.path]), wanted), 1):
                 change = verdict.change
                 progress.update(task, advance=1, description=change.path.name)
-                if not verdict.noticed_by and change.line:
+                if not verdict.noticed_by:
                     found = f"{number}: {name_of(change.path)}:{change.line} {change.before} -> {change.after}"
                     progress.console.print(found, markup=False, highlight=False, soft_wrap=True)
                 yield verdict

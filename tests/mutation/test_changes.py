@@ -92,14 +92,24 @@ def test_a_report_keeps_what_was_found_and_takes_the_reasons_of_today(
 @pytest.mark.slow("thousands of changes")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
 def test_a_changed_source_is_what_the_tests_run() -> None:
-    """In a new process, where nothing of the project is loaded: a change is noticed, no change is not."""
+    """In a new process, where nothing of the project is loaded: a change is noticed by a test that calls what is
+    changed, no change is not."""
     code = """
+from dataclasses import replace
 from tests.mutation import score
 path = score.ROOT / "minitensor" / "ops" / "dropout.py"
-score.tests_of = lambda source: [["tests/minitensor/test_ops.py", "-k", "test_agrees_with_torch and dropout"]]
+score.AUTOGRAD = ["minitensor/test_erf.py", "minitensor/test_ops.py"]
+score.QUIETLY += ["-k", "erf or (test_agrees_with_torch and dropout)"]
+calls = score.note_calls([path])[path]
 change = next(c for c in score.changes(path) if c.after == "return (dy * keep / _scale(p), None)")
-print(score.judge(change).noticed_by)
-print([score.judge(score.unchanged(path)).noticed_by])
+print(len(calls.seconds), *calls.of(change), score.judge(change, calls).noticed_by, sep="\\n")
+same = replace(change, source=path.read_text(encoding="utf-8"))
+print([score.judge(same, calls).noticed_by])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.split() == ["minitensor/test_ops.py::test_agrees_with_torch[dropout]", "['']"]
+    _, tests, *callers, noticed_by, unchanged = done.stdout.splitlines()
+    dropout = "minitensor/test_ops.py::test_agrees_with_torch[dropout]"
+    assert callers == [f"tests/{dropout}"]
+    assert int(tests) > 1
+    assert noticed_by == dropout
+    assert unchanged == "['']"
