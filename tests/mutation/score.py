@@ -7,9 +7,9 @@
 What it finds goes to mutation.md, where what was found of sources that are not tried stays; a sample is only printed.
 
 changes.py has the changes. The tests of the fast half run once without any: that says which of them call which
-function, and how long each takes. Then each changed source runs in a process of its own against the tests that call the
-changed function, the shortest first, until one fails. What survives is either a line that no test looks at, or a change that
-changes nothing; those of the second kind are in unchanging.toml, each with its reason.
+function, and how long each takes. Then each changed source runs in a process of its own against the tests that call
+the changed function, the shortest first, until one fails. What survives is either a line that no test looks at, or a
+change that changes nothing; those of the second kind are in unchanging.toml, each with its reason.
 """
 
 import argparse
