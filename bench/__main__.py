@@ -14,9 +14,9 @@ try:
     from bench.card import card
     from bench.result import Result, in_words, write_json, write_plot
     from bench.settings import Settings
+    from gpt_numpy.workshop.cli.flags import Parser, add_fields, chosen, made
     from gpt_numpy.workshop.console import Console
     from gpt_numpy.workshop.errors import RunFailed, WrongUse
-    from gpt_numpy.workshop.flags import Parser, add_fields, chosen, made
     from gpt_torch.device import find_device
 except ModuleNotFoundError as error:  # on a machine that is lent for ten minutes, say
     missing = (error.name or "").partition(".")[0]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from gpt_numpy.engine import numpys_blas
-from gpt_numpy.workshop.processes import available_cores
+from gpt_numpy.workshop.train.distributed import available_cores
 
 
 def card(device: torch.device, threads: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from bench.settings import EAGER, NUMPY, Settings, batch
 from bench.timing import turns
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import RunFailed
-from gpt_numpy.workshop.sampling import Sampling, generate
+from gpt_numpy.workshop.generate import Sampling, generate
 
 CACHED, ANEW = "with the cache", "reading all again"
 HOPS = 2  # moves of the window while writing with the cache

@@ -21,11 +21,11 @@ import numpy as np
 from bench.result import Result, Row
 from bench.settings import Settings, Stepping, wait_for
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.budget import in_words
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
+from gpt_numpy.workshop.params import flops_per_token
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
-from gpt_numpy.workshop.runs import Run
-from gpt_numpy.workshop.weights import flops_per_token
+from gpt_numpy.workshop.runs.run_dir import Run
+from gpt_numpy.workshop.train.budget import in_words
 from gpt_torch.device import find_device
 from gpt_torch.engine import Engine, Options
 from gpt_torch.selftest import self_test

@@ -37,7 +37,7 @@ from bench.settings import COMPILED, EAGER, Settings, Stepping
 from bench.timing import turns
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.errors import RunFailed
-from gpt_numpy.workshop.optimizers import grouped, settings_at
+from gpt_numpy.workshop.optim import grouped, settings_at
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_torch.device import PEAKS
 from gpt_torch.engine import Engine, Options

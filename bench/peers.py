@@ -21,9 +21,9 @@ from bench.verify import same_steps
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.engine import numpys_blas
 from gpt_numpy.workshop.engine import Ids
-from gpt_numpy.workshop.processes import available_cores
+from gpt_numpy.workshop.params import initial_weights
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.weights import initial_weights
+from gpt_numpy.workshop.train.distributed import available_cores
 
 Values = dict[str, Any]  # an array for each parameter
 State = tuple[Values, Values, Values]  # the parameters, and AdamW's memory of their gradients' means and squares

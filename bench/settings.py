@@ -10,8 +10,8 @@ import torch
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.engine import Engine as NumpyEngine
 from gpt_numpy.workshop.engine import Engine, Ids
-from gpt_numpy.workshop.processes import available_cores
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
+from gpt_numpy.workshop.train.distributed import available_cores
 from gpt_torch.engine import Engine as TorchEngine
 from gpt_torch.engine import Options
 

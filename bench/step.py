@@ -15,7 +15,7 @@ from bench.result import BLUE, Result, Row, bars, gflops, milliseconds, percent,
 from bench.settings import COMPILED, EAGER, NUMPY, Settings, Stepping, wait_for
 from bench.timing import Times, Work, turns
 from bench.verify import same_steps
-from gpt_numpy.workshop.weights import flops_per_token
+from gpt_numpy.workshop.params import flops_per_token
 from gpt_torch.device import find_device
 
 SIDE = 1024  # of the matrices of the roofline: large enough for any BLAS to be at its best

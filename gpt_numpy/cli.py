@@ -6,9 +6,9 @@ from typing import Annotated
 
 from gpt_numpy.engine import Engine
 from gpt_numpy.explain.command import EXPLAIN
-from gpt_numpy.workshop.commands import leave, run
-from gpt_numpy.workshop.processes import check_threads
-from gpt_numpy.workshop.program import Program
+from gpt_numpy.workshop.cli.main import leave, run
+from gpt_numpy.workshop.cli.program import Program
+from gpt_numpy.workshop.train.distributed import check_threads
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,10 @@ from gpt_numpy.model import GPT
 from gpt_numpy.parts import Part, partition
 from gpt_numpy.workshop.engine import Arrays, Ids, Trained
 from gpt_numpy.workshop.memory import keep_freed_memory
-from gpt_numpy.workshop.optimizers import MEMORY, optimizer_of
-from gpt_numpy.workshop.processes import available_cores
+from gpt_numpy.workshop.optim import MEMORY, optimizer_of
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.streams import DROPOUT
+from gpt_numpy.workshop.rng import DROPOUT
+from gpt_numpy.workshop.train.distributed import available_cores
 from minitensor import grad, no_grad
 from minitensor.arrays import Array
 from minitensor.optim import get_total_norm

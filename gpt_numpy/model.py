@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike
 
 from gpt_numpy.cache import Cache
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.weights import initial_weights
+from gpt_numpy.workshop.params import initial_weights
 from minitensor import Tensor, apply, float32, nn
 from minitensor import functional as F
 from minitensor.ops import heads

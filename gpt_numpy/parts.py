@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from gpt_numpy.workshop.engine import Arrays
-from gpt_numpy.workshop.optimizers import REMEMBERED, grouped, settings_at
+from gpt_numpy.workshop.optim import REMEMBERED, grouped, settings_at
 from gpt_numpy.workshop.recipes import Recipe
 from minitensor import Tensor
 from minitensor.arrays import Array, read_only

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.commands import add_which, leave, run
+from gpt_numpy.workshop.cli.flags import Parser
+from gpt_numpy.workshop.cli.main import add_which, leave, run
+from gpt_numpy.workshop.cli.program import Command, Program
 from gpt_numpy.workshop.console import Console
-from gpt_numpy.workshop.flags import Parser
-from gpt_numpy.workshop.program import Command, Program
-from gpt_numpy.workshop.runs import find_run, new_run
-from gpt_numpy.workshop.weights import parameter_count
+from gpt_numpy.workshop.params import parameter_count
+from gpt_numpy.workshop.runs.run_dir import find_run, new_run
 from gpt_torch.device import find_device, remarks
 from gpt_torch.distributed import joined
 from gpt_torch.engine import Engine, Options

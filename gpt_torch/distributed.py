@@ -24,7 +24,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from gpt_numpy.workshop.errors import Lost
-from gpt_numpy.workshop.processes import Processes, available_cores
+from gpt_numpy.workshop.train.distributed import Processes, available_cores
 from gpt_torch.model import GPT, MLP, CausalSelfAttention
 
 PATIENCE = timedelta(minutes=10)  # with a process that does not answer: it may be saving a large model

@@ -25,10 +25,10 @@ from torch.utils.checkpoint import checkpoint
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.engine import Arrays, Ids, Trained
 from gpt_numpy.workshop.errors import RunFailed
-from gpt_numpy.workshop.optimizers import MEMORY, REMEMBERED, grouped, optimizer_of, settings_at
-from gpt_numpy.workshop.processes import Processes, check_threads
+from gpt_numpy.workshop.optim import MEMORY, REMEMBERED, grouped, optimizer_of, settings_at
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.streams import DROPOUT
+from gpt_numpy.workshop.rng import DROPOUT
+from gpt_numpy.workshop.train.distributed import Processes, check_threads
 from gpt_torch.attention import attending, attention_of
 from gpt_torch.cache import Cache
 from gpt_torch.device import (

@@ -18,19 +18,19 @@ from safetensors.numpy import save
 from safetensors.torch import load_file
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.checkpoint import Checkpoint, State
-from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.files import read_limited, table_from, write_whole
-from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.runs import Run
-from gpt_numpy.workshop.tokenizers import (
+from gpt_numpy.workshop.data.tokenizer import (
     LARGEST_TOKENIZER,
     BPETokenizer,
     CharTokenizer,
     Tokenizer,
     tokenizer_from,
 )
-from gpt_numpy.workshop.weights import parameter_shapes
+from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.io import read_limited, table_from, write_whole
+from gpt_numpy.workshop.params import parameter_shapes
+from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
+from gpt_numpy.workshop.runs.run_dir import Run
 
 Arrays = dict[str, NDArray[Any]]
 

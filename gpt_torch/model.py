@@ -14,7 +14,7 @@ from torch import Tensor, float32, from_numpy, nn
 from torch.nn import functional as F
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.weights import initial_weights
+from gpt_numpy.workshop.params import initial_weights
 from gpt_torch.cache import Cache
 from gpt_torch.embedding import Embedding
 

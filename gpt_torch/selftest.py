@@ -15,8 +15,8 @@ import torch
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.errors import RunFailed
+from gpt_numpy.workshop.params import initial_weights
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.weights import initial_weights
 from gpt_torch.device import ALLOWED, is_full
 from gpt_torch.engine import Engine, Options
 from gpt_torch.model import GPT

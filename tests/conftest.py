@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from gpt_numpy.cli import PROGRAM
-from gpt_numpy.workshop import loop
-from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.cli.main import run
+from gpt_numpy.workshop.train import trainer
 from tests.support.runs import PLAY, TINY, Train
 
 pytest_plugins = ["tests.support.speeds", "tests.support.tables"]
@@ -67,7 +67,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     """Trains a tiny model in the folder that is named; more flags may follow."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "play.txt").write_text(PLAY, encoding="utf-8")
-    monkeypatch.setattr(loop, "SAMPLE", 5)
+    monkeypatch.setattr(trainer, "SAMPLE", 5)
 
     def start(out: str, *flags: str) -> int:
         begin = [] if "--resume" in flags else ["--data", "play.txt", *TINY]

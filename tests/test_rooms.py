@@ -73,7 +73,7 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
 
 
 def test_the_rule_itself_can_say_no() -> None:
-    workshop = allowed_for(ROOT / "gpt_numpy" / "workshop" / "loop.py")
+    workshop = allowed_for(ROOT / "gpt_numpy" / "workshop" / "train" / "trainer.py")
     assert is_allowed("gpt_numpy.config", workshop)
     assert is_allowed("json", workshop)
     for module in ("gpt_numpy.model", "gpt_numpy", "minitensor", "torch"):

@@ -15,11 +15,11 @@ from gpt_numpy.explain.page import contents, write_page
 from gpt_numpy.explain.problem import Problem
 from gpt_numpy.explain.subject import MOST, Subject, plain, subject_of
 from gpt_numpy.explain.trace import Trace
+from gpt_numpy.workshop.cli.flags import Given, Parser
+from gpt_numpy.workshop.cli.program import Command, Program
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.flags import Given, Parser
-from gpt_numpy.workshop.program import Command, Program
-from gpt_numpy.workshop.weights import parameter_count
+from gpt_numpy.workshop.params import parameter_count
 
 WORK = 4e10  # for differences, in products of two numbers: some ten seconds on two cores
 FUNCTIONS = 60_000  # products that the rest of a small model costs as much as, for each token

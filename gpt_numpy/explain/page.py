@@ -20,7 +20,7 @@ from gpt_numpy.explain.checks import BEND, EXACT, Checked
 from gpt_numpy.explain.differences import STEP, resolution
 from gpt_numpy.explain.formulas import MASKED, Entry, Quantity
 from gpt_numpy.explain.trace import Trace
-from gpt_numpy.workshop.report import embedded
+from gpt_numpy.workshop.report.report import embedded
 from minitensor.arrays import Array
 
 FOLDER = Path(__file__).with_name("page")

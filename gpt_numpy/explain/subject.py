@@ -7,14 +7,14 @@ import numpy as np
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.explain.problem import Problem
+from gpt_numpy.workshop.cli.flags import Given
+from gpt_numpy.workshop.cli.program import Program
+from gpt_numpy.workshop.cli.train import load_engine
+from gpt_numpy.workshop.data.tokenizer import CharTokenizer, Tokenizer
 from gpt_numpy.workshop.engine import Arrays
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.flags import Given
-from gpt_numpy.workshop.program import Program
-from gpt_numpy.workshop.runs import find_run
-from gpt_numpy.workshop.starting import load_engine
-from gpt_numpy.workshop.tokenizers import CharTokenizer, Tokenizer
-from gpt_numpy.workshop.weights import initial_weights
+from gpt_numpy.workshop.params import initial_weights
+from gpt_numpy.workshop.runs.run_dir import find_run
 
 MOST = 64  # characters of a text, and numbers of a head
 LIVELY = 10.0  # a fresh model's matrices, times what training starts from: there attention would be flat

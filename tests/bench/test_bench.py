@@ -21,8 +21,8 @@ from bench.timing import Times, turns
 from bench.verify import same_arrays, same_steps
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.errors import RunFailed
+from gpt_numpy.workshop.params import initial_weights
 from gpt_numpy.workshop.recipes import PRESETS, Preset, Recipe
-from gpt_numpy.workshop.weights import initial_weights
 from gpt_torch.engine import Engine as TorchEngine
 from minitensor import tensor
 from minitensor.core import OPS

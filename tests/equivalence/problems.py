@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
 from gpt_numpy import GPTConfig
-from gpt_numpy.workshop.weights import initial_weights
+from gpt_numpy.workshop.params import initial_weights
 from minitensor.arrays import Array
 
 Arrays = dict[str, Array]

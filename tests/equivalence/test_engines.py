@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from gpt_numpy import GPTConfig
-from gpt_numpy.workshop.optimizers import memory_shapes
+from gpt_numpy.workshop.generate import Sampling, generate, window_start
+from gpt_numpy.workshop.optim import memory_shapes
+from gpt_numpy.workshop.params import parameter_shapes
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.sampling import Sampling, generate, window_start
-from gpt_numpy.workshop.weights import parameter_shapes
 from tests.support.engines import (
     CONFIG,
     ENGINES,

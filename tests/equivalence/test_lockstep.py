@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from gpt_numpy.workshop.checkpoint import Checkpoint, State, load_checkpoint, save_checkpoint
+from gpt_numpy.workshop.data.tokenizer import CharTokenizer
 from gpt_numpy.workshop.engine import Ids
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.tokenizers import CharTokenizer
+from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State, load_checkpoint, save_checkpoint
 from tests.equivalence.problems import Arrays
 from tests.equivalence.rounding import HALF_A_UNIT, TIMES, rounding
 from tests.support.engines import CONFIG, ENGINES

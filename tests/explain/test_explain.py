@@ -26,9 +26,9 @@ from gpt_numpy.explain.page import contents
 from gpt_numpy.explain.problem import Problem
 from gpt_numpy.explain.terminal import labels_of, show_matrix
 from gpt_numpy.explain.trace import Trace
-from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.cli.main import run
 from gpt_numpy.workshop.console import Console
-from gpt_numpy.workshop.weights import initial_weights
+from gpt_numpy.workshop.params import initial_weights
 from minitensor import Tensor, grad
 from minitensor.arrays import Array
 from minitensor.ops.attention import (

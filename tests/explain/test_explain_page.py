@@ -23,9 +23,9 @@ from gpt_numpy.explain.page import FOLDER, SCRIPTS, contents, write_page
 from gpt_numpy.explain.problem import Problem
 from gpt_numpy.explain.subject import subject_of
 from gpt_numpy.explain.trace import Trace
-from gpt_numpy.workshop.commands import run
-from gpt_numpy.workshop.report import embedded
-from gpt_numpy.workshop.weights import initial_weights
+from gpt_numpy.workshop.cli.main import run
+from gpt_numpy.workshop.params import initial_weights
+from gpt_numpy.workshop.report.report import embedded
 from tests.equivalence.problems import moved
 
 playwright = pytest.importorskip("playwright.sync_api")

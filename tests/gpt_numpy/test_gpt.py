@@ -8,8 +8,8 @@ import pytest
 
 import minitensor as mt
 from gpt_numpy import GPT, GPTConfig
-from gpt_numpy.workshop.sampling import window_start
-from gpt_numpy.workshop.weights import initial_weights, parameter_count, parameter_shapes
+from gpt_numpy.workshop.generate import window_start
+from gpt_numpy.workshop.params import initial_weights, parameter_count, parameter_shapes
 
 SMALL = GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=8)
 VARIANTS = {

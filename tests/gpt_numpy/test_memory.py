@@ -39,7 +39,7 @@ def test_memory_that_was_freed_is_kept() -> None:
 
 LONG = """
 import ctypes, gc, sys
-from gpt_numpy.workshop.sampling import Sampling, generate
+from gpt_numpy.workshop.generate import Sampling, generate
 from tests.support.engines import CONFIG, ENGINES, RECIPE, batch
 
 class Mallinfo2(ctypes.Structure):  # what malloc of glibc knows of itself

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from gpt_numpy.cli import PROGRAM as BY_HAND
-from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.cli.main import run
 from gpt_torch import device
 from gpt_torch.attention import FUSED, OnMPS, attending, attention_of, formula
 from gpt_torch.cli import PROGRAM

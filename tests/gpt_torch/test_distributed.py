@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from gpt_numpy.cli import PROGRAM as numpy_program
-from gpt_numpy.workshop import loop, stopping
-from gpt_numpy.workshop.checkpoint import Checkpoint
-from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.cli.main import run
 from gpt_numpy.workshop.engine import Ids, Trained
 from gpt_numpy.workshop.errors import Lost
-from gpt_numpy.workshop.processes import Processes
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.runs import Run
+from gpt_numpy.workshop.runs.checkpoint import Checkpoint
+from gpt_numpy.workshop.runs.run_dir import Run
+from gpt_numpy.workshop.train import signals, trainer
+from gpt_numpy.workshop.train.distributed import Processes
 from gpt_torch import distributed
 from gpt_torch.cli import PROGRAM
 from gpt_torch.device import find_device
@@ -151,10 +151,10 @@ MAIN = """
 import os, signal, sys
 import torch
 from gpt_torch import cli, engine
-from gpt_numpy.workshop import loop
+from gpt_numpy.workshop.train import trainer
 
 rank = int(os.environ["RANK"])
-loop.SAMPLE = 10
+trainer.SAMPLE = 10
 train_step, method, steps = engine.Engine.train_step, engine.Engine.{where}, 0
 
 def counted(self, *batch):
@@ -298,7 +298,7 @@ def test_what_is_left_after_a_loss_is_saved_only_if_it_can_be_and_is_sound(
 
     monkeypatch.setattr(Engine, "train_step", lost)
     monkeypatch.setattr(Run, "save", hanging)
-    monkeypatch.setattr(loop, "ALONE", 1.0)
+    monkeypatch.setattr(trainer, "ALONE", 1.0)
     monkeypatch.chdir(tmp_path)
     Path("play.txt").write_text(PLAY, encoding="utf-8")
     assert run(PROGRAM, TRAIN) == 1
@@ -329,7 +329,7 @@ def test_processes_that_were_asked_for_different_things_say_so(
     usual = None
     monkeypatch.chdir(tmp_path)
     Path("play.txt").write_text(PLAY, encoding="utf-8")
-    monkeypatch.setattr(loop.Training, "go", lambda self: stopping.Stop(self.processes))
+    monkeypatch.setattr(trainer.Training, "go", lambda self: signals.Stop(self.processes))
     for status, out, flags, differing in (
         (0, "a", (), None),
         (0, "b", (), None),
@@ -356,7 +356,7 @@ def test_processes_that_find_different_weights_say_so(
         path = Path("c/checkpoints") / which / "model.safetensors"
         save_file({name: weight + 0.1 for name, weight in load_file(path).items()}, path)
         restated(path.parent)
-    monkeypatch.setattr(loop.Training, "go", lambda self: stopping.Stop(self.processes))
+    monkeypatch.setattr(trainer.Training, "go", lambda self: signals.Stop(self.processes))
     more = ["--steps", "20"] * (command[0] == "train")
     one = Pair()
     assert run(replace(PROGRAM, processes=one), [*command, "a", *more]) == 0

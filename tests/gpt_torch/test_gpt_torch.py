@@ -15,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import gpt_torch
 from gpt_numpy import GPT, GPTConfig
 from gpt_numpy.cli import PROGRAM as BY_HAND
-from gpt_numpy.workshop.commands import run
-from gpt_numpy.workshop.program import Program
-from gpt_numpy.workshop.runs import Run
-from gpt_numpy.workshop.weights import flops_per_token
+from gpt_numpy.workshop.cli.main import run
+from gpt_numpy.workshop.cli.program import Program
+from gpt_numpy.workshop.params import flops_per_token
+from gpt_numpy.workshop.runs.run_dir import Run
 from gpt_torch.cli import PROGRAM as IN_TORCH
 from gpt_torch.device import find_device
 from tests.gpt_numpy.test_gpt import VARIANTS

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from gpt_numpy import GPTConfig
 from gpt_numpy.workshop.errors import RunFailed
-from gpt_numpy.workshop.optimizers import memory_shapes
-from gpt_numpy.workshop.processes import Processes
+from gpt_numpy.workshop.optim import memory_shapes
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
+from gpt_numpy.workshop.train.distributed import Processes
 from gpt_torch import selftest
 from gpt_torch.engine import Engine, Options, is_compiled, skips_by_itself
 from gpt_torch.selftest import self_test

@@ -11,11 +11,11 @@ from safetensors.numpy import load_file, save_file
 
 from gpt_numpy import GPT
 from gpt_numpy.cli import PROGRAM as BY_HAND
-from gpt_numpy.workshop.commands import run
-from gpt_numpy.workshop.program import Program
+from gpt_numpy.workshop.cli.main import run
+from gpt_numpy.workshop.cli.program import Program
+from gpt_numpy.workshop.data.tokenizer import BPETokenizer, CharTokenizer
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.runs import Run
-from gpt_numpy.workshop.tokenizers import BPETokenizer, CharTokenizer
+from gpt_numpy.workshop.runs.run_dir import Run
 from gpt_torch.cli import PROGRAM as IN_TORCH
 from gpt_torch.huggingface import _our_config
 from tests.workshop.test_commands import PLAY, TINY

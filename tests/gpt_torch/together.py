@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from gpt_numpy import GPTConfig
-from gpt_numpy.workshop.processes import Processes
+from gpt_numpy.workshop.params import parameter_count
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.weights import parameter_count
+from gpt_numpy.workshop.train.distributed import Processes
 from gpt_torch.distributed import joined
 from gpt_torch.engine import Engine, Options
 from tests.support.engines import COMPILER, CONFIG, RECIPE, RECIPES, Everything, batch

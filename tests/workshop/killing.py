@@ -18,9 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gpt_numpy.workshop import checkpoint, keeping, report, runs
-from gpt_numpy.workshop.loop import Training
-from gpt_numpy.workshop.runs import Run
+from gpt_numpy.workshop.report import report
+from gpt_numpy.workshop.runs import checkpoint, run_dir, saver
+from gpt_numpy.workshop.train.trainer import Training
 from tests.support.fork_server import ForkServer
 from tests.support.runs import MODEL, PLAY, assert_same_run
 
@@ -67,14 +67,14 @@ def mark_work(folder: Path) -> None:
     Training._step = page.marking("a step", Training._step)  # type: ignore[method-assign]
     Training._judge = page.marking("judging", Training._judge)  # type: ignore[method-assign]
     save = page.marking("writing a checkpoint", page.noting_the_step(checkpoint.save_checkpoint))
-    runs.save_checkpoint = save  # type: ignore[attr-defined]
-    keeping.write_report = page.marking("writing the page", report.write_report)  # type: ignore[attr-defined]
+    run_dir.save_checkpoint = save  # type: ignore[attr-defined]
+    saver.write_report = page.marking("writing the page", report.write_report)  # type: ignore[attr-defined]
 
 
 LOADED = """
 import pathlib, sys
 from gpt_{engine}.cli import PROGRAM
-from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.cli.main import run
 from tests.workshop.killing import mark_work
 mark_work(pathlib.Path({folder!r}))
 """
@@ -131,7 +131,7 @@ def killed(trainer: Trainer, kills: int, steps: int, longest: float, seed: int) 
             if status == -signal.SIGKILL:
                 found[trainer.page.work] += 1
                 safe = trainer.page.saved
-                assert not safe or Run(trainer.folder / out).checkpoint("latest").state.step >= safe
+                assert not safe or run_dir.Run(trainer.folder / out).checkpoint("latest").state.step >= safe
         # one that was killed in its last moment, when all was written, has nothing left to do
         assert status == 0 or f"{out} has done its {steps} steps" in trainer.said, trainer.said
         assert_same_run(whole, trainer.folder / out)

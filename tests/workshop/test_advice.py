@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from gpt_numpy.workshop.advice import diagnose, meaning_of, phase_of
-from gpt_numpy.workshop.judging import bits, perplexity
+from gpt_numpy.workshop.train.advice import diagnose, meaning_of, phase_of
+from gpt_numpy.workshop.train.evaluate import bits, perplexity
 
 NOISE = np.random.default_rng(0).normal(0, 0.05, 2000)
 FALLING = [2.5 * math.exp(-step / 300) + 1.5 + NOISE[step] for step in range(1000)]

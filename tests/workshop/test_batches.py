@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import integers
 
-from gpt_numpy.workshop.batches import batch_at, fixed_windows, starts_at
+from gpt_numpy.workshop.data.dataloader import batch_at, fixed_windows, starts_at
 from gpt_numpy.workshop.recipes import Recipe
 
 EPOCHS = Recipe(batch_size=4, order="epochs", seed=1)

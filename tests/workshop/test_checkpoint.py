@@ -18,10 +18,11 @@ from safetensors.numpy import load_file, save_file
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.engine import Engine
-from gpt_numpy.workshop import checkpoint, files
-from gpt_numpy.workshop.checkpoint import Checkpoint, Damaged, load_checkpoint, save_checkpoint
+from gpt_numpy.workshop import io
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.runs import Run
+from gpt_numpy.workshop.runs import checkpoint
+from gpt_numpy.workshop.runs.checkpoint import Checkpoint, Damaged, load_checkpoint, save_checkpoint
+from gpt_numpy.workshop.runs.run_dir import Run
 from tests.support.runs import FILES, PLAY, Train, latest, records, restated
 
 LATEST, BEST = Path("a/checkpoints/latest"), Path("a/checkpoints/best")
@@ -64,8 +65,8 @@ def test_a_checkpoint_is_whole_whenever_the_writing_ends(
         return function
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_synced", counted(files.write_synced))
-        patch.setattr(checkpoint, "sync_folder", counted(files.sync_folder))
+        patch.setattr(checkpoint, "write_synced", counted(io.write_synced))
+        patch.setattr(checkpoint, "sync_folder", counted(io.sync_folder))
         patch.setattr(Path, "rename", counted(Path.rename))
         patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
         with pytest.raises(Interrupted):
@@ -218,7 +219,7 @@ def test_one_that_cannot_be_read_now_is_not_passed_over(
     def failing(path: Path, limit: int | None) -> bytes:
         if path == LATEST / "model.safetensors":
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return files.read_limited(path, limit)
+        return io.read_limited(path, limit)
 
     monkeypatch.setattr(checkpoint, "read_limited", failing)
     assert train("a", "--resume", "--steps", "25") == 2

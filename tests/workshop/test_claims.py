@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from gpt_numpy import GPTConfig
-from gpt_numpy.workshop.checkpoint import State
-from gpt_numpy.workshop.claims import DEPENDS, FAILS, HOLDS, Claim, Evidence, claims, samples
-from gpt_numpy.workshop.commands import run
-from gpt_numpy.workshop.corpus import Data, Survey
+from gpt_numpy.workshop.cli.main import run
+from gpt_numpy.workshop.data.corpus import Data, Survey
+from gpt_numpy.workshop.data.tokenizer import CharTokenizer
 from gpt_numpy.workshop.recipes import PRESETS
-from gpt_numpy.workshop.tokenizers import CharTokenizer
+from gpt_numpy.workshop.report.claims import DEPENDS, FAILS, HOLDS, Claim, Evidence, claims, samples
+from gpt_numpy.workshop.runs.checkpoint import State
 from gpt_torch.cli import PROGRAM
 from tests.support.runs import PLAY, Train
 

@@ -16,10 +16,10 @@ import pytest
 from gpt_numpy import GPTConfig
 from gpt_numpy.cli import PROGRAM
 from gpt_numpy.engine import Engine
-from gpt_numpy.workshop import download
-from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.cli.main import run
+from gpt_numpy.workshop.data import download
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.runs import Run, find_run
+from gpt_numpy.workshop.runs.run_dir import Run, find_run
 from gpt_torch.engine import Options
 from tests.support import ROOT
 

@@ -19,11 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import characters, text
 
-from gpt_numpy.workshop import corpus, download
 from gpt_numpy.workshop.console import Console
-from gpt_numpy.workshop.corpus import Dramatist, TextFile, find_corpus, survey, tokenize, train_tokenizer
+from gpt_numpy.workshop.data import corpus, download
+from gpt_numpy.workshop.data.corpus import Dramatist, TextFile, find_corpus, survey, tokenize, train_tokenizer
+from gpt_numpy.workshop.data.tokenizer import CharTokenizer
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.tokenizers import CharTokenizer
 from tests.support import ROOT
 from tests.support.runs import Train
 
@@ -323,7 +323,7 @@ def test_a_network_that_is_none_is_waited_for_only_so_long(
 
 
 def test_the_real_address_and_sum() -> None:
-    code = "from gpt_numpy.workshop import download as d; print(d.ADDRESS, d.SHA256, d.SIZE)"
+    code = "from gpt_numpy.workshop.data import download as d; print(d.ADDRESS, d.SHA256, d.SIZE)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     address, digest, size = done.stdout.split()
     assert address.endswith("karpathy/char-rnn/master/data/tinyshakespeare/input.txt")
@@ -490,7 +490,8 @@ def test_the_dramatists_floor_is_that_of_the_validation_part(console: Console) -
 MEMORY = """
 import platformdirs, resource, sys
 from pathlib import Path
-from gpt_numpy.workshop import corpus, download
+from gpt_numpy.workshop.data import corpus
+from gpt_numpy.workshop.data import download
 from gpt_numpy.workshop.console import Console
 platformdirs.user_cache_path = lambda *_, **__: Path(sys.argv[2])
 console = Console()

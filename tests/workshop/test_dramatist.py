@@ -10,8 +10,8 @@ from collections.abc import Generator
 import numpy as np
 import pytest
 
-from gpt_numpy.workshop.choices import Reader, Table, Writer, written
-from gpt_numpy.workshop.dramatist import surprisal_of, write_play
+from gpt_numpy.workshop.data.choices import Reader, Table, Writer, written
+from gpt_numpy.workshop.data.synthetic import surprisal_of, write_play
 
 CHARACTERS = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 DIGEST = "cd534df0098f1da238ebb8986bdfd0935c54ef2deec8bdd452ca646856170858"

@@ -18,17 +18,17 @@ from gpt_numpy.cli import PROGRAM as BY_HAND
 from gpt_numpy.explain.command import _entry
 from gpt_numpy.explain.subject import subject_of
 from gpt_numpy.explain.trace import Trace
-from gpt_numpy.workshop.checkpoint import load_checkpoint
-from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.cli.main import run
+from gpt_numpy.workshop.cli.program import Program
+from gpt_numpy.workshop.cli.train import load_engine
 from gpt_numpy.workshop.console import Console
-from gpt_numpy.workshop.corpus import TextFile, survey, tokenize
+from gpt_numpy.workshop.data.corpus import TextFile, survey, tokenize
+from gpt_numpy.workshop.data.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, tokenizer_from
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
-from gpt_numpy.workshop.program import Program
-from gpt_numpy.workshop.report import write_report
-from gpt_numpy.workshop.runs import Run
-from gpt_numpy.workshop.sampling import Sampling, generate
-from gpt_numpy.workshop.starting import load_engine
-from gpt_numpy.workshop.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, tokenizer_from
+from gpt_numpy.workshop.generate import Sampling, generate
+from gpt_numpy.workshop.report.report import write_report
+from gpt_numpy.workshop.runs.checkpoint import load_checkpoint
+from gpt_numpy.workshop.runs.run_dir import Run
 from gpt_torch.cli import PROGRAM as IN_TORCH
 from tests.support.report import REPORT
 from tests.support.runs import FILES, PLAY, TINY, restated

@@ -18,11 +18,11 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from gpt_numpy.cli import PROGRAM as BY_HAND
-from gpt_numpy.workshop.checkpoint import Damaged, load_checkpoint
-from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.cli.main import run
+from gpt_numpy.workshop.data.tokenizer import BPETokenizer, tokenizer_from
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.runs import Run
-from gpt_numpy.workshop.tokenizers import BPETokenizer, tokenizer_from
+from gpt_numpy.workshop.runs.checkpoint import Damaged, load_checkpoint
+from gpt_numpy.workshop.runs.run_dir import Run
 from gpt_torch.cli import PROGRAM as IN_TORCH
 from tests.support.runs import PLAY, Train, restated
 

@@ -13,9 +13,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from gpt_numpy.workshop import report
-from gpt_numpy.workshop.advice import PHASES
-from gpt_numpy.workshop.report import POINTS, TEMPLATE, buckets, thinned
+from gpt_numpy.workshop.report import report
+from gpt_numpy.workshop.report.report import POINTS, TEMPLATE, buckets, thinned
+from gpt_numpy.workshop.train.advice import PHASES
 
 Record = dict[str, Any]
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 from hypothesis.strategies import floats, integers
 
-from gpt_numpy.workshop.sampling import Sampling, chances, text_start
-from gpt_numpy.workshop.tokenizers import CharTokenizer
+from gpt_numpy.workshop.data.tokenizer import CharTokenizer
+from gpt_numpy.workshop.generate import Sampling, chances, text_start
 
 PLAIN = Sampling(temperature=1.0, top_k=0)
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3]))

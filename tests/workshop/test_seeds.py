@@ -11,10 +11,10 @@ import pytest
 
 from gpt_numpy.cli import PROGRAM
 from gpt_numpy.engine import Engine
-from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.cli.main import run
 from gpt_numpy.workshop.engine import Trained
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.runs import find_run
+from gpt_numpy.workshop.runs.run_dir import find_run
 from tests.support.runs import TINY, Train, assert_same_run, records
 
 

@@ -18,13 +18,13 @@ import pytest
 
 from gpt_numpy.cli import PROGRAM
 from gpt_numpy.engine import Engine
-from gpt_numpy.workshop import loop
-from gpt_numpy.workshop.checkpoint import Checkpoint
-from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.cli.main import run
 from gpt_numpy.workshop.engine import Trained
-from gpt_numpy.workshop.judging import Judged
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.runs import LOCK, Run
+from gpt_numpy.workshop.runs.checkpoint import Checkpoint
+from gpt_numpy.workshop.runs.run_dir import LOCK, Run
+from gpt_numpy.workshop.train import trainer
+from gpt_numpy.workshop.train.evaluate import Judged
 from gpt_torch.cli import PROGRAM as IN_TORCH
 from tests.support import ROOT
 from tests.support.runs import TINY, Train, assert_same_run, latest, records
@@ -276,7 +276,7 @@ def test_a_best_checkpoint_that_could_not_be_written_is_tried_again(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([5.0, 4.0, 6.0, 6.0, 6.0])
-    monkeypatch.setattr(loop, "running_loss", lambda *_: iter([Judged(1.0, next(losses))]))
+    monkeypatch.setattr(trainer, "running_loss", lambda *_: iter([Judged(1.0, next(losses))]))
     save, failed = Run.save, list[Checkpoint]()
 
     def failing(self: Run, folder: Path, checkpoint: Checkpoint) -> None:
@@ -355,7 +355,7 @@ def test_a_folder_that_is_removed_is_made_again_with_a_checkpoint(
     train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train("whole")
-    monkeypatch.setattr(loop, "READ_EVERY", 0.0)
+    monkeypatch.setattr(trainer, "READ_EVERY", 0.0)
     seen = []
     at_step(6, lambda: shutil.rmtree("a"))
     at_step(9, lambda: seen.append(latest("a")))

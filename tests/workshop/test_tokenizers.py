@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import characters, integers, lists, text
 
-from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.tokenizers import (
+from gpt_numpy.workshop.data.tokenizer import (
     BPETokenizer,
     CharTokenizer,
     PairCount,
@@ -18,6 +17,7 @@ from gpt_numpy.workshop.tokenizers import (
     streamed,
     tokenizer_from,
 )
+from gpt_numpy.workshop.errors import WrongUse
 
 ANY_TEXT = text(characters(exclude_categories=["Cs"]))  # all that UTF-8 can hold
 PLAY = "JOAN:\nThe zebra's question: who, if not thou, hath eaten my naïve 🥧?\n" * 20

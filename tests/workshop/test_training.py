@@ -18,16 +18,16 @@ import pytest
 from gpt_numpy import engine as engine_module
 from gpt_numpy.cli import PROGRAM
 from gpt_numpy.engine import Engine
-from gpt_numpy.workshop import loop, stopping
-from gpt_numpy.workshop.checkpoint import Checkpoint
-from gpt_numpy.workshop.commands import run
+from gpt_numpy.workshop.cli.main import run
+from gpt_numpy.workshop.cli.program import Program
 from gpt_numpy.workshop.engine import Trained
-from gpt_numpy.workshop.judging import Judged, running_loss
-from gpt_numpy.workshop.optimizers import settings_at
-from gpt_numpy.workshop.processes import Processes
-from gpt_numpy.workshop.program import Program
+from gpt_numpy.workshop.optim import settings_at
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
-from gpt_numpy.workshop.runs import Run, find_run, new_run
+from gpt_numpy.workshop.runs.checkpoint import Checkpoint
+from gpt_numpy.workshop.runs.run_dir import Run, find_run, new_run
+from gpt_numpy.workshop.train import signals, trainer
+from gpt_numpy.workshop.train.distributed import Processes
+from gpt_numpy.workshop.train.evaluate import Judged, running_loss
 from gpt_torch.cli import PROGRAM as IN_TORCH
 from tests.support.runs import MODEL, PLAY, Train, assert_same_run, latest, records
 
@@ -305,10 +305,10 @@ def interruptible() -> Iterator[None]:
 def test_a_second_signal_ends_at_once_unless_it_is_the_first_passed_on_by_a_launcher(
     size: int, pause: float, ends: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stopping, "SAME_SIGNAL", 0.05)
+    monkeypatch.setattr(signals, "SAME_SIGNAL", 0.05)
     processes = Processes()
     processes.size = size
-    with pytest.raises(KeyboardInterrupt) if ends else nullcontext(), stopping.stop_on_signals(processes) as stop:
+    with pytest.raises(KeyboardInterrupt) if ends else nullcontext(), signals.stop_on_signals(processes) as stop:
         signal.raise_signal(signal.SIGINT)
         time.sleep(pause)
         signal.raise_signal(signal.SIGINT)
@@ -386,7 +386,7 @@ def test_the_last_step_is_judged_wherever_it_is(train: Train) -> None:
 
 def test_patience_starts_anew_at_each_best(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     validation = iter([5.0, 6.0, 4.0, 5.0, 5.0, 3.0])
-    monkeypatch.setattr(loop, "running_loss", lambda *_: iter([Judged(1.0, next(validation))]))
+    monkeypatch.setattr(trainer, "running_loss", lambda *_: iter([Judged(1.0, next(validation))]))
     train("a", "--patience", "2", "--steps", "100")
     assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 15, 20]
 

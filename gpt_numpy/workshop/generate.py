@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
-from gpt_numpy.workshop.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)

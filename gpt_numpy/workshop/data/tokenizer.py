@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.files import table_from
+from gpt_numpy.workshop.io import table_from
 
 Ids = NDArray[Any]
 Kind = Literal["char", "bpe"]

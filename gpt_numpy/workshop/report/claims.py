@@ -16,12 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.checkpoint import State
-from gpt_numpy.workshop.corpus import Data
+from gpt_numpy.workshop.data.corpus import Data
+from gpt_numpy.workshop.data.tokenizer import Tokenizer
+from gpt_numpy.workshop.params import parameter_count
 from gpt_numpy.workshop.recipes import PRESETS
-from gpt_numpy.workshop.runs import Record
-from gpt_numpy.workshop.tokenizers import Tokenizer
-from gpt_numpy.workshop.weights import parameter_count
+from gpt_numpy.workshop.runs.checkpoint import State
+from gpt_numpy.workshop.runs.run_dir import Record
 
 HOLDS, FAILS, DEPENDS = "holds", "does not hold", "depends"
 CLOSE = 0.15  # nats: a loss of "about" so much

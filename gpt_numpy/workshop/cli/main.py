@@ -9,23 +9,23 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.advice import phase_of
-from gpt_numpy.workshop.budget import process_began
-from gpt_numpy.workshop.claims import Evidence, claims, samples, table
+from gpt_numpy.workshop.cli.flags import Given, Parser, add_fields, chosen, made
+from gpt_numpy.workshop.cli.program import Command, Program
+from gpt_numpy.workshop.cli.seeds import train_seeds
+from gpt_numpy.workshop.cli.train import begin, load_engine, resume, text_of
 from gpt_numpy.workshop.console import Console, visible
-from gpt_numpy.workshop.download import SHA256
+from gpt_numpy.workshop.data.download import SHA256
+from gpt_numpy.workshop.data.tokenizer import streamed
 from gpt_numpy.workshop.errors import Lost, RunFailed, WrongUse
-from gpt_numpy.workshop.flags import Given, Parser, add_fields, chosen, made
-from gpt_numpy.workshop.judging import bits, perplexity, running_loss
-from gpt_numpy.workshop.loop import Training
-from gpt_numpy.workshop.program import Command, Program
+from gpt_numpy.workshop.generate import Sampling, generate, text_start
+from gpt_numpy.workshop.params import flops_per_token, parameter_count
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
-from gpt_numpy.workshop.runs import find_run
-from gpt_numpy.workshop.sampling import Sampling, generate, text_start
-from gpt_numpy.workshop.seeds import train_seeds
-from gpt_numpy.workshop.starting import begin, load_engine, resume, text_of
-from gpt_numpy.workshop.tokenizers import streamed
-from gpt_numpy.workshop.weights import flops_per_token, parameter_count
+from gpt_numpy.workshop.report.claims import Evidence, claims, samples, table
+from gpt_numpy.workshop.runs.run_dir import find_run
+from gpt_numpy.workshop.train.advice import phase_of
+from gpt_numpy.workshop.train.budget import process_began
+from gpt_numpy.workshop.train.evaluate import bits, perplexity, running_loss
+from gpt_numpy.workshop.train.trainer import Training
 
 
 def run(program: Program, arguments: Sequence[str]) -> int:

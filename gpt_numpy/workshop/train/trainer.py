@@ -10,22 +10,22 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from gpt_numpy.workshop.advice import diagnose, meaning_of
-from gpt_numpy.workshop.batches import Batch, batch_at
-from gpt_numpy.workshop.budget import Budget
-from gpt_numpy.workshop.checkpoint import Checkpoint, State
 from gpt_numpy.workshop.console import Bar, Console
-from gpt_numpy.workshop.corpus import Data
+from gpt_numpy.workshop.data.corpus import Data
+from gpt_numpy.workshop.data.dataloader import Batch, batch_at
+from gpt_numpy.workshop.data.tokenizer import Tokenizer, streamed
 from gpt_numpy.workshop.engine import Engine, Trained
 from gpt_numpy.workshop.errors import Lost, RunFailed
-from gpt_numpy.workshop.judging import running_loss
-from gpt_numpy.workshop.keeping import Keeper
-from gpt_numpy.workshop.processes import Processes
-from gpt_numpy.workshop.runs import Record, Run
-from gpt_numpy.workshop.sampling import Sampling, generate, text_start
-from gpt_numpy.workshop.stopping import Stop, stop_on_signals
-from gpt_numpy.workshop.streams import SAMPLES
-from gpt_numpy.workshop.tokenizers import Tokenizer, streamed
+from gpt_numpy.workshop.generate import Sampling, generate, text_start
+from gpt_numpy.workshop.rng import SAMPLES
+from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
+from gpt_numpy.workshop.runs.run_dir import Record, Run
+from gpt_numpy.workshop.runs.saver import Keeper
+from gpt_numpy.workshop.train.advice import diagnose, meaning_of
+from gpt_numpy.workshop.train.budget import Budget
+from gpt_numpy.workshop.train.distributed import Processes
+from gpt_numpy.workshop.train.evaluate import running_loss
+from gpt_numpy.workshop.train.signals import Stop, stop_on_signals
 
 SAMPLE = 160  # tokens written at each evaluation
 ALONE = 20.0  # seconds to save in after a loss: a device may wait for the lost one, and torchrun ends all after 30

@@ -14,12 +14,12 @@ from typing import Any
 from rich.box import HORIZONTALS
 from rich.table import Table
 
+from gpt_numpy.workshop.cli.flags import Given
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.files import read_limited, table_from, write_whole
-from gpt_numpy.workshop.flags import Given
+from gpt_numpy.workshop.io import read_limited, table_from, write_whole
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.runs import RUNS, Record, Run
+from gpt_numpy.workshop.runs.run_dir import RUNS, Record, Run
 
 SUMMARY = "seeds.json"
 MOST = 1000

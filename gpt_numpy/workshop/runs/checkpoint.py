@@ -27,11 +27,11 @@ from safetensors import SafetensorError
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.engine import Arrays
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.files import read_limited, sha256, sync_folder, table_from, write_synced
-from gpt_numpy.workshop.optimizers import memory_shapes
+from gpt_numpy.workshop.io import read_limited, sha256, sync_folder, table_from, write_synced
+from gpt_numpy.workshop.optim import memory_shapes
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.tokenizers import LARGEST_TOKENIZER, Tokenizer, tokenizer_from
-from gpt_numpy.workshop.weights import parameter_shapes
+from gpt_numpy.workshop.data.tokenizer import LARGEST_TOKENIZER, Tokenizer, tokenizer_from
+from gpt_numpy.workshop.params import parameter_shapes
 
 FORMAT = 2  # of state.json; 1 had no sums
 LARGEST_STATE = 1_000_000  # bytes

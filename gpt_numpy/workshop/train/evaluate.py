@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from gpt_numpy.workshop.batches import fixed_windows
+from gpt_numpy.workshop.data.dataloader import fixed_windows
 from gpt_numpy.workshop.engine import Engine
 
 

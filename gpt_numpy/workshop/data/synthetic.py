@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from gpt_numpy.workshop.choices import Reader, Table, Writer, Written, written
+from gpt_numpy.workshop.data.choices import Reader, Table, Writer, Written, written
 
 Weights = dict[str, float]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from gpt_numpy.workshop.processes import Processes
+from gpt_numpy.workshop.train.distributed import Processes
 
 SAME_SIGNAL = 1.0  # seconds within which a signal that comes again from a launcher is the same
 HANGUP = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has no such signal

@@ -17,12 +17,12 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_numpy.workshop.choices import Written
+from gpt_numpy.workshop.data.choices import Written
 from gpt_numpy.workshop.console import Bar, Console
-from gpt_numpy.workshop.download import NotFetched, cache_folder, tiny_shakespeare
-from gpt_numpy.workshop.dramatist import write_play
+from gpt_numpy.workshop.data.download import NotFetched, cache_folder, tiny_shakespeare
+from gpt_numpy.workshop.data.synthetic import write_play
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.tokenizers import BPETokenizer, CharTokenizer, PairCount, Tokenizer, last_seam, smallest_dtype
+from gpt_numpy.workshop.data.tokenizer import BPETokenizer, CharTokenizer, PairCount, Tokenizer, last_seam, smallest_dtype
 
 PIECE = 1 << 20  # bytes read at once
 IN_MEMORY = 1 << 26  # bytes of text up to which its tokens are kept in memory

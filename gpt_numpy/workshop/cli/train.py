@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.checkpoint import Checkpoint, State, saved_in, versions
+from gpt_numpy.workshop.cli.flags import Given, changed, chosen
+from gpt_numpy.workshop.cli.program import Program
 from gpt_numpy.workshop.console import Console
-from gpt_numpy.workshop.corpus import Data, find_corpus, survey, tokenize, train_tokenizer
+from gpt_numpy.workshop.data.corpus import Data, find_corpus, survey, tokenize, train_tokenizer
+from gpt_numpy.workshop.data.tokenizer import Tokenizer, check_bpe
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.flags import Given, changed, chosen
-from gpt_numpy.workshop.loop import Training
 from gpt_numpy.workshop.memory import memory_of_machine
-from gpt_numpy.workshop.program import Program
+from gpt_numpy.workshop.params import parameter_count
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
-from gpt_numpy.workshop.runs import RUNS, Onlooker, Run, find_run, new_run
-from gpt_numpy.workshop.tokenizers import Tokenizer, check_bpe
-from gpt_numpy.workshop.weights import parameter_count
+from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State, saved_in, versions
+from gpt_numpy.workshop.runs.run_dir import RUNS, Onlooker, Run, find_run, new_run
+from gpt_numpy.workshop.train.trainer import Training
 
 BPE_SIZE = 1024  # tokens that BPE learns if --vocab-size does not say
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gpt_numpy.workshop.checkpoint import (
+from gpt_numpy.workshop.runs.checkpoint import (
     Checkpoint,
     Damaged,
     State,
@@ -21,8 +21,8 @@ from gpt_numpy.workshop.checkpoint import (
 )
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.files import half_written, read_limited, table_from, write_whole
-from gpt_numpy.workshop.lock import Held, Lock
+from gpt_numpy.workshop.io import half_written, read_limited, table_from, write_whole
+from gpt_numpy.workshop.runs.lock import Held, Lock
 
 RUNS = Path("runs")
 LOCK = ".minitensor.lock"

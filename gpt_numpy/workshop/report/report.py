@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_numpy.workshop.advice import PHASES, phase_of
-from gpt_numpy.workshop.files import write_whole
-from gpt_numpy.workshop.judging import bits, perplexity
-from gpt_numpy.workshop.picture import picture
-from gpt_numpy.workshop.runs import Record, Run
+from gpt_numpy.workshop.io import write_whole
+from gpt_numpy.workshop.report.plot import picture
+from gpt_numpy.workshop.runs.run_dir import Record, Run
+from gpt_numpy.workshop.train.advice import PHASES, phase_of
+from gpt_numpy.workshop.train.evaluate import bits, perplexity
 
 TEMPLATE = Path(__file__).with_name("report.html")
 POINTS = 1000  # of a curve: as many as a screen can show

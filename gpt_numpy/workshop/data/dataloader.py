@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.streams import EPOCHS, WINDOWS
+from gpt_numpy.workshop.rng import EPOCHS, WINDOWS
 
 Ids = NDArray[np.int64]
 Batch = tuple[Ids, Ids]  # tokens (B, T), and for each the one that comes next (B, T)

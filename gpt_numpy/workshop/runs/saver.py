@@ -4,11 +4,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from gpt_numpy.workshop.checkpoint import Checkpoint
+from gpt_numpy.workshop.runs.checkpoint import Checkpoint
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
-from gpt_numpy.workshop.report import write_report
-from gpt_numpy.workshop.runs import Record, Run
+from gpt_numpy.workshop.report.report import write_report
+from gpt_numpy.workshop.runs.run_dir import Record, Run
 
 
 class Keeper:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from gpt_numpy.workshop.advice import PHASES
+from gpt_numpy.workshop.train.advice import PHASES
 
 WIDTH, HEIGHT = 960, 440
 LEFT, RIGHT, TOP, BOTTOM = 48, 640, 48, 396  # of the curves; the phases are named beside them

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpt_numpy.config import GPTConfig
+from gpt_numpy.workshop.cli.flags import Given, chosen, made
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.engine import Engine
-from gpt_numpy.workshop.flags import Given, chosen, made
-from gpt_numpy.workshop.processes import Processes
+from gpt_numpy.workshop.train.distributed import Processes
 
 
 @dataclass(frozen=True)
