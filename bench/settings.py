@@ -39,8 +39,8 @@ class Settings:
                 raise ValueError(f"{name} is at least {least}, not {getattr(self, name)}")
         if not 0 < self.minutes <= 600:
             raise ValueError(f"minutes is more than 0 and at most 600, not {self.minutes}")
-        if self.data and self.data not in ("shakespeare", "dramatist") and not Path(self.data).is_file():
-            raise ValueError(f"data is a text, shakespeare or dramatist; {self.data} cannot be found")
+        if self.data and self.data not in ("shakespeare", "synthetic") and not Path(self.data).is_file():
+            raise ValueError(f"data is a text, shakespeare or synthetic; {self.data} cannot be found")
         if not 0 < self.turn < 600:
             raise ValueError(f"turn is more than 0 seconds and less than 600, not {self.turn}")
         Options(device=self.device)  # which is here, or says what is

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.data.tokenizer import (
-    LARGEST_TOKENIZER,
+    MAX_JSON,
     BPETokenizer,
     CharTokenizer,
     Tokenizer,
@@ -261,6 +261,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return read_limited(path, LARGEST_TOKENIZER)
+        return read_limited(path, MAX_JSON)
     except (OSError, ValueError) as error:
         raise WrongUse(f"{path} cannot be read: {error}") from None

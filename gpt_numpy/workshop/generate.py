@@ -4,7 +4,8 @@ p_i  ~  exp(logit_i / temperature)       below 1 the likely becomes likelier, ab
 top_k    only the k likeliest            top_p    only the likeliest that together have chance p
 """
 
-from collections.abc import Iterator, Sequence
+import codecs
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -85,3 +86,11 @@ def generate(engine: Engine, prompt: Sequence[int], length: int, how: Sampling, 
         read = len(window)
         window.append(int(random.choice(len(p), p=p)))
         yield window[-1]
+
+
+def decode_stream(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
+    """Text as soon as it is complete: the bytes of one character may be spread over several tokens."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for token in tokens:
+        yield decoder.decode(tokenizer.decode([token]))
+    yield decoder.decode(b"", final=True)

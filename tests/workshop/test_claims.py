@@ -14,7 +14,7 @@ import pytest
 
 from gpt_numpy import GPTConfig
 from gpt_numpy.workshop.cli.main import run
-from gpt_numpy.workshop.data.corpus import Data, Survey
+from gpt_numpy.workshop.data.dataset import Dataset, TextStats
 from gpt_numpy.workshop.data.tokenizer import CharTokenizer
 from gpt_numpy.workshop.recipes import PRESETS
 from gpt_numpy.workshop.report.claims import DEPENDS, FAILS, HOLDS, Claim, Evidence, claims, samples
@@ -39,14 +39,13 @@ def evidence(
     tokenizer = CharTokenizer("".join(sorted(set(text))))
     tokens = tokenizer.encode(text)
     split = int(0.9 * len(tokens))
-    data = Data(
+    data = Dataset(
         "play.txt",
         "play.txt",
-        Survey(len(text), "", ""),
+        TextStats(len(text), "", ""),
         tokens[:split],
         tokens[split:],
         characters_per_token,
-        None,
         None,
     )
     made = State(GPTConfig(vocab_size=tokenizer.vocab_size), WORKSHOP, "play.txt", "")

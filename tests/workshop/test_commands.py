@@ -17,7 +17,7 @@ from gpt_numpy import GPTConfig
 from gpt_numpy.cli import PROGRAM
 from gpt_numpy.engine import Engine
 from gpt_numpy.workshop.cli.main import run
-from gpt_numpy.workshop.data import download
+from gpt_numpy.workshop.data import corpus
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.run_dir import Run, find_run
 from gpt_torch.engine import Options
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(download, "ADDRESS", "http://127.0.0.1:9/nobody-listens")
+    monkeypatch.setattr(corpus, "ADDRESS", "http://127.0.0.1:9/nobody-listens")
     monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: folder / "cache")
     return folder
 
@@ -222,10 +222,10 @@ def test_threads_are_as_many_as_asked_for(here: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.slow("a megabyte of text")
-def test_the_dramatists_floor_stands_beside_the_loss(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(PROGRAM, ["train", *TINY, "--data", "dramatist", "--block-size", "64", "--steps", "1", "--out", "dramatist"])
+def test_the_entropy_of_synthetic_plays_stands_beside_the_loss(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(PROGRAM, ["train", *TINY, "--data", "synthetic", "--block-size", "64", "--steps", "1", "--out", "synthetic"])
     assert re.search(r"^step +1 +train .* val .* \(floor 0\.58\d\) ", capsys.readouterr().out, re.MULTILINE)
-    flags = ["--data", "dramatist", "--tokenizer", "bpe", "--vocab-size", "300", "--steps", "1", "--out", "by-bpe"]
+    flags = ["--data", "synthetic", "--tokenizer", "bpe", "--vocab-size", "300", "--steps", "1", "--out", "by-bpe"]
     run(PROGRAM, ["train", *TINY, *flags])
     assert re.search(r"^step +1 .* \(\d\.\d+ a character, floor 0\.58\d\) ", capsys.readouterr().out, re.MULTILINE)
     run(PROGRAM, ["eval", "--run", "by-bpe"])

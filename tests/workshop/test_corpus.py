@@ -20,8 +20,9 @@ from hypothesis import given
 from hypothesis.strategies import characters, text
 
 from gpt_numpy.workshop.console import Console
-from gpt_numpy.workshop.data import corpus, download
-from gpt_numpy.workshop.data.corpus import Dramatist, TextFile, find_corpus, survey, tokenize, train_tokenizer
+from gpt_numpy.workshop.data import corpus, dataset
+from gpt_numpy.workshop.data.corpus import Synthetic, TextFile, find_corpus
+from gpt_numpy.workshop.data.dataset import encode_corpus, read_stats, train_tokenizer
 from gpt_numpy.workshop.data.tokenizer import CharTokenizer
 from gpt_numpy.workshop.errors import WrongUse
 from tests.support import ROOT
@@ -40,7 +41,7 @@ def _nothing_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """A folder without data/, a cache that is empty, and no network."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path / "cache")
-    monkeypatch.setattr(download, "ADDRESS", "http://127.0.0.1:9/nobody-listens")
+    monkeypatch.setattr(corpus, "ADDRESS", "http://127.0.0.1:9/nobody-listens")
 
 
 def shown(console: Console) -> str:
@@ -60,39 +61,39 @@ def written(path: Path, content: str | bytes = PLAY) -> Path:
 def test_first_the_file_that_is_named(tmp_path: Path, console: Console) -> None:
     written(tmp_path / "data" / "input.txt", "other")
     found = find_corpus(str(written(tmp_path / "mine.txt")), console)
-    assert "".join(found.pieces()) == PLAY
+    assert "".join(found.chunks()) == PLAY
 
 
 def test_then_data_input_txt(tmp_path: Path, console: Console) -> None:
     written(tmp_path / "data" / "input.txt")
-    assert "".join(find_corpus(None, console).pieces()) == PLAY
+    assert "".join(find_corpus(None, console).chunks()) == PLAY
 
 
 def test_then_tiny_shakespeare_from_the_cache(
     tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "SHA256", hashlib.sha256(PLAY.encode()).hexdigest())
+    monkeypatch.setattr(corpus, "SHA256", hashlib.sha256(PLAY.encode()).hexdigest())
     written(tmp_path / "cache" / "tinyshakespeare.txt")
     found = find_corpus(None, console)
     assert found.name == "tiny Shakespeare"
-    assert "".join(found.pieces()) == PLAY
+    assert "".join(found.chunks()) == PLAY
 
 
-def test_without_network_the_dramatist_and_a_line_that_says_so(console: Console) -> None:
+def test_without_network_synthetic_plays_and_a_line_that_says_so(console: Console) -> None:
     found = find_corpus(None, console)
-    assert found.name == "dramatist"
+    assert found.name == "synthetic plays"
     assert shown(console).count("\n") == 1
     assert "could not be read" in shown(console)
-    assert "dramatist" in shown(console)
+    assert "synthetic" in shown(console)
 
 
-def test_the_dramatist_by_name_comes_before_data_input_txt(tmp_path: Path, console: Console) -> None:
+def test_synthetic_plays_by_name_comes_before_data_input_txt(tmp_path: Path, console: Console) -> None:
     written(tmp_path / "data" / "input.txt")
-    assert find_corpus("dramatist", console).name == "dramatist"
+    assert find_corpus("synthetic", console).name == "synthetic plays"
 
 
-def test_the_dramatist_by_name_needs_no_network_and_says_nothing(console: Console) -> None:
-    assert find_corpus("dramatist", console).name == "dramatist"
+def test_synthetic_plays_by_name_needs_no_network_and_says_nothing(console: Console) -> None:
+    assert find_corpus("synthetic", console).name == "synthetic plays"
     assert shown(console) == ""
 
 
@@ -117,7 +118,7 @@ def test_shakespeare_by_name_is_not_replaced(console: Console) -> None:
 def test_a_bad_file_is_one_line(content: bytes, message: str, tmp_path: Path, console: Console) -> None:
     path = written(tmp_path / "bad.txt", content)
     with pytest.raises(WrongUse, match=f"bad.txt {message}") as raised:
-        survey(TextFile(path), console)
+        read_stats(TextFile(path), console)
     assert "\n" not in str(raised.value)
 
 
@@ -129,16 +130,16 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
 
 
 def test_an_odd_byte_is_named_by_its_place_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "PIECE", 5)
+    monkeypatch.setattr(corpus, "CHUNK", 5)
     with pytest.raises(WrongUse, match="zero byte at 9"):
-        list(TextFile(written(tmp_path / "a", b"text text\0text")).pieces())
+        list(TextFile(written(tmp_path / "a", b"text text\0text")).chunks())
     with pytest.raises(WrongUse, match="near byte 11"):
-        list(TextFile(written(tmp_path / "b", b"caf caf caf\xe9 au")).pieces())
+        list(TextFile(written(tmp_path / "b", b"caf caf caf\xe9 au")).chunks())
 
 
 def test_a_mark_and_nothing_else_is_empty(tmp_path: Path, console: Console) -> None:
     with pytest.raises(WrongUse, match="is empty"):
-        survey(TextFile(written(tmp_path / "bom.txt", b"\xef\xbb\xbf")), console)
+        read_stats(TextFile(written(tmp_path / "bom.txt", b"\xef\xbb\xbf")), console)
 
 
 # ---- the download -----------------------------------------------------------------------------------------------
@@ -180,8 +181,8 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
 
     def start(status: int = 200, body: bytes = PLAY.encode(), pause: float = 0.0, **headers: str) -> Server:
         servers.append(Server(status, body, pause, **headers))
-        monkeypatch.setattr(download, "ADDRESS", servers[-1].address)
-        monkeypatch.setattr(download, "SHA256", hashlib.sha256(PLAY.encode()).hexdigest())
+        monkeypatch.setattr(corpus, "ADDRESS", servers[-1].address)
+        monkeypatch.setattr(corpus, "SHA256", hashlib.sha256(PLAY.encode()).hexdigest())
         return servers[-1]
 
     yield start
@@ -193,7 +194,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
 def test_downloaded_once_and_kept(serve: Serve, console: Console, tmp_path: Path) -> None:
     server = serve()
     for _ in range(3):
-        assert "".join(find_corpus(None, console).pieces()) == PLAY
+        assert "".join(find_corpus(None, console).chunks()) == PLAY
     assert server.asked == 1
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["tinyshakespeare.txt"]
 
@@ -201,23 +202,23 @@ def test_downloaded_once_and_kept(serve: Serve, console: Console, tmp_path: Path
 def test_a_damaged_copy_is_fetched_again(serve: Serve, console: Console, tmp_path: Path) -> None:
     server = serve()
     written(tmp_path / "cache" / "tinyshakespeare.txt", PLAY[:-1])
-    assert "".join(find_corpus(None, console).pieces()) == PLAY
+    assert "".join(find_corpus(None, console).chunks()) == PLAY
     assert server.asked == 1
 
 
 @pytest.mark.parametrize(("status", "body"), [(200, b"<html>Please log in</html>"), (404, b""), (200, b"")])
 def test_something_else_is_not_used(status: int, body: bytes, serve: Serve, console: Console, tmp_path: Path) -> None:
     serve(status, body)
-    assert find_corpus(None, console).name == "dramatist"
+    assert find_corpus(None, console).name == "synthetic plays"
     assert shown(console).count("\n") == 1
     assert not list(tmp_path.glob("cache/*"))
 
 
 def test_no_more_is_read_than_the_text_is_long(serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     serve(200, b"x" * 1_000_000)
-    monkeypatch.setattr(download, "SIZE", 1000)
-    with pytest.raises(download.NotFetched, match=r"sent [0-9]{1,2},[0-9]{3} bytes"):
-        download.tiny_shakespeare(console)
+    monkeypatch.setattr(corpus, "SIZE", 1000)
+    with pytest.raises(corpus.NotFetched, match=r"sent [0-9]{1,2},[0-9]{3} bytes"):
+        corpus.tiny_shakespeare(console)
 
 
 def test_a_cache_that_cannot_be_written_is_no_disaster(serve: Serve, console: Console, tmp_path: Path) -> None:
@@ -225,7 +226,7 @@ def test_a_cache_that_cannot_be_written_is_no_disaster(serve: Serve, console: Co
     written(tmp_path / "cache", "a file")
     found = find_corpus(None, console)
     assert (found.name, found.data, found.size) == ("tiny Shakespeare", "shakespeare", len(PLAY.encode()))
-    assert "".join(found.pieces()) == PLAY
+    assert "".join(found.chunks()) == PLAY
     said = f"{tmp_path}/cache/tinyshakespeare.txt cannot be written: File exists; next time it is downloaded again\n"
     assert shown(console) == said
 
@@ -241,7 +242,7 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "write_bytes", half)
-    assert "".join(find_corpus(None, console).pieces()) == PLAY
+    assert "".join(find_corpus(None, console).chunks()) == PLAY
     assert "No space left on device; next time it is downloaded again" in shown(console)
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -252,7 +253,7 @@ def test_a_page_that_it_was_redirected_to_is_not_the_text(
 ) -> None:
     page = serve(200, b"<html>Please pay for this network</html>")
     redirecting = serve(status, b"", Location=page.address)
-    assert find_corpus(None, console).name == "dramatist"
+    assert find_corpus(None, console).name == "synthetic plays"
     assert (redirecting.asked, page.asked) == (1, 1)
     assert "sent 40 bytes that are not tiny Shakespeare (SHA-256 differs)" in shown(console)
     assert shown(console).count("\n") == 1
@@ -262,15 +263,15 @@ def test_a_page_that_it_was_redirected_to_is_not_the_text(
 def test_a_redirection_to_anything_but_a_page_is_not_followed(
     target: str, serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "TIMEOUT", 0.5)
+    monkeypatch.setattr(corpus, "TIMEOUT", 0.5)
     serve(302, b"", Location=target)
-    assert find_corpus(None, console).name == "dramatist"
+    assert find_corpus(None, console).name == "synthetic plays"
     assert shown(console).count("\n") == 1
 
 
 def test_redirections_in_a_circle_end(serve: Serve, console: Console) -> None:
     server = serve(302, b"", Location="/again")
-    assert find_corpus(None, console).name == "dramatist"
+    assert find_corpus(None, console).name == "synthetic plays"
     assert server.asked < 20
     assert shown(console).count("\n") == 1
 
@@ -278,17 +279,17 @@ def test_redirections_in_a_circle_end(serve: Serve, console: Console) -> None:
 def test_a_redirection_to_the_text_is_followed(serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     text = serve()
     serve(302, b"", Location=text.address)
-    assert "".join(find_corpus(None, console).pieces()) == PLAY
+    assert "".join(find_corpus(None, console).chunks()) == PLAY
 
 
 def test_a_network_that_is_slow_is_waited_for_only_so_long(
     serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each byte comes in time, the whole would not."""
-    monkeypatch.setattr(download, "DEADLINE", 0.5)
+    monkeypatch.setattr(corpus, "DEADLINE", 0.5)
     serve(200, PLAY.encode(), pause=0.2)
     began = time.monotonic()
-    assert find_corpus(None, console).name == "dramatist"
+    assert find_corpus(None, console).name == "synthetic plays"
     assert time.monotonic() - began < 3
     assert "could not be read: only " in shown(console)
     assert shown(console).count("\n") == 1
@@ -304,9 +305,9 @@ def test_a_download_that_is_cut_off_is_not_the_text(serve: Serve, console: Conso
 def test_a_network_that_is_none_is_waited_for_only_so_long(
     answer: bytes, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    monkeypatch.setattr(corpus, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setattr(download, "ADDRESS", f"http://127.0.0.1:{server.getsockname()[1]}/")
+        monkeypatch.setattr(corpus, "ADDRESS", f"http://127.0.0.1:{server.getsockname()[1]}/")
 
         def odd() -> None:
             connection, _ = server.accept()
@@ -317,13 +318,13 @@ def test_a_network_that_is_none_is_waited_for_only_so_long(
 
         threading.Thread(target=odd, daemon=True).start()
         began = time.monotonic()
-        assert find_corpus(None, console).name == "dramatist"
+        assert find_corpus(None, console).name == "synthetic plays"
         assert time.monotonic() - began < 5
     assert shown(console).count("\n") == 1
 
 
 def test_the_real_address_and_sum() -> None:
-    code = "from gpt_numpy.workshop.data import download as d; print(d.ADDRESS, d.SHA256, d.SIZE)"
+    code = "from gpt_numpy.workshop.data import corpus as d; print(d.ADDRESS, d.SHA256, d.SIZE)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     address, digest, size = done.stdout.split()
     assert address.endswith("karpathy/char-rnn/master/data/tinyshakespeare/input.txt")
@@ -338,40 +339,39 @@ def test_the_real_address_and_sum() -> None:
 def test_a_file_read_in_small_pieces_is_the_text(tmp_path_factory: pytest.TempPathFactory, content: str) -> None:
     path = written(tmp_path_factory.getbasetemp() / "pieces.txt", content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "PIECE", 5)  # cuts characters in two
-        assert "".join(TextFile(path).pieces()) == content
+        patch.setattr(corpus, "CHUNK", 5)  # cuts characters in two
+        assert "".join(TextFile(path).chunks()) == content
 
 
 def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
-    assert "".join(TextFile(written(tmp_path / "bom.txt", b"\xef\xbb\xbfabc")).pieces()) == "abc"
+    assert "".join(TextFile(written(tmp_path / "bom.txt", b"\xef\xbb\xbfabc")).chunks()) == "abc"
 
 
-def test_the_last_tenth_is_kept_for_judging(tmp_path: Path, console: Console) -> None:
+def test_the_last_tenth_is_for_validation(tmp_path: Path, console: Console) -> None:
     file = TextFile(written(tmp_path / "play.txt"))
-    surveyed = survey(file, console)
-    tokenizer = train_tokenizer("char", 0, file, surveyed, console)
-    data = tokenize(file, surveyed, tokenizer, console)
+    stats = read_stats(file, console)
+    tokenizer = train_tokenizer("char", 0, file, stats, console)
+    data = encode_corpus(file, stats, tokenizer, console)
     split = round(0.9 * len(PLAY))
     assert tokenizer.decode(data.train.tolist()).decode() == PLAY[:split]
     assert tokenizer.decode(data.validation.tolist()).decode() == PLAY[split:]
-    assert surveyed.characters == len(PLAY)
-    assert surveyed.digest == hashlib.sha256(PLAY.encode()).hexdigest()
+    assert stats.characters == len(PLAY)
+    assert stats.digest == hashlib.sha256(PLAY.encode()).hexdigest()
     assert (data.characters_per_token, data.floor) == (1.0, None)
-    assert data.pairs is not None
 
 
 @pytest.mark.parametrize("kind", ["char", "bpe"])
 def test_a_large_text_goes_through_a_file_once_and_is_the_same(
     kind: str, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "PIECE", 100)
+    monkeypatch.setattr(corpus, "CHUNK", 100)
     file = TextFile(written(tmp_path / "play.txt"))
-    surveyed = survey(file, console)
-    tokenizer = train_tokenizer(kind, 300, file, surveyed, console)
-    small = tokenize(file, surveyed, tokenizer, console)
-    monkeypatch.setattr(corpus, "IN_MEMORY", 100)
+    stats = read_stats(file, console)
+    tokenizer = train_tokenizer(kind, 300, file, stats, console)
+    small = encode_corpus(file, stats, tokenizer, console)
+    monkeypatch.setattr(dataset, "IN_MEMORY", 100)
     for _ in range(2):
-        large = tokenize(file, surveyed, tokenizer, console)
+        large = encode_corpus(file, stats, tokenizer, console)
         assert isinstance(large.train, np.memmap)
         assert np.array_equal(large.train, small.train)
         assert np.array_equal(large.validation, small.validation)
@@ -386,68 +386,68 @@ def test_a_large_text_goes_through_a_file_once_and_is_the_same(
 def test_tokens_in_the_cache_are_those_of_this_text_and_this_tokenizer(
     tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "IN_MEMORY", 0)
+    monkeypatch.setattr(dataset, "IN_MEMORY", 0)
     for name, content in (("one", "ab" * 50), ("other", "ba" * 50)):
         file = TextFile(written(tmp_path / name, content))
         for known in ("ab", "abc\n"):
             tokenizer = CharTokenizer(known)
-            data = tokenize(file, survey(file, console), tokenizer, console)
+            data = encode_corpus(file, read_stats(file, console), tokenizer, console)
             assert tokenizer.decode(data.train.tolist()).decode() == content[:90]
 
 
 def test_tokens_with_one_bit_flipped_are_made_again(
     tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "IN_MEMORY", 0)
+    monkeypatch.setattr(dataset, "IN_MEMORY", 0)
     file, tokenizer = TextFile(written(tmp_path / "text", "ab" * 50)), CharTokenizer("ab")
-    sound = tokenize(file, survey(file, console), tokenizer, console).train.tolist()
+    sound = encode_corpus(file, read_stats(file, console), tokenizer, console).train.tolist()
     (kept,) = (tmp_path / "cache").iterdir()
     data = bytearray(kept.read_bytes())
     data[7] ^= 64
     kept.write_bytes(data)
-    assert tokenize(file, survey(file, console), tokenizer, console).train.tolist() == sound
+    assert encode_corpus(file, read_stats(file, console), tokenizer, console).train.tolist() == sound
 
 
 def test_damaged_tokens_are_made_again(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "IN_MEMORY", 0)
+    monkeypatch.setattr(dataset, "IN_MEMORY", 0)
     file, tokenizer = TextFile(written(tmp_path / "text", "ab" * 50)), CharTokenizer("ab")
     for size in (60, 0):
-        tokenize(file, survey(file, console), tokenizer, console)
+        encode_corpus(file, read_stats(file, console), tokenizer, console)
         (kept,) = (tmp_path / "cache").iterdir()
         kept.write_bytes(kept.read_bytes()[:size])
-        assert len(tokenize(file, survey(file, console), tokenizer, console).train) == 90
+        assert len(encode_corpus(file, read_stats(file, console), tokenizer, console).train) == 90
 
 
 def test_tokens_that_come_to_nothing_leave_nothing(
     tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "IN_MEMORY", 0)
+    monkeypatch.setattr(dataset, "IN_MEMORY", 0)
     file = TextFile(written(tmp_path / "text", "ab" * 50))
     with pytest.raises(WrongUse, match="is not among the 1 characters"):
-        tokenize(file, survey(file, console), CharTokenizer("a"), console)
+        encode_corpus(file, read_stats(file, console), CharTokenizer("a"), console)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_pieces_are_cut_where_bpe_may_be_cut(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     file = TextFile(written(tmp_path / "play.txt"))
-    surveyed = survey(file, console)
-    tokenizer = train_tokenizer("bpe", 300, file, surveyed, console)
+    stats = read_stats(file, console)
+    tokenizer = train_tokenizer("bpe", 300, file, stats, console)
     for piece in (61, 101):
-        monkeypatch.setattr(corpus, "PIECE", piece)
-        data = tokenize(file, surveyed, tokenizer, console)
+        monkeypatch.setattr(corpus, "CHUNK", piece)
+        data = encode_corpus(file, stats, tokenizer, console)
         assert [*data.train.tolist(), *data.validation.tolist()] == tokenizer.encode(PLAY).tolist()
 
 
 def test_a_line_without_end_is_cut_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "PIECE", 10)
-    assert max(map(len, corpus._cut_at_seams(iter(["x" * 10] * 100)))) <= 30
+    monkeypatch.setattr(dataset, "MAX_UNCUT", 20)
+    assert max(map(len, dataset._cut_at_seams(iter(["x" * 10] * 100)))) <= 30
 
 
-def test_the_dramatists_floor_is_known_for_bpe_too(console: Console) -> None:
-    play = Dramatist()
-    surveyed = survey(play, console)
+def test_the_entropy_of_synthetic_plays_is_known_for_bpe_too(console: Console) -> None:
+    play = Synthetic()
+    stats = read_stats(play, console)
     by_char, by_bpe = (
-        tokenize(play, surveyed, train_tokenizer(kind, 300, play, surveyed, console), console)
+        encode_corpus(play, stats, train_tokenizer(kind, 300, play, stats, console), console)
         for kind in ("char", "bpe")
     )
     assert by_bpe.floor == pytest.approx(by_char.floor, rel=0.02)
@@ -463,26 +463,26 @@ def test_a_file_is_found_from_every_folder(tmp_path: Path) -> None:
 def test_bpe_learns_from_the_training_part_alone(
     piece: int, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "PIECE", piece)
+    monkeypatch.setattr(corpus, "CHUNK", piece)
     rare = "qzqzqzqz"
     file = TextFile(written(tmp_path / "play.txt", "some words of a play\n" * 90 + f"{rare} {rare}\n" * 10))
-    tokenizer = train_tokenizer("bpe", 400, file, survey(file, console), console)
+    tokenizer = train_tokenizer("bpe", 400, file, read_stats(file, console), console)
     assert len(tokenizer.encode("some words of a play")) < 10
     assert len(tokenizer.encode(rare)) == len(rare)
 
 
-def test_judging_takes_at_most_a_million_tokens(tmp_path: Path, console: Console) -> None:
+def test_validation_takes_at_most_a_million_tokens(tmp_path: Path, console: Console) -> None:
     file = TextFile(written(tmp_path / "long.txt", "0123456789\n" * 1_000_000))
-    surveyed = survey(file, console)
-    data = tokenize(file, surveyed, train_tokenizer("char", 0, file, surveyed, console), console)
+    stats = read_stats(file, console)
+    data = encode_corpus(file, stats, train_tokenizer("char", 0, file, stats, console), console)
     assert len(data.validation) == 1_000_000
     assert len(data.train) == 10_000_000
 
 
-def test_the_dramatists_floor_is_that_of_the_validation_part(console: Console) -> None:
-    play = Dramatist()
-    surveyed = survey(play, console)
-    data = tokenize(play, surveyed, train_tokenizer("char", 0, play, surveyed, console), console)
+def test_the_entropy_of_synthetic_plays_is_that_of_the_validation_part(console: Console) -> None:
+    play = Synthetic()
+    stats = read_stats(play, console)
+    data = encode_corpus(play, stats, train_tokenizer("char", 0, play, stats, console), console)
     predicted = len(data.validation) - 1  # all but the first
     assert data.floor == pytest.approx(play.play.surprisal[-predicted:].mean(), rel=1e-12)
 
@@ -490,16 +490,15 @@ def test_the_dramatists_floor_is_that_of_the_validation_part(console: Console) -
 MEMORY = """
 import platformdirs, resource, sys
 from pathlib import Path
-from gpt_numpy.workshop.data import corpus
-from gpt_numpy.workshop.data import download
+from gpt_numpy.workshop.data import corpus, dataset
 from gpt_numpy.workshop.console import Console
 platformdirs.user_cache_path = lambda *_, **__: Path(sys.argv[2])
 console = Console()
 def read():
     file = corpus.TextFile(Path(sys.argv[1]))
-    surveyed = corpus.survey(file, console)
-    return corpus.tokenize(file, surveyed, corpus.train_tokenizer(sys.argv[3], 300, file, surveyed, console), console)
-corpus.IN_MEMORY = 0
+    stats = dataset.read_stats(file, console)
+    return dataset.encode_corpus(file, stats, dataset.train_tokenizer(sys.argv[3], 300, file, stats, console), console)
+dataset.IN_MEMORY = 0
 read()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
@@ -528,4 +527,4 @@ def test_without_platformdirs_a_text_of_ones_own_is_enough(
     monkeypatch.setitem(sys.modules, "platformdirs", None)
     assert train("a") == 0  # with --data
     assert train("b", "--data", "shakespeare") == 1
-    assert "platformdirs is not installed here" in capsys.readouterr().err.splitlines()[-1]
+    assert "is not installed here; give --data FILE" in capsys.readouterr().err.splitlines()[-1]

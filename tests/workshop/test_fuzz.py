@@ -22,7 +22,8 @@ from gpt_numpy.workshop.cli.main import run
 from gpt_numpy.workshop.cli.program import Program
 from gpt_numpy.workshop.cli.train import load_engine
 from gpt_numpy.workshop.console import Console
-from gpt_numpy.workshop.data.corpus import TextFile, survey, tokenize
+from gpt_numpy.workshop.data.corpus import TextFile
+from gpt_numpy.workshop.data.dataset import encode_corpus, read_stats
 from gpt_numpy.workshop.data.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, tokenizer_from
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
 from gpt_numpy.workshop.generate import Sampling, generate
@@ -224,9 +225,9 @@ def test_any_text_file(tmp_path_factory: pytest.TempPathFactory, data: bytes) ->
     path.write_bytes(data)
     with used_or_refused("text files"):
         file, console = TextFile(path), Console(io.StringIO())
-        surveyed = survey(file, console)
-        tokenizer = CharTokenizer(surveyed.alphabet)
-        found = tokenize(file, surveyed, tokenizer, console)
+        stats = read_stats(file, console)
+        tokenizer = CharTokenizer(stats.alphabet)
+        found = encode_corpus(file, stats, tokenizer, console)
         whole = tokenizer.decode([*found.train.tolist(), *found.validation.tolist()])
         assert whole == data.removeprefix(b"\xef\xbb\xbf")
 

@@ -1,7 +1,5 @@
 """Text to tokens and back, by character and by BPE."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,14 +8,13 @@ from hypothesis.strategies import characters, integers, lists, text
 from gpt_numpy.workshop.data.tokenizer import (
     BPETokenizer,
     CharTokenizer,
-    PairCount,
     Tokenizer,
     last_seam,
     smallest_dtype,
-    streamed,
     tokenizer_from,
 )
 from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.generate import decode_stream
 
 ANY_TEXT = text(characters(exclude_categories=["Cs"]))  # all that UTF-8 can hold
 PLAY = "JOAN:\nThe zebra's question: who, if not thou, hath eaten my naïve 🥧?\n" * 20
@@ -77,22 +74,22 @@ def test_what_is_no_tokenizer_is_said_in_one_line(content: str) -> None:
 
 @given(ANY_TEXT)
 def test_a_stream_is_the_text_and_never_half_a_character(text: str) -> None:
-    pieces = list(streamed(BPE, BPE.encode(text).tolist()))
+    pieces = list(decode_stream(BPE, BPE.encode(text).tolist()))
     assert "".join(pieces) == text  # U+FFFD, the sign for what is no character, may be in it as any other
 
 
 @given(lists(integers(0, 299)))
-def test_any_ids_can_be_streamed(ids: list[int]) -> None:
-    assert "".join(streamed(BPE, ids)) == BPE.decode(ids).decode("utf-8", "replace")
+def test_any_ids_can_be_decode_stream(ids: list[int]) -> None:
+    assert "".join(decode_stream(BPE, ids)) == BPE.decode(ids).decode("utf-8", "replace")
 
 
 def test_what_is_no_character_is_shown_at_once() -> None:
     byte = int(BPE.encode("☃")[0])
     tokens = iter([byte] * 9)
-    stream = streamed(BPE, tokens)
+    stream = decode_stream(BPE, tokens)
     assert [next(stream) for _ in range(3)] == ["", "\ufffd", "\ufffd"]
     assert len(list(tokens)) == 6
-    assert "".join(streamed(BPE, [byte])) == "\ufffd"
+    assert "".join(decode_stream(BPE, [byte])) == "\ufffd"
 
 
 @given(text("ab \n\t.", max_size=60), integers(1, 20))
@@ -133,13 +130,13 @@ def test_a_token_that_was_added_is_its_name() -> None:
     assert BPETokenizer(model).decode([300, 0]) == b"<|endoftext|>" + BPE.decode([0])
 
 
-@given(lists(text("abc\n", max_size=5)))
-def test_pairs_are_counted_across_pieces(pieces: list[str]) -> None:
-    tokenizer, whole = CharTokenizer("abc\n"), "".join(pieces)
-    count = PairCount(4)
-    for piece in pieces:
-        count.feed(tokenizer.encode(piece))
-    assert str(count) == f"{len(set(pairwise(whole)))} of 16 pairs of characters occur"
+@given(ANY_TEXT)
+def test_characters_are_counted_without_decoding(text: str) -> None:
+    """Those of a few tokens are the ones that begin there, wherever the text is cut."""
+    for tokenizer in (CharTokenizer(text + "x"), BPE):
+        ids = tokenizer.encode(text)
+        for cut in range(len(ids)):
+            assert tokenizer.count_characters(ids[:cut]) + tokenizer.count_characters(ids[cut:]) == len(text)
 
 
 def test_bpe_needs_room_for_the_bytes() -> None:

@@ -14,10 +14,9 @@ from gpt_numpy.workshop.cli.program import Command, Program
 from gpt_numpy.workshop.cli.seeds import train_seeds
 from gpt_numpy.workshop.cli.train import begin, load_engine, resume, text_of
 from gpt_numpy.workshop.console import Console, visible
-from gpt_numpy.workshop.data.download import SHA256
-from gpt_numpy.workshop.data.tokenizer import streamed
+from gpt_numpy.workshop.data.corpus import SHA256
 from gpt_numpy.workshop.errors import Lost, RunFailed, WrongUse
-from gpt_numpy.workshop.generate import Sampling, generate, text_start
+from gpt_numpy.workshop.generate import Sampling, decode_stream, generate, text_start
 from gpt_numpy.workshop.params import flops_per_token, parameter_count
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.report.claims import Evidence, claims, samples, table
@@ -98,7 +97,7 @@ def train(program: Program, arguments: Sequence[str]) -> int:
     group.add_argument("--preset", choices=PRESETS, help=f"where defaults come from. {presets} (default {usual})")
     group.add_argument(
         "--data", metavar="FILE",
-        help="a UTF-8 text; or shakespeare, or dramatist (default data/input.txt, else shakespeare)",
+        help="a UTF-8 text; or shakespeare, or synthetic (default data/input.txt, else shakespeare)",
     )  # fmt: skip
     group.add_argument("--out", metavar="FOLDER", help="the run's folder (default a new one in runs)")
     group.add_argument("--resume", action="store_true", help="go on with the run in --out, or with the newest")
@@ -195,7 +194,7 @@ def write(program: Program, arguments: Sequence[str]) -> int:
     show = visible if sys.stdout.isatty() else str
     sys.stdout.write(show(given["prompt"]))
     tokens = generate(engine, prompt or text_start(checkpoint.tokenizer), given["length"], how, seed)
-    for text in streamed(checkpoint.tokenizer, tokens):
+    for text in decode_stream(checkpoint.tokenizer, tokens):
         sys.stdout.write(show(text))
         sys.stdout.flush()
     print(flush=True)
@@ -214,7 +213,7 @@ def judge(program: Program, arguments: Sequence[str]) -> int:
     engine = load_engine(program, checkpoint, given)
     with program.processes.one_ahead():
         data = text_of(checkpoint, given.get("data"), console, another=True)
-    program.processes.agree("flags, text or the run's folder", f"{data.survey.digest} {checkpoint.digest}")
+    program.processes.agree("flags, text or the run's folder", f"{data.stats.digest} {checkpoint.digest}")
     with console.bar("judging", 1.0) as bar:
         for judged in running_loss(engine, data.validation):
             bar.at(judged.part)
@@ -242,7 +241,7 @@ def check_claims(program: Program, arguments: Sequence[str]) -> int:
     data = text_of(checkpoint, given.get("data"), console)
     evidence = Evidence(checkpoint.state, checkpoint.tokenizer, data, list(run.records()))
     console.say(f"{run.folder}, step {checkpoint.state.step:,}, on {data.name}")
-    if data.survey.digest != SHA256:
+    if data.stats.digest != SHA256:
         console.say("what is said of the text is said of tiny Shakespeare; this is another one", "yellow")
     console.table(table(list(claims(evidence))))
     for loss, evaluation in samples(evidence):

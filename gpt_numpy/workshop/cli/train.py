@@ -10,13 +10,15 @@ from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.cli.flags import Given, changed, chosen
 from gpt_numpy.workshop.cli.program import Program
 from gpt_numpy.workshop.console import Console
-from gpt_numpy.workshop.data.corpus import Data, find_corpus, survey, tokenize, train_tokenizer
+from gpt_numpy.workshop.data.corpus import find_corpus
+from gpt_numpy.workshop.data.dataset import Dataset, encode_corpus, read_stats, train_tokenizer
 from gpt_numpy.workshop.data.tokenizer import Tokenizer, check_bpe
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.memory import memory_of_machine
 from gpt_numpy.workshop.params import parameter_count
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
+from gpt_numpy.workshop.report.claims import MAX_TOKENS, pair_counts
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State, saved_in, versions
 from gpt_numpy.workshop.runs.run_dir import RUNS, Onlooker, Run, find_run, new_run
 from gpt_numpy.workshop.train.trainer import Training
@@ -43,9 +45,9 @@ def begin(program: Program, given: Given, console: Console) -> Training:
 def _begin(program: Program, given: Given, console: Console, run: Run, config: GPTConfig, recipe: Recipe) -> Training:
     with program.processes.one_ahead():
         corpus = find_corpus(given.get("data"), console)
-        surveyed = survey(corpus, console)
-        tokenizer = train_tokenizer(recipe.tokenizer, given.get("vocab_size", BPE_SIZE), corpus, surveyed, console)
-        data = tokenize(corpus, surveyed, tokenizer, console)
+        stats = read_stats(corpus, console)
+        tokenizer = train_tokenizer(recipe.tokenizer, given.get("vocab_size", BPE_SIZE), corpus, stats, console)
+        data = encode_corpus(corpus, stats, tokenizer, console)
     if tokenizer.kind == "char" and given.get("vocab_size", tokenizer.vocab_size) != tokenizer.vocab_size:
         raise WrongUse(
             f"--vocab-size {given['vocab_size']}: the text has {tokenizer.vocab_size} different characters, and as "
@@ -54,11 +56,11 @@ def _begin(program: Program, given: Given, console: Console, run: Run, config: G
     config = replace(config, vocab_size=tokenizer.vocab_size)
     _check_length(data, config)
     _check_memory(config, recipe)
-    program.processes.agree("flags or text", f"{config} {recipe} {surveyed.digest} {tokenizer.to_json()}")
+    program.processes.agree("flags or text", f"{config} {recipe} {stats.digest} {tokenizer.to_json()}")
     program.check(config, program.options_from(given), console)
     engine = program.engine(config, recipe.seed, given)
     state = State(
-        config, recipe, corpus.data, surveyed.digest, threads=engine.threads, processes=program.processes.size,
+        config, recipe, corpus.data, stats.digest, threads=engine.threads, processes=program.processes.size,
         machine=_machine(program, given),
     )  # fmt: skip
     run.keep_only([])  # there may be some of a run that ended before it had saved anything
@@ -102,14 +104,14 @@ def _resume(program: Program, given: Given, console: Console, run: Run) -> Train
     with program.processes.one_ahead():
         data = text_of(checkpoint, given.get("data"), console)
     kept = f"{tokenizer.to_json()} {state.step} {checkpoint.digest} {len(known)}"
-    program.processes.agree("flags, text or the run's folder", f"{state.config} {recipe} {data.survey.digest} {kept}")
+    program.processes.agree("flags, text or the run's folder", f"{state.config} {recipe} {data.stats.digest} {kept}")
     given = {**chosen(program.options, dict(state.machine)), **given}
     program.check(state.config, program.options_from(given), console)
     if state.processes == program.processes.size:
         given = {"threads": state.threads, **given}  # as many as before, so that it goes on bit for bit
     engine = load_engine(program, replace(checkpoint, state=state), given)
     state = replace(
-        state, data=data.found_by, digest=data.survey.digest, threads=engine.threads, processes=program.processes.size,
+        state, data=data.data, digest=data.stats.digest, threads=engine.threads, processes=program.processes.size,
         machine={**state.machine, **_machine(program, given)},
     )  # fmt: skip
     run.keep_only(known)
@@ -132,21 +134,21 @@ def load_engine(program: Program, checkpoint: Checkpoint, given: Given) -> Engin
     return engine
 
 
-def text_of(checkpoint: Checkpoint, data: str | None, console: Console, another: bool = False) -> Data:
+def text_of(checkpoint: Checkpoint, data: str | None, console: Console, another: bool = False) -> Dataset:
     """The text that a checkpoint was trained on, from where it was or from --data; `another` allows for other texts."""
     known = checkpoint.state
     if not (data or known.data):
         raise WrongUse(f"{checkpoint.folder} came without a text; give one by --data")
     corpus = find_corpus(data or known.data, console)
-    surveyed = survey(corpus, console)
-    if known.digest not in (surveyed.digest, "") and not (another and data):
+    stats = read_stats(corpus, console)
+    if known.digest not in (stats.digest, "") and not (another and data):
         raise WrongUse(f"{corpus.name} is not the text that {checkpoint.folder} was trained on; give that by --data")
-    found = tokenize(corpus, surveyed, checkpoint.tokenizer, console)
+    found = encode_corpus(corpus, stats, checkpoint.tokenizer, console)
     _check_length(found, known.config)
     return found
 
 
-def _check_length(data: Data, config: GPTConfig) -> None:
+def _check_length(data: Dataset, config: GPTConfig) -> None:
     if len(data.train) <= config.block_size or len(data.validation) < 2:
         raise WrongUse(
             f"{data.name} is too short: {len(data.train)} tokens to train on, {len(data.validation)} to judge by. A "
@@ -167,19 +169,22 @@ def _check_memory(config: GPTConfig, recipe: Recipe) -> None:
             )
 
 
-def _about(data: Data, tokenizer: Tokenizer) -> str:
-    surveyed = data.survey
-    told = [f"text: {data.name}", f"{surveyed.characters:,} characters", f"{len(surveyed.alphabet)} different"]
+def _about(data: Dataset, tokenizer: Tokenizer) -> str:
+    stats = data.stats
+    told = [f"text: {data.name}", f"{stats.characters:,} characters", f"{len(stats.alphabet)} different"]
     if tokenizer.kind != "char":
         told.append(f"in {len(data.train) + len(data.validation):,} tokens, {tokenizer.vocab_size:,} different")
-    return ", ".join([*told, data.pairs] if data.pairs else told)
+    else:
+        size = tokenizer.vocab_size
+        told.append(f"{len(pair_counts(data.tokens(MAX_TOKENS), size)):,} of {size**2:,} pairs of characters occur")
+    return ", ".join(told)
 
 
 def _description(
-    program: Program, run: Run, state: State, tokenizer: Tokenizer, data: Data, engine: Engine
+    program: Program, run: Run, state: State, tokenizer: Tokenizer, data: Dataset, engine: Engine
 ) -> dict[str, Any]:
     """config.json: what the run is, for people and for its report."""
-    text = {"name": data.name, "characters": data.survey.characters, "digest": state.digest, "floor": data.floor}
+    text = {"name": data.name, "characters": data.stats.characters, "digest": state.digest, "floor": data.floor}
     return {
         "command": program.name,
         "engine": engine.describe(),

@@ -1,30 +1,112 @@
-"""The dramatist: plays in the look and the 65 characters of Shakespeare's, for when no text can be had.
+"""Synthetic plays: a random grammar in the look and the 65 characters of Shakespeare's, with a known entropy.
 
-It writes by choices alone, so it knows the exact probability of what it wrote (see choices.py). A model that has
-learned all of its words, its grammar and its customs (a verb goes with its subject, whoever is called by name tends to
-answer, no one speaks twice) reaches the mean of `surprisal`, the floor, and none can do better.
+It serves where no text can be had. The plays follow words, grammar and customs: a verb agrees with its subject, whoever
+is called by name tends to answer, no one speaks twice in a row. A model that has learned all of it reaches the mean of
+`surprisal`, the entropy of the plays, and none can do better.
+
+A text is the result of choices: each takes one string from a list with probabilities, and the choices so far decide
+which list comes next. No string of a list is a prefix of another one in it, so that at most one sequence of choices
+leads to a text, and a text can be parsed. Within a choice, with the part s of its string written so far,
+
+    P(next character is c)  =  sum of the probabilities of the strings that begin with s + c
+                               -------------------------------------------------------------
+                               sum of the probabilities of the strings that begin with s
+
+and the surprisal of the character is -log of that, in nats.
 """
 
 import itertools
-from collections.abc import Generator
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Generator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
-
-from gpt_numpy.workshop.data.choices import Reader, Table, Writer, Written, written
 
 Weights = dict[str, float]
 
 
-def write_play(characters: int = 1_115_394, seed: int = 0) -> Written:
+class Play(NamedTuple):
+    text: str
+    surprisal: NDArray[np.float64]  # nats, for each character given all before it
+
+
+def write_play(characters: int = 1_115_394, seed: int = 0) -> Play:
     """A play of exactly this many characters."""
-    return written(grammar(), Writer(seed), characters)
+    return play_of(grammar(), Sampler(seed), characters)
 
 
 def surprisal_of(text: str) -> NDArray[Any]:
-    """The surprisal of each character of a play that is read; ValueError where it is none of the dramatist's."""
-    return written(grammar(), Reader(text), len(text)).surprisal
+    """The surprisal of each character of a given play; ValueError where the grammar cannot have produced it."""
+    return play_of(grammar(), Parser(text), len(text)).surprisal
+
+
+# ---- choices ----------------------------------------------------------------------------------------------------
+
+
+class Choice:
+    """One of several strings, each with a probability in proportion to its weight."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self.strings = list(weights)
+        for first, second in itertools.pairwise(sorted(self.strings)):
+            if second.startswith(first):
+                raise ValueError(f"{first!r} and {second!r} cannot be in one choice: one is a prefix of the other")
+        total = sum(weights.values())
+        begins: dict[str, float] = defaultdict(float)  # the probability of all strings with this prefix
+        for string, weight in weights.items():
+            for end in range(len(string) + 1):
+                begins[string[:end]] += weight / total
+        probabilities = [begins[string] for string in self.strings]
+        self.cumulative = np.cumsum(probabilities)[:-1].tolist()
+        self.surprisals = [
+            np.log([begins[s[:end]] / begins[s[: end + 1]] for end in range(len(s))]) for s in self.strings
+        ]
+
+
+Grammar = Generator[Choice, str, Any]  # yields a choice, is sent the string that was chosen; never ends
+Chooser = Callable[[Choice], int]  # the index of the chosen string
+
+
+def play_of(grammar: Grammar, choose: Chooser, characters: int) -> Play:
+    """What the choices lead to: exactly so many characters, so that the last string may be cut off."""
+    strings, surprisals, length = [], [np.empty(0)], 0
+    choice = next(grammar)
+    while length < characters:
+        chosen = choose(choice)
+        strings.append(choice.strings[chosen])
+        surprisals.append(choice.surprisals[chosen])
+        length += len(strings[-1])
+        choice = grammar.send(strings[-1])
+    return Play("".join(strings)[:characters], np.concatenate(surprisals)[:characters])
+
+
+class Sampler:
+    """Chooses at random."""
+
+    def __init__(self, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        self._draws = itertools.chain.from_iterable(random.random(4096).tolist() for _ in itertools.count())
+
+    def __call__(self, choice: Choice) -> int:
+        return bisect_right(choice.cumulative, next(self._draws))
+
+
+class Parser:
+    """Chooses what a given text says; ValueError where no string fits."""
+
+    def __init__(self, text: str) -> None:
+        self._text, self._position = text, 0
+
+    def __call__(self, choice: Choice) -> int:
+        rest = self._text[self._position : self._position + max(map(len, choice.strings))]
+        for chosen, string in enumerate(choice.strings):
+            if rest.startswith(string) or (len(rest) < len(string) and string.startswith(rest)):
+                self._position += len(string)
+                return chosen
+        raise ValueError(f"the grammar cannot produce {rest!r} at character {self._position}")
 
 
 # ---- words ------------------------------------------------------------------------------------------------------
@@ -39,9 +121,9 @@ def _with(words: Weights, before: str = "", after: str = "") -> Weights:
     return {before + word + after: weight for word, weight in words.items()}
 
 
-def _mixed(*parts: tuple[float, Weights]) -> Table:
-    """A table of several kinds of strings, each kind with its share."""
-    return Table({word: share * weight / sum(kind.values()) for share, kind in parts for word, weight in kind.items()})
+def _mixed(*parts: tuple[float, Weights]) -> Choice:
+    """A choice among several kinds of strings, each kind with its share."""
+    return Choice({word: share * weight / sum(kind.values()) for share, kind in parts for word, weight in kind.items()})
 
 
 NAMES = _ranked(
@@ -58,10 +140,10 @@ ADJECTIVES = _ranked(
     "fair-haired lazy vexed dear true wretched royal"
 )
 VERBS = _ranked("love fear know seek hear keep follow need doubt mourn")
-OWNERS = {"the ": 8.0, "my ": 6.0, "thy ": 5.0, "no ": 2.0, "our ": 2.0}  # one or many may follow
-ONE = {"a ": 4.0, "this ": 2.0}  # one follows
+OWNERS = {"the ": 8.0, "my ": 6.0, "thy ": 5.0, "no ": 2.0, "our ": 2.0}  # a singular or a plural may follow
+ONE = {"a ": 4.0, "this ": 2.0}  # a singular follows
 
-# how verbs go with whom: to be, to have, and the ending of the others
+# by person: to be, to have, and the ending of the other verbs
 FORMS = {
     "I": ("am ", "have ", ""),
     "thou": ("art ", "hast ", "st"),
@@ -84,9 +166,9 @@ NEXT = [
     _mixed((end, {"\n\n": 1.0}), *(((1.0 - end) * share, _with(kind, "\n")) for share, kind in OPENINGS))
     for end in ENDS
 ]
-ONWARD = Table({"And ": 4.0, "But ": 2.0, "For ": 1.0, "Yet ": 1.0, "When ": 1.0, "If ": 1.0})
+ONWARD = Choice({"And ": 4.0, "But ": 2.0, "For ": 1.0, "Yet ": 1.0, "When ": 1.0, "If ": 1.0})
 SUBJECTS = _mixed((0.6, {who if who == "I " else who.lower(): 1.0 for who in PRONOUNS}), (0.4, OWNERS | ONE))
-COUNT = {True: Table({" ": 3.0, "s ": 1.0}), False: Table({" ": 1.0})}  # by whether there may be many
+COUNT = {True: Choice({" ": 3.0, "s ": 1.0}), False: Choice({" ": 1.0})}  # by whether a plural may follow
 
 
 def _verbs(ending: str) -> Weights:
@@ -104,23 +186,23 @@ STATES = _mixed((0.6, ADJECTIVES), (0.3, OWNERS | ONE), (0.1, {"not ": 1.0}))
 NOT_STATES = _mixed((0.7, ADJECTIVES), (0.3, OWNERS | ONE))
 THINGS = _mixed((0.7, OWNERS | ONE), (0.29, {"thee": 4.0, "him": 2.0, "me": 3.0}), (0.01, {"$3 & a song": 1.0}))
 DESCRIBED = _mixed((0.65, NOUNS), (0.35, _with(ADJECTIVES, after=" ")))
-ADJECTIVE, NOUN, NAME = Table(_with(ADJECTIVES, after=" ")), Table(NOUNS), Table(NAMES)
-VERB, OWNER = Table(_verbs("")), Table(OWNERS | ONE)
+ADJECTIVE, NOUN, NAME = Choice(_with(ADJECTIVES, after=" ")), Choice(NOUNS), Choice(NAMES)
+VERB, OWNER = Choice(_verbs("")), Choice(OWNERS | ONE)
 
 
 class Closing(NamedTuple):
     """How a clause ends or goes on."""
 
-    one: Table  # after one thing
-    many: Table  # after what may be one thing or many
-    name: Table  # after a name
+    one: Choice  # after one thing
+    many: Choice  # after what may be one thing or many
+    name: Choice  # after a name
 
     @classmethod
     def of(cls, marks: Weights, *others: tuple[float, Weights]) -> "Closing":
-        """With these marks, or, each with its share, in other ways."""
+        """With these marks, or in other ways, each with its share."""
         parts = [(1.0 - sum(share for share, _ in others), marks), *others]
         many = _mixed((0.25, {"s": 1.0}), *((0.75 * share, kind) for share, kind in parts))
-        return cls(_mixed(*parts), many, Table(marks))
+        return cls(_mixed(*parts), many, Choice(marks))
 
 
 MARKS = {".": 6.0, ";": 1.0, ":": 0.7, "!": 1.5, "--": 0.4}
@@ -131,9 +213,9 @@ CRIED = Closing.of({"!": 1.0})
 
 # ---- grammar ----------------------------------------------------------------------------------------------------
 #
-# Each part yields the table to choose from and is sent the choice. It returns the name that was called, if any.
+# Each part yields choices and is sent the chosen strings. It returns the name that was called, if any.
 
-Part = Generator[Table, str, str]
+Part = Generator[Choice, str, str]
 
 
 def grammar() -> Part:
@@ -144,12 +226,12 @@ def grammar() -> Part:
 
 
 @cache
-def _speakers(before: str, called: str) -> Table:
+def _speakers(before: str, called: str) -> Choice:
     """Whoever was called tends to answer; nobody speaks twice."""
     others = {f"{name.upper()}:\n": weight for name, weight in NAMES.items() if name.upper() != before}
     answer = f"{called.upper()}:\n"
     if answer not in others:
-        return Table(others)
+        return Choice(others)
     del others[answer]
     return _mixed((0.7, {answer: 1.0}), (0.3, others))
 
@@ -183,7 +265,7 @@ def _line(opening: str) -> Part:
 
 
 def _clause(subject: str) -> Part:
-    """Who does what; the verb goes with the subject."""
+    """Who does what; the verb agrees with the subject."""
     person = PRONOUNS.get(subject.capitalize())
     if person is None:
         described = yield DESCRIBED

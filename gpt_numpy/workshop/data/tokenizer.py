@@ -3,7 +3,6 @@
 Both are saved as tokenizer.json beside the weights, since weights mean nothing without their tokenizer.
 """
 
-import codecs
 import itertools
 import json
 import re
@@ -21,8 +20,8 @@ from gpt_numpy.workshop.io import table_from
 Ids = NDArray[Any]
 Kind = Literal["char", "bpe"]
 
-LARGEST_VOCABULARY = 1_000_000
-LARGEST_TOKENIZER = 100_000_000  # bytes of tokenizer.json; that of 250,000 tokens has 20 million
+MAX_VOCABULARY = 1_000_000
+MAX_JSON = 100_000_000  # bytes of tokenizer.json; one with 250,000 tokens has 20 million
 
 
 class Tokenizer(Protocol):
@@ -35,8 +34,11 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> bytes:
         """The UTF-8 of ids; a token may be a part of a character."""
 
+    def count_characters(self, ids: Ids) -> int:
+        """How many characters begin in these tokens."""
+
     def to_json(self) -> str:
-        """What tokenizer_from reads."""
+        """The content of tokenizer.json, which tokenizer_from reads."""
 
 
 def smallest_dtype(vocab_size: int) -> DTypeLike:
@@ -52,12 +54,12 @@ class CharTokenizer:
         self.characters = sorted(set(characters))
         if not self.characters:
             raise WrongUse("a tokenizer needs at least one character; the text is empty")
-        if half := next((character for character in self.characters if "\ud800" <= character <= "\udfff"), ""):
-            raise WrongUse(f"{_named(half)} is no character that UTF-8 has")
+        if surrogate := next((character for character in self.characters if "\ud800" <= character <= "\udfff"), ""):
+            raise WrongUse(_not_utf8(surrogate))
         self.vocab_size = len(self.characters)
         codes = [ord(character) for character in self.characters]
         self._unknown = self.vocab_size
-        self._id_of = np.full(codes[-1] + 2, self._unknown, np.uint32)  # by code point; the last is for all beyond
+        self._id_of = np.full(codes[-1] + 2, self._unknown, np.uint32)  # by code point; the last entry for all beyond
         self._id_of[codes] = np.arange(self.vocab_size)
 
     def encode(self, text: str) -> Ids:
@@ -69,14 +71,18 @@ class CharTokenizer:
         return ids.astype(smallest_dtype(self.vocab_size))
 
     def decode(self, ids: Sequence[int]) -> bytes:
-        return "".join(self.characters[i] for i in ids if i < self.vocab_size).encode("utf-8")  # a model may have more
+        known = (self.characters[i] for i in ids if i < self.vocab_size)  # a model's vocabulary may be larger
+        return "".join(known).encode("utf-8")
+
+    def count_characters(self, ids: Ids) -> int:
+        return len(ids)
 
     def to_json(self) -> str:
         return json.dumps({"kind": "char", "characters": "".join(self.characters)}, ensure_ascii=False)
 
 
 class BPETokenizer:
-    """Pieces of text that occur often, built up from bytes: every text has ids."""
+    """Byte-level BPE: frequent pieces of text, merged from bytes, so that every text can be encoded."""
 
     kind: Kind = "bpe"
 
@@ -94,10 +100,10 @@ class BPETokenizer:
     def train(cls, pieces: Iterator[str], vocab_size: int) -> "BPETokenizer":
         check_bpe(vocab_size)
         library = _bpe_library()
-        model = _on_bytes(library.Tokenizer(library.models.BPE()))
-        bytes_first = library.pre_tokenizers.ByteLevel.alphabet()
+        model = _byte_level(library.Tokenizer(library.models.BPE()))
+        alphabet = library.pre_tokenizers.ByteLevel.alphabet()
         trainer = library.trainers.BpeTrainer(
-            vocab_size=vocab_size, initial_alphabet=bytes_first, show_progress=False, special_tokens=[]
+            vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False, special_tokens=[]
         )
         model.train_from_iterator(itertools.chain.from_iterable(map(_paragraphs, pieces)), trainer)
         return cls(model)
@@ -108,41 +114,44 @@ class BPETokenizer:
         library = _bpe_library()
         try:
             model = library.Tokenizer(library.models.BPE.from_file(str(vocabulary), str(merges)))
-            return cls(_on_bytes(model))
-        except Exception as error:  # the library raises nothing more special
+            return cls(_byte_level(model))
+        except Exception as error:  # the library raises no narrower class
             raise WrongUse(f"{vocabulary} and {merges.name} are not a tokenizer: {error}") from None
 
     def encode(self, text: str) -> Ids:
         pieces = list(_paragraphs(text))
         try:
             ids = [encoded.ids for encoded in self._model.encode_batch_fast(pieces, add_special_tokens=False)]
-        except Exception as error:  # the library raises nothing more special
-            half = next((character for character in text if "\ud800" <= character <= "\udfff"), "")
-            reason = f"{_named(half)} is no character that UTF-8 has" if half else f"the tokenizer says: {error}"
-            raise WrongUse(reason) from None
+        except Exception as error:  # the library raises no narrower class
+            surrogate = next((character for character in text if "\ud800" <= character <= "\udfff"), "")
+            raise WrongUse(_not_utf8(surrogate) if surrogate else f"the tokenizer says: {error}") from None
         return np.array(list(itertools.chain.from_iterable(ids)), smallest_dtype(self.vocab_size))
 
     def decode(self, ids: Sequence[int]) -> bytes:
         return b"".join(self._bytes[i] for i in ids if i < self.vocab_size)
+
+    def count_characters(self, ids: Ids) -> int:
+        begun = np.array([sum(byte & 0xC0 != 0x80 for byte in token) for token in self._bytes])  # not continued
+        return int(begun[ids].sum())
 
     def to_json(self) -> str:
         return str(self._model.to_str())
 
 
 def check_bpe(vocab_size: int) -> None:
-    """WrongUse where BPE cannot be trained."""
+    """WrongUse unless BPE can be trained with so many tokens."""
     _bpe_library()
-    if not 256 <= vocab_size <= LARGEST_VOCABULARY:
+    if not 256 <= vocab_size <= MAX_VOCABULARY:
         raise WrongUse(
             f"--vocab-size {vocab_size}: byte-level BPE starts from the 256 bytes; give at least 256, and at most "
-            f"{LARGEST_VOCABULARY:,}"
+            f"{MAX_VOCABULARY:,}"
         )
 
 
 def last_seam(text: str) -> int:
-    """Behind the last line end that stands between two visible characters; 0 if there is none.
+    """The end of the last newline between two visible characters; 0 if there is none.
 
-    BPE looks at words and at runs of white space. Cut at a seam, a text has the same tokens as in one piece.
+    BPE never merges across words and runs of white space. Cut at a seam, a text has the same tokens as uncut.
     """
     end = len(text) - 1
     while (end := text.rfind("\n", 1, end)) > 0:
@@ -152,7 +161,7 @@ def last_seam(text: str) -> int:
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """A text cut at seams into parts of some thousand characters, on which the library works side by side."""
+    """A text cut at seams into parts of some thousand characters, which the library encodes in parallel."""
     start = 0
     while start < len(text):
         seam = _SEAM.search(text, start + 4096)
@@ -165,10 +174,10 @@ _SEAM = re.compile(r"(?<=\S)\n(?=\S)")
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Which byte each character of a token stands for: those that can be seen for themselves, others from 256 on."""
-    seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    unseen = [byte for byte in range(256) if byte not in seen]
-    return {chr(byte): byte for byte in seen} | {chr(256 + i): byte for i, byte in enumerate(unseen)}
+    """The byte that each character of a token stands for: printable ones themselves, the others from 256 on."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
 _BYTE_OF = _byte_alphabet()
@@ -177,12 +186,12 @@ _BYTE_OF = _byte_alphabet()
 def _bytes_of(token: str) -> bytes:
     try:
         return bytes(_BYTE_OF[character] for character in token)
-    except KeyError:  # a token that was added to the alphabet, as <|endoftext|> is
+    except KeyError:  # a special token such as <|endoftext|>
         return token.encode("utf-8")
 
 
-def _on_bytes(model: Any) -> Any:
-    """The same tokenizer taking text as bytes, and giving it back."""
+def _byte_level(model: Any) -> Any:
+    """The same tokenizer on the bytes of a text."""
     library = _bpe_library()
     model.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = library.decoders.ByteLevel()
@@ -210,36 +219,13 @@ def tokenizer_from(data: bytes) -> Tokenizer:
     library = _bpe_library()
     try:
         model = library.Tokenizer.from_str(data.decode("utf-8"))
-    except Exception as error:  # the library raises nothing more special
+    except Exception as error:  # the library raises no narrower class
         raise ValueError(str(error)) from None
     return BPETokenizer(model)
 
 
-def streamed(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
-    """Text as soon as it is certain: the bytes of one character may be spread over several tokens."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for token in tokens:
-        yield decoder.decode(tokenizer.decode([token]))
-    yield decoder.decode(b"", final=True)
-
-
-class PairCount:
-    """How many of the possible pairs of neighbouring characters occur; fed piece by piece."""
-
-    def __init__(self, vocab_size: int) -> None:
-        self._seen = np.zeros((vocab_size, vocab_size), np.bool_)
-        self._last: Ids = np.empty(0, np.intp)
-
-    def feed(self, ids: Ids) -> None:
-        joined = np.concatenate((self._last, ids)).astype(np.intp)
-        self._seen[joined[:-1], joined[1:]] = True
-        self._last = joined[-1:]
-
-    def __bool__(self) -> bool:
-        return bool(self._seen.any())
-
-    def __str__(self) -> str:
-        return f"{self._seen.sum():,} of {self._seen.size:,} pairs of characters occur"
+def _not_utf8(surrogate: str) -> str:
+    return f"{_named(surrogate)} is half of a surrogate pair, which UTF-8 cannot encode"
 
 
 def _named(character: str) -> str:

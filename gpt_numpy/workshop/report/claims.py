@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.data.corpus import Data
+from gpt_numpy.workshop.data.dataset import Dataset
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.params import parameter_count
 from gpt_numpy.workshop.recipes import PRESETS
@@ -26,7 +26,7 @@ from gpt_numpy.workshop.runs.run_dir import Record
 HOLDS, FAILS, DEPENDS = "holds", "does not hold", "depends"
 CLOSE = 0.15  # nats: a loss of "about" so much
 WORDS = 0.5  # the part of the words in a sample that has to be known for it to be written in words
-AT_MOST = 10_000_000  # tokens that are counted
+MAX_TOKENS = 10_000_000  # tokens that are counted
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Evidence:
 
     state: State
     tokenizer: Tokenizer
-    data: Data
+    data: Dataset
     records: Sequence[Record]
 
     @property
@@ -53,10 +53,6 @@ class Evidence:
             for record in self.records
             if record["kind"] == "evaluation"
         ]
-
-    @property
-    def tokens(self) -> NDArray[np.int64]:
-        return np.concatenate([self.data.train[:AT_MOST], self.data.validation[:AT_MOST]]).astype(np.int64)
 
 
 def claims(run: Evidence) -> Iterator[Claim]:
@@ -83,9 +79,15 @@ def _parameters(run: Evidence) -> Claim:
     )
 
 
+def pair_counts(tokens: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """How often each pair of neighbouring tokens occurs that does, out of size * size pairs."""
+    _, counts = np.unique(tokens[:-1] * size + tokens[1:], return_counts=True)
+    return np.asarray(counts)
+
+
 def _pairs(run: Evidence) -> Claim:
-    tokens, size = run.tokens, run.state.config.vocab_size
-    counts = np.unique(tokens[:-1] * size + tokens[1:], return_counts=True)[1]
+    size = run.state.config.vocab_size
+    counts = pair_counts(run.data.tokens(MAX_TOKENS), size)
     return Claim(
         "the text has every pair of characters many times",
         f"{len(counts):,} of {size**2:,} pairs occur, {np.count_nonzero(counts >= 10):,} of them ten times or more",
@@ -121,7 +123,7 @@ def _counting(run: Evidence) -> Iterator[Claim]:
     if run.tokenizer.kind != "char" or size > 4096:
         yield Claim("about 3.3: how often characters occur; about 2.5: common pairs", "of characters alone", DEPENDS)
         return
-    train, validation = (part[:AT_MOST].astype(np.int64) for part in (run.data.train, run.data.validation))
+    train, validation = (part[:MAX_TOKENS].astype(np.int64) for part in (run.data.train, run.data.validation))
     single = np.bincount(train, minlength=size) + 1.0
     alone = float(np.log(single.sum()) - np.log(single)[validation[1:]].mean())
     double = np.bincount(train[:-1] * size + train[1:], minlength=size * size).reshape(size, size)
@@ -167,7 +169,7 @@ def _words_of(text: str) -> list[str]:
 
 
 def _text(run: Evidence, tokens: NDArray[Any]) -> str:
-    return run.tokenizer.decode(tokens[:AT_MOST].tolist()).decode("utf-8", "replace")
+    return run.tokenizer.decode(tokens[:MAX_TOKENS].tolist()).decode("utf-8", "replace")
 
 
 def _validation_below(run: Evidence, loss: float) -> Claim:

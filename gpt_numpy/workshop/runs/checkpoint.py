@@ -30,7 +30,7 @@ from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.io import read_limited, sha256, sync_folder, table_from, write_synced
 from gpt_numpy.workshop.optim import memory_shapes
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.data.tokenizer import LARGEST_TOKENIZER, Tokenizer, tokenizer_from
+from gpt_numpy.workshop.data.tokenizer import MAX_JSON, Tokenizer, tokenizer_from
 from gpt_numpy.workshop.params import parameter_shapes
 
 FORMAT = 2  # of state.json; 1 had no sums
@@ -215,7 +215,7 @@ def _arrays(path: Path, sums: Mapping[str, str]) -> tuple[Arrays, str]:
 def _read(path: Path, sums: Mapping[str, str]) -> tuple[bytes, str]:
     """What is in a file, and its SHA-256, which is the one that it should be."""
     with _damage_of(path):
-        data = read_limited(path, LARGEST_TOKENIZER if path.name == TOKENIZER else None)
+        data = read_limited(path, MAX_JSON if path.name == TOKENIZER else None)
         digest = sha256(data)
         if sums.get(path.name, digest) != digest:
             raise _changed(path)

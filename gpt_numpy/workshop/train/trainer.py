@@ -11,12 +11,12 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from gpt_numpy.workshop.console import Bar, Console
-from gpt_numpy.workshop.data.corpus import Data
 from gpt_numpy.workshop.data.dataloader import Batch, batch_at
-from gpt_numpy.workshop.data.tokenizer import Tokenizer, streamed
+from gpt_numpy.workshop.data.dataset import Dataset
+from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine, Trained
 from gpt_numpy.workshop.errors import Lost, RunFailed
-from gpt_numpy.workshop.generate import Sampling, generate, text_start
+from gpt_numpy.workshop.generate import Sampling, decode_stream, generate, text_start
 from gpt_numpy.workshop.rng import SAMPLES
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
 from gpt_numpy.workshop.runs.run_dir import Record, Run
@@ -62,7 +62,7 @@ class Training:
 
     engine: Engine
     tokenizer: Tokenizer
-    data: Data
+    data: Dataset
     state: State
     run: Run
     console: Console
@@ -254,7 +254,7 @@ class Training:
     def _sample(self) -> str:
         start = text_start(self.tokenizer)
         tokens = generate(self.engine, start, SAMPLE, Sampling(), (self.state.recipe.seed, self.state.step, SAMPLES))
-        return "".join(streamed(self.tokenizer, tokens))
+        return "".join(decode_stream(self.tokenizer, tokens))
 
     def _show(self, training: float, validation: float, sample: str, diagnoses: list[str]) -> None:
         per_character = 1.0 / self.data.characters_per_token

@@ -1,4 +1,4 @@
-"""The dramatist: plays in 65 characters, and the exact probability of each of them."""
+"""Synthetic plays: texts in 65 characters, and the exact probability of each of them."""
 
 import hashlib
 import itertools
@@ -10,8 +10,7 @@ from collections.abc import Generator
 import numpy as np
 import pytest
 
-from gpt_numpy.workshop.data.choices import Reader, Table, Writer, written
-from gpt_numpy.workshop.data.synthetic import surprisal_of, write_play
+from gpt_numpy.workshop.data.synthetic import Choice, Parser, Sampler, play_of, surprisal_of, write_play
 
 CHARACTERS = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 DIGEST = "cd534df0098f1da238ebb8986bdfd0935c54ef2deec8bdd452ca646856170858"
@@ -19,17 +18,17 @@ PLAY = write_play(200_000)
 
 # ---- exact probabilities ----------------------------------------------------------------------------------------
 
-ANIMAL, MANY, DOES = Table({"cat": 2, "cow": 1, "dog": 3}), Table({"s ": 1, " ": 2}), Table({"ran.": 1, "sat.": 4})
+ANIMAL, MANY, DOES = Choice({"cat": 2, "cow": 1, "dog": 3}), Choice({"s ": 1, " ": 2}), Choice({"ran.": 1, "sat.": 4})
 
 
-def toy() -> Generator[Table, str, None]:
+def toy() -> Generator[Choice, str, None]:
     """Small enough to write down all that it can write."""
     while True:
         animal = yield ANIMAL
         if animal != "cow":
             yield MANY
         else:
-            yield Table({" ": 1})
+            yield Choice({" ": 1})
         yield DOES
 
 
@@ -43,7 +42,7 @@ def all_texts(characters: int) -> dict[str, float]:
             if choice >= len(table.strings):
                 chance = 0.0  # counted under its other names already
                 break
-            chance *= float(np.diff([0.0, *table.below, 1.0])[choice])
+            chance *= float(np.diff([0.0, *table.cumulative, 1.0])[choice])
             text += table.strings[choice]
             table = grammar.send(table.strings[choice])
         found[text[:characters]] += chance
@@ -55,21 +54,21 @@ def test_surprisals_are_those_of_a_count_of_all_texts(characters: int) -> None:
     texts = all_texts(characters)
     assert sum(texts.values()) == pytest.approx(1)
     for text, chance in texts.items():
-        surprisal = written(toy(), Reader(text), characters).surprisal
+        surprisal = play_of(toy(), Parser(text), characters).surprisal
         assert len(surprisal) == characters
         assert math.exp(-surprisal.sum()) == pytest.approx(chance)
 
 
 def test_what_is_written_is_as_frequent_as_it_is_likely() -> None:
     texts = all_texts(3)
-    counts = Counter(written(toy(), Writer(seed), 3).text for seed in range(3000))
+    counts = Counter(play_of(toy(), Sampler(seed), 3).text for seed in range(3000))
     for text, chance in texts.items():
         assert counts[text] / 3000 == pytest.approx(chance, abs=4 * math.sqrt(chance / 3000))
 
 
 def test_strings_that_cannot_be_told_apart_are_refused() -> None:
-    with pytest.raises(ValueError, match="'king' and 'kings' cannot be in one table"):
-        Table({"kings": 1, "queen": 1, "king": 1})
+    with pytest.raises(ValueError, match="'king' and 'kings' cannot be in one choice"):
+        Choice({"kings": 1, "queen": 1, "king": 1})
 
 
 # ---- plays ------------------------------------------------------------------------------------------------------
@@ -99,7 +98,7 @@ def test_read_back_a_play_is_as_likely_as_when_it_was_written(seed: int) -> None
 def test_what_it_cannot_have_written_is_refused() -> None:
     for at in (0, 700, 19_000):
         text = PLAY.text[:at] + "#" + PLAY.text[at + 1 : 20_000]
-        with pytest.raises(ValueError, match="nothing that could be written at character") as raised:
+        with pytest.raises(ValueError, match=r"the grammar cannot produce .* at character") as raised:
             surprisal_of(text)
         stopped = int(re.findall(r"character (\d+)", str(raised.value))[0])
         assert at - 20 <= stopped <= at  # where the choice with the wrong character begins
