@@ -14,7 +14,7 @@ try:
     from bench.card import card
     from bench.result import Result, in_words, write_json, write_plot
     from bench.settings import Settings
-    from gpt_numpy.workshop.cli.flags import Parser, add_fields, chosen, made
+    from gpt_numpy.workshop.cli.flags import Parser, add_fields, build, pick
     from gpt_numpy.workshop.console import Console
     from gpt_numpy.workshop.errors import RunFailed, WrongUse
     from gpt_torch.device import find_device
@@ -77,8 +77,8 @@ def run(arguments: Sequence[str]) -> None:
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
     if named and named not in BENCHMARKS:
         raise WrongUse(f"{named!r} is not one of {', '.join(BENCHMARKS)}; see python -m bench --help")
-    given = parser(named or "").given(arguments[1:] if named else arguments)
-    settings = made(Settings, chosen(Settings, given))
+    given = parser(named or "").flags(arguments[1:] if named else arguments)
+    settings = build(Settings, pick(Settings, given))
     if named == "gpu":
         settings = replace(settings, device=find_device("auto").type)  # type: ignore[arg-type]
     console = Console()

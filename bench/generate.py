@@ -39,7 +39,7 @@ class Forgetful:
 def measure(settings: Settings) -> Iterator[Result]:
     config = settings.config
     engines: dict[str, Engine] = {NUMPY: settings.numpy_engine(), EAGER: settings.torch_engine()}
-    prompt = batch(config, 1)[0][0].tolist()
+    prompt = batch(config, 1).windows()[0, :-1].tolist()
     many = HOPS * max(1, config.block_size // 4)
 
     def writing(engine: Any, length: int) -> Callable[[], list[int]]:

@@ -24,7 +24,7 @@ from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
 from gpt_numpy.workshop.params import flops_per_token
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
-from gpt_numpy.workshop.runs.run_dir import Run
+from gpt_numpy.workshop.runs.run_dir import RunDir
 from gpt_numpy.workshop.train.budget import in_words
 from gpt_torch.device import find_device
 from gpt_torch.engine import Engine, Options
@@ -161,7 +161,7 @@ def last_line(text: str, folder: Path) -> Row:
 
 def reached(folder: Path) -> Row:
     """How far a training has come."""
-    records = list(Run(folder).records())
+    records = list(RunDir(folder).records())
     steps = [record for record in records if record["kind"] == "step"]
     evaluations = [record for record in records if record["kind"] == "evaluation"]
     end: Row = next((record for record in records if record["kind"] == "end"), {})
@@ -219,12 +219,10 @@ def exactness(trial: bool) -> Row:
     config, recipe = subject(trial)
     found: Row = {}
     for name, options in (("as usual", Options()), ("deterministic", Options(deterministic=True))):
-        first = Stepping(Engine(config, options=options), recipe)
-        again = Stepping(Engine(config, options=options), recipe)
+        first, again, resumed = (Stepping(Engine(config, recipe, options)) for _ in range(3))
         steps = 2 if trial else 20
         for _ in range(steps):
             first(), again()
-        resumed = Stepping(Engine(config, options=options), recipe)
         resumed.engine.load(first.engine.weights(), first.engine.optimizer_state(), steps)
         resumed.step = steps
         found[f"{name}, repeated"] = apart(first, again)
@@ -247,8 +245,8 @@ def profile(trial: bool) -> Row:
     from torch.profiler import profile as watching
 
     config, recipe = subject(trial)
-    engine = Engine(config)
-    stepping, steps = Stepping(engine, recipe), 5 if trial else 300
+    engine = Engine(config, replace(recipe, steps=10_000))
+    stepping, steps = Stepping(engine), 5 if trial else 300
     began = time.perf_counter()
     stepping()
     compiling = time.perf_counter() - began
@@ -278,13 +276,11 @@ def profile(trial: bool) -> Row:
 
 
 def many(stepping: Stepping, steps: int) -> None:
-    """As training does it: what steps report is read later."""
-    engine, device = stepping.engine, find_device("auto")
-    for step in range(steps):
-        ids, targets = stepping.batches[step % len(stepping.batches)]
-        engine.train_step(ids, targets, replace(stepping.recipe, steps=10_000), stepping.step)
+    """As in training: the results of the steps are not waited for."""
+    for _ in range(steps):
+        stepping.engine.train_step(stepping.next_batch(), stepping.step)
         stepping.step += 1
-    wait_for(device)
+    wait_for(find_device("auto"))
 
 
 PIECES = {"self-test": self_tests, "exactness": exactness, "profile": profile}

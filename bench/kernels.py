@@ -37,7 +37,7 @@ from bench.settings import COMPILED, EAGER, Settings, Stepping
 from bench.timing import turns
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.errors import RunFailed
-from gpt_numpy.workshop.optim import grouped, settings_at
+from gpt_numpy.workshop.optim import group_parameters, settings_at
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_torch.device import PEAKS
 from gpt_torch.engine import Engine, Options
@@ -249,7 +249,7 @@ def present(card: Card) -> Iterator[None]:
 
 
 ELEMENTWISE, REDUCTIONS, PRODUCTS, ATTENTION, OTHERS = (
-    "elementwise", "reductions", "matrix products", "attention", "others",
+    "elementwise", "reductions", "matrix products", "attention", "no_decay",
 )  # fmt: skip
 
 
@@ -288,7 +288,7 @@ def in_update(parameters: Mapping[str, Tensor], recipe: Recipe, card: Card) -> S
     step: Step = defaultdict(Kernels)
     with FakeTensorMode():
         own = {name: nn.Parameter(torch.empty(p.shape, device=CUDA)) for name, p in parameters.items()}
-        groups = grouped(own, recipe.optimizer).items()
+        groups = group_parameters(own, recipe.optimizer).items()
         optimizer = MuonAdamW(({"params": list(some.values()), "kind": kind} for kind, some in groups), torch.bfloat16)
         for group in optimizer.param_groups:
             group.update(settings_at(recipe, 0)[group["kind"]])
@@ -326,8 +326,7 @@ def host(settings: Settings, config: GPTConfig, recipe: Recipe) -> str:
     steps = {}
     for name in (EAGER, COMPILED)[: 1 + settings.compile]:
         options = Options("cpu", "bfloat16", compile="on" if name == COMPILED else "off", self_test=False, threads=1)
-        engine = Engine(tiny, options=options)
-        steps[name] = Stepping(engine, replace(recipe, batch_size=1))
+        steps[name] = Stepping(Engine(tiny, replace(recipe, batch_size=1), options))
     *_, found = turns(steps, settings.repeat, settings.turn)
     times = " and ".join(
         f"{milliseconds(taken.median)} {name.removeprefix('gpt_torch').strip() or 'eager'}"

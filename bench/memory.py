@@ -72,10 +72,10 @@ def main(asked: str) -> None:
     config = replace(of_one.config, block_size=context)
     make = of_one.numpy_engine if engine == NUMPY else of_one.torch_engine
     tiny = replace(config, block_size=8, n_layer=1, n_embd=config.n_head)
-    Stepping(make(tiny), replace(of_one.recipe, batch_size=1))()  # loads what is loaded when it is first needed
+    Stepping(make(tiny, batch_size=1))()  # loads what is loaded when it is first needed
     before = most_so_far(anew=True)
     at_once = max(1, AT_ONCE // context) * of_one.cores if engine == IN_PIECES else 0
-    stepping = Stepping(make(config), replace(of_one.recipe, micro_batch=at_once))
+    stepping = Stepping(make(config, micro_batch=at_once))
     stepping()
     stepping()
     print(most_so_far() - before)

@@ -150,9 +150,9 @@ def measure(settings: Settings) -> Iterator[Result]:
         ])  # fmt: skip
         return
     config, recipe = replace(settings.config, gelu="tanh"), settings.recipe
-    ids, targets = batch(config, recipe.batch_size)
-    ours = Stepping(settings.numpy_engine(config), recipe)
-    ours.batches = [(ids, targets)]
+    ours = Stepping(settings.numpy_engine(config))
+    ours.batches = [batch(config, recipe.batch_size)]
+    ids, targets = ours.batches[0].ids_and_targets()
     subjects: dict[str, Callable[[], tuple[float, float]]] = {NUMPY: ours}
     for name in installed:
         step = PEERS[name](ids, targets, config, recipe)

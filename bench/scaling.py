@@ -32,7 +32,7 @@ def measure(settings: Settings) -> Iterator[Result]:
     subjects: dict[tuple[str, int], Stepping] = {}
 
     def add(what: str, size: int, made: Settings, config: GPTConfig = base, rows: int = most) -> None:
-        subjects[what, size] = Stepping(made.numpy_engine(config), replace(recipe, batch_size=rows))
+        subjects[what, size] = Stepping(made.numpy_engine(config, batch_size=rows))
 
     for rows in (most // 4, most // 2, most):
         add("batch", rows, settings, rows=max(1, rows))

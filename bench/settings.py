@@ -1,15 +1,16 @@
 """What is measured: the flags of every benchmark, and the two engines that they describe."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.engine import Engine as NumpyEngine
-from gpt_numpy.workshop.engine import Engine, Ids
+from gpt_numpy.workshop.data.tokenizer import smallest_dtype
+from gpt_numpy.workshop.engine import Batch, Engine
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.train.distributed import available_cores
 from gpt_torch.engine import Engine as TorchEngine
@@ -52,40 +53,43 @@ class Settings:
     @property
     def recipe(self) -> Recipe:
         rows = self.batch_size or PRESETS[self.preset].recipe.batch_size
-        return Recipe(batch_size=rows, grad_clip=1.0, warmup=0)
+        return Recipe(batch_size=rows, grad_clip=1.0, warmup=0, seed=0)
 
     @property
     def cores(self) -> int:
         return self.threads or available_cores()
 
-    def numpy_engine(self, config: GPTConfig | None = None) -> NumpyEngine:
-        return NumpyEngine(config or self.config, threads=self.cores)
+    def numpy_engine(self, config: GPTConfig | None = None, **recipe: Any) -> NumpyEngine:
+        return NumpyEngine(config or self.config, replace(self.recipe, **recipe), self.cores)
 
-    def torch_engine(self, config: GPTConfig | None = None, compiled: bool = False) -> TorchEngine:
+    def torch_engine(self, config: GPTConfig | None = None, compiled: bool = False, **recipe: Any) -> TorchEngine:
         options = Options(device=self.device, dtype="float32", compile="on" if compiled else "off", threads=self.cores)
-        return TorchEngine(config or self.config, options=options)
+        return TorchEngine(config or self.config, replace(self.recipe, **recipe), options)
 
 
-def batch(config: GPTConfig, rows: int, seed: int = 0) -> tuple[Ids, Ids]:
-    tokens = np.random.default_rng(seed).integers(0, config.vocab_size, (rows, config.block_size + 1))
-    return tokens[:, :-1], tokens[:, 1:]
+def batch(config: GPTConfig, rows: int, seed: int = 0) -> Batch:
+    tokens = np.random.default_rng(seed).integers(0, config.vocab_size, rows * (config.block_size + 1))
+    dtype = smallest_dtype(config.vocab_size)
+    return Batch(tokens.astype(dtype), np.arange(rows) * (config.block_size + 1), config.block_size)
 
 
 class Stepping:
-    """An engine that makes step after step, on the same batches as any other with the same recipe."""
+    """An engine that takes step after step, on the same batches as any other with the same recipe."""
 
-    def __init__(self, engine: Engine, recipe: Recipe) -> None:
-        self.engine, self.recipe, self.step = engine, recipe, 0
-        self.batches = [batch(engine.config, recipe.batch_size, seed) for seed in range(4)]
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.recipe, self.step = engine, engine.recipe, 0
+        self.batches = [batch(engine.config, self.recipe.batch_size, seed) for seed in range(4)]
 
     def __call__(self) -> tuple[float, float]:
         """One step, to its end: the loss and the norm of the gradient."""
-        ids, targets = self.batches[self.step % len(self.batches)]
-        loss, grad_norm = self.engine.train_step(ids, targets, self.recipe, self.step % self.recipe.steps)
+        loss, grad_norm = self.engine.train_step(self.next_batch(), self.step % self.recipe.steps)
         self.step += 1
         reported = float(loss), float(grad_norm)
         wait_for(getattr(self.engine, "device", CPU))  # where AdamW may still be at work
         return reported
+
+    def next_batch(self) -> Batch:
+        return self.batches[self.step % len(self.batches)]
 
 
 CPU = torch.device("cpu")

@@ -23,12 +23,12 @@ SIDE = 1024  # of the matrices of the roofline: large enough for any BLAS to be 
 
 def measure(settings: Settings) -> Iterator[Result]:
     steps = {
-        NUMPY: Stepping(settings.numpy_engine(), settings.recipe),
-        EAGER: Stepping(settings.torch_engine(), settings.recipe),
+        NUMPY: Stepping(settings.numpy_engine()),
+        EAGER: Stepping(settings.torch_engine()),
     }
     if settings.compile:
         compiled = settings.torch_engine(compiled=True)
-        steps[COMPILED] = Stepping(compiled, settings.recipe)
+        steps[COMPILED] = Stepping(compiled)
     same_steps(steps)
     if settings.compile and not compiled.compiled:  # it has said why
         del steps[COMPILED]

@@ -28,7 +28,7 @@ Clocks = dict[tuple[str, str], list[float]]  # seconds of each call
 
 
 def measure(settings: Settings) -> Iterator[Result]:
-    stepping = Stepping(settings.numpy_engine(), settings.recipe)
+    stepping = Stepping(settings.numpy_engine())
     for _ in range(3):
         stepping()
     steps: list[float] = []

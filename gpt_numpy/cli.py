@@ -2,12 +2,15 @@
 
 import sys
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated
 
+from gpt_numpy.config import GPTConfig
 from gpt_numpy.engine import Engine
 from gpt_numpy.explain.command import EXPLAIN
-from gpt_numpy.workshop.cli.main import leave, run
-from gpt_numpy.workshop.cli.program import Program
+from gpt_numpy.workshop.cli.engine_cli import EngineCLI
+from gpt_numpy.workshop.cli.main import end_process, run
+from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.train.distributed import check_threads
 
 
@@ -19,19 +22,24 @@ class Options:
         check_threads(self.threads)
 
 
-ONLY_TORCH = (
+FLAGS_OF_GPT_TORCH = (
     "--device", "--dtype", "--attention", "--compile", "--deterministic", "--recompute", "--parallel", "--self-test",
 )  # fmt: skip
 
-PROGRAM = Program(
-    "gpt-numpy",
-    "The GPT written by hand on NumPy: train it, let it write, judge it, and read its gradients.",
-    Options,
-    lambda config, seed, options, processes: Engine(config, seed, options.threads or None),
-    elsewhere=dict.fromkeys(ONLY_TORCH, "gpt-torch"),
-    commands={"explain": EXPLAIN},
-)
+
+class NumpyCLI(EngineCLI):
+    name = "gpt-numpy"
+    about = "The GPT written by hand on NumPy: train it, let it write, evaluate it, and read its gradients."
+    options = Options
+    flags_of_other_cli = dict.fromkeys(FLAGS_OF_GPT_TORCH, "gpt-torch")
+    commands = MappingProxyType({"explain": EXPLAIN})
+
+    def engine(self, config: GPTConfig, recipe: Recipe, options: Options) -> Engine:
+        return Engine(config, recipe, options.threads)
+
+
+CLI = NumpyCLI()
 
 
 def main() -> int:
-    return leave(run(PROGRAM, sys.argv[1:]))
+    return end_process(run(CLI, sys.argv[1:]))

@@ -13,8 +13,10 @@ Which thread takes which sequences and which parameters, and the order in which 
 batch and the number of threads alone. So two runs agree bit for bit.
 """
 
+import ctypes
 import itertools
 import math
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -28,9 +30,8 @@ from gpt_numpy.cache import Cache
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.model import GPT
 from gpt_numpy.parts import Part, partition
-from gpt_numpy.workshop.engine import Arrays, Ids, Trained
-from gpt_numpy.workshop.memory import keep_freed_memory
-from gpt_numpy.workshop.optim import MEMORY, optimizer_of
+from gpt_numpy.workshop.engine import Arrays, Batch, StepResult
+from gpt_numpy.workshop.optim import STATE_KEYS
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.rng import DROPOUT
 from gpt_numpy.workshop.train.distributed import available_cores
@@ -43,85 +44,86 @@ Gradients = dict[str, Array]  # by the names of the parameters
 
 AT_ONCE = 1024  # tokens of a micro-batch: matrices large enough for BLAS, activations small enough for us
 ALL_AT_ONCE = 4096  # tokens that all threads together work on at once: many threads take less each
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
 class Engine:
     """A GPT, and the threads that do the work, each with optimizers for a part of the parameters."""
 
-    def __init__(self, config: GPTConfig, seed: int = 0, threads: int | None = None) -> None:
-        self.config = config
+    def __init__(self, config: GPTConfig, recipe: Recipe, threads: int = 0) -> None:
+        self.config, self.recipe = config, recipe
         self.threads = threads or available_cores()
         self.peak: float | None = None
-        self.model = GPT(config, seed)
+        self.model = GPT(config, recipe.seed)
         self.parameters = dict(self.model.named_parameters())
-        self.parts: list[Part] = []  # made with the first step, which says by which optimizer
-        self.all_finite = True  # every loss and gradient so far; after another one no step changes anything
+        self.parts: list[Part] = []  # made with the first step, since they hold the parameters once more
+        self.all_finite = True  # every loss and gradient so far; after another one all steps are skipped
         numpys_blas().limit(limits=1)  # for the whole process, for good
         keep_freed_memory()
-        quiet = partial(np.seterr, over="ignore", invalid="ignore")  # the loss and the norm will tell of it
+        quiet = partial(np.seterr, over="ignore", invalid="ignore")  # the loss and the norm show it
         self.pool = ThreadPoolExecutor(self.threads, initializer=quiet)
 
-    # -- training and judging --
+    # -- training and evaluating --
 
-    def train_step(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Trained:
-        self.parts = self.parts or self._parts(recipe.optimizer)
-        loss, gradients = self._loss_and_gradients(ids, targets, recipe, step)
+    def train_step(self, batch: Batch, step: int) -> StepResult:
+        self.parts = self.parts or self._new_parts()
+        loss, gradients = self._loss_and_gradients(batch, step)
         norms = self.pool.map(lambda part: part.accumulate(gradients), self.parts)
         grad_norm = get_total_norm(norms).item()
         self.all_finite = self.all_finite and math.isfinite(loss) and math.isfinite(grad_norm)
         if self.all_finite:
-            list(self.pool.map(lambda part: part.update(grad_norm, recipe, step), self.parts))
-        return Trained(loss, grad_norm)
+            list(self.pool.map(lambda part: part.update(grad_norm, self.recipe, step), self.parts))
+        return StepResult(loss, grad_norm)
 
-    def first_not_finite(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> str | None:
-        _, found = self._loss_and_gradients(ids, targets, recipe, step)
+    def first_nonfinite(self, batch: Batch, step: int) -> str | None:
+        _, found = self._loss_and_gradients(batch, step)
         gradients = {f"the gradient of {name}": [some[name] for some in found] for name in self.parameters}
         arrays = {**{name: [p.array] for name, p in self.parameters.items()}, **gradients}
         return next((name for name, parts in arrays.items() if not all(np.isfinite(a).all() for a in parts)), None)
 
-    def _loss_and_gradients(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> tuple[float, list[Gradients]]:
+    def _loss_and_gradients(self, batch: Batch, step: int) -> tuple[float, list[Gradients]]:
         """The loss of a batch, and the gradients from each thread; those of the batch are their sums."""
         for_training(self.model, True)
-        work = partial(self._train_on, ids, targets, recipe, step)
-        losses, gradients = zip(*self.pool.map(work, self._micro_batches(ids, recipe.micro_batch)), strict=True)
+        work = partial(self._train_on, batch, step)
+        micro_batches = self._micro_batches(batch, self.recipe.micro_batch)
+        losses, gradients = zip(*self.pool.map(work, micro_batches), strict=True)
         return sum(losses), list(gradients)
 
-    def _train_on(
-        self, ids: Ids, targets: Ids, recipe: Recipe, step: int, micro_batches: list[slice]
-    ) -> tuple[float, Gradients]:
-        """What these rows of the batch add to its loss and to its gradients."""
+    def _train_on(self, batch: Batch, step: int, micro_batches: list[slice]) -> tuple[float, Gradients]:
+        """The share of these rows in the loss of the batch and in its gradients."""
         loss, gradients = 0.0, Gradients()
         for rows in micro_batches:
             if self.config.dropout:
-                use_generator(Rows([(recipe.seed, step, row, DROPOUT) for row in range(len(ids))[rows]]))
-            _, mean = self.model(ids[rows], targets[rows])
-            added = mean * (ids[rows].size / ids.size)
+                use_generator(Rows([(self.recipe.seed, step, row, DROPOUT) for row in range(batch.rows)[rows]]))
+            ids, targets = batch.ids_and_targets(rows)
+            _, mean = self.model(ids, targets)
+            added = mean * (len(ids) / batch.rows)
             loss += added.item()
             for name, g in zip(self.parameters, grad(added, list(self.parameters.values())), strict=True):
                 assert g is not None
                 gradients[name] = gradients[name] + g.array if name in gradients else g.array
         return loss, gradients
 
-    def loss(self, ids: Ids, targets: Ids) -> float:
+    def loss(self, batch: Batch) -> float:
         for_training(self.model, False)
-        return sum(self.pool.map(partial(self._loss_of, ids, targets), self._micro_batches(ids)))
+        return sum(self.pool.map(partial(self._loss_of, batch), self._micro_batches(batch)))
 
-    def _loss_of(self, ids: Ids, targets: Ids, micro_batches: list[slice]) -> float:
+    def _loss_of(self, batch: Batch, micro_batches: list[slice]) -> float:
         loss = 0.0
         with no_grad():
             for rows in micro_batches:
-                _, mean = self.model(ids[rows], targets[rows])
-                loss += mean.item() * (ids[rows].size / ids.size)
+                ids, targets = batch.ids_and_targets(rows)
+                _, mean = self.model(ids, targets)
+                loss += mean.item() * (len(ids) / batch.rows)
         return loss
 
-    def _micro_batches(self, ids: Ids, limit: int = 0) -> list[list[slice]]:
+    def _micro_batches(self, batch: Batch, limit: int = 0) -> list[list[slice]]:
         """Which rows each thread takes, one slice after the other."""
-        T = ids.shape[1]
-        rows = max(1, ALL_AT_ONCE // T)
-        return divide(len(ids), self.threads, max(1, AT_ONCE // T), min(limit or rows, rows))
+        rows = max(1, ALL_AT_ONCE // batch.length)
+        return divide(batch.rows, self.threads, max(1, AT_ONCE // batch.length), min(limit or rows, rows))
 
-    def _parts(self, optimizer: str) -> list[Part]:
-        return [Part(some, optimizer) for some in partition(self.parameters, self.threads)]
+    def _new_parts(self) -> list[Part]:
+        return [Part(some, self.recipe.optimizer) for some in partition(self.parameters, self.threads)]
 
     # -- reading --
 
@@ -135,12 +137,13 @@ class Engine:
 
     def optimizer_state(self) -> Arrays:
         state = {name: array for part in self.parts for name, array in part.state().items()}
-        return {key: state[key] for kind in MEMORY for name in self.parameters if (key := f"{kind}.{name}") in state}
+        names = [f"{key}.{name}" for key in STATE_KEYS for name in self.parameters]
+        return {name: state[name] for name in names if name in state}
 
     def load(self, weights: Arrays, optimizer_state: Arrays, step: int) -> None:
         self.model.load_state_dict(weights)
         self.all_finite = True
-        self.parts = self._parts(optimizer_of(optimizer_state)) if optimizer_state else []
+        self.parts = self._new_parts() if optimizer_state else []
         for part in self.parts:
             part.load(optimizer_state, step)
 
@@ -152,7 +155,7 @@ class Engine:
 
 
 class Reader:
-    """Reads a text piece by piece, keeping the keys and values of what it has read."""
+    """Reads a text piece by piece, and caches the keys and values of what it has read."""
 
     def __init__(self, model: GPT) -> None:
         self.model = model
@@ -160,7 +163,7 @@ class Reader:
 
     def read(self, ids: Sequence[int]) -> Array:
         for_training(self.model, False)
-        with no_grad(), np.errstate(over="ignore", invalid="ignore"):  # who reads on will find logits without meaning
+        with no_grad(), np.errstate(over="ignore", invalid="ignore"):  # sampling refuses such logits
             logits, _ = self.model(np.array([ids]), cache=self.cache)
         last: Array = logits.numpy()[0, -1]
         return last
@@ -173,8 +176,17 @@ def numpys_blas() -> ThreadpoolController:
     return found.select(filepath=[path for path in paths if {"torch", "torch.libs"}.isdisjoint(Path(path).parts)])
 
 
+def keep_freed_memory() -> None:
+    """Each step makes the same large arrays. glibc, the C library of most Linux systems, returns them to the system
+    when freed, and the system clears every page of the new ones. Here glibc keeps them, in the whole process."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_MAX, 0)  # large arrays come from the heap, too,
+        libc.mallopt(M_TRIM_THRESHOLD, -1)  # and the heap never shrinks;
+        libc.mallopt(M_ARENA_MAX, 1)  # all threads share it, since arenas of their own do shrink
+
+
 def for_training(model: GPT, yes: bool) -> None:
-    """With dropout or without. Where it is so already, all parts of the model need not be told again at each token."""
+    """With dropout or without. model.train() walks through all modules, so not at each token."""
     if model.training != yes:
         model.train(yes)
 

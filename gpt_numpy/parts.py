@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from gpt_numpy.workshop.engine import Arrays
-from gpt_numpy.workshop.optim import REMEMBERED, grouped, settings_at
+from gpt_numpy.workshop.optim import KEYS_OF_GROUP, group_parameters, settings_at
 from gpt_numpy.workshop.recipes import Recipe
 from minitensor import Tensor
 from minitensor.arrays import Array, read_only
@@ -28,9 +28,9 @@ class Group:
 
     def __init__(self, kind: str, parameters: Parameters) -> None:
         self.kind, self.parameters = kind, parameters
-        self.shape = next(iter(parameters.values())).shape if kind == "hidden" else (-1,)
+        self.shape = next(iter(parameters.values())).shape if kind == "muon" else (-1,)
         self.flat = Parameter(self.flatten(self.arrays()))
-        self.optimizer: Optimizer = Muon([self.flat]) if kind == "hidden" else AdamW([self.flat])
+        self.optimizer: Optimizer = Muon([self.flat]) if kind == "muon" else AdamW([self.flat])
 
     def arrays(self) -> dict[str, Array]:
         return {name: p.array for name, p in self.parameters.items()}
@@ -51,8 +51,8 @@ class Part:
 
     def __init__(self, parameters: Parameters, optimizer: str) -> None:
         self.groups: list[Group] = []
-        for kind, some in grouped(parameters, optimizer).items():
-            if kind == "hidden":
+        for kind, some in group_parameters(parameters, optimizer).items():
+            if kind == "muon":
                 self.groups += [Group(kind, {name: p}) for name, p in some.items()]
             else:
                 self.groups.append(Group(kind, some))
@@ -81,20 +81,20 @@ class Part:
                 group.parameters[name].array = array
 
     def state(self) -> Arrays:
-        """What the optimizers remember: KIND.NAME for each parameter, nothing before the first step."""
+        """KEY.NAME for each parameter; nothing before the first step."""
         return {
-            f"{kind}.{name}": array.copy()
+            f"{key}.{name}": array.copy()
             for group in self.groups
-            for kind in REMEMBERED[group.kind]
-            if (kept := group.optimizer.state.get(group.flat))
-            for name, array in group.unflatten(kept[kind])
+            for key in KEYS_OF_GROUP[group.kind]
+            if (state := group.optimizer.state.get(group.flat))
+            for name, array in group.unflatten(state[key])
         }
 
     def load(self, state: Arrays, step: int) -> None:
         for group in self.groups:
-            kinds = REMEMBERED[group.kind]
-            kept = {kind: group.flatten({name: state[f"{kind}.{name}"] for name in group.parameters}) for kind in kinds}
-            group.optimizer.state = {group.flat: {"step": step, **kept}}
+            keys = KEYS_OF_GROUP[group.kind]
+            flat = {key: group.flatten({name: state[f"{key}.{name}"] for name in group.parameters}) for key in keys}
+            group.optimizer.state = {group.flat: {"step": step, **flat}}
 
 
 def partition(parameters: Parameters, parts: int) -> list[Parameters]:

@@ -172,24 +172,24 @@ def describe(device: torch.device) -> str:
     return f"CPU, {threads} thread{'s' * (threads > 1)}"
 
 
-# ---- memory that was not enough ---------------------------------------------------------------------------------
+# ---- out of memory ----------------------------------------------------------------------------------------------
 
 # As CUDA, the CPU, MPS and cuBLAS say it.
-FULL = re.compile(r"out of memory|can't allocate memory|Invalid buffer size|_ALLOC_FAILED")
+OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|Invalid buffer size|_ALLOC_FAILED")
 
 
 @contextmanager
-def noticing_full_memory() -> Iterator[None]:
-    """MemoryError, as Python has it, for all that PyTorch says when memory was not enough."""
+def out_of_memory_as_memory_error() -> Iterator[None]:
+    """Python's MemoryError for all the errors by which PyTorch says it."""
     try:
         yield
     except RuntimeError as error:
-        if is_full(error):
+        if is_out_of_memory(error):
             raise MemoryError from None
         raise
 
 
-def is_full(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and FULL.search(str(error)) is not None
+        isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
     )

@@ -26,11 +26,11 @@ from gpt_numpy.workshop.data.tokenizer import (
     tokenizer_from,
 )
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.io import read_limited, table_from, write_whole
+from gpt_numpy.workshop.io import parse_object, read_limited, write_atomic
 from gpt_numpy.workshop.params import parameter_shapes
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
-from gpt_numpy.workshop.runs.run_dir import Run
+from gpt_numpy.workshop.runs.run_dir import RunDir
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -60,8 +60,7 @@ def their_name(name: str) -> str:
     return f"transformer.{name}"
 
 
-def turned(name: str, weight: NDArray[Any]) -> NDArray[Any]:
-    """A block's matrix the other way round; everything else as it is."""
+def transpose_if_block_matrix(name: str, weight: NDArray[Any]) -> NDArray[Any]:
     return weight.T if name.startswith("blocks.") and weight.ndim == 2 else weight
 
 
@@ -76,7 +75,7 @@ def export(checkpoint: Checkpoint, folder: Path) -> None:
     theirs = {}
     for name, shape in parameter_shapes(replace(config, bias=True)).items():
         weight = checkpoint.weights.get(name, np.zeros(shape, np.float32))  # a bias that the model does not have is 0
-        theirs[their_name(name)] = np.ascontiguousarray(turned(name, weight))
+        theirs[their_name(name)] = np.ascontiguousarray(transpose_if_block_matrix(name, weight))
     about_tokenizer = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": config.block_size,
@@ -91,7 +90,7 @@ def export(checkpoint: Checkpoint, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         for name, content in files.items():
-            write_whole(folder / name, content)
+            write_atomic(folder / name, content)
     except OSError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -132,7 +131,7 @@ def _their_tokenizer(tokenizer: Tokenizer) -> str:
 # ---- from a folder to a run -------------------------------------------------------------------------------------
 
 
-def import_folder(folder: Path, run: Run) -> State:
+def import_folder(folder: Path, run_dir: RunDir) -> State:
     """A run of no steps yet; it has no text, so to go on training takes --data."""
     _refuse_code(folder)
     kept = _read(folder / "config.json")
@@ -142,8 +141,8 @@ def import_folder(folder: Path, run: Run) -> State:
         raise WrongUse(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}")
     weights = _our_weights(folder, config)
     state = State(config, replace(FINE_TUNING, tokenizer=tokenizer.kind), data="", digest="")
-    run.begin({"command": "gpt-torch import", "name": run.folder.resolve().name, "from": str(folder)})
-    run.save(run.latest, Checkpoint(state, tokenizer, weights, {}))
+    run_dir.write_config({"command": "gpt-torch import", "name": run_dir.folder.resolve().name, "from": str(folder)})
+    run_dir.save_latest(Checkpoint(state, tokenizer, weights))
     return state
 
 
@@ -200,7 +199,7 @@ def _our_weights(folder: Path, config: GPTConfig) -> Arrays:
         their = their_name(name).removeprefix("transformer.")
         if their not in theirs:
             raise WrongUse(f"{folder}: {their} is missing among the weights")
-        weight = turned(name, theirs[their])
+        weight = transpose_if_block_matrix(name, theirs[their])
         if weight.shape != shape:
             raise WrongUse(f"{folder}: {their} has the wrong shape, {theirs[their].shape}")
         if not np.isfinite(weight).all():
@@ -254,7 +253,7 @@ def _our_tokenizer(folder: Path) -> Tokenizer:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return table_from(_bytes(path))
+        return parse_object(_bytes(path))
     except ValueError as error:
         raise WrongUse(f"{path} cannot be read: {error}") from None
 

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from gpt_numpy.config import GPTConfig
+from gpt_numpy.workshop.engine import Batch
 from gpt_numpy.workshop.errors import RunFailed
 from gpt_numpy.workshop.params import initial_weights
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_torch.device import ALLOWED, is_full
+from gpt_torch.device import ALLOWED, is_out_of_memory
 from gpt_torch.engine import Engine, Options
 from gpt_torch.model import GPT
 
@@ -29,11 +30,11 @@ WAYS_OUT = "Ways out: --attention math, --dtype float32, --device cpu, newer PyT
 
 def self_test(config: GPTConfig, options: Options) -> str:
     """A line on how well it went; RunFailed names what is wrong, and the way out."""
-    tested = Engine(small(config), options=replace(options, compile="off", parallel="ddp"))
+    tested = Engine(small(config), Recipe(), replace(options, compile="off", parallel="ddp"))
     try:
         errors = errors_of(tested)
     except Exception as error:  # whatever this device cannot do, the run could not either
-        if isinstance(error, MemoryError) or is_full(error):
+        if isinstance(error, MemoryError) or is_out_of_memory(error):
             raise RunFailed(f"{tested.describe()} has no memory for a model of two layers") from error
         reason, *_ = [*str(error).strip().splitlines(), type(error).__name__]
         raise RunFailed(f"{tested.describe()} cannot compute a step: {reason}. {WAYS_OUT}") from error
@@ -66,12 +67,13 @@ def errors_of(tested: Engine) -> dict[str, float]:
     tested.load(weights, {}, 0)
     reference = GPT(config, dtype=torch.float64)
     reference.load_state_dict({name: torch.tensor(w) for name, w in weights.items()})
-    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2, config.block_size + 1))
-    ids, targets = tokens[:, :-1], tokens[:, 1:]
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, 2 * (config.block_size + 1))
+    batch = Batch(tokens, np.array([0, config.block_size + 1]), config.block_size)
+    ids, targets = batch.ids_and_targets()
 
     logits, loss = reference(torch.tensor(ids), torch.tensor(targets))
     loss.backward()
-    errors = {"the loss": abs(float(tested.backward(ids, targets, Recipe(), step=0)) / loss.item() - 1.0)}
+    errors = {"the loss": abs(float(tested.backward(batch, step=0)) / loss.item() - 1.0)}
     for name, parameter in reference.named_parameters():
         expected, gradient = parameter.grad, tested.parameters[name].grad
         assert expected is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-from gpt_numpy.cli import PROGRAM
+from gpt_numpy.cli import CLI
 from gpt_numpy.workshop.cli.main import run
 from gpt_numpy.workshop.train import trainer
 from tests.support.runs import PLAY, TINY, Train
@@ -71,6 +71,6 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
 
     def start(out: str, *flags: str) -> int:
         begin = [] if "--resume" in flags else ["--data", "play.txt", *TINY]
-        return run(PROGRAM, ["train", "--out", out, *begin, *flags])
+        return run(CLI, ["train", "--out", out, *begin, *flags])
 
     return start

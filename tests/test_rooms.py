@@ -83,6 +83,36 @@ def test_the_rule_itself_can_say_no() -> None:
     assert is_allowed("torch", allowed_for(ROOT / "gpt_numpy" / "explain" / "checks.py"))
 
 
+# Of the workshop, from the top: what stands in one line imports its own folder and the lines below it.
+FLOORS = (("cli",), ("report",), ("train",), ("runs", "generate"), ("data",))
+
+
+def floor_of(module: str) -> int:
+    """By the name after gpt_numpy.workshop; what is in no folder is at the bottom."""
+    first = module.split(".")[0]
+    return next((number for number, names in enumerate(FLOORS) if first in names), len(FLOORS))
+
+
+def may_import(module: str, imported: str) -> bool:
+    same_folder = module.split(".")[0] == imported.split(".")[0]
+    ground = floor_of(module) == floor_of(imported) == len(FLOORS)
+    return same_folder or ground or floor_of(module) < floor_of(imported)
+
+
+def test_imports_of_the_workshop_run_one_way() -> None:
+    prefix, arrows = "gpt_numpy.workshop.", 0
+    for path in files("gpt_numpy/workshop"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removeprefix(prefix)
+        for imported in (name.removeprefix(prefix) for name in imports(path) if name.startswith(prefix)):
+            assert may_import(module, imported), f"{module} may not import {imported}"
+            arrows += 1
+    assert arrows > 50
+    assert may_import("cli.train", "report.report")
+    assert not may_import("train.trainer", "report.report")
+    assert not may_import("generate", "runs.checkpoint")
+    assert not may_import("io", "data.corpus")
+
+
 def test_no_import_circles() -> None:
     graph = {}
     for room in ROOMS:

@@ -15,8 +15,8 @@ from gpt_numpy.explain.page import contents, write_page
 from gpt_numpy.explain.problem import Problem
 from gpt_numpy.explain.subject import MOST, Subject, plain, subject_of
 from gpt_numpy.explain.trace import Trace
-from gpt_numpy.workshop.cli.flags import Given, Parser
-from gpt_numpy.workshop.cli.program import Command, Program
+from gpt_numpy.workshop.cli.engine_cli import Command, EngineCLI
+from gpt_numpy.workshop.cli.flags import Flags, Parser
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.params import parameter_count
@@ -25,9 +25,9 @@ WORK = 4e10  # for differences, in products of two numbers: some ten seconds on 
 FUNCTIONS = 60_000  # products that the rest of a small model costs as much as, for each token
 
 
-def explain(program: Program, arguments: Sequence[str]) -> int:
+def explain(cli: EngineCLI, arguments: Sequence[str]) -> int:
     parser = Parser(
-        f"{program.name} explain",
+        f"{cli.name} explain",
         "Open the gradients of one attention head on a text of yours: every number as the sum that made it, down to "
         "the loss, checked four ways. Writes a page that needs no network; --entry and --show stay in the terminal. "
         "Layers, heads, positions and all other indices count from 0.",
@@ -55,14 +55,14 @@ def explain(program: Program, arguments: Sequence[str]) -> int:
         "--differences", metavar="N",
         help="how many numbers the page checks by a difference of the loss, too; all: each (default some ten seconds)",
     )  # fmt: skip
-    given = parser.given(arguments)
+    given = parser.flags(arguments)
 
     on_a_page = "out" in given or not ("entry" in given or "show" in given)
     if "differences" in given and not on_a_page:
         raise WrongUse("--differences is for a page; --entry takes its own, and --out writes a page too")
     limit = _limit(given)
     console = Console()
-    subject = subject_of(program, given)
+    subject = subject_of(cli, given)
     trace = Trace(subject.problem)
     if "entry" in given or "show" in given:
         _in_terminal(console, trace, subject, given)
@@ -73,7 +73,7 @@ def explain(program: Program, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _limit(given: Given) -> int | None:
+def _limit(given: Flags) -> int | None:
     """How many differences are wanted; None if that was not said."""
     wanted: str = given.get("differences", "")
     if wanted == "all":
@@ -86,7 +86,7 @@ def _limit(given: Given) -> int | None:
 # ---- in the terminal --------------------------------------------------------------------------------------------
 
 
-def _in_terminal(console: Console, trace: Trace, subject: Subject, given: Given) -> None:
+def _in_terminal(console: Console, trace: Trace, subject: Subject, given: Flags) -> None:
     label = terminal.labels_of(trace, subject.reads, subject.vocabulary)
     if given.get("show") == "list":
         for quantity in trace.quantities.values():

@@ -7,14 +7,14 @@ import numpy as np
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.explain.problem import Problem
-from gpt_numpy.workshop.cli.flags import Given
-from gpt_numpy.workshop.cli.program import Program
-from gpt_numpy.workshop.cli.train import load_engine
+from gpt_numpy.workshop.cli.engine_cli import EngineCLI
+from gpt_numpy.workshop.cli.flags import Flags
+from gpt_numpy.workshop.cli.generate import load_engine
 from gpt_numpy.workshop.data.tokenizer import CharTokenizer, Tokenizer
 from gpt_numpy.workshop.engine import Arrays
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.params import initial_weights
-from gpt_numpy.workshop.runs.run_dir import find_run
+from gpt_numpy.workshop.runs.run_dir import find_run_dir
 
 MOST = 64  # characters of a text, and numbers of a head
 LIVELY = 10.0  # a fresh model's matrices, times what training starts from: there attention would be flat
@@ -42,12 +42,12 @@ class Model:
     flags: list[str]  # that choose it
 
 
-def subject_of(program: Program, given: Given) -> Subject:
+def subject_of(cli: EngineCLI, given: Flags) -> Subject:
     text = given["text"]
     if not 2 <= len(text) <= MOST:
         have = f"TEXT has {len(text)} character{'s' * (len(text) != 1)}"
         raise WrongUse(f"{have}; give 2 to {MOST}: all but the last are read, and after each the next is guessed")
-    model = _trained(program, given) if "run" in given else _fresh(text, given)
+    model = _trained(cli, given) if "run" in given else _fresh(text, given)
     config = model.config
     layer, head = _chosen(given, "layer", config.n_layer), _chosen(given, "head", config.n_head)
     if config.n_embd // config.n_head > MOST:
@@ -67,7 +67,7 @@ def subject_of(program: Program, given: Given) -> Subject:
         [vocabulary[token] for token in ids[:-1]],
         vocabulary,
         f"{model.name}: {config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide",
-        _command(program.name, text, flags),
+        _command(cli.name, text, flags),
     )
 
 
@@ -78,18 +78,18 @@ def _command(program: str, text: str, flags: list[str]) -> tuple[str, str]:
     return shlex.join([program, "explain", text, *flags]), ""
 
 
-def _trained(program: Program, given: Given) -> Model:
+def _trained(cli: EngineCLI, given: Flags) -> Model:
     if "seed" in given:
         raise WrongUse("--seed is for a fresh model; a run has its weights")
-    run = find_run(given["run"])
+    run = find_run_dir(given["run"])
     checkpoint = run.checkpoint(given.get("checkpoint", "best"))
-    weights = load_engine(program, checkpoint, {}).weights()
+    weights = load_engine(cli, checkpoint, {}).weights()
     flags = ["--run", str(run.folder), "--checkpoint", given.get("checkpoint", "best")]
     name = f"{checkpoint.folder}, step {checkpoint.state.step}"
     return Model(checkpoint.state.config, weights, checkpoint.tokenizer, name, flags)
 
 
-def _fresh(text: str, given: Given) -> Model:
+def _fresh(text: str, given: Flags) -> Model:
     """One that has learned nothing and knows the characters of the text, which it may meet anywhere."""
     if "checkpoint" in given:
         raise WrongUse("--checkpoint is of a run; name it by --run")
@@ -106,7 +106,7 @@ def _fresh(text: str, given: Given) -> Model:
     return Model(config, weights, tokenizer, f"a small fresh model, seed {seed}", flags)
 
 
-def _chosen(given: Given, name: str, count: int) -> int:
+def _chosen(given: Flags, name: str, count: int) -> int:
     chosen: int = given.get(name, 0)
     if not 0 <= chosen < count:
         raise WrongUse(

@@ -1,4 +1,4 @@
-"""What a command shows: lines, and on a terminal a progress bar. Into a file or a pipe go the lines alone."""
+"""The output of a command: lines, and on a terminal a progress bar. A file or a pipe gets the lines alone."""
 
 import os
 import re
@@ -20,11 +20,11 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-WIDE = 160  # characters of a line of a table, where no terminal says
+WIDTH = 160  # of tables, in characters, without a terminal
 
 
 class Bar:
-    """Progress on one piece of work, or nothing where nobody would see it."""
+    """The progress of one task; without a terminal it does nothing."""
 
     def __init__(self, progress: Progress | None = None, task: TaskID | None = None) -> None:
         self._progress, self._task = progress, task
@@ -35,17 +35,17 @@ class Bar:
 
 
 class _Rich(Rich):
-    def on_broken_pipe(self) -> None:  # instead of ending the program
+    def on_broken_pipe(self) -> None:  # the default would exit the program
         raise BrokenPipeError
 
 
 class Console:
-    """Lines to one stream. Text from a model or a file is shown as it is: it cannot steer the terminal."""
+    """Lines to one stream. Control characters in them, from a model or a file, cannot steer the terminal."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stdout
         self.is_terminal = terminal = self.stream.isatty()
-        width = None if terminal else WIDE
+        width = None if terminal else WIDTH
         self._rich = _Rich(
             file=self.stream, force_terminal=terminal, width=width, highlight=False, markup=False, emoji=False
         )
@@ -54,11 +54,11 @@ class Console:
         try:
             self._rich.print(visible(line), style=style, soft_wrap=True)
             self.stream.flush()
-        except OSError:  # whoever read this has seen enough, as `head` has, or its disk is full; the work goes on
+        except OSError:  # stdout was closed, as by `head`, or its disk is full; the work goes on
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
     def show(self, text: Text) -> None:
-        """A line of many colours."""
+        """A line with several styles."""
         self._rich.print(text, soft_wrap=True)
 
     def table(self, table: Table) -> None:
@@ -67,13 +67,13 @@ class Console:
 
     @contextmanager
     def bar(self, what: str, total: float, *columns: Any, live: bool = True) -> Iterator[Bar]:
-        """A bar until the block ends. It makes way for lines, and leaves nothing behind."""
+        """A bar below the lines until the block ends."""
         if not self.is_terminal or not live:
             yield Bar()
             return
         progress = Progress(*(columns or PERCENT), console=self._rich, transient=True, expand=True)
         try:
-            with suppress(OSError):  # the terminal may be gone at any time
+            with suppress(OSError):  # the terminal may be closed at any time
                 progress.start()
             yield Bar(progress, progress.add_task(what, total=total, figures=""))
         finally:
@@ -87,7 +87,7 @@ BYTES = (*_WHAT, DownloadColumn(), TimeRemainingColumn())
 
 
 def visible(text: str) -> str:
-    """The text with control characters, which could steer a terminal, made harmless."""
+    """The text without control characters, which could steer a terminal."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 

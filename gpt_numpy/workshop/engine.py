@@ -1,9 +1,10 @@
-"""What the workshop asks of an engine: a model that can be trained, judged, read with and saved.
+"""What the workshop asks of an engine: a model that can be trained, evaluated, read with and saved.
 
-One loop trains both engines, so either can go on from what the other saved.
+One trainer serves both engines, so either can go on from what the other saved.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, SupportsFloat
 
 import numpy as np
@@ -14,50 +15,74 @@ from gpt_numpy.workshop.recipes import Recipe
 
 Ids = NDArray[np.int64]  # (B, T)
 Arrays = Mapping[str, NDArray[Any]]
+ALL_ROWS = slice(None)
 
 
-class Trained(NamedTuple):
-    """What a training step reports. float() of it may have to wait for a device that is still at work."""
+@dataclass(frozen=True)
+class Batch:
+    """Windows of a text: T tokens each, and for each of them the next one as its target."""
+
+    tokens: NDArray[Any]  # the whole text, a byte or two for each token
+    starts: NDArray[np.int64]  # of the windows (B)
+    length: int  # T
+
+    @property
+    def rows(self) -> int:
+        return len(self.starts)
+
+    def windows(self, rows: slice = ALL_ROWS) -> NDArray[Any]:
+        """(rows, T + 1), in the dtype of the text."""
+        windows: NDArray[Any] = self.tokens[self.starts[rows, None] + np.arange(self.length + 1)]
+        return windows
+
+    def ids_and_targets(self, rows: slice = ALL_ROWS) -> tuple[Ids, Ids]:
+        windows = self.windows(rows).astype(np.int64)
+        return windows[:, :-1], windows[:, 1:]
+
+
+class StepResult(NamedTuple):
+    """float() of a number may have to wait for a device that is still at work."""
 
     loss: SupportsFloat  # mean over the batch, before the step
     grad_norm: SupportsFloat  # before clipping
 
 
 class Reader(Protocol):
-    """Reads a text piece by piece, and remembers it."""
+    """Reads a text piece by piece, and caches the keys and values of what it has read."""
 
     def read(self, ids: Sequence[int]) -> NDArray[Any]:
-        """The logits (V,) of what comes after these ids, which follow those read before; block_size in all."""
+        """The logits (V,) after these ids, which follow those read before; block_size in all."""
 
 
 class Engine(Protocol):
     config: GPTConfig
+    recipe: Recipe
     threads: int  # of the CPU; another number may add in another order
-    peak: float | None  # FLOP/s that the maker of the device states, where that is known
+    peak: float | None  # FLOP/s of the device as its maker states them, if known
 
-    def train_step(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> Trained:
-        """One step on the whole batch. What it does depends on nothing but these and the state.
+    def train_step(self, batch: Batch, step: int) -> StepResult:
+        """One step of the recipe on a whole batch. It depends on nothing but these and the state.
 
-        If the loss or the norm of the gradient is not finite, it changes nothing, and no step after it does.
+        If the loss or the norm of the gradient is not finite, this step is skipped, and so is each one after it.
         """
 
-    def first_not_finite(self, ids: Ids, targets: Ids, recipe: Recipe, step: int) -> str | None:
+    def first_nonfinite(self, batch: Batch, step: int) -> str | None:
         """After such a step: the first parameter that is not finite, or else the first whose gradient is not."""
 
-    def loss(self, ids: Ids, targets: Ids) -> float:
+    def loss(self, batch: Batch) -> float:
         """The mean loss, without dropout."""
 
     def reader(self) -> Reader:
-        """Starts on an empty text."""
+        """One that has read nothing yet."""
 
     def weights(self) -> Arrays:
         """By parameter; a snapshot."""
 
     def optimizer_state(self) -> Arrays:
-        """KIND.NAME for all that optimizers remember (see optimizers.py); empty before the first step. A snapshot."""
+        """KEY.NAME for all keys of optim.py that the recipe needs; empty before the first step. A snapshot."""
 
     def load(self, weights: Arrays, optimizer_state: Arrays, step: int) -> None:
-        """Go on from what an engine saved after so many steps."""
+        """Go on from what an engine with this recipe saved after so many steps."""
 
     def describe(self) -> str:
-        """The machinery, in a line."""
+        """Library, precision and device in one line."""

@@ -1,7 +1,7 @@
-"""Writing on: one token after the other, each drawn from what the model expects.
+"""Sampling: one token after the other, each drawn from the distribution that the model predicts.
 
-p_i  ~  exp(logit_i / temperature)       below 1 the likely becomes likelier, above 1 everything more even
-top_k    only the k likeliest            top_p    only the likeliest that together have chance p
+p_i  ~  exp(logit_i / temperature)       below 1 sharper, above 1 flatter
+top_k    only the k likeliest            top_p    only the likeliest that together have probability p
 """
 
 import codecs
@@ -21,7 +21,7 @@ from gpt_numpy.workshop.errors import RunFailed, WrongUse
 class Sampling:
     temperature: Annotated[float, "below 1: safer; above 1: wilder"] = 0.7
     top_k: Annotated[int, "only the k likeliest tokens; 0: all"] = 50
-    top_p: Annotated[float, "only the likeliest tokens that together have this chance; 1: all"] = 1.0
+    top_p: Annotated[float, "only the likeliest tokens that together have this probability; 1: all"] = 1.0
     greedy: Annotated[bool, "always the likeliest token; repeatable, and dull"] = False
 
     def __post_init__(self) -> None:
@@ -30,34 +30,33 @@ class Sampling:
         if self.top_k < 0:
             raise ValueError(f"top_k is at least 0, not {self.top_k}")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is a chance above 0 and at most 1, not {self.top_p}")
+            raise ValueError(f"top_p is a probability above 0 and at most 1, not {self.top_p}")
 
 
-def chances(logits: NDArray[Any], how: Sampling) -> NDArray[np.float64]:
-    """How likely each token is to be drawn."""
+def probabilities(logits: NDArray[Any], sampling: Sampling) -> NDArray[np.float64]:
     if not np.isfinite(logits).all():
-        raise RunFailed("what the model expects is not finite: its weights are far too large, or no numbers")
-    if how.greedy:
+        raise RunFailed("the logits of the model are not finite: its weights are far too large, or NaN")
+    if sampling.greedy:
         likeliest = np.zeros(len(logits))
         likeliest[logits.argmax()] = 1.0
         return likeliest
     scaled = logits.astype(np.float64)
-    scaled = np.exp((scaled - scaled.max()) / how.temperature)
+    scaled = np.exp((scaled - scaled.max()) / sampling.temperature)
     order = np.argsort(-logits, kind="stable")  # likeliest first; of equals, the first
-    if how.top_k:
-        scaled[order[how.top_k :]] = 0.0
+    if sampling.top_k:
+        scaled[order[sampling.top_k :]] = 0.0
     p: NDArray[np.float64] = scaled / scaled.sum()
-    before = np.cumsum(p[order]) - p[order]  # the chance of all that are likelier
-    p[order[before >= how.top_p]] = 0.0
+    before = np.cumsum(p[order]) - p[order]  # the probability of all that are likelier
+    p[order[before >= sampling.top_p]] = 0.0
     p /= p.sum()
     return p
 
 
 def window_start(length: int, block_size: int) -> int:
-    """Where the part of a text begins that the model reads, once the text is longer than its context.
+    """Where the window begins that the model reads, once the text is longer than its context.
 
-    Moving on by one token would give every token another position, and nothing that was read could be kept. So the
-    window moves a quarter of the context at a time, and between two moves each token is read once.
+    A move by one token would give every token another position, and invalidate the cache. So the window moves by a
+    quarter of the context at a time, and between two moves each token is read once.
     """
     hop = max(1, block_size // 4)
     over = max(0, length - block_size)
@@ -65,24 +64,24 @@ def window_start(length: int, block_size: int) -> int:
 
 
 def text_start(tokenizer: Tokenizer) -> list[int]:
-    """What a text begins after, when no prompt is given: the end of a line, where the tokenizer has one."""
+    """The prompt before a text without one: a newline, if the tokenizer has it."""
     try:
         return [int(token) for token in tokenizer.encode("\n")]
     except WrongUse:
         return [0]
 
 
-def generate(engine: Engine, prompt: Sequence[int], length: int, how: Sampling, seed: Any) -> Iterator[int]:
-    """The tokens after the prompt, as they are drawn. The same seed gives the same ones."""
+def generate(engine: Engine, prompt: Sequence[int], length: int, sampling: Sampling, seed: Any) -> Iterator[int]:
+    """The tokens after the prompt, as they are drawn; the same for the same seed."""
     random = np.random.default_rng(seed)
-    window = [int(token) for token in prompt]  # of the text, which without end must not need memory without end
-    reader, start, read = engine.reader(), 0, 0  # where in the text the window begins; how much of it was read
+    window = [int(token) for token in prompt]  # only the window: the text may be endless
+    reader, start, read = engine.reader(), 0, 0  # where the window begins in the text; how much of it was read
     for _ in range(length):
         wanted = window_start(start + len(window), engine.config.block_size)
         if wanted != start:
             del window[: wanted - start]
             reader, start, read = engine.reader(), wanted, 0
-        p = chances(reader.read(window[read:]), how)
+        p = probabilities(reader.read(window[read:]), sampling)
         read = len(window)
         window.append(int(random.choice(len(p), p=p)))
         yield window[-1]

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and read only as far as they can be what they should be."""
+"""Files written atomically, and read with a limit on their size."""
 
 import hashlib
 import json
@@ -7,28 +7,27 @@ from pathlib import Path
 from typing import Any
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Whoever reads it, also after a crash, sees what was there before or all of this."""
-    beside = path.with_name(half_written(path.name))
-    write_synced(beside, data)
-    beside.replace(path)
+def write_atomic(path: Path, data: bytes) -> None:
+    """A reader sees the old content or the new one, also after a crash."""
+    temporary = path.with_name(temporary_name(path.name))
+    write_fsynced(temporary, data)
+    temporary.replace(path)
 
 
-def half_written(name: str) -> str:
-    """What a file is called until it is whole."""
+def temporary_name(name: str) -> str:
     return f".{name}.new"
 
 
-def write_synced(path: Path, data: bytes) -> None:
-    """Return when the disk has it."""
+def write_fsynced(path: Path, data: bytes) -> None:
+    """Returns when the data is on the disk."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def sync_folder(folder: Path) -> None:
-    """Wait until the disk knows what is in the folder."""
+def fsync_folder(folder: Path) -> None:
+    """Returns when the names in the folder are on the disk."""
     if os.name == "nt":
         return  # Windows has no such call
     descriptor = os.open(folder, os.O_RDONLY)
@@ -39,7 +38,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def read_limited(path: Path, limit: int | None) -> bytes:
-    """All of a file; ValueError for what is no file, as a pipe or a device, and for one that is far too large."""
+    """The content of a file; ValueError for anything else, such as a pipe, and for one larger than the limit."""
     if path.exists() and not path.is_file():
         raise ValueError("it is not a file")
     with path.open("rb") as file:
@@ -49,14 +48,14 @@ def read_limited(path: Path, limit: int | None) -> bytes:
     return data
 
 
-def table_from(data: bytes) -> dict[str, Any]:
-    """A table of names and values in JSON; ValueError for anything else."""
+def parse_object(data: bytes) -> dict[str, Any]:
+    """A JSON object; ValueError for anything else."""
     try:
         content = json.loads(data.decode("utf-8"))
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     if not isinstance(content, dict):
-        raise ValueError("it is not a table of names and values")
+        raise ValueError("it is not a JSON object")
     return content
 
 

@@ -1,17 +1,17 @@
-"""Which optimizer trains which parameters, with which settings, and what it remembers of them.
+"""Which optimizer updates which parameters, with which settings, and the names of its state.
 
-hidden      the matrices inside the blocks, where the recipe says muon: Muon
-matrices    all other matrices, the embeddings too: AdamW; decay pulls them towards 0, as it does the hidden ones
-others      biases, and the scales of layer norms, which start at 1: AdamW, without decay
+muon        the matrices inside the blocks, if the recipe says muon: Muon
+decay       all other matrices, the embeddings too: AdamW with weight decay
+no_decay    biases, and the scales of layer norms, which start at 1: AdamW without
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
 from gpt_numpy.workshop.recipes import Recipe
 
-MEMORY = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # each an array in the shape of the parameter
-REMEMBERED = {"hidden": MEMORY[2:], "matrices": MEMORY[:2], "others": MEMORY[:2]}
+STATE_KEYS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # each an array in the shape of the parameter
+KEYS_OF_GROUP = {"muon": STATE_KEYS[2:], "decay": STATE_KEYS[:2], "no_decay": STATE_KEYS[:2]}
 
 
 class Shaped(Protocol):
@@ -22,43 +22,38 @@ class Shaped(Protocol):
 P = TypeVar("P", bound=Shaped)
 
 
-def grouped(parameters: Mapping[str, P], optimizer: str) -> dict[str, dict[str, P]]:
+def group_parameters(parameters: Mapping[str, P], optimizer: str) -> dict[str, dict[str, P]]:
     """The parameters by group; no group is empty."""
     groups: dict[str, dict[str, P]] = {}
-    for kind in REMEMBERED:
-        if some := {name: p for name, p in parameters.items() if _group_of(name, p.ndim, optimizer) == kind}:
-            groups[kind] = some
+    for group in KEYS_OF_GROUP:
+        if members := {name: p for name, p in parameters.items() if _group_of(name, p.ndim, optimizer) == group}:
+            groups[group] = members
     return groups
 
 
 def _group_of(name: str, ndim: int, optimizer: str) -> str:
     if ndim < 2:
-        return "others"
-    return "hidden" if optimizer == "muon" and name.startswith("blocks.") else "matrices"
+        return "no_decay"
+    return "muon" if optimizer == "muon" and name.startswith("blocks.") else "decay"
 
 
 def settings_at(recipe: Recipe, step: int) -> dict[str, dict[str, Any]]:
-    """Of each group, in a step."""
-    part = recipe.part_at(step)
-    adamw = {"lr": recipe.lr * part, "betas": (recipe.beta1, recipe.beta2)}
+    """Of each group."""
+    scale = recipe.lr_scale(step)
+    adamw = {"lr": recipe.lr * scale, "betas": (recipe.beta1, recipe.beta2)}
     decay = recipe.weight_decay
     return {
-        "hidden": {"lr": recipe.muon_lr * part, "momentum": recipe.momentum, "weight_decay": decay},
-        "matrices": {**adamw, "weight_decay": decay},
-        "others": {**adamw, "weight_decay": 0.0},
+        "muon": {"lr": recipe.muon_lr * scale, "momentum": recipe.momentum, "weight_decay": decay},
+        "decay": {**adamw, "weight_decay": decay},
+        "no_decay": {**adamw, "weight_decay": 0.0},
     }
 
 
-def memory_shapes(shapes: Mapping[str, tuple[int, ...]], optimizer: str) -> dict[str, tuple[int, ...]]:
-    """All arrays that are remembered for parameters of such shapes: KIND.NAME and the shape of each."""
+def state_shapes(shapes: Mapping[str, tuple[int, ...]], optimizer: str) -> dict[str, tuple[int, ...]]:
+    """Of all arrays of the optimizer state: KEY.NAME for parameters of such shapes."""
     return {
-        f"{kind}.{name}": shape
-        for kind in MEMORY
+        f"{key}.{name}": shape
+        for key in STATE_KEYS
         for name, shape in shapes.items()
-        if kind in REMEMBERED[_group_of(name, len(shape), optimizer)]
+        if key in KEYS_OF_GROUP[_group_of(name, len(shape), optimizer)]
     }
-
-
-def optimizer_of(memory: Collection[str]) -> str:
-    """Whose memory it is, by its names."""
-    return "muon" if any(name.startswith("momentum_buffer.") for name in memory) else "adamw"

@@ -1,7 +1,4 @@
-"""The parameters of a GPT: their names, their shapes, and what they start from.
-
-Both models start from these same numbers, drawn once, in NumPy.
-"""
+"""The parameters of a GPT: names, shapes and initial values, which are the same for both models."""
 
 import math
 from collections.abc import Iterator
@@ -16,7 +13,7 @@ Weights = dict[str, NDArray[np.float32]]
 
 
 def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    """Every parameter in the order of the model; a tied lm_head.weight is tok_emb.weight and not listed."""
+    """All parameters in the order of the model, without a tied lm_head.weight, which is tok_emb.weight."""
     return dict(_shapes(config))
 
 
@@ -26,10 +23,10 @@ def parameter_count(config: GPTConfig) -> int:
 
 
 def flops_per_token(config: GPTConfig) -> int:
-    """Of a training step: each matrix product once forward, and twice as much backward, for its two gradients.
+    """Of a training step: each matrix product once forward, and twice backward, for its two gradients.
 
-    A product of (1, n) and (n, m) takes n m multiplications and as many additions. Attention is counted as if nothing
-    were masked, as is the custom.
+    A product of (1, n) and (n, m) takes n m multiplications and as many additions. Attention is counted without its
+    mask, as is usual.
     """
     C, V, T = config.n_embd, config.vocab_size, config.block_size
     of_block = 2 * 12 * C * C + 2 * 2 * T * C  # c_attn, c_proj, c_fc, c_proj; q k' and weights v
@@ -37,10 +34,10 @@ def flops_per_token(config: GPTConfig) -> int:
 
 
 def initial_weights(config: GPTConfig, seed: int) -> Weights:
-    """GPT-2's start: normal numbers of size 0.02, biases 0, layer norms 1.
+    """As GPT-2: normal with standard deviation 0.02, biases 0, layer norms 1.
 
-    Each block adds two terms to the residual stream, the outputs of the two c_proj. Theirs are smaller by the root of
-    the number of terms, so that the sum is as large as it would be with one.
+    Each block adds two terms to the residual stream, the outputs of its two c_proj. Their weights are smaller by the
+    square root of the number of all terms, so that the sum has the size of a single one.
     """
     random = np.random.default_rng(seed)
     terms = 2 * config.n_layer
@@ -51,8 +48,8 @@ def initial_weights(config: GPTConfig, seed: int) -> Weights:
         elif "ln_" in name:
             weights[name] = np.ones(shape, np.float32)
         else:
-            size = 0.02 / math.sqrt(terms) if name.endswith("c_proj.weight") else 0.02
-            weights[name] = (random.standard_normal(shape) * size).astype(np.float32)
+            std = 0.02 / math.sqrt(terms) if name.endswith("c_proj.weight") else 0.02
+            weights[name] = (random.standard_normal(shape) * std).astype(np.float32)
     if config.tie_weights:
         weights["lm_head.weight"] = weights["tok_emb.weight"]
     return weights

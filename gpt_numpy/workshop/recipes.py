@@ -1,4 +1,4 @@
-"""Recipes: everything that decides a training run, beside the text and the threads. Each field is a flag."""
+"""Recipes: everything that decides a training run, except for model, text and threads. Each field is a flag."""
 
 import math
 from dataclasses import dataclass, fields, replace
@@ -12,24 +12,24 @@ class Recipe:
     tokenizer: Annotated[Literal["char", "bpe"], "characters, or byte-level BPE trained on the text"] = "char"
     steps: Annotated[int, "training steps"] = 5000
     batch_size: Annotated[int, "sequences in a step"] = 64
-    micro_batch: Annotated[int, "sequences in memory at once; the step is the same. 0: as many as are quick"] = 0
+    micro_batch: Annotated[int, "sequences computed at once; the step is the same. 0: as many as are fast"] = 0
     order: Annotated[Literal["epochs", "random"], "shuffled epochs, or independent random windows"] = "random"
     optimizer: Annotated[Literal["adamw", "muon"], "muon: for the matrices of the blocks, with AdamW for the rest"] = (
         "adamw"
     )
     lr: Annotated[float, "AdamW: learning rate after the warm-up"] = 3e-4
     muon_lr: Annotated[float, "Muon: learning rate after the warm-up"] = 0.02
-    schedule: Annotated[Literal["cosine", "linear"], "how learning rates fall after the warm-up"] = "cosine"
-    final_lr: Annotated[float, "what is left of them at the last step, as a part"] = 0.0
+    schedule: Annotated[Literal["cosine", "linear"], "how the learning rates fall after the warm-up"] = "cosine"
+    final_lr: Annotated[float, "their fraction that is left at the last step"] = 0.0
     warmup: Annotated[int, "steps in which learning rates rise"] = 100
-    beta1: Annotated[float, "AdamW: memory of the gradient's mean"] = 0.9
-    beta2: Annotated[float, "AdamW: memory of the mean of its square"] = 0.999
-    momentum: Annotated[float, "Muon: memory of the gradient's mean"] = 0.95
-    weight_decay: Annotated[float, "pull of the matrices towards 0"] = 0.01
-    grad_clip: Annotated[float, "largest norm of all gradients together; 0: as they are"] = 0.0
+    beta1: Annotated[float, "AdamW: decay rate of the mean of the gradient"] = 0.9
+    beta2: Annotated[float, "AdamW: decay rate of the mean of its square"] = 0.999
+    momentum: Annotated[float, "Muon: decay rate of the mean of the gradient"] = 0.95
+    weight_decay: Annotated[float, "decay of all matrices towards 0"] = 0.01
+    grad_clip: Annotated[float, "largest norm of the gradient; 0: no clipping"] = 0.0
     eval_every: Annotated[int, "steps between evaluations on the whole validation split"] = 200
-    checkpoint_every: Annotated[int, "steps between checkpoints, beside the one at each new best"] = 1000
-    patience: Annotated[int, "evaluations without a new best before the run ends; 0: no early end"] = 0
+    checkpoint_every: Annotated[int, "steps between checkpoints to resume from; each new best is saved too"] = 1000
+    patience: Annotated[int, "evaluations without a new best before the run ends; 0: never"] = 0
     seed: Annotated[int, "decides the first weights, the batches and dropout"] = 1337
 
     def __post_init__(self) -> None:
@@ -46,15 +46,15 @@ class Recipe:
             if (choices := get_args(kind)) and value not in choices:
                 raise ValueError(f"{name} is {' or '.join(choices)}, not {value!r}")
         for name in ("beta1", "beta2", "momentum"):
-            if (memory := getattr(self, name)) >= 1:
-                raise ValueError(f"{name} is below 1, not {memory}")
+            if (rate := getattr(self, name)) >= 1:
+                raise ValueError(f"{name} is below 1, not {rate}")
 
     def lr_at(self, step: int) -> float:
         """AdamW's learning rate in a step."""
-        return self.lr * self.part_at(step)
+        return self.lr * self.lr_scale(step)
 
-    def part_at(self, step: int) -> float:
-        """The part of the learning rates in a step, counted from 0: up in a line, then down as the schedule says."""
+    def lr_scale(self, step: int) -> float:
+        """The factor of the learning rates in a step, counted from 0: linear warm-up, then the schedule."""
         if step < self.warmup:
             return (step + 1) / (self.warmup + 1)
         done = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
@@ -77,13 +77,13 @@ PRESETS = {
         LAPTOP,
         Recipe(
             steps=2000, batch_size=12, order="epochs", lr=1e-3, final_lr=0.1, beta2=0.99, weight_decay=0.1,
-            grad_clip=1.0, eval_every=250,
+            grad_clip=1.0, eval_every=250, checkpoint_every=250,
         ),
     ),
     "laptop-record": Preset(
         "the same model, batches and steps, to a lower loss by Muon",
         LAPTOP,
-        replace(MUON, steps=2000, batch_size=12, eval_every=250),
+        replace(MUON, steps=2000, batch_size=12, eval_every=250, checkpoint_every=250),
     ),
     "workshop": Preset("the full model and schedule of the workshop; for a GPU", GPTConfig(), Recipe()),
     "sprint": Preset(

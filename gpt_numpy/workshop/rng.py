@@ -1,9 +1,9 @@
-"""Streams of random numbers: what each is for is the last number of its seed, so that no two are the same.
+"""Random streams: the last number of each seed says what the stream is for, so that no two are the same.
 
-NumPy's seeds are sequences of numbers; (seed, step) and (seed, step, 0) are one stream, (seed, step, 1) is another.
+To NumPy, (seed, step) and (seed, step, 0) are the same seed, and (seed, step, 1) is another.
 """
 
-WINDOWS = 1  # (seed, step, WINDOWS): where random windows begin
-EPOCHS = 2  # (seed, epoch, EPOCHS): how an epoch is cut and shuffled
+WINDOWS = 1  # (seed, step, WINDOWS): the starts of random windows
+EPOCHS = 2  # (seed, epoch, EPOCHS): the offset and order of an epoch
 SAMPLES = 3  # (seed, step, SAMPLES): the sample at an evaluation
-DROPOUT = 4  # (seed, step, row, DROPOUT): what is dropped in a row of a batch
+DROPOUT = 4  # (seed, step, row, DROPOUT): the dropout mask of a row

@@ -97,7 +97,7 @@ def test_a_ratio_is_taken_turn_by_turn() -> None:
 
 
 def test_what_computes_other_numbers_is_not_timed(tiny: None) -> None:
-    ours, theirs = (Stepping(make(), QUICK.recipe) for make in (QUICK.numpy_engine, QUICK.torch_engine))
+    ours, theirs = (Stepping(make()) for make in (QUICK.numpy_engine, QUICK.torch_engine))
     same_steps({NUMPY: ours, EAGER: theirs})
     theirs.batches = [batch(TINY, 3, seed=9)]
     with pytest.raises(RunFailed, match="step 1 of gpt_torch and of gpt_numpy differ"):
@@ -133,9 +133,9 @@ def test_an_operation_that_is_wrong_at_its_measured_size_alone_is_not_timed(monk
 
 def test_the_model_written_for_the_peers_is_the_model() -> None:
     config = replace(TINY, gelu="tanh", n_layer=2)
-    weights, (ids, targets) = initial_weights(config, seed=0), batch(config, 3)
-    expected = QUICK.numpy_engine(config).loss(ids, targets)
-    assert peers.gpt_loss(np, weights, ids, targets, config) == pytest.approx(expected, rel=1e-5)
+    weights, some = initial_weights(config, seed=0), batch(config, 3)
+    expected = QUICK.numpy_engine(config).loss(some)
+    assert peers.gpt_loss(np, weights, *some.ids_and_targets(), config) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_update_written_for_the_peers_is_clipping_and_adamw() -> None:
@@ -368,7 +368,7 @@ def test_without_a_gpu_that_is_said(capsys: pytest.CaptureFixture[str], monkeypa
         (["steps"], "'steps' is not one of step, ops"),
         (["step", "--repeat", "0"], "--repeat is at least 1, not 0"),
         (["step", "--turn", "0"], "--turn is more than 0"),
-        (["step", "--presett", "laptop"], "perhaps --preset"),
+        (["step", "--presett", "laptop"], "did you mean --preset?"),
         (["step", "--plot", "picture.gif"], ".png, .svg or .pdf"),
         (["step", "--json", "no/such/folder/x.json"], "x.json cannot be written: No such file"),
         (["step", "--json", "."], ". cannot be written"),

@@ -10,7 +10,7 @@ import torch
 
 from gpt_numpy import GPTConfig
 from gpt_numpy.workshop.generate import Sampling, generate, window_start
-from gpt_numpy.workshop.optim import memory_shapes
+from gpt_numpy.workshop.optim import state_shapes
 from gpt_numpy.workshop.params import parameter_shapes
 from gpt_numpy.workshop.recipes import Recipe
 from tests.support.engines import (
@@ -37,12 +37,11 @@ each_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 @each_engine
 @each_recipe
 def test_training_learns(make: Make, recipe: Recipe) -> None:
-    engine = make(CONFIG)
-    recipe = replace(recipe, steps=60)
-    losses = [float(engine.train_step(*batch(), recipe, step).loss) for step in range(60)]
+    engine = make(CONFIG, replace(recipe, steps=60))
+    losses = [float(engine.train_step(batch(), step).loss) for step in range(60)]
     assert losses[0] == pytest.approx(np.log(11), abs=0.1)
     assert losses[-1] < 0.5 * losses[0]
-    assert engine.loss(*batch()) == pytest.approx(losses[-1], rel=0.1)
+    assert engine.loss(batch()) == pytest.approx(losses[-1], rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +52,7 @@ def test_training_learns(make: Make, recipe: Recipe) -> None:
 @pytest.mark.equivalence
 @each_recipe
 def test_both_engines_take_the_same_steps(config: GPTConfig, recipe: Recipe) -> None:
-    by_hand, in_torch = (trained(make(config), recipe) for make in ENGINES.values())
+    by_hand, in_torch = (trained(make(config, recipe)) for make in ENGINES.values())
     assert_close(by_hand, in_torch, rtol=1e-3)
 
 
@@ -62,11 +61,11 @@ def test_both_engines_take_the_same_steps(config: GPTConfig, recipe: Recipe) -> 
     "changed", [{"muon_lr": 0.1}, {"momentum": 0.5}, {"weight_decay": 3.0}, {"optimizer": "adamw"}]
 )
 def test_muon_goes_by_the_recipe_and_leaves_the_embedding_to_adamw(make: Make, changed: dict[str, Any]) -> None:
-    usual, other = (trained(make(CONFIG), recipe) for recipe in (RECIPES["muon"], replace(RECIPES["muon"], **changed)))
+    usual, other = (trained(make(CONFIG, recipe)) for recipe in (RECIPES["muon"], replace(RECIPES["muon"], **changed)))
     matrix = "blocks.1.mlp.c_fc.weight"
     assert np.abs(usual[matrix] - other[matrix]).max() > 1e-3
     once, again = (
-        trained(make(CONFIG), recipe, range(1))  # after one step the other parameters have not seen a difference yet
+        trained(make(CONFIG, recipe), range(1))  # after one step the other parameters have not seen a difference yet
         for recipe in (RECIPES["muon"], replace(RECIPES["muon"], **changed))
     )
     if "weight_decay" not in changed:
@@ -76,7 +75,7 @@ def test_muon_goes_by_the_recipe_and_leaves_the_embedding_to_adamw(make: Make, c
 
 @each_engine
 def test_clipping_at_0_is_none(make: Make) -> None:
-    never, far = (trained(make(CONFIG), replace(RECIPE, grad_clip=clip)) for clip in (0.0, 1e9))
+    never, far = (trained(make(CONFIG, replace(RECIPE, grad_clip=clip))) for clip in (0.0, 1e9))
     assert_close(never, far)
 
 
@@ -85,7 +84,7 @@ def test_clipping_at_0_is_none(make: Make) -> None:
 def test_the_betas_are_those_of_the_recipe(make: Make, name: str, memory: str) -> None:
     key = f"{memory}.tok_emb.weight"
     changed: dict[str, Any] = {name: 0.5}
-    usual, other = trained(make(CONFIG))[key], trained(make(CONFIG), replace(RECIPE, **changed))[key]
+    usual, other = trained(make(CONFIG))[key], trained(make(CONFIG, replace(RECIPE, **changed)))[key]
     assert not np.allclose(usual, other, rtol=1e-2, atol=0)
 
 
@@ -94,7 +93,7 @@ def test_the_betas_are_those_of_the_recipe(make: Make, name: str, memory: str) -
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 6])
 def test_micro_batches_add_up_to_the_whole_batch(make: Make, micro_batch: int) -> None:
     recipe = replace(RECIPE, micro_batch=micro_batch)
-    assert_close(trained(make(CONFIG)), trained(make(CONFIG), recipe))
+    assert_close(trained(make(CONFIG)), trained(make(CONFIG, recipe)))
 
 
 @each_engine
@@ -111,7 +110,7 @@ def test_dropout_depends_on_seed_and_step(make: Make) -> None:
     config = replace(CONFIG, dropout=0.3)
 
     def loss(recipe: Recipe, step: int) -> float:
-        return float(make(config).train_step(*batch(), recipe, step).loss)
+        return float(make(config, recipe).train_step(batch(), step).loss)
 
     assert loss(RECIPE, 0) != loss(RECIPE, 1)
     assert loss(RECIPE, 0) != loss(replace(RECIPE, seed=RECIPE.seed + 1), 0)
@@ -120,21 +119,20 @@ def test_dropout_depends_on_seed_and_step(make: Make) -> None:
 @each_engine
 def test_dropout_differs_between_micro_batches(make: Make) -> None:
     """The same row twice, one at a time, with other parts dropped each time."""
-    engine = make(replace(CONFIG, dropout=0.3))
-    ids, targets = batch(rows=1)
-    once = engine.train_step(ids, targets, replace(RECIPE, lr=0.0, weight_decay=0.0), 0)
-    twice = [np.repeat(array, 2, axis=0) for array in (ids, targets)]
-    both = engine.train_step(*twice, replace(RECIPE, lr=0.0, weight_decay=0.0, micro_batch=1), 0)
+    engine = make(replace(CONFIG, dropout=0.3), replace(RECIPE, lr=0.0, weight_decay=0.0, micro_batch=1))
+    row = batch(rows=1)
+    once = engine.train_step(row, 0)
+    both = engine.train_step(replace(row, starts=np.repeat(row.starts, 2)), 0)
     assert float(both.loss) != pytest.approx(float(once.loss), rel=1e-5)
 
 
 # ---- what is not finite -----------------------------------------------------------------------------------------
 
 
-def on_the_device(config: GPTConfig, seed: int = 0) -> Any:
+def on_the_device(config: GPTConfig, recipe: Recipe) -> Any:
     """PyTorch's engine as it is on CUDA, where the optimizer itself skips a step."""
-    engine = ENGINES["torch"](config, seed)
-    engine.skips_by_itself = True
+    engine = ENGINES["torch"](config, recipe)
+    engine.optimizer_skips = True
     return engine
 
 
@@ -164,25 +162,25 @@ def norm_too_large(weights: Everything) -> None:
 def test_a_step_that_is_not_finite_changes_nothing_and_names_the_first(
     make: Make, harm: Callable[[Everything], None], first: str | None, recipe: Recipe
 ) -> None:
-    engine, as_tensor = make(CONFIG), np.asarray if make is numpy_engine else torch.tensor
-    trained(engine, recipe)
+    engine, as_tensor = make(CONFIG, recipe), np.asarray if make is numpy_engine else torch.tensor
+    trained(engine)
     sound = {name: array.copy() for name, array in engine.weights().items()}
     memory = {name: array.copy() for name, array in engine.optimizer_state().items()}
     harmed = {name: array.copy() for name, array in sound.items()}
     harm(harmed)
     engine.load(harmed, memory, 3)
-    found = engine.train_step(*batch(seed=3), recipe, 3)
+    found = engine.train_step(batch(seed=3), 3)
     assert not (np.isfinite(float(found.loss)) and np.isfinite(float(found.grad_norm)))
-    assert engine.first_not_finite(*batch(seed=3), recipe, 3) == first
+    assert engine.first_nonfinite(batch(seed=3), 3) == first
     state = {name: as_tensor(array) for name, array in sound.items()}
     engine.model.load_state_dict(state)  # all is well again, but nobody has told the engine that it is
-    engine.train_step(*batch(seed=4), recipe, 4)
+    engine.train_step(batch(seed=4), 4)
     assert_same(dict(engine.weights()), sound)
     assert_same(dict(engine.optimizer_state()), memory)
     engine.load(sound, memory, 3)
-    undisturbed = make(CONFIG)
+    undisturbed = make(CONFIG, recipe)
     undisturbed.load(sound, memory, 3)
-    assert_same(trained(engine, recipe, range(3, 6)), trained(undisturbed, recipe, range(3, 6)))
+    assert_same(trained(engine, range(3, 6)), trained(undisturbed, range(3, 6)))
 
 
 # ---- its state --------------------------------------------------------------------------------------------------
@@ -192,11 +190,11 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_the_first(
 @pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, tie_weights=True), replace(CONFIG, dropout=0.2)])
 @each_recipe
 def test_another_engine_goes_on_from_a_state_as_the_first_would(make: Make, config: GPTConfig, recipe: Recipe) -> None:
-    first = make(config)
-    trained(first, recipe)
-    second = make(config, seed=99)
+    first = make(config, recipe)
+    trained(first)
+    second = make(config, recipe)
     second.load(first.weights(), first.optimizer_state(), step=3)
-    assert_same(trained(first, recipe, range(3, 6)), trained(second, recipe, range(3, 6)))
+    assert_same(trained(first, range(3, 6)), trained(second, range(3, 6)))
 
 
 @pytest.mark.equivalence
@@ -207,20 +205,20 @@ def test_one_engine_goes_on_from_what_the_other_saved(
     before: str, after: str, tie_weights: bool, recipe: Recipe
 ) -> None:
     config = replace(CONFIG, tie_weights=tie_weights)
-    first, second = ENGINES[before](config), ENGINES[after](config, seed=99)
-    trained(first, recipe)
+    first, second = ENGINES[before](config, recipe), ENGINES[after](config, recipe)
+    trained(first)
     second.load(first.weights(), first.optimizer_state(), step=3)
-    assert_close(trained(first, recipe, range(3, 6)), trained(second, recipe, range(3, 6)), rtol=1e-3)
+    assert_close(trained(first, range(3, 6)), trained(second, range(3, 6)), rtol=1e-3)
 
 
 @each_engine
 @each_recipe
 def test_what_an_engine_hands_out_is_a_snapshot(make: Make, recipe: Recipe) -> None:
-    engine = make(CONFIG)
-    trained(engine, recipe)
+    engine = make(CONFIG, recipe)
+    trained(engine)
     kept = {**engine.weights(), **engine.optimizer_state()}
     before = {name: value.copy() for name, value in kept.items()}
-    trained(engine, recipe, range(3, 5))
+    trained(engine, range(3, 5))
     assert_same(kept, before)
 
 
@@ -228,10 +226,10 @@ def test_what_an_engine_hands_out_is_a_snapshot(make: Make, recipe: Recipe) -> N
 @each_recipe
 def test_the_optimizer_state_is_what_a_checkpoint_is_checked_for(make: Make, recipe: Recipe) -> None:
     config = replace(CONFIG, tie_weights=True)
-    engine = make(config)
+    engine = make(config, recipe)
     assert engine.optimizer_state() == {}
-    trained(engine, recipe)
-    shapes = memory_shapes(parameter_shapes(config), recipe.optimizer)
+    trained(engine)
+    shapes = state_shapes(parameter_shapes(config), recipe.optimizer)
     assert {name: array.shape for name, array in engine.optimizer_state().items()} == shapes
     assert list(engine.optimizer_state()) == list(shapes)
     count = len(parameter_shapes(config))
@@ -242,9 +240,9 @@ def test_the_optimizer_state_is_what_a_checkpoint_is_checked_for(make: Make, rec
 # ---- reading and writing ----------------------------------------------------------------------------------------
 
 
-def lively(make: Make, config: GPTConfig = CONFIG) -> Any:
+def lively(make: Make, config: GPTConfig = CONFIG, recipe: Recipe = RECIPE) -> Any:
     """An engine whose weights are large enough for every part to matter."""
-    engine = make(config)
+    engine = make(config, recipe)
     random = np.random.default_rng(1)
     weights = {name: w + 0.3 * random.standard_normal(w.shape, np.float32) for name, w in engine.weights().items()}
     engine.load(weights, {}, 0)
@@ -286,10 +284,9 @@ def test_cached_writing_is_writing_with_the_whole_window_read_anew_far_past_the_
 
 @each_engine
 def test_dropout_is_off_while_reading_and_judging(make: Make) -> None:
-    engine = lively(make, replace(CONFIG, dropout=0.5))
+    engine = lively(make, replace(CONFIG, dropout=0.5), replace(RECIPE, lr=0.0, weight_decay=0.0))
     plain = lively(make)
     assert np.array_equal(engine.reader().read([1, 2, 3]), plain.reader().read([1, 2, 3]))
-    ids, targets = batch()
-    engine.train_step(ids, targets, replace(RECIPE, lr=0.0, weight_decay=0.0), 0)
-    assert engine.loss(ids, targets) == plain.loss(ids, targets)
+    engine.train_step(batch(), 0)
+    assert engine.loss(batch()) == plain.loss(batch())
     assert np.array_equal(engine.reader().read([1, 2, 3]), plain.reader().read([1, 2, 3]))

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import gpt_numpy.model
 from gpt_numpy import GPTConfig
-from gpt_torch.huggingface import their_config, their_name, turned
+from gpt_torch.huggingface import their_config, their_name, transpose_if_block_matrix
 from tests.equivalence.pair import Attention, by_hand, in_torch, layer_by_hand, layer_in_torch
 from tests.equivalence.problems import IGNORED, SEEDS, SIZES, Arrays, Problem, any_config, moved, problem, problems
 from tests.equivalence.rounding import TIMES, moves, rounding
@@ -149,7 +149,10 @@ def their_model(problem: Problem) -> Any:
     config = transformers.GPT2Config(**their_config(problem.config))
     config._attn_implementation = "eager"  # attention written out
     model = transformers.GPT2LMHeadModel(config).double()
-    weights = {their_name(name): torch.tensor(turned(name, weight)) for name, weight in problem.weights.items()}
+    weights = {
+        their_name(name): torch.tensor(transpose_if_block_matrix(name, weight))
+        for name, weight in problem.weights.items()
+    }
     absent = {name for name, _ in model.named_parameters()} - weights.keys()
     assert all(name.endswith(".bias") and not problem.config.bias for name in absent)
     model.load_state_dict(weights, strict=False)  # where we have no bias, theirs is 0, as at their start
@@ -166,7 +169,7 @@ def test_transformers_finds_the_same(problem: Problem) -> None:
     gradients = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
     ours = [name for name in problem.weights if name != "lm_head.weight" or not problem.config.tie_weights]
     expected = {"loss": loss.detach().numpy(), "logits": logits.detach().numpy()}
-    expected |= {f"d {name}": turned(name, gradients[their_name(name)]) for name in ours}
+    expected |= {f"d {name}": transpose_if_block_matrix(name, gradients[their_name(name)]) for name in ours}
     found = by_hand(problem)
     moved_by = moves(lambda: in_torch(problem))
     compare({name: found[name] for name in expected}, expected, moved_by, "float64")

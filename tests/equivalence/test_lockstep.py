@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from gpt_numpy.workshop.data.tokenizer import CharTokenizer
-from gpt_numpy.workshop.engine import Ids
+from gpt_numpy.workshop.engine import Batch
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State, load_checkpoint, save_checkpoint
 from tests.equivalence.problems import Arrays
 from tests.equivalence.rounding import HALF_A_UNIT, TIMES, rounding
-from tests.support.engines import CONFIG, ENGINES
+from tests.support.engines import CONFIG, ENGINES, batch_of
 from tests.support.report import REPORT
 
 pytestmark = pytest.mark.equivalence
@@ -40,16 +40,15 @@ class Step(NamedTuple):
     weights: Arrays
 
 
-def text(step: int) -> tuple[Ids, Ids]:
+def text(step: int) -> Batch:
     """Rows that count up by 1, 2, 3 or 5, beginning anywhere: something to learn."""
     random = np.random.default_rng(step)
     start, by = random.integers(0, CONFIG.vocab_size, (4, 1)), random.choice([1, 2, 3, 5], (4, 1))
-    tokens: Any = (start + by * np.arange(CONFIG.block_size + 1)) % CONFIG.vocab_size
-    return tokens[:, :-1], tokens[:, 1:]
+    return batch_of((start + by * np.arange(CONFIG.block_size + 1)) % CONFIG.vocab_size)
 
 
 def new(engine: str, dtype: str = "float64") -> Any:
-    made = ENGINES[engine](CONFIG)
+    made = ENGINES[engine](CONFIG, RECIPE)
     return made if dtype == "float32" else in_float64(made)
 
 
@@ -60,7 +59,7 @@ def in_float64(engine: Any) -> Any:
 
 def train(engine: Any, first: int = 0, last: int = STEPS) -> Iterator[Step]:
     for step in range(first, last):
-        loss, grad_norm = engine.train_step(*text(step), RECIPE, step)
+        loss, grad_norm = engine.train_step(text(step), step)
         yield Step(float(loss), float(grad_norm), {name: w.copy() for name, w in engine.weights().items()})
 
 
@@ -111,7 +110,7 @@ def test_a_checkpoint_handed_over_half_way_changes_nothing(
     tokenizer, state = CharTokenizer("abcdefghijk"), State(CONFIG, RECIPE, data="", digest="", step=HALF_WAY)
     kept = Checkpoint(state, tokenizer, first.weights(), first.optimizer_state())
     save_checkpoint(tmp_path / "half-way", kept)
-    checkpoint = load_checkpoint(tmp_path / "half-way", to_train=True)
+    checkpoint = load_checkpoint(tmp_path / "half-way", with_optimizer=True)
     second.load(checkpoint.weights, checkpoint.optimizer_state, checkpoint.state.step)
     rest = train(second, first=HALF_WAY)
     for number, (ours, theirs) in enumerate(zip(rest, in_torch[HALF_WAY:], strict=True), HALF_WAY + 1):

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt_numpy import GPTConfig
-from gpt_numpy.cli import PROGRAM
+from gpt_numpy.cli import CLI
 from gpt_numpy.explain import checks, differences
 from gpt_numpy.explain.account import account, is_hidden, sums
 from gpt_numpy.explain.checks import by_torch, check_all, checkable, four_ways, verdict, visible_entries
@@ -417,7 +417,7 @@ def test_a_page_of_32_characters_of_the_full_model_has_less_than_5_MB() -> None:
 
 
 def explain(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    status = run(PROGRAM, ["explain", *arguments])
+    status = run(CLI, ["explain", *arguments])
     return status, *capsys.readouterr()
 
 
@@ -487,7 +487,7 @@ def test_every_kind_of_matrix_fits_the_terminal(
         (["abc", "--checkpoint", "best"], "--checkpoint is of a run"),
         (["abc", "--out", "nowhere/page.html"], "nowhere/page.html cannot be written"),
         (["abc", "--differences", "many"], "--differences many: give a whole number, or all"),
-        (["abc", "--heads", "1"], "--heads is not known, perhaps --head"),
+        (["abc", "--heads", "1"], "--heads is not known; did you mean --head?"),
     ],
 )
 def test_a_wrong_use_is_one_clear_line(
@@ -537,7 +537,7 @@ def test_the_command_that_is_printed_works(text: str, capsys: pytest.CaptureFixt
     _, first, _ = explain(capsys, "--entry", "l[0]", "--", text)
     _, out, _ = explain(capsys, "--entry", "L", "--", text)
     printed = next(line for line in out.splitlines() if line.startswith("each factor")).partition(": ")[2]
-    assert run(PROGRAM, shlex.split(re.sub(r"l\[\d\]", "l[0]", out[out.index(printed) :]))[1:]) == 0
+    assert run(CLI, shlex.split(re.sub(r"l\[\d\]", "l[0]", out[out.index(printed) :]))[1:]) == 0
     again = capsys.readouterr().out
     assert again == first
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from gpt_numpy import GPTConfig
-from gpt_numpy.cli import PROGRAM
+from gpt_numpy.cli import CLI
 from gpt_numpy.explain import command
 from gpt_numpy.explain.account import account
 from gpt_numpy.explain.checks import BEND, EXACT, by_torch, check_all
@@ -50,11 +50,11 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trace() -> Trace:
-    return Trace(subject_of(PROGRAM, {"text": TEXT}).problem)
+    return Trace(subject_of(CLI, {"text": TEXT}).problem)
 
 
 def written(path: Path, *arguments: str) -> Path:
-    assert run(PROGRAM, ["explain", *arguments, "--out", str(path)]) == 0
+    assert run(CLI, ["explain", *arguments, "--out", str(path)]) == 0
     return path
 
 
@@ -173,7 +173,7 @@ def test_the_command_of_an_entry_gives_the_same_number(reader: Reader, capsys: p
     reader.go("#dK[5,3]")
     command = shlex.split(reader.page.text_content("#account pre"))
     capsys.readouterr()
-    assert run(PROGRAM, command[1:]) == 0
+    assert run(CLI, command[1:]) == 0
     assert f"{reader.number('#account [data-way=tape]', 'value'):.6g}" in capsys.readouterr().out
 
 

@@ -17,7 +17,7 @@ from hypothesis.strategies import integers
 from gpt_numpy.engine import ALL_AT_ONCE, AT_ONCE, Engine, Rows, divide, numpys_blas
 from minitensor.optim import AdamW, clip_grad_norm_
 from tests.support import ROOT
-from tests.support.engines import CONFIG, RECIPE, assert_close, batch, trained
+from tests.support.engines import CONFIG, RECIPE, assert_close, batch, batch_of, trained
 
 # ---- what a step is ---------------------------------------------------------------------------------------------
 
@@ -25,12 +25,11 @@ from tests.support.engines import CONFIG, RECIPE, assert_close, batch, trained
 @pytest.mark.equivalence
 def test_a_step_is_the_gradient_of_the_whole_batch_clipped_and_given_to_adamw() -> None:
     """The same with the plain pieces of minitensor, one after the other."""
-    engine, twin = Engine(CONFIG, threads=3), Engine(CONFIG, threads=1).model
+    engine, twin = Engine(CONFIG, RECIPE, threads=3), Engine(CONFIG, RECIPE, threads=1).model
     decayed = {"params": [p for p in twin.parameters() if p.ndim == 2], "weight_decay": 0.1}
     optimizer = AdamW([decayed, {"params": [p for p in twin.parameters() if p.ndim == 1], "weight_decay": 0.0}])
     for step in range(3):
-        ids, targets = batch(seed=step)
-        _, loss = twin(ids, targets)
+        _, loss = twin(*batch(seed=step).ids_and_targets())
         assert loss is not None
         optimizer.zero_grad()
         loss.backward()
@@ -39,7 +38,7 @@ def test_a_step_is_the_gradient_of_the_whole_batch_clipped_and_given_to_adamw() 
         for group in optimizer.param_groups:
             group["lr"] = RECIPE.lr_at(step)
         optimizer.step()
-        reported = engine.train_step(ids, targets, RECIPE, step)
+        reported = engine.train_step(batch(seed=step), step)
         assert reported.loss == pytest.approx(loss.item(), rel=1e-6)
         assert reported.grad_norm == pytest.approx(norm.item(), rel=1e-5)
     assert_close({name: p.array for name, p in twin.state_dict().items()}, dict(engine.weights()))
@@ -48,23 +47,24 @@ def test_a_step_is_the_gradient_of_the_whole_batch_clipped_and_given_to_adamw() 
 @pytest.mark.filterwarnings("error")
 def test_numbers_that_are_too_large_are_no_warning() -> None:
     """The loss says it."""
-    engine = Engine(CONFIG, threads=2)
+    engine = Engine(CONFIG, RECIPE, threads=2)
     engine.load({name: np.full_like(array, 1e30) for name, array in engine.weights().items()}, {}, 0)
-    assert not np.isfinite(engine.loss(*batch()))
-    assert not math.isfinite(float(engine.train_step(*batch(), RECIPE, 0).loss))
+    assert not np.isfinite(engine.loss(batch()))
+    assert not math.isfinite(float(engine.train_step(batch(), 0).loss))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_step_begins_from_what_the_parameters_hold_whoever_gave_it_to_them(threads: int) -> None:
     """Views of the long arrays of its parts too: two layers' weights swapped, a matrix turned."""
-    engine, still = Engine(CONFIG, threads=threads), replace(RECIPE, lr=0.0)
-    engine.train_step(*batch(), RECIPE, 0)
+    engine = Engine(CONFIG, RECIPE, threads=threads)
+    engine.train_step(batch(), 0)
     first, second = (engine.parameters[f"blocks.{i}.mlp.c_fc.weight"] for i in range(2))
     first.data, second.data = second.data, first.data
     square = engine.parameters["blocks.0.attn.c_proj.weight"]
     square.data = square.data.transpose(0, 1)
     expected = {name: array.copy() for name, array in engine.weights().items()}
-    engine.train_step(*batch(), still, 1)
+    engine.recipe = replace(RECIPE, lr=0.0)
+    engine.train_step(batch(), 1)
     assert_close(dict(engine.weights()), expected, rtol=0.0)
 
 
@@ -94,10 +94,9 @@ def test_threads_and_pieces_change_nothing_but_the_order_of_sums(
     threads: int, micro_batch: int, dropout: float
 ) -> None:
     config, recipe = replace(CONFIG, dropout=dropout), replace(RECIPE, micro_batch=micro_batch)
-    assert_close(trained(Engine(config, threads=1)), trained(Engine(config, threads=threads), recipe))
-    ids, targets = batch()
-    loss = Engine(CONFIG, threads=threads).loss(ids, targets)
-    assert loss == pytest.approx(Engine(CONFIG, threads=1).loss(ids, targets), rel=1e-6)
+    assert_close(trained(Engine(config, RECIPE, threads=1)), trained(Engine(config, recipe, threads=threads)))
+    loss = Engine(CONFIG, recipe, threads=threads).loss(batch())
+    assert loss == pytest.approx(Engine(CONFIG, RECIPE, threads=1).loss(batch()), rel=1e-6)
 
 
 def test_rows_drop_different_numbers() -> None:
@@ -112,27 +111,27 @@ def test_many_threads_share_the_memory_of_a_few() -> None:
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (4 * ALL_AT_ONCE // 64, 65))
     peaks = []
     for threads in (4, 32):
-        engine = Engine(config, threads=threads)
+        engine = Engine(config, RECIPE, threads=threads)
         tracemalloc.start()
-        engine.train_step(tokens[:, :-1], tokens[:, 1:], RECIPE, 0)
+        engine.train_step(batch_of(tokens), 0)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0]
 
 
-@pytest.mark.parametrize("judging", [False, True])
-def test_memory_does_not_grow_with_the_batch(judging: bool) -> None:
+@pytest.mark.parametrize("evaluating", [False, True])
+def test_memory_does_not_grow_with_the_batch(evaluating: bool) -> None:
     config = replace(CONFIG, block_size=64, n_embd=64)
-    engine = Engine(config, threads=2)
+    engine = Engine(config, RECIPE, threads=2)
     peaks = []
     for rows, times in ((2 * AT_ONCE // 64, 16), (32 * AT_ONCE // 64, 1)):  # as often, both threads' peaks may meet
         tokens = np.random.default_rng(0).integers(0, config.vocab_size, (rows, 65))
         tracemalloc.start()
         for _ in range(times):
-            if judging:
-                engine.loss(tokens[:, :-1], tokens[:, 1:])
+            if evaluating:
+                engine.loss(batch_of(tokens))
             else:
-                engine.train_step(tokens[:, :-1], tokens[:, 1:], RECIPE, 0)
+                engine.train_step(batch_of(tokens), 0)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[0] > 2 * AT_ONCE * 4 * config.n_embd * 4  # it counts NumPy's memory: both threads' widest arrays
@@ -147,7 +146,7 @@ def test_micro_batches_are_no_larger_than_asked(monkeypatch: pytest.MonkeyPatch)
         return divide(rows, threads, at_once, limit)
 
     monkeypatch.setattr("gpt_numpy.engine.divide", noted)
-    Engine(CONFIG, threads=1).train_step(*batch(), replace(RECIPE, micro_batch=2), 0)
+    Engine(CONFIG, replace(RECIPE, micro_batch=2), threads=1).train_step(batch(), 0)
     assert limits == [2]
 
 
@@ -164,9 +163,9 @@ def test_blas_keeps_to_one_thread_beside_ours() -> None:
     openblas()
     code = (
         "from gpt_numpy import GPTConfig\n"
-        "from gpt_numpy.engine import Engine\n"
+        "from gpt_numpy.engine import Engine, Recipe\n"
         "from threadpoolctl import threadpool_info\n"
-        "Engine(GPTConfig(vocab_size=3, block_size=2, n_layer=1, n_head=1, n_embd=2))\n"
+        "Engine(GPTConfig(vocab_size=3, block_size=2, n_layer=1, n_head=1, n_embd=2), Recipe())\n"
         "print([pool['num_threads'] for pool in threadpool_info() if pool['user_api'] == 'blas'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -182,10 +181,10 @@ def test_pytorch_keeps_the_threads_of_its_own_blas(place: str, tmp_path: Path) -
     shutil.copy(numpys, torchs)
     code = (
         "import ctypes, sys\n"
-        "from gpt_numpy.engine import Engine, GPTConfig, ThreadpoolController\n"
+        "from gpt_numpy.engine import Engine, GPTConfig, Recipe, ThreadpoolController\n"
         "ctypes.CDLL(sys.argv[1])\n"
         "ThreadpoolController().limit(limits=2)\n"
-        "Engine(GPTConfig(vocab_size=3, block_size=2, n_layer=1, n_head=1, n_embd=2))\n"
+        "Engine(GPTConfig(vocab_size=3, block_size=2, n_layer=1, n_head=1, n_embd=2), Recipe())\n"
         "found = ThreadpoolController().select(user_api='blas').info()\n"
         "print({blas['filepath']: blas['num_threads'] for blas in found})"
     )

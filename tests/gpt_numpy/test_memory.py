@@ -13,7 +13,7 @@ from tests.support import ROOT
 PAGES = """
 import resource
 import numpy as np
-from gpt_numpy.workshop.memory import keep_freed_memory
+from gpt_numpy.engine import keep_freed_memory
 
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -55,7 +55,7 @@ def in_use():
 
 def steps(count):
     for step in range(count):
-        engine.train_step(*batch, RECIPE, step)
+        engine.train_step(batch, step)
 {leak}
 
 def written(count):

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gpt_numpy.cli import PROGRAM as BY_HAND
+from gpt_numpy.cli import CLI as BY_HAND
 from gpt_numpy.workshop.cli.main import run
 from gpt_torch import device
 from gpt_torch.attention import FUSED, OnMPS, attending, attention_of, formula
-from gpt_torch.cli import PROGRAM
-from gpt_torch.device import find_device, find_precision, is_full, peak_of, remarks, unused_gpu
+from gpt_torch.cli import CLI
+from gpt_torch.device import find_device, find_precision, is_out_of_memory, peak_of, remarks, unused_gpu
 from gpt_torch.engine import Engine, Options
 from tests.gpt_torch.cards import USUAL_BUILD, cards
-from tests.support.engines import CONFIG
+from tests.support.engines import CONFIG, RECIPE
 from tests.support.runs import PLAY, TINY
 
 H200 = "NVIDIA H200"
@@ -102,12 +102,12 @@ def test_a_card_that_pytorch_does_not_find_is_said_in_one_line(
     monkeypatch.chdir(tmp_path)
     Path("play.txt").write_text(PLAY, encoding="utf-8")
     with warnings.catch_warnings(record=True) as caught:
-        assert run(PROGRAM, ["train", *TINY, "--data", "play.txt", "--out", "a", "--steps", "1"]) == 0
+        assert run(CLI, ["train", *TINY, "--data", "play.txt", "--out", "a", "--steps", "1"]) == 0
     assert [warning for warning in caught if "CUDA" in str(warning.message)] == []  # PyTorch's own, of several lines
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("the GPU that is here is not")]
     assert len(lines) == 1
     assert re.search(f"{reason}.*, and from then on UV_NO_SYNC=1, or uv run undoes it$", lines[0])
-    assert run(PROGRAM, ["train", *TINY, "--data", "play.txt", "--out", "b", "--device", "cuda"]) == 2
+    assert run(CLI, ["train", *TINY, "--data", "play.txt", "--out", "b", "--device", "cuda"]) == 2
     assert re.match(f"gpt-torch: --device cuda: this PyTorch.*{reason}", capsys.readouterr().err)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert unused_gpu() is None
@@ -183,7 +183,7 @@ def test_the_peak_is_known_of_cards_by_their_exact_names(monkeypatch: pytest.Mon
     ],
 )
 def test_each_way_to_say_that_memory_is_full_is_known(error: Exception, full: bool) -> None:
-    assert is_full(error) is full
+    assert is_out_of_memory(error) is full
 
 
 # ---- how it attends ---------------------------------------------------------------------------------------------
@@ -193,8 +193,8 @@ def test_each_device_has_its_usual_attention() -> None:
     devices = [torch.device(name) for name in ("cuda", "mps", "cpu")]
     assert [attention_of("auto", device) for device in devices] == ["fused", "math", "fused"]
     assert [attention_of("fused", device) for device in devices] == ["fused"] * 3
-    assert Engine(CONFIG, options=Options(device="cpu")).attention == "fused"
-    assert Engine(CONFIG, options=Options(device="cpu", attention="math")).attention == "math"
+    assert Engine(CONFIG, RECIPE, Options(device="cpu")).attention == "fused"
+    assert Engine(CONFIG, RECIPE, Options(device="cpu", attention="math")).attention == "math"
 
 
 def heads(T: int, U: int) -> list[torch.Tensor]:

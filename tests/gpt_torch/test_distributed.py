@@ -19,19 +19,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from gpt_numpy.cli import PROGRAM as numpy_program
+from gpt_numpy.cli import CLI as numpy_program
 from gpt_numpy.workshop.cli.main import run
-from gpt_numpy.workshop.engine import Ids, Trained
+from gpt_numpy.workshop.engine import Batch, StepResult
 from gpt_numpy.workshop.errors import Lost
-from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint
-from gpt_numpy.workshop.runs.run_dir import Run
+from gpt_numpy.workshop.runs.run_dir import RunDir
 from gpt_numpy.workshop.train import signals, trainer
 from gpt_numpy.workshop.train.distributed import Processes
 from gpt_torch import distributed
-from gpt_torch.cli import PROGRAM
+from gpt_torch.cli import CLI, TorchCLI
 from gpt_torch.device import find_device
-from gpt_torch.distributed import shares
+from gpt_torch.distributed import split_rows
 from gpt_torch.engine import Engine
 from gpt_torch.muon import MuonAdamW
 from tests.gpt_torch.cards import cards
@@ -64,7 +63,7 @@ def of(size: int, rank: int = 0) -> Processes:
 def test_the_processes_share_a_batch_between_them(rows: int, at_once: int, size: int) -> None:
     taken, counts = [], set()
     for rank in range(size):
-        pieces = shares(rows, at_once, of(size, rank))
+        pieces = split_rows(rows, at_once, of(size, rank))
         counts.add(len(pieces))
         taken += [row for piece in pieces for row in range(rows)[piece]]
         assert all(len(range(rows)[piece]) <= (at_once or rows) for piece in pieces)
@@ -125,13 +124,13 @@ def test_muon_gathers_the_rows_of_a_shape_once_and_gives_each_process_its_own(mo
             patch.delattr("torch.distributed.tensor.distribute_tensor")  # which sends all of a matrix
             return step(optimizer)
 
-    alone = trained(Engine(CONFIG, options=CPU), RECIPES["muon"])
+    alone = trained(Engine(CONFIG, RECIPES["muon"], CPU))
     store = dist.HashStore()  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         monkeypatch.setattr(MuonAdamW, "step", counted)
-        engine = Engine(CONFIG, options=replace(CPU, parallel="fsdp"))
-        assert_close(trained(engine, RECIPES["muon"]), alone)
+        engine = Engine(CONFIG, RECIPES["muon"], replace(CPU, parallel="fsdp"))
+        assert_close(trained(engine), alone)
     finally:
         dist.destroy_process_group()
     assert gathered == [4] * 3  # c_attn, c_proj and the two of the MLP
@@ -217,7 +216,7 @@ def test_a_run_in_many_processes_and_then_in_others_is_the_run_of_one(
     assert output.count("going on after step 6 of 10") == 1, output
     assert "in each of 3 processes (fsdp)" in output
     monkeypatch.chdir(one)
-    assert run(PROGRAM, TRAIN) == 0
+    assert run(CLI, TRAIN) == 0
     for kind, figures in (("step", ("loss", "grad_norm", "lr")), ("evaluation", ("train_loss", "val_loss"))):
         assert [[record[name] for name in ("step", *figures)] for record in records(many, kind)] == [
             pytest.approx([record[name] for name in ("step", *figures)], rel=1e-4) for record in records(one, kind)
@@ -249,7 +248,7 @@ def test_a_process_that_is_lost_ends_all_with_a_checkpoint(
     assert output.count(said) == 1, output
     assert output.count("gpt-torch: ") == 1, output  # one line for one cause
     monkeypatch.chdir(tmp_path)
-    assert Run(Path("a")).checkpoint("latest").state.step == saved
+    assert RunDir(Path("a")).checkpoint("latest").state.step == saved
     assert [record["reason"] for record in records(tmp_path, "end")] == ["another process was lost"] * (rank != 0)
     assert not list(Path("a/checkpoints").glob(".*"))  # nothing half written
     assert run(numpy_program, ["train", "--resume", "--out", "a"]) == 0  # alone, and with the other engine
@@ -271,7 +270,7 @@ def test_of_three_processes_one_is_killed_and_the_others_end_within_a_minute(
     assert status == 1, output  # torchrun's
     assert output.count(f"gpt-torch: {LOST} after step 5; --resume goes on from the newest checkpoint") == 1, output
     monkeypatch.chdir(tmp_path)
-    assert Run(Path("a")).checkpoint("latest").state.step == (4 if killed == 0 else 5)  # only the first one writes
+    assert RunDir(Path("a")).checkpoint("latest").state.step == (4 if killed == 0 else 5)  # only the first one writes
     status, output = launch(server, 3, tmp_path, program(), "train", "--resume", "--out", "a", *MACHINE)
     assert status == 0, output
     assert [record["step"] for record in records(tmp_path, "step")] == list(range(1, 11))
@@ -282,32 +281,32 @@ def test_what_is_left_after_a_loss_is_saved_only_if_it_can_be_and_is_sound(
     what: str, said: str, sound: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    step, save, done = Engine.train_step, Run.save, threading.Event()
+    step, save, done = Engine.train_step, RunDir.save_latest, threading.Event()
 
-    def lost(self: Engine, ids: Ids, targets: Ids, recipe: Recipe, number: int) -> Trained:
+    def lost(self: Engine, batch: Batch, number: int) -> StepResult:
         if number == 3:
             raise Lost(LOST)
-        trained = step(self, ids, targets, recipe, number)
-        return Trained(math.nan, math.nan) if what == "wrong" and number == 2 else trained
+        trained = step(self, batch, number)
+        return StepResult(math.nan, math.nan) if what == "wrong" and number == 2 else trained
 
-    def hanging(self: Run, folder: Path, checkpoint: Checkpoint) -> None:
-        if folder == self.latest and what == "hangs" and checkpoint.state.step == 3:
+    def hanging(self: RunDir, checkpoint: Checkpoint) -> None:
+        if what == "hangs" and checkpoint.state.step == 3:
             done.wait()  # as for a device that waits for the process that was lost
             raise Lost(LOST)
-        save(self, folder, checkpoint)
+        save(self, checkpoint)
 
     monkeypatch.setattr(Engine, "train_step", lost)
-    monkeypatch.setattr(Run, "save", hanging)
-    monkeypatch.setattr(trainer, "ALONE", 1.0)
+    monkeypatch.setattr(RunDir, "save_latest", hanging)
+    monkeypatch.setattr(trainer, "SAVE_TIMEOUT", 1.0)
     monkeypatch.chdir(tmp_path)
     Path("play.txt").write_text(PLAY, encoding="utf-8")
-    assert run(PROGRAM, TRAIN) == 1
+    assert run(CLI, TRAIN) == 1
     output, errors = capsys.readouterr()
     assert errors == f"gpt-torch: {LOST} after step {sound}; --resume goes on from the newest checkpoint\n"
     assert said in output
     assert "saved at" not in output
     assert [record["reason"] for record in records(tmp_path, "end")] == ["another process was lost"]
-    assert Run(Path("a")).checkpoint("latest").state.step == 0
+    assert RunDir(Path("a")).checkpoint("latest").state.step == 0
     done.set()
 
 
@@ -318,7 +317,7 @@ class Pair(Processes):
         self.said: list[tuple[int, ...]] = []
         self.answers = iter(other.said if other else [])
 
-    def largest(self, *numbers: int) -> tuple[int, ...]:
+    def all_reduce_max(self, *numbers: int) -> tuple[int, ...]:
         self.said.append(numbers)
         return tuple(map(max, numbers, next(self.answers, numbers)))
 
@@ -329,15 +328,15 @@ def test_processes_that_were_asked_for_different_things_say_so(
     usual = None
     monkeypatch.chdir(tmp_path)
     Path("play.txt").write_text(PLAY, encoding="utf-8")
-    monkeypatch.setattr(trainer.Training, "go", lambda self: signals.Stop(self.processes))
+    monkeypatch.setattr(trainer.Trainer, "train", lambda self: signals.Stop(self.processes))
     for status, out, flags, differing in (
         (0, "a", (), None),
         (0, "b", (), None),
         (2, "c", ("--seed", "2"), "flags or text: each machine needs the same"),
-        (2, "d", ("--dtype", "float16"), "--device, --dtype or --parallel, or in what those are by themselves"),
+        (2, "d", ("--dtype", "float16"), "--device, --dtype or --parallel, or in their defaults"),
     ):
         pair = Pair(usual)
-        assert run(replace(PROGRAM, processes=pair), [*TRAIN, "--out", out, *flags]) == status
+        assert run(TorchCLI(pair), [*TRAIN, "--out", out, *flags]) == status
         assert capsys.readouterr().err.startswith(f"gpt-torch: the processes differ in {differing}") == (status == 2)
         assert Path(out).exists() == (status == 0)
         usual = usual or pair
@@ -349,34 +348,34 @@ def test_processes_that_find_different_weights_say_so(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("play.txt").write_text(PLAY, encoding="utf-8")
-    assert run(PROGRAM, TRAIN) == 0
+    assert run(CLI, TRAIN) == 0
     for copy in ("b", "c"):
         shutil.copytree("a", copy)
     for which in ("best", "latest"):
         path = Path("c/checkpoints") / which / "model.safetensors"
         save_file({name: weight + 0.1 for name, weight in load_file(path).items()}, path)
         restated(path.parent)
-    monkeypatch.setattr(trainer.Training, "go", lambda self: signals.Stop(self.processes))
+    monkeypatch.setattr(trainer.Trainer, "train", lambda self: signals.Stop(self.processes))
     more = ["--steps", "20"] * (command[0] == "train")
     one = Pair()
-    assert run(replace(PROGRAM, processes=one), [*command, "a", *more]) == 0
-    assert run(replace(PROGRAM, processes=Pair(one)), [*command, "b", *more]) == 0
-    assert run(replace(PROGRAM, processes=Pair(one)), [*command, "c", *more]) == 2
+    assert run(TorchCLI(one), [*command, "a", *more]) == 0
+    assert run(TorchCLI(Pair(one)), [*command, "b", *more]) == 0
+    assert run(TorchCLI(Pair(one)), [*command, "c", *more]) == 2
     assert "the processes differ in flags, text or the run's folder: each machine" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["generate", "export", "import"])
 def test_what_many_processes_cannot_do_together_says_so(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(replace(PROGRAM, processes=of(2)), [name]) == 2
+    assert run(TorchCLI(of(2)), [name]) == 2
     assert capsys.readouterr().err == f"gpt-torch: {name} is for one process; start it without torchrun\n"
 
 
 def test_what_many_processes_need_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(PROGRAM, ["train", "--parallel", "fsdp"]) == 2
+    assert run(CLI, ["train", "--parallel", "fsdp"]) == 2
     said = "gpt-torch: --parallel fsdp is for many processes, and this one is alone: start it by torchrun\n"
     assert capsys.readouterr().err == said
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
-    assert run(PROGRAM, ["train", "--parallel", "fsdp", "--dtype", "float16"]) == 2
+    assert run(CLI, ["train", "--parallel", "fsdp", "--dtype", "float16"]) == 2
     assert "--parallel fsdp does not go with float16; --dtype float32 does" in capsys.readouterr().err
 
 
@@ -388,7 +387,7 @@ def test_processes_that_do_not_find_each_other_say_so(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     monkeypatch.setattr(distributed, "rendezvous", nobody)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(SystemExit) as ended, distributed.joined():
+    with pytest.raises(SystemExit) as ended, distributed.init_processes():
         raise AssertionError
     assert ended.value.code == "gpt-torch: the processes do not find each other: no address for eth7"
 

@@ -14,12 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import gpt_torch
 from gpt_numpy import GPT, GPTConfig
-from gpt_numpy.cli import PROGRAM as BY_HAND
+from gpt_numpy.cli import CLI as BY_HAND
+from gpt_numpy.workshop.cli.engine_cli import EngineCLI
 from gpt_numpy.workshop.cli.main import run
-from gpt_numpy.workshop.cli.program import Program
 from gpt_numpy.workshop.params import flops_per_token
-from gpt_numpy.workshop.runs.run_dir import Run
-from gpt_torch.cli import PROGRAM as IN_TORCH
+from gpt_numpy.workshop.runs.run_dir import RunDir
+from gpt_torch.cli import CLI as IN_TORCH
 from gpt_torch.device import find_device
 from tests.gpt_numpy.test_gpt import VARIANTS
 from tests.support import ROOT
@@ -71,7 +71,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("before", "after"), [(BY_HAND, IN_TORCH), (IN_TORCH, BY_HAND)], ids=["to torch", "to NumPy"])
-def test_a_run_begun_with_one_goes_on_with_the_other(here: Path, before: Program, after: Program) -> None:
+def test_a_run_begun_with_one_goes_on_with_the_other(here: Path, before: EngineCLI, after: EngineCLI) -> None:
     assert run(before, ["train", "--out", "unbroken", *TINY]) == 0
     assert run(before, ["train", "--out", "handed-over", *TINY, "--steps", "3"]) == 0
     assert run(after, ["train", "--out", "handed-over", "--resume", "--steps", "6"]) == 0
@@ -81,16 +81,16 @@ def test_a_run_begun_with_one_goes_on_with_the_other(here: Path, before: Program
 
 
 def losses(folder: Path) -> list[float]:
-    return [record["loss"] for record in Run(folder).records() if record["kind"] == "step"]
+    return [record["loss"] for record in RunDir(folder).records() if record["kind"] == "step"]
 
 
 def test_both_write_the_same_text_and_find_the_same_loss(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(IN_TORCH, ["train", "--out", "runs/one", *TINY]) == 0
     said = []
-    for program in (BY_HAND, IN_TORCH):
+    for cli in (BY_HAND, IN_TORCH):
         capsys.readouterr()
-        assert run(program, ["generate", "--length", "100", "--seed", "3", "--prompt", "ROMEO"]) == 0
-        assert run(program, ["eval"]) == 0
+        assert run(cli, ["generate", "--length", "100", "--seed", "3", "--prompt", "ROMEO"]) == 0
+        assert run(cli, ["eval"]) == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1]
     assert said[0].startswith("ROMEO")
@@ -109,9 +109,9 @@ def test_the_device_is_tested_before_training_unless_told_not_to(
 
 def test_help_has_the_flags_of_both_and_of_the_device(capsys: pytest.CaptureFixture[str]) -> None:
     pages = []
-    for program in (BY_HAND, IN_TORCH):
+    for cli in (BY_HAND, IN_TORCH):
         with pytest.raises(SystemExit):
-            run(program, ["train", "--help"])
+            run(cli, ["train", "--help"])
         pages.append(set(re.findall(r"^  (--[a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE)))
     assert pages[1] - pages[0] == {
         "--device", "--dtype", "--attention", "--compile", "--deterministic", "--recompute", "--parallel",
@@ -167,7 +167,7 @@ def test_a_run_ends_with_its_time_its_speed_and_its_share_of_the_peak(
     )
     assert told
     speed, teraflops, share = (float(number.replace(",", "")) for number in told.groups())
-    config = Run(Path("a")).checkpoint("latest").state.config
+    config = RunDir(Path("a")).checkpoint("latest").state.config
     assert teraflops * 1e12 == pytest.approx(speed * flops_per_token(config), rel=0.01)
     assert share / 100 == pytest.approx(teraflops * 1e12 / 1e7, rel=0.02)
     steps = [json.loads(line) for line in Path("a/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -183,7 +183,7 @@ def test_a_run_keeps_the_precision_that_it_was_given(
     machine = ["--device", "cpu", "--no-self-test"]
     flags = [*TINY, *machine, "--dtype", "bfloat16", "--attention", "math"]
     assert run(IN_TORCH, ["train", *flags, "--out", "a"]) == 0
-    steps = str(2 * Run(Path("a")).checkpoint("latest").state.step)
+    steps = str(2 * RunDir(Path("a")).checkpoint("latest").state.step)
     for expected, more in (("bfloat16, math", []), ("float32, math", ["--dtype", "float32"])):
         shutil.copytree("a", f"b{len(more)}")
         capsys.readouterr()

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from gpt_numpy import GPTConfig
 from gpt_numpy.workshop.errors import RunFailed
-from gpt_numpy.workshop.optim import memory_shapes
+from gpt_numpy.workshop.optim import state_shapes
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.train.distributed import Processes
 from gpt_torch import selftest
-from gpt_torch.engine import Engine, Options, is_compiled, skips_by_itself
+from gpt_torch.engine import Engine, Options, is_compiled, optimizer_skips
 from gpt_torch.selftest import self_test
 from tests.support.engines import COMPILER, CONFIG, RECIPE, RECIPES, assert_close, assert_same, batch, trained
 
@@ -43,42 +43,43 @@ each_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 )
 def test_options_change_how_a_step_is_made_and_not_what_it_is(options: Options, micro_batch: int) -> None:
     recipe = replace(RECIPE, micro_batch=micro_batch)
-    engine = Engine(CONFIG, options=options)
-    assert_close(trained(engine, recipe), trained(Engine(CONFIG, options=CPU), recipe), 1e-3)
+    engine = Engine(CONFIG, recipe, options)
+    assert_close(trained(engine), trained(Engine(CONFIG, recipe, CPU)), 1e-3)
     assert engine.compiled == (options.compile == "on" and COMPILER)
 
 
 def test_recomputing_drops_the_same_numbers_again() -> None:
     config = replace(CONFIG, dropout=0.3)
-    recomputed = Engine(config, options=replace(CPU, recompute=True))
-    assert_close(trained(recomputed), trained(Engine(config, options=CPU)), 1e-3)
+    recomputed = Engine(config, RECIPE, replace(CPU, recompute=True))
+    assert_close(trained(recomputed), trained(Engine(config, RECIPE, CPU)), 1e-3)
 
 
 def test_to_judge_and_to_write_between_steps_changes_no_step() -> None:
     """There nothing is dropped, in steps as before."""
     config = replace(CONFIG, dropout=0.3)
-    looked_at, left_alone = (Engine(config, options=CPU) for _ in range(2))
+    looked_at, left_alone = (Engine(config, RECIPE, CPU) for _ in range(2))
     for step in range(3):
-        looked_at.train_step(*batch(seed=step), RECIPE, step)
-        looked_at.loss(*batch())
+        looked_at.train_step(batch(seed=step), step)
+        looked_at.loss(batch())
         looked_at.reader().read([1])
-        np.testing.assert_array_equal(looked_at.logits(batch()[0]), looked_at.logits(batch()[0]))
+        np.testing.assert_array_equal(
+            looked_at.logits(batch().windows()[:, :-1]), looked_at.logits(batch().windows()[:, :-1])
+        )
     trained(left_alone)
     assert_same(dict(looked_at.weights()), dict(left_alone.weights()))
 
 
 def test_each_piece_of_a_batch_drops_numbers_of_its_own() -> None:
-    engine = Engine(replace(CONFIG, dropout=0.3), options=CPU)
-    ids, targets = (np.repeat(tokens, 2, axis=0) for tokens in batch(1))
-    recipe = replace(RECIPE, micro_batch=1)
-    one, two = (float(engine.backward(ids[:rows], targets[:rows], recipe, 0)) for rows in (1, 2))
+    engine = Engine(replace(CONFIG, dropout=0.3), replace(RECIPE, micro_batch=1), CPU)
+    row = batch(1)
+    one, two = (float(engine.backward(replace(row, starts=row.starts.repeat(rows)), 0)) for rows in (1, 2))
     assert one != pytest.approx(two, rel=1e-4)
 
 
 def test_recomputing_keeps_less() -> None:
     kept = []
     for recompute in (False, True):
-        engine = Engine(CONFIG, options=replace(CPU, recompute=recompute))
+        engine = Engine(CONFIG, RECIPE, replace(CPU, recompute=recompute))
         sizes: list[int] = []
 
         def keep(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
@@ -86,15 +87,15 @@ def test_recomputing_keeps_less() -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            engine.backward(*batch(), RECIPE, 0)
+            engine.backward(batch(), 0)
         kept.append(sum(sizes))
     assert kept[1] < 0.7 * kept[0]
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [("bfloat16", 0.05), ("float16", 0.01)])
 def test_lower_precision_is_near_and_not_equal(dtype: Any, rtol: float) -> None:
-    low, high = (Engine(CONFIG, options=replace(CPU, dtype=name)) for name in (dtype, "float32"))
-    a, b = (engine.train_step(*batch(), RECIPE, 0) for engine in (low, high))
+    low, high = (Engine(CONFIG, RECIPE, replace(CPU, dtype=name)) for name in (dtype, "float32"))
+    a, b = (engine.train_step(batch(), 0) for engine in (low, high))
     for name in ("loss", "grad_norm"):
         assert float(getattr(a, name)) == pytest.approx(float(getattr(b, name)), rel=rtol)
     assert float(a.grad_norm) != float(b.grad_norm)
@@ -104,13 +105,13 @@ def test_lower_precision_is_near_and_not_equal(dtype: Any, rtol: float) -> None:
 
 @each_recipe
 def test_float16_skips_a_step_that_is_out_of_range_and_goes_on_smaller(recipe: Recipe) -> None:
-    engine = Engine(CONFIG, options=replace(CPU, dtype="float16"))
-    trained(engine, recipe)
+    engine = Engine(CONFIG, recipe, replace(CPU, dtype="float16"))
+    trained(engine)
     before, scale = engine.weights(), engine.scaler.get_scale()
     weights = {name: w * 1e4 if name == "lm_head.weight" else w for name, w in before.items()}
     memory = dict(engine.optimizer_state())
     engine.load(weights, memory, 3)
-    reported = engine.train_step(*batch(), recipe, 3)
+    reported = engine.train_step(batch(), 3)
     assert np.isfinite(float(reported.grad_norm))
     assert_same(dict(engine.weights()), weights)
     without_scale = {name: array for name, array in engine.optimizer_state().items() if name != "scaler"}
@@ -121,13 +122,13 @@ def test_float16_skips_a_step_that_is_out_of_range_and_goes_on_smaller(recipe: R
 @each_recipe
 def test_float16_goes_on_bit_for_bit_even_after_a_skipped_step(recipe: Recipe) -> None:
     options = replace(CPU, dtype="float16")
-    first = Engine(CONFIG, options=options)
+    first = Engine(CONFIG, recipe, options)
     first.scaler.load_state_dict({**first.scaler.state_dict(), "scale": 2.0**40})  # the first steps will be skipped
-    trained(first, recipe, range(25))
+    trained(first, range(25))
     assert first.optimizer_state()["scaler"][2] < 25
-    second = Engine(CONFIG, seed=99, options=options)
+    second = Engine(CONFIG, recipe, options)
     second.load(first.weights(), first.optimizer_state(), step=25)
-    assert_same(trained(first, recipe, range(25, 30)), trained(second, recipe, range(25, 30)))
+    assert_same(trained(first, range(25, 30)), trained(second, range(25, 30)))
 
 
 # ---- what does not work -----------------------------------------------------------------------------------------
@@ -173,8 +174,8 @@ def test_where_compiling_does_not_work_training_goes_on_without_and_says_so(
         pytest.skip("small beside what another draw changes")
     config = replace(CONFIG, dropout=dropout)
     monkeypatch.setattr(torch, "compile", compiler(fault))
-    engine = Engine(config, options=replace(CPU, compile="on"))
-    assert_same(trained(engine), trained(Engine(config, options=CPU)))
+    engine = Engine(config, RECIPE, replace(CPU, compile="on"))
+    assert_same(trained(engine), trained(Engine(config, RECIPE, CPU)))
     said = capsys.readouterr().err
     assert re.fullmatch(f"torch.compile does not work here, so training goes on without: {reason}\n", said)
     assert not engine.compiled
@@ -195,7 +196,7 @@ def test_what_is_compiled_and_right_stays_and_is_looked_at_once(
 
     monkeypatch.setattr(torch, "compile", compiler(other_draws))
     looked_at, not_looked_at = (
-        Engine(config, options=replace(CPU, compile="on", self_test=on)) for on in (True, False)
+        Engine(config, RECIPE, replace(CPU, compile="on", self_test=on)) for on in (True, False)
     )
     assert_same(trained(looked_at), trained(not_looked_at))
     assert calls == 6
@@ -210,9 +211,9 @@ def test_an_error_that_is_not_the_compilers_is_not_called_one(
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     monkeypatch.setattr(torch, "compile", compiler(fail))
-    engine = Engine(CONFIG, options=replace(CPU, compile="on"))
+    engine = Engine(CONFIG, RECIPE, replace(CPU, compile="on"))
     with pytest.raises(RuntimeError, match="device-side assert"):
-        engine.train_step(*batch(), RECIPE, 0)
+        engine.train_step(batch(), 0)
     assert capsys.readouterr().err == ""
 
 
@@ -220,35 +221,34 @@ def test_where_an_eager_step_does_not_fit_the_compiled_one_is_not_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch, "compile", compiler(lambda model, *given: model.forward(*given)))
-    engine = Engine(CONFIG, options=replace(CPU, compile="on"))
+    engine = Engine(CONFIG, RECIPE, replace(CPU, compile="on"))
     monkeypatch.setattr(type(engine.model), "__call__", lambda *_: on_a_card())
-    found = engine.train_step(*batch(), RECIPE, 0)
+    found = engine.train_step(batch(), 0)
     monkeypatch.undo()
-    expected = Engine(CONFIG, options=CPU).train_step(*batch(), RECIPE, 0)
+    expected = Engine(CONFIG, RECIPE, CPU).train_step(batch(), 0)
     assert (float(found.loss), float(found.grad_norm)) == (float(expected.loss), float(expected.grad_norm))
 
 
 def test_a_gradient_that_no_smaller_scale_helps_is_not_hidden() -> None:
     """In float16 a step out of range is skipped and the loss scaled less; but not for ever."""
-    engine = Engine(CONFIG, options=replace(CPU, dtype="float16"))
+    engine = Engine(CONFIG, RECIPE, replace(CPU, dtype="float16"))
     scale: Any = engine.model.ln_f.weight
     scale.register_hook(lambda gradient: gradient * math.nan)
     before = {name: array.copy() for name, array in engine.weights().items()}
-    norms = [float(engine.train_step(*batch(), RECIPE, step).grad_norm) for step in range(20)]
+    norms = [float(engine.train_step(batch(), step).grad_norm) for step in range(20)]
     assert norms[:10] == [0.0] * 10
     assert not math.isfinite(norms[-1])
-    assert engine.first_not_finite(*batch(), RECIPE, 20) == "the gradient of ln_f.weight"
+    assert engine.first_nonfinite(batch(), 20) == "the gradient of ln_f.weight"
     assert_same(dict(engine.weights()), before)
 
 
 def test_steps_that_float16_has_skipped_are_not_counted_in_another_precision_either() -> None:
-    low = Engine(CONFIG, options=replace(CPU, dtype="float16"))
+    low = Engine(CONFIG, RECIPE, replace(CPU, dtype="float16"))
     low.scaler.load_state_dict({**low.scaler.state_dict(), "scale": 2.0**40})  # the first steps will be skipped
     trained(low, steps=range(25))
     memory = low.optimizer_state()
-    other = Engine(CONFIG, options=CPU)
+    other = Engine(CONFIG, RECIPE, CPU)
     other.load(low.weights(), memory, step=25)
-    assert other.optimizer is not None
     steps = {float(state["step"]) for state in other.optimizer.state.values()}
     assert steps == {float(memory["scaler"][2])}
     assert max(steps) < 25
@@ -257,14 +257,14 @@ def test_steps_that_float16_has_skipped_are_not_counted_in_another_precision_eit
 @each_recipe
 def test_the_optimizer_leaves_a_step_out_by_itself_as_it_does_on_cuda(recipe: Recipe) -> None:
     """There nothing waits for the number that tells; here PyTorch can do the same."""
-    engine, usual = (Engine(CONFIG, options=CPU) for _ in range(2))
-    engine.skips_by_itself = True
-    assert_same(trained(engine, recipe), trained(usual, recipe))
+    engine, usual = (Engine(CONFIG, recipe, CPU) for _ in range(2))
+    engine.optimizer_skips = True
+    assert_same(trained(engine), trained(usual))
     before = {**engine.weights(), **engine.optimizer_state()}
     scale: Any = engine.model.ln_f.weight
     hook = scale.register_hook(lambda gradient: gradient * math.nan)
     for step in (3, 4):  # nor is any step after it made
-        engine.train_step(*batch(), recipe, step)
+        engine.train_step(batch(), step)
         hook.remove()
     assert_same({**engine.weights(), **engine.optimizer_state()}, before)
 
@@ -276,7 +276,7 @@ def test_where_the_optimizer_leaves_steps_out_by_itself() -> None:
         for parallel in ("ddp", "fsdp")
         for precision in ("bfloat16", "float16")
     ]
-    by_itself = [case for case in asked if skips_by_itself(torch.device(case[0]), *case[1:])]
+    by_itself = [case for case in asked if optimizer_skips(torch.device(case[0]), *case[1:])]
     assert by_itself == [("cuda", "ddp", "bfloat16")]
 
 
@@ -291,15 +291,15 @@ def test_many_devices_together_are_as_fast_as_all_of_them(monkeypatch: pytest.Mo
         size = 2
 
     monkeypatch.setattr("gpt_torch.engine.peak_of", lambda *_: 1e12)
-    monkeypatch.setattr("gpt_torch.engine.divided", lambda model, *_: model)
-    assert Engine(CONFIG, options=CPU, processes=Two()).peak == 2e12
-    assert Engine(CONFIG, options=CPU).peak == 1e12
+    monkeypatch.setattr("gpt_torch.engine.parallelize", lambda model, *_: model)
+    assert Engine(CONFIG, RECIPE, CPU, processes=Two()).peak == 2e12
+    assert Engine(CONFIG, RECIPE, CPU).peak == 1e12
 
 
 def test_an_engine_says_how_it_works() -> None:
     processes = Processes()
     processes.size = 2
-    engine = Engine(CONFIG, options=CPU)
+    engine = Engine(CONFIG, RECIPE, CPU)
     told = engine.describe()
     assert re.fullmatch(r"PyTorch \S+, float32, fused attention, CPU, 1 thread", told)
     engine.processes = processes
@@ -309,11 +309,11 @@ def test_an_engine_says_how_it_works() -> None:
 
 
 def test_a_kept_scale_that_is_none_is_passed_over() -> None:
-    engine = Engine(CONFIG, options=replace(CPU, dtype="float16"))
+    engine = Engine(CONFIG, RECIPE, replace(CPU, dtype="float16"))
     trained(engine)
     for scaler in (np.ones(2), np.full(3, np.nan)):
         engine.load(engine.weights(), {**engine.optimizer_state(), "scaler": scaler}, 3)
-        assert math.isfinite(float(engine.train_step(*batch(), RECIPE, 3).loss))
+        assert math.isfinite(float(engine.train_step(batch(), 3).loss))
 
 
 def on_a_card() -> None:
@@ -331,8 +331,8 @@ def test_what_does_not_fit_into_memory_says_what_does(
     fits: int, said: str, fail: Callable[[], None], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is compiled to find that out, and what the optimizer will need is there meanwhile."""
-    engine = Engine(CONFIG, options=CPU)
-    model, to_come = engine.model.forward, engine._to_come
+    engine = Engine(CONFIG, recipe, CPU)
+    model, to_come = engine.model.forward, engine._optimizer_memory
     held: list[Any] = []
     seen: list[int] = []  # numbers held for the optimizer, at each try
 
@@ -348,23 +348,23 @@ def test_what_does_not_fit_into_memory_says_what_does(
         return tensors
 
     monkeypatch.setattr(engine.model, "forward", small_alone)
-    monkeypatch.setattr(engine, "_to_come", hold)
+    monkeypatch.setattr(engine, "_optimizer_memory", hold)
     with pytest.raises(RunFailed, match=f"out of memory on CPU, .*{said}"):
-        engine.train_step(*batch(), recipe, 0)
-    shapes = memory_shapes({name: tuple(p.shape) for name, p in engine.parameters.items()}, recipe.optimizer)
+        engine.train_step(batch(), 0)
+    shapes = state_shapes({name: tuple(p.shape) for name, p in engine.parameters.items()}, recipe.optimizer)
     assert seen == [0, *[sum(map(math.prod, shapes.values()))] * (len(seen) - 1)]
-    trained(engine := Engine(CONFIG, options=CPU), recipe)
-    assert engine._to_come() == []  # it has all it needs
+    trained(engine := Engine(CONFIG, recipe, CPU))
+    assert engine._optimizer_memory() == []  # it has all it needs
 
 
 @pytest.mark.parametrize("fail", [on_a_card, in_the_machine])
 def test_judging_and_writing_that_do_not_fit_into_memory_are_one_error(
     fail: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(CONFIG, options=CPU)
+    engine = Engine(CONFIG, RECIPE, CPU)
     monkeypatch.setattr(engine.model, "forward", lambda *_, **__: fail())
     with pytest.raises(MemoryError):
-        engine.loss(*batch())
+        engine.loss(batch())
     with pytest.raises(MemoryError):
         engine.reader().read([1])
 

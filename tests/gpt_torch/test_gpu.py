@@ -11,9 +11,10 @@ import torch
 from gpt_numpy import GPTConfig
 from gpt_numpy.engine import Engine as NumpyEngine
 from gpt_numpy.workshop.errors import RunFailed
+from gpt_numpy.workshop.recipes import Recipe
 from gpt_torch.device import ALLOWED
 from gpt_torch.engine import Engine, Options
-from tests.support.engines import RECIPES, Everything, assert_same, batch
+from tests.support.engines import RECIPE, RECIPES, Everything, assert_same, batch, batch_of
 
 DEVICE = os.environ.get("TEST_DEVICE", "cuda")
 pytestmark = [
@@ -25,8 +26,10 @@ CONFIG = GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=128)
 each_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 
 
-def engine_for(config: GPTConfig = CONFIG, dtype: Any = "float32", attention: Any = "auto") -> Engine:
-    return Engine(config, options=Options(device=DEVICE, dtype=dtype, attention=attention, compile="off"))
+def engine_for(
+    config: GPTConfig = CONFIG, dtype: Any = "float32", attention: Any = "auto", recipe: Recipe = RECIPE
+) -> Engine:
+    return Engine(config, recipe, Options(device=DEVICE, dtype=dtype, attention=attention, compile="off"))
 
 
 def state(engine: Engine) -> Everything:
@@ -37,11 +40,11 @@ def state(engine: Engine) -> Everything:
 @pytest.mark.parametrize("attention", ["fused", "math"])
 def test_loss_and_gradients_are_those_of_numpy(dtype: Any, attention: Any) -> None:
     engine = engine_for(dtype=dtype, attention=attention)
-    by_hand = NumpyEngine(CONFIG)
-    loss = float(engine.backward(*batch(), RECIPES["adamw"], 0))
-    assert loss == pytest.approx(by_hand.loss(*batch()), rel=ALLOWED[dtype])
+    by_hand = NumpyEngine(CONFIG, RECIPE)
+    loss = float(engine.backward(batch(), 0))
+    assert loss == pytest.approx(by_hand.loss(batch()), rel=ALLOWED[dtype])
     by_hand_model: Any = by_hand.model
-    _, expected = by_hand_model(*batch())
+    _, expected = by_hand_model(*batch().ids_and_targets())
     expected.backward()
     for name, parameter in by_hand_model.named_parameters():
         gradient = engine.parameters[name].grad
@@ -53,14 +56,14 @@ def test_loss_and_gradients_are_those_of_numpy(dtype: Any, attention: Any) -> No
 @each_recipe
 def test_a_run_that_is_resumed_goes_on_as_if_unbroken(recipe: Any) -> None:
     """To rounding; `python -m bench gpu` says how far it is from bit for bit."""
-    unbroken, first, second = (engine_for() for _ in range(3))
+    unbroken, first, second = (engine_for(recipe=recipe) for _ in range(3))
     for step in range(10):
-        unbroken.train_step(*batch(seed=step), recipe, step)
+        unbroken.train_step(batch(seed=step), step)
         if step < 5:
-            first.train_step(*batch(seed=step), recipe, step)
+            first.train_step(batch(seed=step), step)
     second.load(first.weights(), first.optimizer_state(), step=5)
     for step in range(5, 10):
-        second.train_step(*batch(seed=step), recipe, step)
+        second.train_step(batch(seed=step), step)
     for name, weight in second.weights().items():
         if not name.endswith("attn.c_attn.bias"):  # of whose keys the true gradient is 0
             np.testing.assert_allclose(weight, unbroken.weights()[name], rtol=1e-2, atol=1e-3, err_msg=name)
@@ -69,14 +72,14 @@ def test_a_run_that_is_resumed_goes_on_as_if_unbroken(recipe: Any) -> None:
 @each_recipe
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_step_that_is_not_finite_changes_nothing_nor_does_any_after_it(recipe: Any, dtype: Any) -> None:
-    engine = engine_for(dtype=dtype)
-    engine.train_step(*batch(), recipe, 0)
+    engine = engine_for(dtype=dtype, recipe=recipe)
+    engine.train_step(batch(), 0)
     before = state(engine)
     scale: Any = engine.model.ln_f.weight
     hook = scale.register_hook(lambda gradient: gradient * math.nan)
-    reported = engine.train_step(*batch(), recipe, 1)
+    reported = engine.train_step(batch(), 1)
     hook.remove()
-    engine.train_step(*batch(), recipe, 2)
+    engine.train_step(batch(), 2)
     assert not math.isfinite(float(reported.grad_norm))
     assert_same(state(engine), before)
 
@@ -85,6 +88,6 @@ def test_a_step_that_is_not_finite_changes_nothing_nor_does_any_after_it(recipe:
 def test_a_batch_that_does_not_fit_says_what_does() -> None:
     config = GPTConfig(vocab_size=65, block_size=1024, n_layer=6, n_head=6, n_embd=384)
     engine = engine_for(config, attention="math")
-    tokens = np.zeros((16384, 1024), np.int64)
+    large = batch_of(np.zeros((16384, 1025), np.int64))
     with pytest.raises(RunFailed, match=r"out of memory on .*; --micro-batch \d+ fits"):
-        engine.train_step(tokens, tokens, RECIPES["adamw"], 0)
+        engine.train_step(large, 0)

@@ -10,13 +10,13 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from gpt_numpy import GPT
-from gpt_numpy.cli import PROGRAM as BY_HAND
+from gpt_numpy.cli import CLI as BY_HAND
+from gpt_numpy.workshop.cli.engine_cli import EngineCLI
 from gpt_numpy.workshop.cli.main import run
-from gpt_numpy.workshop.cli.program import Program
 from gpt_numpy.workshop.data.tokenizer import BPETokenizer, CharTokenizer
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.runs.run_dir import Run
-from gpt_torch.cli import PROGRAM as IN_TORCH
+from gpt_numpy.workshop.runs.run_dir import RunDir
+from gpt_torch.cli import CLI as IN_TORCH
 from gpt_torch.huggingface import _our_config
 from tests.workshop.test_commands import PLAY, TINY
 
@@ -33,7 +33,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def logits_of(folder: str, ids: np.ndarray) -> np.ndarray:
     """By our model in NumPy, in float64, from the checkpoint in the folder of a run."""
-    checkpoint = Run(Path(folder)).checkpoint("best")
+    checkpoint = RunDir(Path(folder)).checkpoint("best")
     model = GPT(checkpoint.state.config, dtype=np.float64)
     model.load_state_dict({name: array.astype(np.float64) for name, array in checkpoint.weights.items()})
     logits: np.ndarray = model.eval()(ids)[0].array
@@ -83,7 +83,7 @@ def test_transformers_reads_the_tokenizer_too(here: Path, kind: list[str]) -> No
     assert run(BY_HAND, ["train", "--out", "runs/one", *TINY, "--tokenizer", *kind]) == 0
     assert run(IN_TORCH, ["export", "there"]) == 0
     theirs = transformers.AutoTokenizer.from_pretrained("there")
-    ours = Run(here / "runs" / "one").checkpoint("best").tokenizer
+    ours = RunDir(here / "runs" / "one").checkpoint("best").tokenizer
     text = "ROMEO, who says 9:\nfarewell!\n"
     assert theirs(text)["input_ids"] == ours.encode(text).tolist()
     assert theirs.decode(theirs(text)["input_ids"]) == text
@@ -94,7 +94,7 @@ def test_out_and_in_again_is_the_same_run(here: Path) -> None:
     assert run(BY_HAND, ["train", "--out", "runs/one", *TINY]) == 0
     assert run(IN_TORCH, ["export", "there"]) == 0
     assert run(IN_TORCH, ["import", "there", "--out", "runs/again"]) == 0
-    first, again = (Run(here / "runs" / name).checkpoint("best") for name in ("one", "again"))
+    first, again = (RunDir(here / "runs" / name).checkpoint("best") for name in ("one", "again"))
     assert again.state.config == first.state.config
     assert again.tokenizer.to_json() == first.tokenizer.to_json()
     assert all(np.array_equal(array, again.weights[name]) for name, array in first.weights.items())
@@ -152,7 +152,9 @@ def test_what_says_nothing_new_is_no_reason_to_refuse_a_model(here: Path) -> Non
     their_model(here / "there", n_inner=4 * 8)
     (here / "there" / "vocab.json").write_text("{}", encoding="utf-8")
     assert run(IN_TORCH, ["import", "there", "--out", "runs/one"]) == 0
-    assert Run(here / "runs" / "one").checkpoint("best").tokenizer.encode(LETTERS).tolist() == list(range(len(LETTERS)))
+    assert RunDir(here / "runs" / "one").checkpoint("best").tokenizer.encode(LETTERS).tolist() == list(
+        range(len(LETTERS))
+    )
 
 
 def test_the_two_files_of_gpt_2s_tokenizer_are_read(here: Path) -> None:
@@ -164,26 +166,26 @@ def test_the_two_files_of_gpt_2s_tokenizer_are_read(here: Path) -> None:
     merges = "".join(f"{' '.join(pair)}\n" for pair in kept["merges"])
     (here / "there" / "merges.txt").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")
     assert run(IN_TORCH, ["import", "there", "--out", "runs/one"]) == 0
-    imported = Run(here / "runs" / "one").checkpoint("best").tokenizer
+    imported = RunDir(here / "runs" / "one").checkpoint("best").tokenizer
     assert imported.encode(PLAY).tolist() == tokenizer.encode(PLAY).tolist()
 
 
-@pytest.mark.parametrize("program", [BY_HAND, IN_TORCH], ids=["NumPy", "torch"])
+@pytest.mark.parametrize("cli", [BY_HAND, IN_TORCH], ids=["NumPy", "torch"])
 def test_both_engines_go_on_with_an_imported_model(
-    here: Path, capsys: pytest.CaptureFixture[str], program: Program
+    here: Path, capsys: pytest.CaptureFixture[str], cli: EngineCLI
 ) -> None:
     their_model(here / "there")
     (here / "letters.txt").write_text(LETTERS * 40, encoding="utf-8")
     assert run(IN_TORCH, ["import", "there", "--out", "runs/one"]) == 0
     assert json.loads(Path("runs/one/config.json").read_text(encoding="utf-8"))["from"] == "there"
-    recipe = Run(Path("runs/one")).checkpoint("latest").state.recipe  # small steps, which a trained model needs
+    recipe = RunDir(Path("runs/one")).checkpoint("latest").state.recipe  # small steps, which a trained model needs
     assert recipe == Recipe(steps=1000, batch_size=8, lr=3e-5, weight_decay=0.1, grad_clip=1.0, eval_every=100)
-    assert run(program, ["train", "--resume", "--steps", "3"]) == 2
+    assert run(cli, ["train", "--resume", "--steps", "3"]) == 2
     assert "came without a text; give one by --data" in capsys.readouterr().err
-    assert run(program, ["train", "--resume", "--steps", "3", "--data", "letters.txt"]) == 0
-    assert run(program, ["train", "--resume", "--steps", "4"]) == 0  # from now on it has a text
-    assert run(program, ["eval"]) == 0
-    assert run(program, ["generate", "--length", "5"]) == 0
+    assert run(cli, ["train", "--resume", "--steps", "3", "--data", "letters.txt"]) == 0
+    assert run(cli, ["train", "--resume", "--steps", "4"]) == 0  # from now on it has a text
+    assert run(cli, ["eval"]) == 0
+    assert run(cli, ["generate", "--length", "5"]) == 0
 
 
 # ---- what is refused --------------------------------------------------------------------------------------------

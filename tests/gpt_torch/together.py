@@ -13,7 +13,7 @@ from gpt_numpy import GPTConfig
 from gpt_numpy.workshop.params import parameter_count
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.train.distributed import Processes
-from gpt_torch.distributed import joined
+from gpt_torch.distributed import init_processes
 from gpt_torch.engine import Engine, Options
 from tests.support.engines import COMPILER, CONFIG, RECIPE, RECIPES, Everything, batch
 
@@ -54,16 +54,16 @@ def cases(size: int) -> list[tuple[Literal["ddp", "fsdp"], str]]:
 
 def computed(case: Case, processes: Processes, folder: Path) -> Everything:
     """What four steps lead to, with a stop after two of them, and the losses of some texts."""
-    engine = Engine(case.config, 0, case.options, processes)
-    reported = [engine.train_step(*batch(case.rows, seed=step), case.recipe, step) for step in (0, 1)]
+    engine = Engine(case.config, case.recipe, case.options, processes)
+    reported = [engine.train_step(batch(case.rows, seed=step), step) for step in (0, 1)]
     weights, memory = folder / "weights.npz", folder / "memory.npz"
     for file, arrays in ((weights, engine.weights()), (memory, engine.optimizer_state())):
         if processes.first:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's annotation takes no arrays by name
-    processes.largest(0)  # now they are written
-    engine = Engine(case.config, 99, case.options, processes)
+    processes.all_reduce_max(0)  # now they are written
+    engine = Engine(case.config, case.recipe, case.options, processes)
     engine.load(dict(np.load(weights)), dict(np.load(memory)), step=2)
-    reported += [engine.train_step(*batch(case.rows, seed=step), case.recipe, step) for step in (2, 3)]
+    reported += [engine.train_step(batch(case.rows, seed=step), step) for step in (2, 3)]
     assert engine.compiled == (case.options.compile == "on" and COMPILER)
     from torch.distributed.tensor import DTensor  # a second, for which those who look at CASES need not wait
 
@@ -74,7 +74,7 @@ def computed(case: Case, processes: Processes, folder: Path) -> Everything:
     computed_in = set()  # which numbers the matrices of a block are in while they are needed
     matrix = engine.model.get_submodule("blocks.0.mlp.c_fc")
     matrix.register_forward_hook(lambda *_: computed_in.add(matrix.weight.dtype))
-    losses = [engine.loss(*batch(rows, seed=rows)) for rows in (1, 2, 8)]
+    losses = [engine.loss(batch(rows, seed=rows)) for rows in (1, 2, 8)]
     assert computed_in == {engine.dtype if in_parts else torch.float32}  # in parts, autocast would keep copies
     reader = engine.reader()
     everything = {
@@ -86,7 +86,7 @@ def computed(case: Case, processes: Processes, folder: Path) -> Everything:
 
 
 def goes_ahead(processes: Processes, folder: Path) -> None:
-    with processes.one_ahead():
+    with processes.local_first():
         if processes.first:
             time.sleep(0.5)  # in which the others would arrive
             (folder / "found").touch()
@@ -94,12 +94,13 @@ def goes_ahead(processes: Processes, folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    with joined() as processes:
+    with init_processes() as processes:
         goes_ahead(processes, folder)
         for how, name in cases(processes.size):
             case = CASES[name]
             everything = computed(replace(case, options=replace(case.options, parallel=how)), processes, folder)
-            processes.agree(f"{how} {name}", str([everything[key].tolist() for key in ("reported", "losses", "read")]))
+            numbers = [everything[key].tolist() for key in ("reported", "losses", "read")]
+            processes.check_agreement(f"{how} {name}", str(numbers))
             assert ("ln_f.weight" in everything) == processes.first  # which alone has to hold all of a large model
             if processes.first:
                 np.savez(folder / f"{how} {name}.npz", **everything)  # type: ignore[arg-type]

@@ -682,8 +682,13 @@ def test_a_backward_that_writes_into_what_others_read_is_an_error() -> None:
     def hungry(dy: Array, saved: Array) -> tuple[Array]:
         return (np.multiply(saved, dy, out=saved),)
 
-    for backward in (greedy, hungry):
-        op = Op("writes", lambda x: (x * 2.0, (np.full(x.shape, 2.0),)), backward)
+    def hungrier(dy: Array, saved: tuple[Array]) -> tuple[Array]:
+        return hungry(dy, *saved)
+
+    for backward in (greedy, hungry, hungrier):
+        two = np.full(2, 2.0)
+        saved = ((two,),) if backward is hungrier else (two,)
+        op = Op("writes", lambda x, saved=saved: (x * 2.0, saved), backward)  # type: ignore[misc]
         del OPS["writes"]
         a, b = leaf(1.0, 2.0), leaf(1.0, 2.0)
         both = apply(op, a) + b * 1.0  # of one gradient, two readers
@@ -692,8 +697,9 @@ def test_a_backward_that_writes_into_what_others_read_is_an_error() -> None:
 
 
 def test_an_op_needs_a_forward_and_a_backward() -> None:
-    with pytest.raises(TypeError, match="'half' needs a forward and a backward"):
-        Op("half", lambda x: (x, ()), None)  # type: ignore[arg-type]
+    for forward, backward in ((lambda x: (x, ()), None), (None, lambda dy: (dy,))):
+        with pytest.raises(TypeError, match="'half' needs a forward and a backward"):
+            Op("half", forward, backward)  # type: ignore[arg-type]
     assert "half" not in OPS
 
 

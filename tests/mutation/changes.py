@@ -105,9 +105,10 @@ def functions(node: ast.AST, where: str = "") -> Iterator[tuple[str, ast.Functio
 
 
 def is_type(node: ast.AST, where: str) -> bool:
-    """Such as Axis = int | None, at the top of a module."""
+    """Such as Axis = int | None or T = TypeVar("T"), at the top of a module."""
     assigned = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
-    return not where and isinstance(assigned, ast.Subscript | ast.BinOp)
+    is_variable = isinstance(assigned, ast.Call) and ast.unparse(assigned.func) == "TypeVar"
+    return not where and (is_variable or isinstance(assigned, ast.Subscript | ast.BinOp))
 
 
 def first_line(statement: ast.AST) -> str:

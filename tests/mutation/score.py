@@ -62,8 +62,8 @@ STEPS += ["gpt_torch", "workshop/test_training.py", "workshop/test_checkpoint.py
 HUGGING_FACE = ["gpt_torch/test_huggingface.py", "workshop/test_hostile.py"]
 SAMPLED = {
     **{ROOT / "gpt_numpy" / "workshop" / f"{name}.py": WORKSHOP for name in (
-        "train/trainer", "runs/checkpoint", "io", "runs/run_dir", "runs/saver", "cli/train", "runs/lock",
-        "train/signals", "train/evaluate", "generate", "data/dataloader", "rng", "recipes", "cli/seeds",
+        "train/trainer", "train/metrics", "train/evaluate", "train/signals", "runs/checkpoint", "runs/run_dir",
+        "runs/saver", "runs/lock", "io", "generate", "data/dataloader", "recipes", "cli/train", "cli/seeds",
     )},
     **{ROOT / "gpt_numpy" / name: STEPS for name in ("engine.py", "parts.py", "workshop/optim.py")},
     **{ROOT / "gpt_torch" / name: STEPS for name in ("engine.py", "muon.py")},

@@ -9,40 +9,44 @@ import numpy as np
 
 from gpt_numpy import GPTConfig
 from gpt_numpy.engine import Engine as NumpyEngine
-from gpt_numpy.workshop.engine import Engine, Ids
+from gpt_numpy.workshop.engine import Batch, Engine
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_torch.engine import Engine as TorchEngine
 from gpt_torch.engine import Options
 
 CONFIG = GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=8)
-RECIPE = Recipe(steps=10, batch_size=7, lr=1e-2, warmup=2, grad_clip=0.5, weight_decay=0.1)
+RECIPE = Recipe(steps=10, batch_size=7, seed=0, lr=1e-2, warmup=2, grad_clip=0.5, weight_decay=0.1)
 RECIPES = {"adamw": RECIPE, "muon": replace(RECIPE, optimizer="muon", schedule="linear")}
 
 COMPILER = any(map(shutil.which, ("g++", "clang++", "cl")))  # without one, torch.compile does nothing on the CPU
 
-Make = Callable[..., Any]  # an engine from config and seed
+Make = Callable[..., Any]  # an engine from config and recipe
 Everything = dict[str, np.ndarray[Any, Any]]
 
 
-def numpy_engine(config: GPTConfig, seed: int = 0) -> NumpyEngine:
-    return NumpyEngine(config, seed, threads=2)
+def numpy_engine(config: GPTConfig, recipe: Recipe = RECIPE) -> NumpyEngine:
+    return NumpyEngine(config, recipe, threads=2)
 
 
-def torch_engine(config: GPTConfig, seed: int = 0) -> TorchEngine:
-    return TorchEngine(config, seed, Options(device="cpu"))
+def torch_engine(config: GPTConfig, recipe: Recipe = RECIPE) -> TorchEngine:
+    return TorchEngine(config, recipe, Options(device="cpu"))
 
 
 ENGINES: dict[str, Make] = {"numpy": numpy_engine, "torch": torch_engine}
 
 
-def batch(rows: int = 7, seed: int = 0) -> tuple[Ids, Ids]:
-    tokens = np.random.default_rng(seed).integers(0, CONFIG.vocab_size, (rows, CONFIG.block_size + 1))
-    return tokens[:, :-1], tokens[:, 1:]
+def batch(rows: int = 7, seed: int = 0) -> Batch:
+    return batch_of(np.random.default_rng(seed).integers(0, CONFIG.vocab_size, (rows, CONFIG.block_size + 1)))
 
 
-def trained(engine: Engine, recipe: Recipe = RECIPE, steps: range = range(3)) -> Everything:
+def batch_of(windows: np.ndarray[Any, Any]) -> Batch:
+    rows, size = windows.shape
+    return Batch(windows.reshape(-1), np.arange(rows) * size, size - 1)
+
+
+def trained(engine: Engine, steps: range = range(3)) -> Everything:
     """Everything that a few steps lead to, the reported numbers too."""
-    reported = [engine.train_step(*batch(seed=step), recipe, step) for step in steps]
+    reported = [engine.train_step(batch(seed=step), step) for step in steps]
     numbers = [[float(number) for number in step] for step in reported]
     return {**engine.weights(), **engine.optimizer_state(), "reported": np.array(numbers)}
 

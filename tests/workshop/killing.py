@@ -18,14 +18,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gpt_numpy.workshop.report import report
-from gpt_numpy.workshop.runs import checkpoint, run_dir, saver
-from gpt_numpy.workshop.train.trainer import Training
+from gpt_numpy.workshop.cli import train
+from gpt_numpy.workshop.runs import checkpoint, run_dir
+from gpt_numpy.workshop.runs.run_dir import RunDir
+from gpt_numpy.workshop.train.trainer import Trainer
 from tests.support.fork_server import ForkServer
 from tests.support.runs import MODEL, PLAY, assert_same_run
 
 RECIPE = ["--eval-every", "20", "--checkpoint-every", "5", "--warmup", "2", "--lr", "0.01", "--dropout", "0.1"]
-WORK = ("starting", "a step", "judging", "writing a checkpoint", "writing the page")
+WORK = ("starting", "a step", "evaluating", "writing a checkpoint", "writing the page")
 
 
 class Page:
@@ -54,9 +55,10 @@ class Page:
         return marked
 
     def noting_the_step(self, save: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(folder: Path, checkpoint: Any) -> None:
-            save(folder, checkpoint)
-            self.memory[8:] = checkpoint.state.step.to_bytes(8, "little")
+        def noted(folder: Path, checkpoint: Any, with_optimizer: bool = True) -> None:
+            save(folder, checkpoint, with_optimizer)
+            if folder.name == "latest":
+                self.memory[8:] = checkpoint.state.step.to_bytes(8, "little")
 
         return noted
 
@@ -64,16 +66,16 @@ class Page:
 def mark_work(folder: Path) -> None:
     """In the fork server: what trainers do is marked from now on."""
     page = Page(folder / "page")
-    Training._step = page.marking("a step", Training._step)  # type: ignore[method-assign]
-    Training._judge = page.marking("judging", Training._judge)  # type: ignore[method-assign]
+    Trainer._step = page.marking("a step", Trainer._step)  # type: ignore[method-assign]
+    Trainer._evaluate = page.marking("evaluating", Trainer._evaluate)  # type: ignore[method-assign]
     save = page.marking("writing a checkpoint", page.noting_the_step(checkpoint.save_checkpoint))
     run_dir.save_checkpoint = save  # type: ignore[attr-defined]
-    saver.write_report = page.marking("writing the page", report.write_report)  # type: ignore[attr-defined]
+    train.write_report = page.marking("writing the page", train.write_report)  # type: ignore[attr-defined]
 
 
 LOADED = """
 import pathlib, sys
-from gpt_{engine}.cli import PROGRAM
+from gpt_{engine}.cli import CLI
 from gpt_numpy.workshop.cli.main import run
 from tests.workshop.killing import mark_work
 mark_work(pathlib.Path({folder!r}))
@@ -84,7 +86,7 @@ optim.AdamW([nn.Parameter()]).step()  # PyTorch loads its optimizers when the fi
 """
 
 
-class Trainer:
+class TrainerProcess:
     def __init__(self, engine: str, folder: Path) -> None:
         self.engine, self.folder = engine, folder
         (folder / "play.txt").write_text(PLAY, encoding="utf-8")
@@ -97,7 +99,7 @@ class Trainer:
         """Its exit status; below 0 the signal that ended it."""
         self.page.memory[0] = 0
         (self.folder / "said").unlink(missing_ok=True)
-        code = "sys.exit(run(PROGRAM, sys.argv[1:]))"
+        code = "sys.exit(run(CLI, sys.argv[1:]))"
         child = self.server.start(code, "train", *arguments, output=self.folder / "said", cwd=self.folder)
         if killed_after is not None:
             time.sleep(killed_after)
@@ -112,7 +114,7 @@ class Trainer:
         self.server.end()
 
 
-def killed(trainer: Trainer, kills: int, steps: int, longest: float, seed: int) -> tuple[Counter[str], int]:
+def killed(trainer: TrainerProcess, kills: int, steps: int, longest: float, seed: int) -> tuple[Counter[str], int]:
     """One run after the other, killed after at most `longest` seconds each time, until there were so many kills: what
     was going on, and how many runs that took. Each is compared with one that was not disturbed."""
     draw = random.Random(seed)
@@ -131,7 +133,7 @@ def killed(trainer: Trainer, kills: int, steps: int, longest: float, seed: int) 
             if status == -signal.SIGKILL:
                 found[trainer.page.work] += 1
                 safe = trainer.page.saved
-                assert not safe or run_dir.Run(trainer.folder / out).checkpoint("latest").state.step >= safe
+                assert not safe or RunDir(trainer.folder / out).checkpoint("latest").state.step >= safe
         # one that was killed in its last moment, when all was written, has nothing left to do
         assert status == 0 or f"{out} has done its {steps} steps" in trainer.said, trainer.said
         assert_same_run(whole, trainer.folder / out)
@@ -147,7 +149,7 @@ def main() -> None:
     given = parser.parse_args()
     for engine in given.engines:
         with tempfile.TemporaryDirectory() as folder:
-            trainer = Trainer(engine, Path(folder))
+            trainer = TrainerProcess(engine, Path(folder))
             found, number = killed(trainer, given.kills, given.steps, 1.0, given.seed)
             trainer.end()
         moments = ", ".join(f"{found[work]} {work}" for work in WORK)

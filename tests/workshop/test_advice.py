@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from gpt_numpy.workshop.train.advice import diagnose, meaning_of, phase_of
 from gpt_numpy.workshop.train.evaluate import bits, perplexity
+from gpt_numpy.workshop.train.metrics import Evaluation, diagnose
+from gpt_numpy.workshop.train.phases import meaning_of, phase_of
 
 NOISE = np.random.default_rng(0).normal(0, 0.05, 2000)
 FALLING = [2.5 * math.exp(-step / 300) + 1.5 + NOISE[step] for step in range(1000)]
@@ -29,7 +30,7 @@ def test_the_table_of_phases(loss: float, training: bool, meaning: str) -> None:
 
 
 def found(losses: list[float], evaluations: list[tuple[int, float, float]], since: int = 250) -> str:
-    return "; ".join(diagnose(losses, evaluations, since))
+    return "; ".join(diagnose(losses, [Evaluation(*one) for one in evaluations], since))
 
 
 def test_before_the_first_step_nothing_is_known_however_long_the_tokens_are() -> None:

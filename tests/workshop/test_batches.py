@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import integers
 
-from gpt_numpy.workshop.data.dataloader import batch_at, fixed_windows, starts_at
+from gpt_numpy.workshop.data.dataloader import adjacent_windows, batch_at, starts_at
 from gpt_numpy.workshop.recipes import Recipe
 
 EPOCHS = Recipe(batch_size=4, order="epochs", seed=1)
@@ -18,7 +18,7 @@ TOKENS = np.arange(1000, dtype=np.uint16)
 
 @pytest.mark.parametrize("recipe", [EPOCHS, RANDOM], ids=["epochs", "random"])
 def test_a_batch_is_windows_and_what_follows_each_token(recipe: Recipe) -> None:
-    x, y = batch_at(TOKENS, 8, recipe, 3)
+    x, y = batch_at(TOKENS, 8, recipe, 3).ids_and_targets()
     assert x.shape == y.shape == (4, 8)
     assert x.dtype == y.dtype == np.int64
     assert np.array_equal(y, x + 1)  # the text counts up
@@ -27,12 +27,15 @@ def test_a_batch_is_windows_and_what_follows_each_token(recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("recipe", [EPOCHS, RANDOM], ids=["epochs", "random"])
 def test_a_batch_depends_on_seed_and_step_alone(recipe: Recipe) -> None:
-    later = [starts_at(1000, 8, recipe, step) for step in (90, 5, 31)]
-    assert [starts_at(1000, 8, recipe, step) for step in (90, 5, 31)] == later
-    assert starts_at(1000, 8, recipe, 5) != starts_at(1000, 8, recipe, 6)
+    def starts(recipe: Recipe, step: int) -> list[int]:
+        return list(starts_at(1000, 8, recipe, step))
+
+    later = [starts(recipe, step) for step in (90, 5, 31)]
+    assert [starts(recipe, step) for step in (90, 5, 31)] == later
+    assert starts(recipe, 5) != starts(recipe, 6)
     other = replace(recipe, seed=2)
-    assert starts_at(1000, 8, recipe, 5) != starts_at(1000, 8, other, 5)
-    assert starts_at(1000, 8, recipe, 6) != starts_at(1000, 8, other, 5)
+    assert starts(recipe, 5) != starts(other, 5)
+    assert starts(recipe, 6) != starts(other, 5)
 
 
 @given(length=integers(10, 300), block_size=integers(1, 9), batch_size=integers(1, 50), step=integers(0, 1000))
@@ -62,9 +65,10 @@ def test_an_epoch_has_each_window_once_in_another_order_each_time(batch_size: in
 
 
 @given(length=integers(2, 200), block_size=integers(1, 20), at_once=integers(1, 7))
-def test_judging_predicts_each_token_but_the_first_once(length: int, block_size: int, at_once: int) -> None:
+def test_evaluation_predicts_each_token_but_the_first_once(length: int, block_size: int, at_once: int) -> None:
     asked: Counter[int] = Counter()
-    for x, y in fixed_windows(np.arange(length), block_size, at_once):
+    for batch in adjacent_windows(np.arange(length), block_size, at_once):
+        x, y = batch.ids_and_targets()
         assert np.array_equal(y, x + 1)
         assert x.shape[0] <= at_once
         assert x.shape[1] <= block_size

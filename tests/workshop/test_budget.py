@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from gpt_numpy.engine import Engine
-from gpt_numpy.workshop.runs.run_dir import Run
-from gpt_numpy.workshop.train import trainer
+from gpt_numpy.workshop.cli import train as train_command
+from gpt_numpy.workshop.runs.run_dir import RunDir
+from gpt_numpy.workshop.train import metrics, trainer
 from gpt_numpy.workshop.train.budget import PARTS, in_words
 from tests.support.runs import Train, records
 
@@ -22,16 +23,16 @@ def test_each_part_has_its_time(
 ) -> None:
     """Each is made to take so long; the others take less."""
     slow = {
-        (Engine, "train_step"): 0.02, (Engine, "loss"): 0.05, (trainer.Training, "_sample"): 0.11, (Run, "save"): 0.03,
-        (Run, "report"): 0.1,
+        (Engine, "train_step"): 0.02, (Engine, "loss"): 0.05, (trainer.Trainer, "_sample"): 0.11,
+        (RunDir, "save_latest"): 0.03, (train_command, "write_report"): 0.1,
     }  # fmt: skip
     for (owner, name), seconds in slow.items():
         monkeypatch.setattr(owner, name, delayed(getattr(owner, name), seconds))
-    monkeypatch.setattr("gpt_numpy.workshop.cli.main.process_began", lambda: time.monotonic() - 7.0)
+    monkeypatch.setattr("gpt_numpy.workshop.cli.train.process_start", lambda: time.monotonic() - 7.0)
     began = time.monotonic()
     assert train("a") == 0
     total = 7.0 + time.monotonic() - began
-    (end,) = (record for record in Run(Path("a")).records() if record["kind"] == "end")
+    (end,) = (record for record in RunDir(Path("a")).records() if record["kind"] == "end")
     budget = end["budget"]
     assert tuple(budget) == PARTS
     evaluations = len(records("a", "evaluation"))
@@ -64,7 +65,7 @@ def test_seconds_are_shown_as_people_say_them() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when a process began")
 def test_the_start_of_a_process_is_known() -> None:
-    code = "import time; time.sleep(0.5)\nfrom gpt_numpy.workshop.train import budget\nprint(budget.process_began())"
+    code = "import time; time.sleep(0.5)\nfrom gpt_numpy.workshop.train import budget\nprint(budget.process_start())"
     before = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=True)
     assert before - 0.02 <= float(done.stdout) <= before + 0.4
@@ -75,18 +76,18 @@ def test_what_steps_reported_is_read_by_the_clock_or_by_their_number(
 ) -> None:
     """A GPU that is far behind the clock must not let thousands of steps wait unread, or Ctrl-C would, too."""
     waiting: list[int] = []
-    read = trainer.Training._read
+    flush = trainer.Trainer._flush
 
-    def noted(training: trainer.Training, bar: object) -> None:
-        waiting.append(len(training._unread))
-        read(training, bar)  # type: ignore[arg-type]
+    def noted(training: trainer.Trainer, bar: object) -> None:
+        waiting.append(len(training.metrics.pending))
+        flush(training, bar)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(trainer.Training, "_read", noted)
-    monkeypatch.setattr(trainer, "READ_EVERY", 1000.0)
-    monkeypatch.setattr(trainer, "READ_STEPS", 7)
+    monkeypatch.setattr(trainer.Trainer, "_flush", noted)
+    monkeypatch.setattr(metrics, "FLUSH_SECONDS", 1000.0)
+    monkeypatch.setattr(metrics, "FLUSH_STEPS", 7)
     assert train("a", "--eval-every", "20", "--checkpoint-every", "20") == 0
-    assert waiting == [0, 1, 7, 7, 5, 0]
+    assert waiting == [0, 0, 1, 7, 7, 5, 0]
     waiting.clear()
-    monkeypatch.setattr(trainer, "READ_EVERY", 0.0)
+    monkeypatch.setattr(metrics, "FLUSH_SECONDS", 0.0)
     assert train("b", "--eval-every", "20", "--checkpoint-every", "20") == 0
     assert max(waiting) == 1

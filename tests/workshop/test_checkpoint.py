@@ -22,8 +22,9 @@ from gpt_numpy.workshop import io
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.runs import checkpoint
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, Damaged, load_checkpoint, save_checkpoint
-from gpt_numpy.workshop.runs.run_dir import Run
-from tests.support.runs import FILES, PLAY, Train, latest, records, restated
+from gpt_numpy.workshop.runs.run_dir import RunDir
+from tests.support.engines import batch_of
+from tests.support.runs import FILES, PLAY, Train, assert_same_run, latest, records, restated
 
 LATEST, BEST = Path("a/checkpoints/latest"), Path("a/checkpoints/best")
 
@@ -37,9 +38,9 @@ class Interrupted(Exception):
 
 def next_of(old: Checkpoint) -> Checkpoint:
     """The checkpoint after one more step."""
-    engine = Engine(old.state.config, threads=1)
+    engine = Engine(old.state.config, old.state.recipe, threads=1)
     engine.load(old.weights, old.optimizer_state, old.state.step)
-    engine.train_step(np.zeros((1, 8), np.int64), np.ones((1, 8), np.int64), old.state.recipe, old.state.step)
+    engine.train_step(batch_of(np.arange(9)[None] % 2), old.state.step)
     state = replace(old.state, step=old.state.step + 1)
     return Checkpoint(state, old.tokenizer, engine.weights(), engine.optimizer_state())
 
@@ -50,7 +51,7 @@ def test_a_checkpoint_is_whole_whenever_the_writing_ends(
 ) -> None:
     """It ends at each sync, rename and removal in turn: the one before or the new one is there, all of it."""
     train("a")
-    old = load_checkpoint(LATEST, to_train=True)
+    old = load_checkpoint(LATEST, with_optimizer=True)
     new = next_of(old)
     calls = 0
 
@@ -65,13 +66,13 @@ def test_a_checkpoint_is_whole_whenever_the_writing_ends(
         return function
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_synced", counted(io.write_synced))
-        patch.setattr(checkpoint, "sync_folder", counted(io.sync_folder))
+        patch.setattr(checkpoint, "write_fsynced", counted(io.write_fsynced))
+        patch.setattr(checkpoint, "fsync_folder", counted(io.fsync_folder))
         patch.setattr(Path, "rename", counted(Path.rename))
         patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
         with pytest.raises(Interrupted):
             save_checkpoint(LATEST, new)
-    found = load_checkpoint(LATEST, to_train=True)
+    found = load_checkpoint(LATEST, with_optimizer=True)
     expected = {20: old, 21: new}[found.state.step]
     assert found.state == expected.state
     for kind in ("weights", "optimizer_state"):
@@ -94,15 +95,15 @@ def test_the_disk_has_all_of_a_checkpoint_before_it_counts(train: Train, monkeyp
 
         return function
 
-    old = load_checkpoint(LATEST, to_train=True)
+    old = load_checkpoint(LATEST, with_optimizer=True)
     monkeypatch.setattr(os, "fsync", noted("sync", os.fsync))
     monkeypatch.setattr(Path, "rename", noted("rename", Path.rename))
     monkeypatch.setattr(Path, "replace", noted("replace", Path.replace))
-    Run(Path("a")).save(LATEST, old)
+    RunDir(Path("a")).save_latest(old)
     # what was recorded, four files and their folder; then what it is called
     assert done == ["sync", *["sync"] * 5, "rename", "rename", "sync"]
     done.clear()
-    Run(Path("a")).keep_only([])
+    RunDir(Path("a")).truncate_to([])
     assert done == ["sync", "replace"]
 
 
@@ -115,15 +116,15 @@ def saves_without_end(folder: Path, old: Checkpoint) -> None:
 
 def test_who_reads_while_another_process_writes_sees_one_of_the_two(train: Train) -> None:
     train("a")
-    old = load_checkpoint(LATEST, to_train=True)
+    old = load_checkpoint(LATEST, with_optimizer=True)
     writer = multiprocessing.get_context("spawn").Process(target=saves_without_end, args=(LATEST.resolve(), old))
     writer.start()
     try:
         weights = {20: old.weights, 21: next_of(old).weights}
         changes, before, deadline = 0, 20, time.monotonic() + 60
         while changes < 20 and time.monotonic() < deadline:
-            found = Run(Path("a")).checkpoint("latest")
-            assert Run(Path("a")).saved_at() > 0
+            found = RunDir(Path("a")).checkpoint("latest")
+            assert RunDir(Path("a")).saved_at() > 0
             changes += found.state.step != before
             before = found.state.step
             assert all(np.array_equal(found.weights[name], array) for name, array in weights[before].items())
@@ -165,10 +166,10 @@ def test_what_is_not_as_it_was_written_is_named_and_the_newest_whole_one_goes_on
     capsys.readouterr()
     if name != "optimizer.safetensors":  # which writing does not need
         with pytest.raises(WrongUse, match=named):
-            Run(Path("a")).checkpoint("latest")
+            RunDir(Path("a")).checkpoint("latest")
     assert train("a", "--resume") == 0
     out = capsys.readouterr().out
-    assert re.search(rf"^{LATEST}\b.*{named}.* It is passed over.$", out, re.MULTILINE)
+    assert re.search(rf"^{LATEST}\b.*{named}.* It is skipped.$", out, re.MULTILINE)
     assert "going on after step 0 of 20" in out
     assert latest("a") == 20
     assert (LATEST.parent / "latest.damaged").is_dir()  # somebody may make something of it
@@ -188,7 +189,7 @@ def test_every_bit_counts(name: str, train: Train) -> None:
         if name == "state.json" and same_json(bytes(changed), data):
             continue  # white space
         with pytest.raises(Damaged, match=rf"^{LATEST}.*"):
-            load_checkpoint(LATEST, to_train=True)
+            load_checkpoint(LATEST, with_optimizer=True)
 
 
 def same_json(a: bytes, b: bytes) -> bool:
@@ -204,7 +205,7 @@ def test_a_best_one_that_is_damaged_is_refused_and_does_not_stop_the_run(
     train("a")
     with_a_bit_flipped(BEST / "model.safetensors")
     with pytest.raises(Damaged, match=r"best/model.safetensors is not as it was written"):
-        Run(Path("a")).checkpoint("best")
+        RunDir(Path("a")).checkpoint("best")
     assert train("a", "--resume", "--steps", "25") == 0
     assert load_checkpoint(BEST).state.step == 25
 
@@ -233,7 +234,7 @@ def test_where_none_is_whole_nothing_is_written(train: Train, capsys: pytest.Cap
         cut_short(folder / "model.safetensors")
     before = {path: path.read_bytes() for path in Path("a").rglob("*") if path.is_file()}
     assert train("a", "--resume", "--steps", "22") == 2
-    assert "a has no checkpoint that is whole" in capsys.readouterr().err
+    assert "a has no checkpoint that is undamaged" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in Path("a").rglob("*") if path.is_file()} == before
 
 
@@ -265,7 +266,7 @@ def test_arrays_that_are_not_those_of_the_model_are_named_whatever_the_sums_say(
     save_file(arrays, LATEST / file)
     restated(LATEST)
     with pytest.raises(Damaged, match=r"is damaged: (exp_avg_?s?q?\.)?[a-z_.0]+ should be numbers \("):
-        load_checkpoint(LATEST, to_train=True)
+        load_checkpoint(LATEST, with_optimizer=True)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
@@ -276,8 +277,8 @@ def test_arrays_that_are_not_finite_are_worth_nothing(file: str, train: Train) -
     arrays[name].flat[0] = np.inf
     save_file(arrays, LATEST / file)
     restated(LATEST)
-    with pytest.raises(Damaged, match=f"is worth nothing: {re.escape(name)} is not finite"):
-        load_checkpoint(LATEST, to_train=True)
+    with pytest.raises(Damaged, match=f"cannot be used: {re.escape(name)} contains NaN or infinity"):
+        load_checkpoint(LATEST, with_optimizer=True)
 
 
 def test_tied_weights_have_both_names(train: Train) -> None:
@@ -303,7 +304,7 @@ def test_weights_that_the_model_does_not_have_are_named(train: Train) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"format": 3}, "a/checkpoints/latest is of format 3; this version reads up to 2"),
+        ({"format": 4}, "a/checkpoints/latest is of format 4; this version reads 2 and 3"),
         ({"config": asdict(GPTConfig(n_layer=10**12))}, "1000000000000 blocks, and "),
         ({"config": asdict(GPTConfig(vocab_size=1))}, "tokens \\(char\\) are not those of the model"),
         ({"config": []}, "state.json cannot be understood"),
@@ -328,19 +329,37 @@ def test_a_state_that_is_not_ours_is_one_line(changed: dict[str, Any], message: 
 def test_a_newer_format_is_not_passed_over(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     """It is whole, and may be worth more than what this version could go on from."""
     train("a", "--lr", "0")
-    restated(LATEST, format=3)
+    restated(LATEST, format=4)
     assert train("a", "--resume", "--steps", "22") == 2
-    assert "latest is of format 3; this version reads up to 2" in capsys.readouterr().err
+    assert "latest is of format 4; this version reads 2 and 3" in capsys.readouterr().err
 
 
-def test_a_checkpoint_without_sums_from_an_older_version_is_read(train: Train) -> None:
+def test_a_checkpoint_of_format_1_is_refused(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     train("a")
-    for folder in (LATEST, BEST):
-        kept = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        old = {name: value for name, value in kept.items() if name not in ("files", "sha256", "judged")}
-        (folder / "state.json").write_text(json.dumps(old | {"format": 1}), encoding="utf-8")
-    assert latest("a") == 20
-    assert train("a", "--resume", "--steps", "22") == 0
+    content = json.loads((LATEST / "state.json").read_text(encoding="utf-8"))
+    old = {name: value for name, value in content.items() if name not in ("files", "sha256")}
+    (LATEST / "state.json").write_text(json.dumps(old | {"format": 1}), encoding="utf-8")
+    assert train("a", "--resume", "--steps", "22") == 2
+    assert "a/checkpoints/latest is of format 1; this version reads 2 and 3" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_format_2_is_read_and_goes_on_as_one_of_today(train: Train) -> None:
+    """Some names were others, and the best one had an optimizer state, too."""
+    train("a")
+    shutil.copytree("a", "b")
+    names = {"last_eval_step": "judged", "evals_since_best": "since_best", "engine_options": "machine"}
+    for folder in (Path("b/checkpoints/latest"), Path("b/checkpoints/best")):
+        content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        content = {names.get(name, name): value for name, value in content.items()}
+        (folder / "state.json").write_text(json.dumps(content), encoding="utf-8")
+        shutil.copy(LATEST / "optimizer.safetensors", folder)
+        restated(folder, format=2, files=dict.fromkeys(FILES[:-1]))
+    assert load_checkpoint(Path("b/checkpoints/latest")).state == load_checkpoint(LATEST).state
+    for out in ("a", "b"):
+        assert train(out, "--resume", "--steps", "25") == 0
+    assert_same_run("a", "b")
+    restated(LATEST, format=2, data="dramatist")
+    assert load_checkpoint(LATEST).state.data == "synthetic"
 
 
 def test_a_folder_without_a_checkpoint_is_a_wrong_use(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from gpt_numpy.workshop.data.tokenizer import CharTokenizer
 from gpt_numpy.workshop.recipes import PRESETS
 from gpt_numpy.workshop.report.claims import DEPENDS, FAILS, HOLDS, Claim, Evidence, claims, samples
 from gpt_numpy.workshop.runs.checkpoint import State
-from gpt_torch.cli import PROGRAM
+from gpt_torch.cli import CLI
 from tests.support.runs import PLAY, Train
 
 WORKSHOP = PRESETS["workshop"].recipe
@@ -151,10 +151,10 @@ def test_samples_are_of_the_nearest_evaluations() -> None:
 def test_the_command_shows_them_for_a_run(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     train("a")
     capsys.readouterr()
-    assert run(PROGRAM, ["claims", "--run", "a"]) == 0
+    assert run(CLI, ["claims", "--run", "a"]) == 0
     shown = capsys.readouterr().out
     assert re.search("^a, step 20, on .*play.txt$", shown, re.MULTILINE)
-    assert "said of tiny Shakespeare; this is another one" in shown
+    assert "claims about the text are about tiny Shakespeare" in shown
     for words in ("1.8 million", "5,000 steps take about 15 minutes", DEPENDS, FAILS):
         assert words in shown
     assert max(map(len, shown.splitlines())) <= 160
@@ -163,5 +163,5 @@ def test_the_command_shows_them_for_a_run(train: Train, capsys: pytest.CaptureFi
 def test_a_run_without_its_text_is_refused_in_a_line(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     train("a")
     Path("play.txt").unlink()
-    assert run(PROGRAM, ["claims", "--run", "a"]) == 2
+    assert run(CLI, ["claims", "--run", "a"]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 
 from gpt_numpy import GPTConfig
-from gpt_numpy.cli import PROGRAM
+from gpt_numpy.cli import CLI
 from gpt_numpy.engine import Engine
 from gpt_numpy.workshop.cli.main import run
 from gpt_numpy.workshop.data import corpus
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.runs.run_dir import Run, find_run
+from gpt_numpy.workshop.runs.run_dir import RunDir, find_run_dir
 from gpt_torch.engine import Options
 from tests.support import ROOT
+from tests.support.engines import batch_of
 
 PLAY = "".join(f"SCENE {i}.\nEnter ROMEO, who says {i * i}: farewell!\n" for i in range(60))
 TINY = [
@@ -88,7 +89,7 @@ def test_piped_output_has_no_control_characters_even_where_colour_is_forced(fold
 def test_generate_repeats_itself_for_a_seed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = []
     for seed in ("7", "7", "8"):
-        assert run(PROGRAM, ["generate", "--prompt", "ROMEO", "--seed", seed, "--length", "50"]) == 0
+        assert run(CLI, ["generate", "--prompt", "ROMEO", "--seed", seed, "--length", "50"]) == 0
         out, err = capsys.readouterr()
         assert out.startswith("ROMEO")
         assert len(out) == len("ROMEO") + 50 + 1
@@ -100,16 +101,16 @@ def test_generate_repeats_itself_for_a_seed(here: Path, capsys: pytest.CaptureFi
 def test_greedy_needs_no_seed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = set()
     for _ in range(2):
-        run(PROGRAM, ["generate", "--greedy", "--length", "30"])
+        run(CLI, ["generate", "--greedy", "--length", "30"])
         texts.add(capsys.readouterr().out)
     assert len(texts) == 1
 
 
 def test_eval_gives_the_loss_that_training_recorded(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(PROGRAM, ["train", *TINY])
+    run(CLI, ["train", *TINY])
     best = re.search(r"best validation loss (\S+) at step (\d+): (\S+) bits", capsys.readouterr().out)
     assert best is not None
-    assert run(PROGRAM, ["eval"]) == 0
+    assert run(CLI, ["eval"]) == 0
     out = capsys.readouterr().out
     loss, step, bits = best.groups()
     assert f"step {step}, on" in out
@@ -122,44 +123,44 @@ def test_eval_gives_the_loss_that_training_recorded(here: Path, capsys: pytest.C
 
 def test_eval_on_another_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "other.txt").write_text(PLAY[::-1], encoding="utf-8")
-    assert run(PROGRAM, ["eval", "--data", "other.txt"]) == 0
+    assert run(CLI, ["eval", "--data", "other.txt"]) == 0
     assert "tokens of other.txt" in capsys.readouterr().out
 
 
 def test_bpe_is_told_of_per_token_and_per_character(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(PROGRAM, ["train", *TINY, "--tokenizer", "bpe", "--vocab-size", "300", "--out", "bpe"]) == 0
+    assert run(CLI, ["train", *TINY, "--tokenizer", "bpe", "--vocab-size", "300", "--out", "bpe"]) == 0
     out = capsys.readouterr().out
     per_token = json.loads((here / "bpe" / "config.json").read_text(encoding="utf-8"))["characters_per_token"]
-    loss = Run(here / "bpe").checkpoint("best").state.best_loss
+    loss = RunDir(here / "bpe").checkpoint("best").state.best_loss
     assert loss is not None
     assert per_token > 1.2
     assert "tokens, 300 different" in out
     assert f"({loss / per_token:.3f} a character)" in out
     assert f"{loss / per_token / math.log(2):.3f} bits a character" in out
-    assert run(PROGRAM, ["eval", "--run", "bpe"]) == 0
+    assert run(CLI, ["eval", "--run", "bpe"]) == 0
     out = capsys.readouterr().out
     assert f"bits per character    {loss / per_token / math.log(2):.3f}\n" in out
     assert f"perplexity            {math.exp(loss):.3f}\n" in out
-    assert run(PROGRAM, ["generate", "--run", "bpe", "--prompt", "naïve ☃ ", "--length", "10"]) == 0
+    assert run(CLI, ["generate", "--run", "bpe", "--prompt", "naïve ☃ ", "--length", "10"]) == 0
     assert capsys.readouterr().out.startswith("naïve ☃ ")
 
 
 def test_the_best_checkpoint_is_judged_unless_the_latest_is_asked_for(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(PROGRAM, ["train", *TINY, "--lr", "5", "--warmup", "0", "--grad-clip", "0", "--out", "worse"])
-    assert Run(here / "worse").checkpoint("latest").state.best_step == 0
+    run(CLI, ["train", *TINY, "--lr", "5", "--warmup", "0", "--grad-clip", "0", "--out", "worse"])
+    assert RunDir(here / "worse").checkpoint("latest").state.best_step == 0
     for flags, step in (([], 0), (["--checkpoint", "latest"], 6)):
         capsys.readouterr()
-        assert run(PROGRAM, ["eval", "--run", "worse", *flags]) == 0
+        assert run(CLI, ["eval", "--run", "worse", *flags]) == 0
         assert f", step {step}, on" in capsys.readouterr().out
 
 
 def test_eval_wants_the_text_of_the_run_or_one_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "mine.txt").write_text(PLAY, encoding="utf-8")
-    assert run(PROGRAM, ["train", *TINY, "--data", "mine.txt", "--out", "mine"]) == 0
+    assert run(CLI, ["train", *TINY, "--data", "mine.txt", "--out", "mine"]) == 0
     (here / "mine.txt").write_text(PLAY + "Enter", encoding="utf-8")
-    assert run(PROGRAM, ["eval", "--run", "mine"]) == 2
+    assert run(CLI, ["eval", "--run", "mine"]) == 2
     assert "is not the text that" in capsys.readouterr().err
 
 
@@ -167,23 +168,23 @@ def test_eval_wants_the_text_of_the_run_or_one_by_name(here: Path, capsys: pytes
 def test_a_text_of_just_one_window_will_do(here: Path, size: str, status: int) -> None:
     (here / "short.txt").write_text("ab" * 10, encoding="utf-8")  # 18 to train on
     flags = ["--data", "short.txt", "--block-size", size, "--steps", "1", "--out", f"short-{size}"]
-    assert run(PROGRAM, ["train", *TINY, *flags]) == status
+    assert run(CLI, ["train", *TINY, *flags]) == status
 
 
 def test_explain_reads_the_gradients_of_a_trained_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = ["--run", "latest", "--layer", "0", "--head", "1"]
-    assert run(PROGRAM, ["explain", "farewell!", *chosen, "--entry", "dS[3,1]"]) == 0
+    assert run(CLI, ["explain", "farewell!", *chosen, "--entry", "dS[3,1]"]) == 0
     out = capsys.readouterr().out
     assert "i = 3 'e', j = 1 'a'" in out
     assert "they agree" in out
     assert "--checkpoint best --layer 0 --head 1 --entry" in out  # leads on in the same model
-    checkpoint = find_run("latest").checkpoint("best")
-    engine = Engine(checkpoint.state.config)
+    checkpoint = find_run_dir("latest").checkpoint("best")
+    engine = Engine(checkpoint.state.config, checkpoint.state.recipe)
     engine.load(checkpoint.weights, {}, 0)
     ids = checkpoint.tokenizer.encode("farewell!")
-    assert run(PROGRAM, ["explain", "farewell!", *chosen, "--entry", "L"]) == 0
+    assert run(CLI, ["explain", "farewell!", *chosen, "--entry", "L"]) == 0
     loss = float(capsys.readouterr().out.split()[2])
-    assert loss == pytest.approx(engine.loss(ids[None, :-1], ids[None, 1:]), rel=1e-5)
+    assert loss == pytest.approx(engine.loss(batch_of(ids[None])), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +199,7 @@ def test_explain_reads_the_gradients_of_a_trained_model(here: Path, capsys: pyte
 def test_what_a_trained_model_cannot_explain_is_one_line(
     text: str, flags: list[str], said: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(PROGRAM, ["explain", text, "--run", "latest", "--entry", "dS[1,0]", *flags]) == 2
+    assert run(CLI, ["explain", text, "--run", "latest", "--entry", "dS[1,0]", *flags]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert said in err
@@ -210,25 +211,25 @@ def test_what_a_trained_model_cannot_explain_is_one_line(
 def test_each_flag_of_sampling_matters(here: Path, capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
     said = []
     for more in ([], flags):
-        run(PROGRAM, ["generate", "--seed", "1", "--length", "100", *more])
+        run(CLI, ["generate", "--seed", "1", "--length", "100", *more])
         said.append(capsys.readouterr().out)
     assert said[0] != said[1]
 
 
 def test_threads_are_as_many_as_asked_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(PROGRAM, ["train", *TINY, "--threads", "3", "--out", "three"])
+    run(CLI, ["train", *TINY, "--threads", "3", "--out", "three"])
     assert "float32, 3 threads" in capsys.readouterr().out
     assert json.loads((here / "three" / "config.json").read_text(encoding="utf-8"))["threads"] == 3
 
 
 @pytest.mark.slow("a megabyte of text")
 def test_the_entropy_of_synthetic_plays_stands_beside_the_loss(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(PROGRAM, ["train", *TINY, "--data", "synthetic", "--block-size", "64", "--steps", "1", "--out", "synthetic"])
+    run(CLI, ["train", *TINY, "--data", "synthetic", "--block-size", "64", "--steps", "1", "--out", "synthetic"])
     assert re.search(r"^step +1 +train .* val .* \(floor 0\.58\d\) ", capsys.readouterr().out, re.MULTILINE)
     flags = ["--data", "synthetic", "--tokenizer", "bpe", "--vocab-size", "300", "--steps", "1", "--out", "by-bpe"]
-    run(PROGRAM, ["train", *TINY, *flags])
+    run(CLI, ["train", *TINY, *flags])
     assert re.search(r"^step +1 .* \(\d\.\d+ a character, floor 0\.58\d\) ", capsys.readouterr().out, re.MULTILINE)
-    run(PROGRAM, ["eval", "--run", "by-bpe"])
+    run(CLI, ["eval", "--run", "by-bpe"])
     assert re.search(r"^least possible +0\.58\d\d a character$", capsys.readouterr().out, re.MULTILINE)
 
 
@@ -240,7 +241,7 @@ def test_text_streams_as_it_is_made(here: Path, monkeypatch: pytest.MonkeyPatch)
             flushed.append(self.getvalue())
 
     monkeypatch.setattr(sys, "stdout", Out())
-    assert run(PROGRAM, ["generate", "--prompt", "R", "--length", "20"]) == 0
+    assert run(CLI, ["generate", "--prompt", "R", "--length", "20"]) == 0
     assert [len(text) for text in flushed[:20]] == list(range(2, 22))
 
 
@@ -284,7 +285,7 @@ def test_training_goes_on_when_nobody_reads_its_output(here: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", line], cwd=here, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert Run(here / "unread").checkpoint("latest").state.step == 6
+    assert RunDir(here / "unread").checkpoint("latest").state.step == 6
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no bash there")
@@ -325,14 +326,14 @@ def test_a_reader_that_leaves_early_is_no_error(folder: Path) -> None:
 
 def test_every_field_has_a_flag_with_its_meaning(folder: Path) -> None:
     page = command(folder, "train", "--help").stdout
-    for kind in (GPTConfig, Recipe, PROGRAM.options):
+    for kind in (GPTConfig, Recipe, CLI.options):
         for field in fields(kind):
             assert re.search(rf"^  --{field.name.replace('_', '-')}\b.*\n? +\S", page, re.MULTILINE), field.name
 
 
 def test_it_knows_which_flags_are_those_of_torch_alone() -> None:
-    ours, theirs = ({field.name for field in fields(options)} for options in (PROGRAM.options, Options))
-    assert PROGRAM.elsewhere == {"--" + name.replace("_", "-"): "gpt-torch" for name in theirs - ours}
+    ours, theirs = ({field.name for field in fields(options)} for options in (CLI.options, Options))
+    assert CLI.flags_of_other_cli == {"--" + name.replace("_", "-"): "gpt-torch" for name in theirs - ours}
 
 
 # ---- wrong use --------------------------------------------------------------------------------------------------
@@ -342,9 +343,9 @@ def test_it_knows_which_flags_are_those_of_torch_alone() -> None:
     ("arguments", "message"),
     [
         (["dance"], "'dance' is not one of train, generate, eval, claims, explain; see gpt-numpy --help"),
-        (["train", "--stps", "3"], "--stps is not known, perhaps --steps; see gpt-numpy train --help"),
-        (["train", "--dtype", "bfloat16"], "--dtype is for gpt-torch alone; see gpt-numpy train --help"),
-        (["generate", "--no-self-test"], "--no-self-test is for gpt-torch alone"),
+        (["train", "--stps", "3"], "--stps is not known; did you mean --steps? see gpt-numpy train --help"),
+        (["train", "--dtype", "bfloat16"], "--dtype is a flag of gpt-torch; see gpt-numpy train --help"),
+        (["generate", "--no-self-test"], "--no-self-test is a flag of gpt-torch"),
         (["train", "--steps", "many"], "--steps: 'many' is not a whole number"),
         (["train", "--steps"], "--steps: expected one argument"),
         (["train", "--steps", "0"], "--steps is a whole number of at least 1, not 0"),
@@ -371,7 +372,7 @@ def test_a_wrong_use_is_one_line_and_status_2(
     arguments: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = sorted(here.glob("runs/*"))
-    assert run(PROGRAM, arguments) == 2
+    assert run(CLI, arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"gpt-numpy: {message}"), err
@@ -383,14 +384,14 @@ def test_without_a_run_there_is_nothing_to_write_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(PROGRAM, ["generate"]) == 2
+    assert run(CLI, ["generate"]) == 2
     assert "no run in runs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("trouble", "said"),
     [
-        (MemoryError(), "memory was not enough; a smaller "),
+        (MemoryError(), "out of memory; a smaller "),
         (OSError(28, "No space left on device", "runs/x"), "runs/x: No space left on device"),
     ],
 )
@@ -401,13 +402,13 @@ def test_trouble_with_the_machine_is_one_line(
         raise trouble
 
     monkeypatch.setattr("gpt_numpy.engine.Engine.loss", fail)
-    assert run(PROGRAM, ["eval"]) == 1
+    assert run(CLI, ["eval"]) == 1
     assert capsys.readouterr().err.startswith(f"gpt-numpy: {said}")
 
 
 def test_a_folder_with_something_in_it_is_left_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "occupied").mkdir()
     (here / "occupied" / "config.json").write_text("occupied", encoding="utf-8")
-    assert run(PROGRAM, ["train", *TINY, "--out", "occupied"]) == 2
+    assert run(CLI, ["train", *TINY, "--out", "occupied"]) == 2
     assert "occupied is not empty; give another folder" in capsys.readouterr().err
     assert (here / "occupied" / "config.json").read_text(encoding="utf-8") == "occupied"

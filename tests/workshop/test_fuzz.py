@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from gpt_numpy.cli import PROGRAM as BY_HAND
+from gpt_numpy.cli import CLI as BY_HAND
 from gpt_numpy.explain.command import _entry
 from gpt_numpy.explain.subject import subject_of
 from gpt_numpy.explain.trace import Trace
+from gpt_numpy.workshop.cli.engine_cli import EngineCLI
+from gpt_numpy.workshop.cli.generate import load_engine
 from gpt_numpy.workshop.cli.main import run
-from gpt_numpy.workshop.cli.program import Program
-from gpt_numpy.workshop.cli.train import load_engine
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.corpus import TextFile
 from gpt_numpy.workshop.data.dataset import encode_corpus, read_stats
@@ -29,8 +29,8 @@ from gpt_numpy.workshop.errors import RunFailed, WrongUse
 from gpt_numpy.workshop.generate import Sampling, generate
 from gpt_numpy.workshop.report.report import write_report
 from gpt_numpy.workshop.runs.checkpoint import load_checkpoint
-from gpt_numpy.workshop.runs.run_dir import Run
-from gpt_torch.cli import PROGRAM as IN_TORCH
+from gpt_numpy.workshop.runs.run_dir import RunDir
+from gpt_torch.cli import CLI as IN_TORCH
 from tests.support.report import REPORT
 from tests.support.runs import FILES, PLAY, TINY, restated
 
@@ -117,7 +117,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(st.sampled_from([BY_HAND, IN_TORCH]), COMMAND, st.lists(FLAG, max_size=4))
 def test_any_command_line(
-    home: Path, tmp_path_factory: pytest.TempPathFactory, program: Program, command: str, flags: list[tuple[str, ...]]
+    home: Path, tmp_path_factory: pytest.TempPathFactory, cli: EngineCLI, command: str, flags: list[tuple[str, ...]]
 ) -> None:
     folder = shutil.copytree(home, tmp_path_factory.mktemp("any"), dirs_exist_ok=True)
     usual = {
@@ -132,7 +132,7 @@ def test_any_command_line(
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(folder)
         try:
-            status = run(program, arguments)
+            status = run(cli, arguments)
         except SystemExit as ended:  # argparse's, after a page of help
             status = ended.code if isinstance(ended.code, int) else 1
     shutil.rmtree(folder)
@@ -140,7 +140,7 @@ def test_any_command_line(
     assert status in (0, 1, 2), said
     assert "Traceback" not in said
     if status:
-        assert err.getvalue().startswith(f"{program.name}: "), said
+        assert err.getvalue().startswith(f"{cli.name}: "), said
         assert err.getvalue().count("\n") == 1, said
     REPORT.add_input("command lines", refused=status != 0)
 
@@ -264,7 +264,7 @@ def test_any_damage_to_a_checkpoint(
     if with_right_sums and name != "state.json":
         restated(folder)
     with used_or_refused("damaged checkpoints"):
-        checkpoint = load_checkpoint(folder, to_train=True)
+        checkpoint = load_checkpoint(folder, with_optimizer=True)
         assert len(list(generate(load_engine(BY_HAND, checkpoint, {"threads": 1}), [0], 3, Sampling(), 0))) == 3
         assert with_right_sums or harmed == data or json.loads(harmed) == json.loads(data)  # but for white space
 
@@ -277,7 +277,7 @@ def test_any_state(home: Path, tmp_path_factory: pytest.TempPathFactory, data: s
     kept = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     restated(folder, **data.draw(changed(st.just({name: kept[name] for name in kept if name != "files"}))))
     with used_or_refused("state.json"):
-        checkpoint = load_checkpoint(folder, to_train=True)
+        checkpoint = load_checkpoint(folder, with_optimizer=True)
         assert len(list(generate(load_engine(BY_HAND, checkpoint, {"threads": 1}), [0], 3, Sampling(), 0))) == 3
 
 
@@ -294,7 +294,7 @@ def test_any_records(home: Path, tmp_path_factory: pytest.TempPathFactory, data:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records), encoding="utf-8")
     shutil.copy(home / "run" / "config.json", folder)
     with used_or_refused("metrics.jsonl"):
-        known = [*Run(folder).records()]
+        known = [*RunDir(folder).records()]
         assert len(known) <= len(records)
-        write_report(folder, json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        write_report(folder, json.loads((folder / "config.json").read_text(encoding="utf-8")), known)
     os.remove(folder / "report.html")

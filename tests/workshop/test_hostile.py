@@ -17,13 +17,13 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from gpt_numpy.cli import PROGRAM as BY_HAND
+from gpt_numpy.cli import CLI as BY_HAND
 from gpt_numpy.workshop.cli.main import run
 from gpt_numpy.workshop.data.tokenizer import BPETokenizer, tokenizer_from
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.runs.checkpoint import Damaged, load_checkpoint
-from gpt_numpy.workshop.runs.run_dir import Run
-from gpt_torch.cli import PROGRAM as IN_TORCH
+from gpt_numpy.workshop.runs.run_dir import RunDir
+from gpt_torch.cli import CLI as IN_TORCH
 from tests.support.runs import PLAY, Train, restated
 
 LATEST = Path("a/checkpoints/latest")
@@ -78,7 +78,7 @@ def test_weights_whose_header_lies_are_refused(
         (tmp_path / name / name).write_bytes(LIES[lie])
         restated(tmp_path / name)
         with pytest.raises(Damaged) as raised:
-            load_checkpoint(tmp_path / name, to_train=True)
+            load_checkpoint(tmp_path / name, with_optimizer=True)
         assert "\n" not in str(raised.value)
     (Path("there")).mkdir()
     Path("there/config.json").write_text(json.dumps({"n_layer": 1, "n_head": 1, "n_embd": 4}), encoding="utf-8")
@@ -320,7 +320,7 @@ def test_a_tokenizer_that_fails_is_one_line() -> None:
 
 
 def test_half_a_character_is_none() -> None:
-    with pytest.raises(WrongUse, match=r"U\+D800\) is no character that UTF-8 has"):
+    with pytest.raises(WrongUse, match=r"U\+D800\) is half of a surrogate pair"):
         tokenizer_from(b'{"kind": "char", "characters": "a\\ud800"}')
 
 
@@ -375,7 +375,7 @@ def test_a_text_full_of_scripts_runs_nothing_on_a_page(
     flags = ["--steps", "300", "--eval-every", "100", "--lr", "0.02", "--warmup", "5", "--threads", "2"]
     assert run(BY_HAND, ["train", "--data", name, "--out", "<img src=x onerror=window.ran=1>", *sampled, *flags]) == 0
     samples = "".join(
-        record["sample"] for record in Run(Path("<img src=x onerror=window.ran=1>")).records() if "sample" in record
+        record["sample"] for record in RunDir(Path("<img src=x onerror=window.ran=1>")).records() if "sample" in record
     )
     assert "<script>" in samples  # the model has learned to write them
     shown = opened(browser, Path("<img src=x onerror=window.ran=1>/report.html"))

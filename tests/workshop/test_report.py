@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from gpt_numpy.workshop.report import report
-from gpt_numpy.workshop.report.report import POINTS, TEMPLATE, buckets, thinned
-from gpt_numpy.workshop.train.advice import PHASES
+from gpt_numpy.workshop.report.report import POINTS, TEMPLATE, buckets, downsampled
+from gpt_numpy.workshop.runs.run_dir import RunDir
+from gpt_numpy.workshop.train.phases import PHASES
 
 Record = dict[str, Any]
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -55,7 +56,9 @@ def begin(folder: Path, records: Iterable[Record], **changed: Any) -> Path:
 
 
 def write_report(folder: Path) -> Path:
-    return report.write_report(folder, json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    report.write_report(folder, config, list(RunDir(folder).records()))
+    return folder / "report.html"
 
 
 def refuse(constant: str) -> None:
@@ -124,7 +127,7 @@ def test_nothing_is_fetched(tmp_path: Path) -> None:
 def test_thinning_keeps_the_ends_and_the_extremes(count: int) -> None:
     values = np.random.default_rng(0).normal(size=count)
     starts = buckets(count)
-    thin = thinned(values, starts)
+    thin = downsampled(values, starts)
     assert len(starts) == min(count, POINTS)
     assert (np.diff(starts) > 0).all()
     assert thin["mean"][0] == values[0]
@@ -138,8 +141,8 @@ def test_thinning_keeps_the_ends_and_the_extremes(count: int) -> None:
 def test_smoothing_keeps_a_line_and_tames_noise() -> None:
     line = np.linspace(4.0, 2.0, 500)
     noise = np.random.default_rng(0).normal(size=500)
-    np.testing.assert_allclose(thinned(line, buckets(500))["smooth"][:-5], line[:-5])
-    assert thinned(noise, buckets(500))["smooth"].std() < 0.5 * noise.std()
+    np.testing.assert_allclose(downsampled(line, buckets(500))["smooth"][:-5], line[:-5])
+    assert downsampled(noise, buckets(500))["smooth"].std() < 0.5 * noise.std()
 
 
 def test_what_is_no_number_is_a_gap(tmp_path: Path) -> None:
@@ -152,7 +155,7 @@ def test_what_is_no_number_is_a_gap(tmp_path: Path) -> None:
 
 
 def test_a_bucket_leaves_out_what_is_no_number() -> None:
-    thin = thinned(np.array([1.0, math.nan, 3.0, math.nan, math.nan]), np.array([0, 3]))
+    thin = downsampled(np.array([1.0, math.nan, 3.0, math.nan, math.nan]), np.array([0, 3]))
     assert [thin[name][0] for name in ("mean", "low", "high")] == [2.0, 1.0, 3.0]
     assert all(np.isnan(values[1]) for values in thin.values())
 

@@ -7,24 +7,24 @@ from hypothesis.extra.numpy import arrays
 from hypothesis.strategies import floats, integers
 
 from gpt_numpy.workshop.data.tokenizer import CharTokenizer
-from gpt_numpy.workshop.generate import Sampling, chances, text_start
+from gpt_numpy.workshop.generate import Sampling, probabilities, text_start
 
 PLAIN = Sampling(temperature=1.0, top_k=0)
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3]))
 
 
 def test_plain_chances_are_the_models() -> None:
-    np.testing.assert_allclose(chances(LOGITS, PLAIN), [0.1, 0.4, 0.2, 0.3], rtol=1e-12)
+    np.testing.assert_allclose(probabilities(LOGITS, PLAIN), [0.1, 0.4, 0.2, 0.3], rtol=1e-12)
 
 
 def test_temperature_is_a_power_of_the_chances() -> None:
     squares = np.array([0.01, 0.16, 0.04, 0.09])
-    np.testing.assert_allclose(chances(LOGITS, Sampling(0.5, 0)), squares / squares.sum(), rtol=1e-12)
+    np.testing.assert_allclose(probabilities(LOGITS, Sampling(0.5, 0)), squares / squares.sum(), rtol=1e-12)
 
 
 def test_top_k_keeps_the_likeliest() -> None:
-    np.testing.assert_allclose(chances(LOGITS, Sampling(1.0, 2)), [0, 4 / 7, 0, 3 / 7], rtol=1e-12)
-    of_equals = chances(np.tile(np.array([0.0, 1.0, 0.5], np.float32), 2000), Sampling(1.0, 3))
+    np.testing.assert_allclose(probabilities(LOGITS, Sampling(1.0, 2)), [0, 4 / 7, 0, 3 / 7], rtol=1e-12)
+    of_equals = probabilities(np.tile(np.array([0.0, 1.0, 0.5], np.float32), 2000), Sampling(1.0, 3))
     assert np.flatnonzero(of_equals).tolist() == [1, 4, 7]  # the first
 
 
@@ -32,11 +32,11 @@ def test_top_k_keeps_the_likeliest() -> None:
     ("top_p", "kept"), [(0.3, [1]), (0.4, [1]), (0.41, [1, 3]), (0.75, [1, 2, 3]), (1.0, [0, 1, 2, 3])]
 )
 def test_top_p_keeps_the_fewest_that_reach_it(top_p: float, kept: list[int]) -> None:
-    assert np.flatnonzero(chances(LOGITS, Sampling(1.0, 0, top_p))).tolist() == kept
+    assert np.flatnonzero(probabilities(LOGITS, Sampling(1.0, 0, top_p))).tolist() == kept
 
 
 def test_greedy_is_the_likeliest() -> None:
-    assert chances(LOGITS, Sampling(greedy=True)).tolist() == [0, 1, 0, 0]
+    assert probabilities(LOGITS, Sampling(greedy=True)).tolist() == [0, 1, 0, 0]
 
 
 @given(
@@ -46,7 +46,7 @@ def test_greedy_is_the_likeliest() -> None:
     floats(0.001, 1),
 )
 def test_chances_are_chances_whatever_the_logits(logits: np.ndarray, temperature: float, k: int, p: float) -> None:
-    found = chances(logits, Sampling(temperature, k, p))
+    found = probabilities(logits, Sampling(temperature, k, p))
     assert found.shape == logits.shape
     assert (found >= 0).all()
     assert found.sum() == pytest.approx(1)

@@ -9,17 +9,16 @@ from typing import Any
 
 import pytest
 
-from gpt_numpy.cli import PROGRAM
+from gpt_numpy.cli import CLI
 from gpt_numpy.engine import Engine
 from gpt_numpy.workshop.cli.main import run
-from gpt_numpy.workshop.engine import Trained
-from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.runs.run_dir import find_run
+from gpt_numpy.workshop.engine import Batch, StepResult
+from gpt_numpy.workshop.runs.run_dir import find_run_dir
 from tests.support.runs import TINY, Train, assert_same_run, records
 
 
 def train_seeds(*flags: str) -> int:
-    return run(PROGRAM, ["train", "--data", "play.txt", *TINY, "--seeds", "3", *flags])
+    return run(CLI, ["train", "--data", "play.txt", *TINY, "--seeds", "3", *flags])
 
 
 def summary(folder: str) -> Any:
@@ -54,10 +53,10 @@ def test_interrupted_in_the_second_it_goes_on_there(train: Train, monkeypatch: p
     assert train_seeds("--out", "whole") == 0
     step = Engine.train_step
 
-    def interrupted(self: Engine, ids: Any, targets: Any, recipe: Recipe, done: int) -> Trained:
-        if (recipe.seed, done) == (1338, 7):
+    def interrupted(self: Engine, batch: Batch, done: int) -> StepResult:
+        if (self.recipe.seed, done) == (1338, 7):
             os.kill(os.getpid(), signal.SIGINT)
-        return step(self, ids, targets, recipe, done)
+        return step(self, batch, done)
 
     monkeypatch.setattr(Engine, "train_step", interrupted)
     assert train_seeds("--out", "broken") == 130
@@ -77,7 +76,7 @@ def test_interrupted_in_the_second_it_goes_on_there(train: Train, monkeypatch: p
 
 def test_the_newest_run_is_found_among_them(train: Train) -> None:
     assert train_seeds() == 0
-    assert find_run("latest").folder.name == "seed-1339"
+    assert find_run_dir("latest").folder.name == "seed-1339"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +90,7 @@ def test_the_newest_run_is_found_among_them(train: Train) -> None:
 def test_a_wrong_number_of_seeds_is_one_line(
     flags: list[str], line: str, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(PROGRAM, ["train", *flags]) == 2
+    assert run(CLI, ["train", *flags]) == 2
     error = capsys.readouterr().err
     assert line in error
     assert error.count("\n") == 1
@@ -101,8 +100,8 @@ def test_one_run_and_several_are_told_apart(train: Train, capsys: pytest.Capture
     train("one")
     assert train_seeds("--out", "one") == 2
     assert "one holds a run; give another folder" in capsys.readouterr().err
-    assert run(PROGRAM, ["train", "--data", "play.txt", *TINY, "--seeds", "2", "--out", "two"]) == 0
-    assert run(PROGRAM, ["generate", "--run", "two"]) == 2
+    assert run(CLI, ["train", "--data", "play.txt", *TINY, "--seeds", "2", "--out", "two"]) == 0
+    assert run(CLI, ["generate", "--run", "two"]) == 2
     assert f"two holds 2 runs; name one of them, such as {Path('two/seed-1337')}" in capsys.readouterr().err
 
 

@@ -16,19 +16,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt_numpy.cli import PROGRAM
+from gpt_numpy.cli import CLI
 from gpt_numpy.engine import Engine
 from gpt_numpy.workshop.cli.main import run
-from gpt_numpy.workshop.engine import Trained
-from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.engine import Batch, StepResult
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint
-from gpt_numpy.workshop.runs.run_dir import LOCK, Run
+from gpt_numpy.workshop.runs.run_dir import LOCK, RunDir
 from gpt_numpy.workshop.train import trainer
-from gpt_numpy.workshop.train.evaluate import Judged
-from gpt_torch.cli import PROGRAM as IN_TORCH
+from gpt_numpy.workshop.train.evaluate import EvalProgress
+from gpt_torch.cli import CLI as IN_TORCH
 from tests.support import ROOT
 from tests.support.runs import TINY, Train, assert_same_run, latest, records
-from tests.workshop.killing import Trainer, killed
+from tests.workshop.killing import TrainerProcess, killed
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the harm is done as it is on Unix")
 
@@ -41,7 +40,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the harm is don
 @pytest.mark.parametrize("engine", ["numpy", "torch"])
 def test_killed_again_and_again_a_run_is_the_unbroken_run(engine: str, tmp_path: Path) -> None:
     """The short form of `python -m tests.workshop.killing`."""
-    trainer = Trainer(engine, tmp_path)
+    trainer = TrainerProcess(engine, tmp_path)
     found, _ = killed(trainer, kills=5, steps=150, longest=0.5, seed=0)
     trainer.end()
     assert found.total() == 5
@@ -171,9 +170,9 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     happens: dict[int, Callable[[], object]] = {}
     step = Engine.train_step
 
-    def disturbed(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
+    def disturbed(self: Engine, batch: Batch, number: int) -> StepResult:
         happens.pop(number, lambda: None)()
-        return step(self, ids, targets, recipe, number)
+        return step(self, batch, number)
 
     monkeypatch.setattr(Engine, "train_step", disturbed)
     return happens.__setitem__
@@ -207,7 +206,7 @@ def test_on_a_full_disk_training_goes_on_and_saves_again_when_there_is_room(
     assert err == ""
     assert kept[0] == kept[1]  # the last good ones are as they were
     for name in ("metrics.jsonl", "checkpoints/latest", "checkpoints/best", "report.html"):
-        said = rf"{small_disk}/a/{name} cannot be written: No space left on device; the newest checkpoint is of step 5"
+        said = rf"{small_disk}/a/{name} cannot be written: No space left on device; the newest checkpoint is of step 4"
         assert out.count(said) == 1, name
     assert_same_run("whole", small_disk / "a")
 
@@ -268,7 +267,9 @@ def test_without_a_folder_for_temporary_files_too(
     at_step(12, lambda: fill(small_disk))
     assert train(str(small_disk / "a")) == 1
     err = capsys.readouterr().err
-    assert err.startswith(f"gpt-numpy: step 20 is lost: neither {small_disk}/a (No space left on device) nor a folder ")
+    assert err.startswith(
+        f"gpt-numpy: step 20 is lost: neither {small_disk}/a (No space left on device) nor a temporary "
+    )
     assert err.endswith("(No such file or directory) can be written; the newest checkpoint is of step 10\n")
 
 
@@ -276,20 +277,20 @@ def test_a_best_checkpoint_that_could_not_be_written_is_tried_again(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([5.0, 4.0, 6.0, 6.0, 6.0])
-    monkeypatch.setattr(trainer, "running_loss", lambda *_: iter([Judged(1.0, next(losses))]))
-    save, failed = Run.save, list[Checkpoint]()
+    monkeypatch.setattr(trainer, "evaluate", lambda *_: iter([EvalProgress(1.0, next(losses))]))
+    save, failed = RunDir.save_best, list[Checkpoint]()
 
-    def failing(self: Run, folder: Path, checkpoint: Checkpoint) -> None:
-        if folder.name == "best" and checkpoint.state.step == 5 and not failed:
+    def failing(self: RunDir, checkpoint: Checkpoint) -> None:
+        if checkpoint.state.step == 5 and not failed:
             failed.append(checkpoint)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        save(self, folder, checkpoint)
+        save(self, checkpoint)
 
-    monkeypatch.setattr(Run, "save", failing)
+    monkeypatch.setattr(RunDir, "save_best", failing)
     assert train("a") == 0
     assert failed
-    assert Run(Path("a")).checkpoint("best").state.step == 5
-    weights = Run(Path("a")).checkpoint("best").weights
+    assert RunDir(Path("a")).checkpoint("best").state.step == 5
+    weights = RunDir(Path("a")).checkpoint("best").weights
     assert all(np.array_equal(array, failed[0].weights[name]) for name, array in weights.items())
 
 
@@ -329,7 +330,7 @@ def test_a_folder_that_becomes_read_only_is_said_once_and_training_goes_on(
     capsys.readouterr()
     assert train("a") == 0
     out = capsys.readouterr().out
-    said = "a/checkpoints/latest cannot be written: Permission denied; the newest checkpoint is of step 5"
+    said = "a/checkpoints/latest cannot be written: Permission denied; the newest checkpoint is of step 0"
     assert out.count(said) == 1
     assert "removed" not in out
     assert_same_run("whole", "a")
@@ -351,42 +352,31 @@ def test_a_read_only_folder_is_one_line(
 # ---- a folder that goes -----------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_is_removed_is_made_again_with_a_checkpoint(
-    train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_run_whose_folder_is_removed_ends_in_one_line(
+    train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train("whole")
-    monkeypatch.setattr(trainer, "READ_EVERY", 0.0)
-    seen = []
     at_step(6, lambda: shutil.rmtree("a"))
-    at_step(9, lambda: seen.append(latest("a")))
-    capsys.readouterr()
-    assert train("a") == 0
-    out = capsys.readouterr().out
-    assert out.count("a was removed: made again, for what comes from now on") == 1
-    assert seen == [8]
-    assert records("a", "step") == records("whole", "step")[-len(records("a", "step")) :]
-    assert Run(Path("a")).checkpoint("latest").weights.keys() == Run(Path("whole")).checkpoint("latest").weights.keys()
-    assert run(PROGRAM, ["eval", "--run", "a"]) == 0
-    assert (Path("a") / "config.json").exists()
+    assert train("a") == 1
+    assert not Path("a").exists()
+    err = capsys.readouterr().err
+    assert err.startswith("gpt-numpy: a was removed while it was trained; the run ends at step ")
+    assert err.count("\n") == 1
 
 
 def test_a_folder_that_now_belongs_to_another_run_is_left_alone(
-    train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:  # fmt: skip
-    others: list[Run] = []
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = RunDir(Path("a"))
 
     def taken() -> None:
         shutil.rmtree("a")
-        others.append(Run(Path("a")))
-        others[0].claim()
+        other.create()
 
     at_step(6, taken)
     assert train("a") == 1
-    others[0].release()
-    assert "so step 20 is saved in" in capsys.readouterr().err
     assert [path.name for path in Path("a").iterdir()] == [LOCK]
+    other.close()
+    assert "a was removed while it was trained" in capsys.readouterr().err
 
 
 def test_what_a_run_is_may_be_written_over_while_it_trains(train: Train, at_step: Callable[..., None]) -> None:
@@ -414,7 +404,7 @@ def test_a_second_trainer_is_refused_until_the_first_is_dead(
             by = rf"gpt-numpy: a is being trained, by process {process.pid} on "
             assert err.startswith(by)
             assert err.count("\n") == 1
-        assert run(PROGRAM, ["generate", "--run", "a", "--length", "5"]) == 0  # to read is another matter
+        assert run(CLI, ["generate", "--run", "a", "--length", "5"]) == 0  # to read is another matter
     finally:
         process.kill()
         process.communicate()
@@ -429,7 +419,7 @@ def test_a_run_that_ended_before_it_saved_anything_is_begun_again(
         raise SystemExit  # with what it has written so far
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "save", killed_here)
+        patch.setattr(RunDir, "save_latest", killed_here)
         with pytest.raises(SystemExit):
             train("a")
     assert {path.name for path in Path("a").iterdir()} == {LOCK, "config.json", "metrics.jsonl"}
@@ -459,14 +449,14 @@ def test_a_wrong_use_loses_nothing_of_a_folder(train: Train, capsys: pytest.Capt
 def test_a_run_that_came_between_looking_and_locking_is_not_written_over(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hold = Run.hold
+    lock = RunDir.lock
 
-    def late(self: Run) -> None:
-        monkeypatch.setattr(Run, "hold", hold)
+    def late(self: RunDir) -> None:
+        monkeypatch.setattr(RunDir, "lock", lock)
         assert train("a") == 0
-        hold(self)
+        lock(self)
 
-    monkeypatch.setattr(Run, "hold", late)
+    monkeypatch.setattr(RunDir, "lock", late)
     assert train("a", "--seed", "7") == 2
     assert "a holds a run already" in capsys.readouterr().err
     assert len(records("a", "step")) == 20

@@ -16,20 +16,22 @@ import numpy as np
 import pytest
 
 from gpt_numpy import engine as engine_module
-from gpt_numpy.cli import PROGRAM
+from gpt_numpy.cli import CLI
 from gpt_numpy.engine import Engine
+from gpt_numpy.workshop.cli.engine_cli import EngineCLI
 from gpt_numpy.workshop.cli.main import run
-from gpt_numpy.workshop.cli.program import Program
-from gpt_numpy.workshop.engine import Trained
+from gpt_numpy.workshop.engine import Batch, StepResult
 from gpt_numpy.workshop.optim import settings_at
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
+from gpt_numpy.workshop.runs import checkpoint, run_dir
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint
-from gpt_numpy.workshop.runs.run_dir import Run, find_run, new_run
+from gpt_numpy.workshop.runs.run_dir import RunDir, find_run_dir, new_run_dir
 from gpt_numpy.workshop.train import signals, trainer
 from gpt_numpy.workshop.train.distributed import Processes
-from gpt_numpy.workshop.train.evaluate import Judged, running_loss
-from gpt_torch.cli import PROGRAM as IN_TORCH
-from tests.support.runs import MODEL, PLAY, Train, assert_same_run, latest, records
+from gpt_numpy.workshop.train.evaluate import EvalProgress, evaluate
+from gpt_torch.cli import CLI as IN_TORCH
+from tests.support.engines import batch_of
+from tests.support.runs import BEST_FILES, FILES, MODEL, PLAY, Train, assert_same_run, latest, records
 
 # ---- what a run keeps -------------------------------------------------------------------------------------------
 
@@ -37,8 +39,8 @@ from tests.support.runs import MODEL, PLAY, Train, assert_same_run, latest, reco
 def test_a_run_is_a_folder(train: Train) -> None:
     assert train("a") == 0
     files = sorted(path.relative_to("a").as_posix() for path in Path("a").rglob("*") if path.is_file())
-    whole = ["model.safetensors", "optimizer.safetensors", "state.json", "tokenizer.json"]
-    kept = [f"checkpoints/{which}/{name}" for which in ("best", "latest") for name in whole]
+    kept = [f"checkpoints/best/{name}" for name in sorted(BEST_FILES)]
+    kept += [f"checkpoints/latest/{name}" for name in sorted(FILES)]
     assert files == [".minitensor.lock", *kept, "config.json", "loss.svg", "metrics.jsonl", "report.html"]
     assert [record["step"] for record in records("a", "step")] == list(range(1, 21))
     assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 15, 20]
@@ -53,27 +55,27 @@ def test_the_best_checkpoint_is_that_of_the_lowest_validation_loss(train: Train)
         e["val_loss"] < min([float("inf"), *(before["val_loss"] for before in evaluations[:i])])
         for i, e in enumerate(evaluations)
     ]
-    state = Run(Path("a")).checkpoint("best").state
+    state = RunDir(Path("a")).checkpoint("best").state
     assert (state.step, state.best_step, state.best_loss) == (best["step"], best["step"], best["val_loss"])
-    assert Run(Path("a")).checkpoint("latest").state.step == 20
+    assert RunDir(Path("a")).checkpoint("latest").state.step == 20
 
 
 def test_the_validation_loss_is_that_of_the_saved_weights_over_every_window(train: Train) -> None:
     train("a")
-    saved = Run(Path("a")).checkpoint("latest")
-    engine = Engine(saved.state.config, threads=1)
+    saved = RunDir(Path("a")).checkpoint("latest")
+    engine = Engine(saved.state.config, saved.state.recipe, threads=1)
     engine.load(saved.weights, {}, 20)
     tokens = saved.tokenizer.encode(PLAY)
     tokens = tokens[len(tokens) - round(0.1 * len(tokens)) :].astype(np.int64)
     total = 0.0
     for start in range(0, len(tokens) - 1, 8):
         window = tokens[start : start + 9]
-        total += engine.loss(window[None, :-1], window[None, 1:]) * (len(window) - 1)
+        total += engine.loss(batch_of(window[None])) * (len(window) - 1)
     expected = total / (len(tokens) - 1)
     assert records("a", "evaluation")[-1]["val_loss"] == pytest.approx(expected, rel=1e-6)
-    *_, judged = running_loss(engine, tokens)
-    assert judged.mean == pytest.approx(expected, rel=1e-6)
-    assert judged.part == 1.0
+    *_, last = evaluate(engine, tokens)
+    assert last.loss == pytest.approx(expected, rel=1e-6)
+    assert last.done == 1.0
 
 
 def test_equal_runs_are_equal_and_another_seed_is_another_run(train: Train) -> None:
@@ -98,14 +100,14 @@ class Killed(BaseException):
     """Ends a run as a power cut would: nothing is saved, nothing tidied."""
 
 
-def dies(at: int, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trained]:
+def dies(at: int, monkeypatch: pytest.MonkeyPatch) -> Callable[..., StepResult]:
     """The engine dies before this step; gives the step that does not."""
     step = Engine.train_step
 
-    def deadly(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
+    def deadly(self: Engine, batch: Batch, number: int) -> StepResult:
         if number == at:
             raise Killed
-        return step(self, ids, targets, recipe, number)
+        return step(self, batch, number)
 
     monkeypatch.setattr(Engine, "train_step", deadly)
     return step
@@ -133,18 +135,18 @@ def test_a_run_that_died_between_an_evaluation_and_its_checkpoint_is_the_unbroke
     which: str, dies_at: int, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train("whole")
-    save = Run.save
+    save = checkpoint.save_checkpoint
 
-    def deadly(self: Run, folder: Path, checkpoint: Checkpoint) -> None:
-        if (folder.name, checkpoint.state.judged) == (which, dies_at):
+    def deadly(folder: Path, checkpoint: Checkpoint, with_optimizer: bool = True) -> None:
+        if (folder.name, checkpoint.state.last_eval_step) == (which, dies_at):
             raise Killed
-        save(self, folder, checkpoint)
+        save(folder, checkpoint, with_optimizer)
 
-    monkeypatch.setattr(Run, "save", deadly)
+    monkeypatch.setattr(run_dir, "save_checkpoint", deadly)
     with pytest.raises(Killed):
         train("broken")
     assert records("broken", "evaluation")[-1]["step"] == dies_at
-    monkeypatch.setattr(Run, "save", save)
+    monkeypatch.setattr(run_dir, "save_checkpoint", save)
     assert train("broken", "--resume") == 0
     assert_same_run("whole", "broken")
 
@@ -157,16 +159,16 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_unbroken(
     train("whole")
     step = Engine.train_step
 
-    def interrupted(self: Engine, ids: Any, targets: Any, recipe: Recipe, done: int) -> Trained:
+    def interrupted(self: Engine, batch: Batch, done: int) -> StepResult:
         if done == moment:
             os.kill(os.getpid(), number)
-        return step(self, ids, targets, recipe, done)
+        return step(self, batch, done)
 
     monkeypatch.setattr(Engine, "train_step", interrupted)
     before = signal.getsignal(number)
     assert train("broken") == 128 + number
     assert signal.getsignal(number) is before
-    assert Run(Path("broken")).checkpoint("latest").state.step == moment + 1
+    assert RunDir(Path("broken")).checkpoint("latest").state.step == moment + 1
     monkeypatch.setattr(Engine, "train_step", step)
     assert train("broken", "--resume") == 0
     assert_same_run("whole", "broken")
@@ -177,18 +179,18 @@ def test_a_signal_while_judging_stops_the_judging(train: Train, monkeypatch: pyt
     judged = 0
     loss = Engine.loss
 
-    def interrupted(self: Engine, ids: Any, targets: Any) -> float:
+    def interrupted(self: Engine, batch: Batch) -> float:
         nonlocal judged
         judged += 1
         if judged == 1:
             os.kill(os.getpid(), signal.SIGINT)
-        return loss(self, ids, targets)
+        return loss(self, batch)
 
     monkeypatch.setattr(Engine, "loss", interrupted)
     assert train("broken") == 130
     assert judged == 1
     assert records("broken", "evaluation") == []
-    assert Run(Path("broken")).checkpoint("best").state.step == 0  # there is no best yet
+    assert RunDir(Path("broken")).checkpoint("best").state.step == 0  # there is no best yet
     monkeypatch.setattr(Engine, "loss", loss)
     assert train("broken", "--resume") == 0
     assert_same_run("whole", "broken")
@@ -200,14 +202,14 @@ def test_a_signal_in_the_last_evaluation_loses_nothing(train: Train, monkeypatch
     steps: list[int] = []
     step = Engine.train_step
 
-    def counted(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
+    def counted(self: Engine, batch: Batch, number: int) -> StepResult:
         steps.append(number)
-        return step(self, ids, targets, recipe, number)
+        return step(self, batch, number)
 
-    def interrupted(self: Engine, ids: Any, targets: Any) -> float:
+    def interrupted(self: Engine, batch: Batch) -> float:
         if steps[-1:] == [19]:
             os.kill(os.getpid(), signal.SIGINT)
-        return loss(self, ids, targets)
+        return loss(self, batch)
 
     monkeypatch.setattr(Engine, "train_step", counted)
     monkeypatch.setattr(Engine, "loss", interrupted)
@@ -233,17 +235,17 @@ def test_on_another_machine_it_goes_on_with_as_many_threads(train: Train, monkey
 def test_the_newest_run_is_found(train: Train) -> None:
     train("runs/b")
     train("runs/a", "--seed", "2")
-    assert find_run("latest").folder == Path("runs/a")
+    assert find_run_dir("latest").folder == Path("runs/a")
     train("runs/b", "--resume", "--steps", "21")
-    assert find_run("latest").folder == Path("runs/b")
+    assert find_run_dir("latest").folder == Path("runs/b")
     shutil.rmtree("runs/b/checkpoints/latest")
     shutil.rmtree("runs/b/checkpoints/best")
-    assert find_run("latest").folder == Path("runs/a")
+    assert find_run_dir("latest").folder == Path("runs/a")
 
 
 def test_runs_that_begin_together_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    folders = [new_run(None, "laptop").folder for _ in range(5)]
+    folders = [new_run_dir(None, "laptop").folder for _ in range(5)]
     assert len(set(folders)) == 5
     assert all(folder.is_dir() for folder in folders)
 
@@ -279,13 +281,13 @@ def test_dropout_can_be_changed_in_a_run(train: Train, monkeypatch: pytest.Monke
     train("a")
     used, step = [], Engine.train_step
 
-    def noted(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
+    def noted(self: Engine, batch: Batch, number: int) -> StepResult:
         used.append(self.config.dropout)
-        return step(self, ids, targets, recipe, number)
+        return step(self, batch, number)
 
     monkeypatch.setattr(Engine, "train_step", noted)
     assert train("a", "--resume", "--steps", "21", "--dropout", "0.2") == 0
-    assert Run(Path("a")).checkpoint("latest").state.config.dropout == 0.2
+    assert RunDir(Path("a")).checkpoint("latest").state.config.dropout == 0.2
     assert used == [0.2]
 
 
@@ -312,7 +314,7 @@ def test_a_second_signal_ends_at_once_unless_it_is_the_first_passed_on_by_a_laun
         signal.raise_signal(signal.SIGINT)
         time.sleep(pause)
         signal.raise_signal(signal.SIGINT)
-        stop.listen()
+        stop.synchronize()
         assert stop.signal == signal.SIGINT
 
 
@@ -320,11 +322,11 @@ def test_a_second_signal_ends_at_once_unless_it_is_the_first_passed_on_by_a_laun
 def test_a_second_ctrl_c_saves_nothing_more(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Engine.train_step
 
-    def interrupted(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
+    def interrupted(self: Engine, batch: Batch, number: int) -> StepResult:
         if number == 3:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
-        return step(self, ids, targets, recipe, number)
+        return step(self, batch, number)
 
     monkeypatch.setattr(Engine, "train_step", interrupted)
     assert train("a") == 130
@@ -350,7 +352,7 @@ def test_more_steps_can_be_asked_for_later(train: Train) -> None:
     ("flags", "message"),
     [
         (["--n-layer", "3"], "is a model with n_layer 1, which cannot change"),
-        (["--tokenizer", "bpe"], "is a model with a char tokenizer, which cannot change"),
+        (["--tokenizer", "bpe"], "has a char tokenizer, which cannot change"),
         (["--optimizer", "muon"], "is trained by adamw, which cannot change"),
         (["--preset", "laptop"], "--preset is for a run that begins"),
         (["--data", "other.txt"], "other.txt is not the text that"),
@@ -386,14 +388,14 @@ def test_the_last_step_is_judged_wherever_it_is(train: Train) -> None:
 
 def test_patience_starts_anew_at_each_best(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     validation = iter([5.0, 6.0, 4.0, 5.0, 5.0, 3.0])
-    monkeypatch.setattr(trainer, "running_loss", lambda *_: iter([Judged(1.0, next(validation))]))
+    monkeypatch.setattr(trainer, "evaluate", lambda *_: iter([EvalProgress(1.0, next(validation))]))
     train("a", "--patience", "2", "--steps", "100")
     assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 15, 20]
 
 
 def test_an_early_end_is_saved(train: Train) -> None:
     assert train("a", "--patience", "1", "--lr", "0", "--steps", "100") == 0
-    assert Run(Path("a")).checkpoint("latest").state.step == 5
+    assert RunDir(Path("a")).checkpoint("latest").state.step == 5
 
 
 def test_each_evaluation_writes_another_sample_and_the_page(train: Train) -> None:
@@ -420,7 +422,7 @@ def test_patience_ends_a_run_that_gets_no_better(train: Train, capsys: pytest.Ca
     assert train("a", "--patience", "2", "--lr", "0", "--steps", "100") == 0
     assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10]
     assert "no better in 2 evaluations: ended early, at step 10" in capsys.readouterr().out
-    assert Run(Path("a")).checkpoint("latest").state.step == 10
+    assert RunDir(Path("a")).checkpoint("latest").state.step == 10
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_last_checkpoint(
@@ -428,14 +430,14 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_last_checkpoint(
 ) -> None:
     step = Engine.train_step
 
-    def broken(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
-        found = step(self, ids, targets, recipe, number)
-        return Trained(float("nan"), found.grad_norm) if number == 12 else found
+    def broken(self: Engine, batch: Batch, number: int) -> StepResult:
+        found = step(self, batch, number)
+        return StepResult(float("nan"), found.grad_norm) if number == 12 else found
 
     monkeypatch.setattr(Engine, "train_step", broken)
     assert train("a") == 1
     assert "step 13: the loss is nan" in capsys.readouterr().err
-    assert Run(Path("a")).checkpoint("latest").state.step == 10
+    assert RunDir(Path("a")).checkpoint("latest").state.step == 10
 
 
 def test_a_learning_rate_that_is_far_too_high_ends_the_run_which_can_go_on_with_a_lower_one(
@@ -460,8 +462,8 @@ def test_weights_that_a_step_has_made_infinite_are_not_saved(
 ) -> None:
     step = Engine.train_step
 
-    def broken(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
-        found = step(self, ids, targets, recipe, number)
+    def broken(self: Engine, batch: Batch, number: int) -> StepResult:
+        found = step(self, batch, number)
         if number == 13:
             weights = {name: array.copy() for name, array in self.weights().items()}
             weights["ln_f.weight"][0] = np.inf
@@ -472,7 +474,7 @@ def test_weights_that_a_step_has_made_infinite_are_not_saved(
 
     monkeypatch.setattr(Engine, "train_step", broken)
     assert train("a", "--checkpoint-every", "7") == 1
-    said = "step 14 has made ln_f.weight not finite. The newest checkpoint is of step 10; a lower --lr or"
+    said = "step 14 has made ln_f.weight not finite. The newest checkpoint is of step 7; a lower --lr or"
     assert said in capsys.readouterr().err
     monkeypatch.setattr(Engine, "train_step", step)
     assert train("a", "--resume") == 0
@@ -484,10 +486,10 @@ def test_a_validation_loss_that_is_not_a_number_ends_the_run(
     loss, step = Engine.loss, Engine.train_step
     done = 0
 
-    def counted(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
+    def counted(self: Engine, batch: Batch, number: int) -> StepResult:
         nonlocal done
         done = number + 1
-        return step(self, ids, targets, recipe, number)
+        return step(self, batch, number)
 
     monkeypatch.setattr(Engine, "train_step", counted)
     monkeypatch.setattr(Engine, "loss", lambda *given: loss(*given) if done < 15 else float("nan"))
@@ -502,14 +504,14 @@ def test_a_step_whose_gradient_is_not_a_number_is_not_saved(
 ) -> None:
     step = Engine.train_step
 
-    def broken(self: Engine, ids: Any, targets: Any, recipe: Recipe, number: int) -> Trained:
-        found = step(self, ids, targets, recipe, number)
-        return Trained(found.loss, float("inf")) if number == 9 else found
+    def broken(self: Engine, batch: Batch, number: int) -> StepResult:
+        found = step(self, batch, number)
+        return StepResult(found.loss, float("inf")) if number == 9 else found
 
     monkeypatch.setattr(Engine, "train_step", broken)
     assert train("a") == 1
     assert "step 10: the loss is" in capsys.readouterr().err
-    assert Run(Path("a")).checkpoint("latest").state.step < 10
+    assert RunDir(Path("a")).checkpoint("latest").state.step < 10
 
 
 @pytest.mark.parametrize(
@@ -530,7 +532,7 @@ def test_how_a_run_ended_is_recorded_and_on_its_page(train: Train, flags: list[s
 
 def test_what_is_recorded_is_what_was_done(train: Train) -> None:
     train("a")
-    recipe = Run(Path("a")).checkpoint("latest").state.recipe
+    recipe = RunDir(Path("a")).checkpoint("latest").state.recipe
     assert [record["lr"] for record in records("a", "step")] == [recipe.lr_at(step) for step in range(20)]
     assert all(record["grad_norm"] > 0 for record in records("a", "step"))
     train("flat", "--lr", "0", "--steps", "110", "--eval-every", "110")
@@ -578,9 +580,9 @@ def test_or_in_a_line() -> None:
 def test_both_optimizers_go_by_it(step: int) -> None:
     recipe = Recipe(steps=1100, warmup=100, lr=0.5, muon_lr=2.0, final_lr=0.2, momentum=0.8, weight_decay=0.3)
     settings = settings_at(recipe, step)
-    assert settings["hidden"] == {"lr": 4.0 * recipe.lr_at(step), "momentum": 0.8, "weight_decay": 0.3}
-    assert settings["matrices"] == {"lr": recipe.lr_at(step), "betas": (0.9, 0.999), "weight_decay": 0.3}
-    assert settings["others"] == {**settings["matrices"], "weight_decay": 0.0}
+    assert settings["muon"] == {"lr": 4.0 * recipe.lr_at(step), "momentum": 0.8, "weight_decay": 0.3}
+    assert settings["decay"] == {"lr": recipe.lr_at(step), "betas": (0.9, 0.999), "weight_decay": 0.3}
+    assert settings["no_decay"] == {**settings["decay"], "weight_decay": 0.0}
 
 
 def test_the_presets_are_as_stated() -> None:
@@ -602,12 +604,14 @@ def test_other_presets_train_other_ways_and_not_other_models() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("program", [PROGRAM, IN_TORCH], ids=["numpy", "torch"])
-def test_both_engines_train_by_every_preset(preset: str, program: Program, train: Train) -> None:
+@pytest.mark.parametrize("cli", [CLI, IN_TORCH], ids=["numpy", "torch"])
+def test_both_engines_train_by_every_preset(preset: str, cli: EngineCLI, train: Train) -> None:
     flags = ["--data", "play.txt", *MODEL, "--steps", "3", "--threads", "1", "--preset", preset, "--out", preset]
-    assert run(program, ["train", *flags]) == 0
+    assert run(cli, ["train", *flags]) == 0
     assert latest(preset) == 3
-    assert Run(Path(preset)).checkpoint("latest").state.recipe == replace(PRESETS[preset].recipe, steps=3, batch_size=4)
+    assert RunDir(Path(preset)).checkpoint("latest").state.recipe == replace(
+        PRESETS[preset].recipe, steps=3, batch_size=4
+    )
 
 
 @pytest.mark.parametrize(

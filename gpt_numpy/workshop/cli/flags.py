@@ -1,4 +1,4 @@
-"""Flags from dataclasses: each field becomes one, with its annotation for a meaning. A wrong one is one line."""
+"""Flags from dataclasses: one for each field, explained by its annotation. A wrong one is an error in one line."""
 
 import argparse
 import difflib
@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_ori
 from gpt_numpy.workshop.errors import WrongUse
 
 T = TypeVar("T")
-Given = dict[str, Any]  # what was on the command line
+Flags = dict[str, Any]  # those on the command line
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one line for what is wrong, and the flag that was probably meant."""
+    """argparse with errors in one line, which suggest the flag that was probably meant."""
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(
@@ -24,22 +24,23 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             argument_default=argparse.SUPPRESS,
         )
-        self.elsewhere: Mapping[str, str] = {}  # flags that only another command has, and which one
+        self.flags_of_other_cli: Mapping[str, str] = {}  # and the name of that one
         self.color = False  # from Python 3.14 on, help would be in colour even in a pipe
 
     def error(self, message: str) -> NoReturn:
-        raise WrongUse(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+        separator = "" if message.endswith("?") else ";"
+        raise WrongUse(f"{message.removeprefix('argument ')}{separator} see {self.prog} --help")
 
-    def given(self, arguments: Sequence[str]) -> Given:
-        """What was on the command line, and nothing for what was not."""
+    def flags(self, arguments: Sequence[str]) -> Flags:
+        """Those on the command line; no defaults of dataclasses."""
         found, unknown = self.parse_known_args(arguments)
         if unknown:
             flag = unknown[0].split("=")[0]
-            if other := self.elsewhere.get(flag.replace("--no-", "--")):
-                self.error(f"{flag} is for {other} alone")
+            if other := self.flags_of_other_cli.get(flag.replace("--no-", "--")):
+                self.error(f"{flag} is a flag of {other}")
             known = [flag for action in self._actions for flag in action.option_strings]
             meant = difflib.get_close_matches(flag, known, 1)
-            self.error(f"{unknown[0]} is not known" + (f", perhaps {meant[0]}" if meant else ""))
+            self.error(f"{unknown[0]} is not known" + (f"; did you mean {meant[0]}?" if meant else ""))
         return vars(found)
 
 
@@ -50,14 +51,14 @@ def add_fields(
     defaults: Mapping[str, Any] | None = None,
     only: Collection[str] | None = None,
 ) -> None:
-    """A flag for each field of a dataclass, or for some. `defaults` by name of a preset, where the presets differ."""
+    """A flag for each field of a dataclass, or only for some; `defaults` by preset."""
     group = parser.add_argument_group(title)
     hints = get_type_hints(kind, include_extras=True)
     for field in (field for field in fields(kind) if only is None or field.name in only):
         base, meaning = get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else (None, "")
         flag = "--" + field.name.replace("_", "-")
         values = {name: getattr(preset, field.name) for name, preset in (defaults or {"": kind()}).items()}
-        help = f"{meaning} ({_stated(values)})".replace("%", "%%")
+        help = f"{meaning} ({_default_text(values)})".replace("%", "%%")
         if base is bool:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, help=help)
         elif get_origin(base) is Literal:
@@ -66,8 +67,8 @@ def add_fields(
             group.add_argument(flag, type=_number(base), metavar={int: "N", float: "X"}.get(base, "TEXT"), help=help)
 
 
-def _stated(values: Mapping[str, Any]) -> str:
-    """The default; if presets differ, those that do, and what the others have."""
+def _default_text(values: Mapping[str, Any]) -> str:
+    """The default; if presets differ, the exceptions and then the others' default."""
     shown = {name: _short(value) for name, value in values.items()}
     usual = Counter(shown.values()).most_common(1)[0][0]
     others = [f"{name} {value}" for name, value in shown.items() if value != usual]
@@ -89,20 +90,19 @@ def _number(kind: Any) -> Any:
     return number
 
 
-def chosen(kind: type, given: Given) -> Given:
-    """Those of the given flags that are fields of this dataclass."""
-    return {field.name: given[field.name] for field in fields(kind) if field.name in given}
+def pick(kind: type, flags: Flags) -> Flags:
+    """Those that are fields of this dataclass."""
+    return {field.name: flags[field.name] for field in fields(kind) if field.name in flags}
 
 
-def made(kind: Callable[..., T], values: Given) -> T:
-    """A dataclass from flags; what it refuses is a wrong use."""
+def build(kind: Callable[..., T], values: Flags) -> T:
+    """A dataclass; WrongUse for values that it refuses."""
     try:
         return kind(**values)
-    except ValueError as error:  # its message begins with the name of the field
+    except ValueError as error:  # whose message begins with the name of the field
         name, _, rest = str(error).partition(" ")
         raise WrongUse(f"--{name.replace('_', '-')} {rest}") from None
 
 
-def changed(original: T, values: Given) -> T:
-    """The same with other values in some fields."""
-    return made(type(original), {**asdict(original), **values})  # type: ignore[call-overload]
+def override(original: T, values: Flags) -> T:
+    return build(type(original), {**asdict(original), **values})  # type: ignore[call-overload]

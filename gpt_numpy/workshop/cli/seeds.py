@@ -1,6 +1,6 @@
-"""One recipe from several seeds: a run for each, one after the other, and what they come to together.
+"""Train several models, each from another seed, and compare them.
 
-All are in one folder: seed-1337, seed-1338, ..., each a run like any other, and seeds.json: what they reached.
+The runs are in one folder: seed-1337, seed-1338, ..., each like any other, and seeds.json with their results.
 """
 
 import json
@@ -14,49 +14,49 @@ from typing import Any
 from rich.box import HORIZONTALS
 from rich.table import Table
 
-from gpt_numpy.workshop.cli.flags import Given
+from gpt_numpy.workshop.cli.flags import Flags
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.io import read_limited, table_from, write_whole
+from gpt_numpy.workshop.io import parse_object, read_limited, write_atomic
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.runs.run_dir import RUNS, Record, Run
+from gpt_numpy.workshop.runs.run_dir import RUNS, Record, RunDir
 
 SUMMARY = "seeds.json"
-MOST = 1000
+MAX_SEEDS = 1000
 
 
-def train_seeds(count: int, name: str, given: Given, train: Callable[[Given], int], console: Console) -> int:
-    """`train` does one run from its flags; the status is the first that is not 0."""
-    if not 1 <= count <= MOST:
-        raise WrongUse(f"--seeds is from 1 to {MOST}, not {count}")
-    if given.get("resume") and "out" not in given:
+def train_seeds(count: int, preset: str, flags: Flags, train: Callable[[Flags], int], console: Console) -> int:
+    """`train` does one run; the exit status is the first that is not 0."""
+    if not 1 <= count <= MAX_SEEDS:
+        raise WrongUse(f"--seeds is from 1 to {MAX_SEEDS}, not {count}")
+    if flags.get("resume") and "out" not in flags:
         raise WrongUse("--resume goes on with one run; with --seeds, say by --out in which folder they are")
-    folder = Path(given.get("out", RUNS / f"{datetime.now():%Y-%m-%d-%H%M%S}-{name}"))
-    if Run(folder).has_checkpoint:
+    folder = Path(flags.get("out", RUNS / f"{datetime.now():%Y-%m-%d-%H%M%S}-{preset}"))
+    if RunDir(folder).has_checkpoint:
         raise WrongUse(f"{folder} holds a run; give another folder for those of several seeds")
-    first = given.get("seed", Recipe().seed)
-    runs = {seed: Run(folder / f"seed-{seed}") for seed in range(first, first + count)}
+    first = flags.get("seed", Recipe().seed)
+    runs = {seed: RunDir(folder / f"seed-{seed}") for seed in range(first, first + count)}
     for seed, run in runs.items():
         console.say(f"seed {seed}, in {run.folder}", "bold")
-        flags = {**given, "out": str(run.folder), "seed": seed}
-        resumed = bool(flags.pop("resume", False)) and run.has_checkpoint
-        if resumed and ended(run, flags.get("steps", 0)):
+        own = {**flags, "out": str(run.folder), "seed": seed}
+        is_resumed = bool(own.pop("resume", False)) and run.has_checkpoint
+        if is_resumed and has_ended(run, own.get("steps", 0)):
             console.say("done already")
             continue
-        if resumed:
-            flags = {"resume": True, **{name: flag for name, flag in flags.items() if name not in ("preset", "seed")}}
-        if status := train(flags):
+        if is_resumed:
+            own = {"resume": True, **{name: flag for name, flag in own.items() if name not in ("preset", "seed")}}
+        if status := train(own):
             console.say(f"the rest: the same command with --resume --out {shlex.quote(str(folder))}", "yellow")
             return status
     summary = [{"seed": seed, **result(run)} for seed, run in runs.items()]
-    write_whole(folder / SUMMARY, json.dumps(described(name, runs[first], summary), indent=1).encode("utf-8"))
-    console.table(table(name, summary))
-    console.say(f"all of it: {folder / SUMMARY}")
+    write_atomic(folder / SUMMARY, json.dumps(description(preset, runs[first], summary), indent=1).encode("utf-8"))
+    console.table(table(preset, summary))
+    console.say(f"all results: {folder / SUMMARY}")
     return 0
 
 
-def ended(run: Run, steps: int) -> bool:
-    """Whether it came to its own end, after at least so many steps, or where nothing improved any more."""
+def has_ended(run: RunDir, steps: int) -> bool:
+    """By itself, after at least so many steps or without any more improvement."""
     ends = [record for record in run.records() if record["kind"] == "end"]
     return any(
         end["reason"].endswith("evaluations") or (end["reason"].endswith("done") and end["step"] >= steps)
@@ -64,8 +64,8 @@ def ended(run: Run, steps: int) -> bool:
     )
 
 
-def result(run: Run) -> Record:
-    """What a run reached: its last evaluation, which nothing but the recipe chose, and its best one."""
+def result(run: RunDir) -> Record:
+    """The last evaluation, which nothing but the recipe selects, and the best one."""
     records = list(run.records())
     evaluations = [record for record in records if record["kind"] == "evaluation"]
     end = next(record for record in records if record["kind"] == "end")
@@ -79,16 +79,16 @@ def result(run: Run) -> Record:
     }  # fmt: skip
 
 
-def described(name: str, run: Run, results: Sequence[Record]) -> Record:
-    """seeds.json: the recipe, the machine, and what each run reached."""
-    config = table_from(read_limited(run.folder / "config.json", 1_000_000))
-    kept = ("command", "engine", "corpus", "tokenizer", "parameters", "model", "recipe", "versions")
+def description(preset: str, run: RunDir, results: Sequence[Record]) -> Record:
+    """seeds.json: the recipe, the machine, and the result of each run."""
+    config = parse_object(read_limited(run.folder / "config.json", 1_000_000))
+    copied = ("command", "engine", "corpus", "tokenizer", "parameters", "model", "recipe", "versions")
     means = {of: dict(zip(("mean", "deviation"), spread(results, of), strict=True)) for of, _ in COLUMNS}
-    return {"preset": name, **{key: config.get(key) for key in kept}, "mean": means, "runs": list(results)}
+    return {"preset": preset, **{key: config.get(key) for key in copied}, "mean": means, "runs": list(results)}
 
 
 def spread(results: Sequence[Record], of: str) -> tuple[float | None, float | None]:
-    """The mean, and how far a single run usually is from it."""
+    """The mean and the standard deviation."""
     values = [one[of] for one in results if one[of] is not None]
     if len(values) < len(results):
         return None, None
@@ -111,8 +111,9 @@ COLUMNS: Sequence[tuple[str, tuple[str, Callable[[float], str]]]] = (
 )
 
 
-def table(name: str, results: Sequence[Record]) -> Table:
-    shown = Table(title=f"{name}, {len(results)} seed{'s' * (len(results) > 1)}", title_justify="left", box=HORIZONTALS)
+def table(preset: str, results: Sequence[Record]) -> Table:
+    title = f"{preset}, {len(results)} seed{'s' * (len(results) > 1)}"
+    shown = Table(title=title, title_justify="left", box=HORIZONTALS)
     shown.add_column("seed")
     for _, (title, _) in COLUMNS:
         shown.add_column(title, justify="right")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.io import table_from
+from gpt_numpy.workshop.io import parse_object
 
 Ids = NDArray[Any]
 Kind = Literal["char", "bpe"]
@@ -210,7 +210,7 @@ def _bpe_library() -> Any:
 
 def tokenizer_from(data: bytes) -> Tokenizer:
     """From what is in tokenizer.json; ValueError where that is something else."""
-    content = table_from(data)
+    content = parse_object(data)
     if content.get("kind") == "char":
         characters = content.get("characters")
         if not (isinstance(characters, str) and characters):

@@ -1,7 +1,7 @@
-"""What the workshop says of such a model and its training, held against one run and its text.
+"""The workshop's claims about such a model and its training, compared with one run and its text.
 
-Each claim gets a number from the run, and "holds", "does not hold" or "depends": on what the run has not done, or on a
-recipe or a machine that is another one.
+Each claim gets a number from the run, and "holds", "does not hold" or "depends": the run has not come to it, or has
+another recipe or machine.
 """
 
 import re
@@ -24,8 +24,8 @@ from gpt_numpy.workshop.runs.checkpoint import State
 from gpt_numpy.workshop.runs.run_dir import Record
 
 HOLDS, FAILS, DEPENDS = "holds", "does not hold", "depends"
-CLOSE = 0.15  # nats: a loss of "about" so much
-WORDS = 0.5  # the part of the words in a sample that has to be known for it to be written in words
+CLOSE = 0.15  # nats: within which a loss is "about" another
+WORDS = 0.5  # the fraction of words in a sample that must be in the text
 MAX_TOKENS = 10_000_000  # tokens that are counted
 
 
@@ -128,8 +128,8 @@ def _counting(run: Evidence) -> Iterator[Claim]:
     alone = float(np.log(single.sum()) - np.log(single)[validation[1:]].mean())
     double = np.bincount(train[:-1] * size + train[1:], minlength=size * size).reshape(size, size)
     double = double + single / single.sum()  # a pair that never occurred is as likely as its second character
-    chances = double / double.sum(axis=1, keepdims=True)
-    paired = float(-np.log(chances[validation[:-1], validation[1:]]).mean())
+    probabilities = double / double.sum(axis=1, keepdims=True)
+    paired = float(-np.log(probabilities[validation[:-1], validation[1:]]).mean())
     for loss, says, found, what in (
         (3.3, "how often characters occur", alone, "their frequencies alone"),
         (2.5, 'common pairs such as "th"', paired, "the pairs alone"),

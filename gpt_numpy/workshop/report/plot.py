@@ -1,12 +1,11 @@
-"""The losses of a run as a picture, loss.svg, to put beside a text. The steps are drawn by their logarithm: most of
-what can be seen happens early."""
+"""The loss curves of a run, loss.svg. The axis of steps is logarithmic, since most of the change is early."""
 
 import math
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from gpt_numpy.workshop.train.advice import PHASES
+from gpt_numpy.workshop.train.phases import PHASES
 
 WIDTH, HEIGHT = 960, 440
 LEFT, RIGHT, TOP, BOTTOM = 48, 640, 48, 396  # of the curves; the phases are named beside them
@@ -25,8 +24,8 @@ STYLE = """
 """.strip()
 
 
-def picture(shown: dict[str, Any]) -> str:
-    """An SVG of what report.py gathers of a run."""
+def loss_svg(shown: dict[str, Any]) -> str:
+    """From the contents of report.py."""
     evaluations = [(one["step"], one["validation"]) for one in shown["evaluations"] if math.isfinite(one["validation"])]
     curves = shown["curves"]
     training = list(zip(curves["last"], curves["loss"]["smooth"], strict=True)) if curves else []

@@ -1,7 +1,4 @@
-"""The page of a run, report.html: what its losses, samples and settings say, in one file that needs no network.
-
-Beside it loss.svg, the curve alone.
-"""
+"""The page of a run, report.html: losses, samples and settings in one file that needs no network; and loss.svg."""
 
 import json
 import math
@@ -12,29 +9,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_numpy.workshop.io import write_whole
-from gpt_numpy.workshop.report.plot import picture
-from gpt_numpy.workshop.runs.run_dir import Record, Run
-from gpt_numpy.workshop.train.advice import PHASES, phase_of
+from gpt_numpy.workshop.io import write_atomic
+from gpt_numpy.workshop.report.plot import loss_svg
+from gpt_numpy.workshop.runs.run_dir import Record
 from gpt_numpy.workshop.train.evaluate import bits, perplexity
+from gpt_numpy.workshop.train.phases import PHASES, phase_of
 
 TEMPLATE = Path(__file__).with_name("report.html")
 POINTS = 1000  # of a curve: as many as a screen can show
 Values = NDArray[np.float64]
 
 
-def write_report(folder: Path, config: Record) -> Path:
-    """Write folder/report.html from what a run is (config.json) and metrics.jsonl, however little there is yet."""
-    shown = contents(config, list(Run(folder).records()))
+def write_report(folder: Path, config: Record, records: list[Record]) -> None:
+    """From config.json and the records so far, however few."""
+    shown = contents(config, records)
     data = embedded(plain(shown))
-    page = folder / "report.html"
-    write_whole(folder / "loss.svg", picture(shown).encode("utf-8"))
-    write_whole(page, TEMPLATE.read_text(encoding="utf-8").replace("{{data}}", data).encode("utf-8"))
-    return page
+    write_atomic(folder / "loss.svg", loss_svg(shown).encode("utf-8"))
+    page = TEMPLATE.read_text(encoding="utf-8").replace("{{data}}", data)
+    write_atomic(folder / "report.html", page.encode("utf-8"))
 
 
 def contents(config: Record, records: list[Record]) -> Record:
-    """All that the page shows. Losses are in nats per character, whatever the tokens are."""
+    """The data of the page. Losses are in nats per character, whatever the tokens are."""
     characters = config.get("characters_per_token") or 1.0
     evaluations = [evaluation(record, characters) for record in records if record["kind"] == "evaluation"]
     return {
@@ -59,11 +55,11 @@ def evaluation(record: Record, characters: float) -> Record:
 
 
 def best(evaluations: list[Record], characters: float, floor: float | None) -> Record | None:
-    """The lowest validation loss, and what it amounts to."""
-    judged = [one for one in evaluations if math.isfinite(one["validation"])]
-    if not judged:
+    """The lowest validation loss, in several units."""
+    finite = [one for one in evaluations if math.isfinite(one["validation"])]
+    if not finite:
         return None
-    lowest = min(judged, key=lambda one: float(one["validation"]))
+    lowest = min(finite, key=lambda one: float(one["validation"]))
     loss = lowest["validation"]
     return {
         "step": lowest["step"], "loss": loss, "perplexity": perplexity(loss * characters), "bits": bits(loss),
@@ -81,7 +77,7 @@ def diagnoses(evaluations: list[Record]) -> list[Record]:
 
 
 def curves(steps: list[Record], characters: float) -> Record:
-    """What was measured at each step, in buckets of steps."""
+    """The measurements of all steps, in buckets of steps."""
     if not steps:
         return {}
     starts = buckets(len(steps))
@@ -92,7 +88,7 @@ def curves(steps: list[Record], characters: float) -> Record:
     }
     for name in ("loss", "lr", "grad_norm", "characters_per_second"):
         values = np.array([number(record, name) for record in steps])
-        found[name] = thinned(values / characters if name == "loss" else values, starts)
+        found[name] = downsampled(values / characters if name == "loss" else values, starts)
     return found
 
 
@@ -104,8 +100,8 @@ def buckets(count: int) -> NDArray[np.int64]:
     return np.concatenate([[0], 1 + np.arange(inner) * (count - 2) // inner, [count - 1]])
 
 
-def thinned(values: Values, starts: NDArray[np.int64]) -> dict[str, Values]:
-    """Of each bucket the mean, the extremes, and the mean smoothed over its neighbours; NaN is left out."""
+def downsampled(values: Values, starts: NDArray[np.int64]) -> dict[str, Values]:
+    """Of each bucket the mean, the extremes, and the mean over its neighbours too; without NaN."""
     known = np.isfinite(values)
     sums = np.add.reduceat(np.where(known, values, 0.0), starts)
     counts = np.add.reduceat(known.astype(np.float64), starts)
@@ -114,16 +110,16 @@ def thinned(values: Values, starts: NDArray[np.int64]) -> dict[str, Values]:
         "mean": ratio(sums, counts),
         "low": np.fmin.reduceat(gaps, starts),
         "high": np.fmax.reduceat(gaps, starts),
-        "smooth": np.where(counts > 0, ratio(around(sums), around(counts)), np.nan),
+        "smooth": np.where(counts > 0, ratio(moving_sum(sums), moving_sum(counts)), np.nan),
     }
 
 
-def around(values: Values) -> Values:
-    """Sums over a hundredth of the curve to each side; to the left end, no further than there is to the other side."""
-    here = np.arange(len(values))
-    reach = np.minimum(here, -(-len(values) // 100))
+def moving_sum(values: Values) -> Values:
+    """Sums over a hundredth of the curve to each side; near the left end, over as many to the right as to the left."""
+    positions = np.arange(len(values))
+    reach = np.minimum(positions, -(-len(values) // 100))
     sums = np.concatenate([[0.0], values.cumsum()])
-    return np.asarray(sums[np.minimum(here + reach + 1, len(values))] - sums[here - reach])
+    return np.asarray(sums[np.minimum(positions + reach + 1, len(values))] - sums[positions - reach])
 
 
 def ratio(sums: Values, counts: Values) -> Values:
@@ -136,7 +132,7 @@ def number(record: Record, name: str) -> float:
 
 
 def plain(value: Any) -> Any:
-    """As JSON has it: lists for arrays, six digits, and null for what is no number."""
+    """As JSON: lists for arrays, six digits, null for NaN and infinity."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
@@ -147,6 +143,6 @@ def plain(value: Any) -> Any:
 
 
 def embedded(value: Any) -> str:
-    """JSON in which a browser sees no markup; json.dumps writes all but ASCII, so U+2028 as well, as \\uXXXX."""
+    """JSON in which a browser sees no markup; json.dumps escapes all but ASCII, U+2028 included."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

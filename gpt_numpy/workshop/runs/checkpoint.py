@@ -1,22 +1,23 @@
-"""A checkpoint: one folder with all that either engine needs to go on, or to write.
+"""A checkpoint: one folder of which either engine can go on, or generate.
 
     model.safetensors        the weights, by parameter
-    optimizer.safetensors    exp_avg.NAME and exp_avg_sq.NAME; momentum_buffer.NAME of what Muon trains
+    optimizer.safetensors    exp_avg.NAME and exp_avg_sq.NAME, or momentum_buffer.NAME with Muon; not in checkpoints/best
     tokenizer.json
     state.json               config, recipe, step, corpus, versions; SHA-256 of each other file, and of itself
 
-It is written beside, brought to the disk, and renamed. Between the two renames that put it in place of the one before,
-that one is whole under another name, where reading finds it. What is read is checked against its sum, and against the
-model that it is said to be of, before anything is made of it.
+It is written beside its place, brought to the disk, and renamed. Between the two renames that replace the previous one,
+that one exists under another name, where reading finds it. What is read is checked against its SHA-256, and against the
+model that it claims to be of, before anything is made of it.
 """
 
 import json
 import math
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,46 +28,46 @@ from safetensors import SafetensorError
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.engine import Arrays
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.io import read_limited, sha256, sync_folder, table_from, write_synced
-from gpt_numpy.workshop.optim import memory_shapes
+from gpt_numpy.workshop.io import fsync_folder, parse_object, read_limited, sha256, write_fsynced
+from gpt_numpy.workshop.optim import state_shapes
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.data.tokenizer import MAX_JSON, Tokenizer, tokenizer_from
 from gpt_numpy.workshop.params import parameter_shapes
 
-FORMAT = 2  # of state.json; 1 had no sums
-LARGEST_STATE = 1_000_000  # bytes
+FORMAT = 3  # of state.json
+MAX_STATE = 1_000_000  # bytes of it
 MODEL, OPTIMIZER, TOKENIZER, STATE = "model.safetensors", "optimizer.safetensors", "tokenizer.json", "state.json"
 
 
 class Damaged(WrongUse):
-    """A checkpoint that is not as it was written."""
+    """A checkpoint is not as it was written."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What a checkpoint knows beside weights: enough to go on as if nothing had happened."""
+    """A checkpoint beside its arrays: enough to resume as if nothing had happened."""
 
     config: GPTConfig
     recipe: Recipe
-    data: str  # what --data finds the corpus by; empty for a model that came from elsewhere
+    data: str  # the value of --data that finds the corpus; empty for a model from elsewhere
     digest: str  # SHA-256 of the corpus
     step: int = 0  # steps done
-    judged: int = -1  # the step of the latest evaluation that it knows of
+    last_eval_step: int = -1
     best_step: int = 0
-    best_loss: float | None = None  # on the validation split; None before the first evaluation
-    since_best: int = 0  # evaluations
+    best_loss: float | None = None  # on the validation part; None before the first evaluation
+    evals_since_best: int = 0
     threads: int = 0  # of the engine: with as many, the run goes on bit for bit
     processes: int = 1  # each with as many threads
-    machine: Mapping[str, Any] = field(default_factory=dict)  # what else the engine was asked for, such as a precision
+    engine_options: Mapping[str, Any] = field(default_factory=dict)  # those that decide numbers, such as a precision
 
     def __post_init__(self) -> None:
-        for name, least in {"step": 0, "judged": -1, "best_step": 0, "since_best": 0, "threads": 0}.items():
+        for name, least in {"step": 0, "last_eval_step": -1, "best_step": 0, "evals_since_best": 0, "threads": 0}.items():
             if type(value := getattr(self, name)) is not int or value < least:
                 raise ValueError(f"{name} is {value!r}")
         if not (isinstance(self.data, str) and isinstance(self.digest, str)):
             raise ValueError("data and digest are texts")
-        if not isinstance(self.machine, dict):
-            raise ValueError("machine is no table")
+        if not isinstance(self.engine_options, dict):
+            raise ValueError("engine_options is not an object")
         if self.best_loss is not None and not (isinstance(self.best_loss, float) and math.isfinite(self.best_loss)):
             raise ValueError(f"best_loss is {self.best_loss!r}")
 
@@ -80,85 +81,84 @@ class Checkpoint:
     state: State
     tokenizer: Tokenizer
     weights: Arrays
-    optimizer_state: Arrays  # empty before the first step, and where nobody asked for it
+    optimizer_state: Arrays = field(default_factory=dict)  # empty before the first step, and where it is not needed
     folder: Path = Path()  # where it was read from
     digest: str = ""  # SHA-256 of the weights as they were read
+
+    @cached_property
+    def model_file(self) -> tuple[bytes, str]:
+        """The content of model.safetensors and its SHA-256, once for all folders that it is written to."""
+        data = _serialized(self.weights)
+        return data, sha256(data)
 
 
 # ---- writing ----------------------------------------------------------------------------------------------------
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """OSError where it cannot be written; then the one before is as it was."""
-    files: dict[str, Callable[[], bytes]] = {
-        MODEL: lambda: safetensors.numpy.save(_plain(checkpoint.weights)),
-        OPTIMIZER: lambda: safetensors.numpy.save(_plain(checkpoint.optimizer_state)),
-        TOKENIZER: lambda: checkpoint.tokenizer.to_json().encode("utf-8"),
-    }
-    beside, before = _beside(folder, "new"), _beside(folder, "old")
-    shutil.rmtree(beside, ignore_errors=True)
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, with_optimizer: bool = True) -> None:
+    """OSError if it cannot be written; then the previous one is as it was."""
+    temporary, previous = _beside(folder, "new"), _beside(folder, "old")
+    shutil.rmtree(temporary, ignore_errors=True)
+    digests = {}
     try:
-        beside.mkdir(parents=True)
-        sums = {}
-        for name, content in files.items():
-            data = content()
-            write_synced(beside / name, data)
-            sums[name] = sha256(data)
-        write_synced(beside / STATE, _stated(checkpoint.state, sums))
-        sync_folder(beside)
+        temporary.mkdir(parents=True)
+        data, digests[MODEL] = checkpoint.model_file
+        write_fsynced(temporary / MODEL, data)
+        others = {TOKENIZER: checkpoint.tokenizer.to_json().encode("utf-8")}
+        if with_optimizer:
+            others[OPTIMIZER] = _serialized(checkpoint.optimizer_state)
+        for name, data in others.items():
+            write_fsynced(temporary / name, data)
+            digests[name] = sha256(data)
+        write_fsynced(temporary / STATE, _state_json(checkpoint.state, digests))
+        fsync_folder(temporary)
         if folder.exists():
-            shutil.rmtree(before, ignore_errors=True)
-            folder.rename(before)
-        beside.rename(folder)
-        sync_folder(folder.parent)
+            shutil.rmtree(previous, ignore_errors=True)
+            folder.rename(previous)
+        temporary.rename(folder)
+        fsync_folder(folder.parent)
     except OSError:
-        shutil.rmtree(beside, ignore_errors=True)  # what there is of it may be all that a full disk has room for
+        shutil.rmtree(temporary, ignore_errors=True)  # a full disk may need the room
         raise
-    shutil.rmtree(before, ignore_errors=True)
+    shutil.rmtree(previous, ignore_errors=True)
 
 
-def _plain(arrays: Arrays) -> dict[str, Any]:
-    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+def _serialized(arrays: Arrays) -> bytes:
+    contiguous: dict[str, Any] = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return bytes(safetensors.numpy.save(contiguous))
 
 
-def _stated(state: State, sums: Mapping[str, str]) -> bytes:
-    content = {"format": FORMAT, **asdict(state), "versions": versions(), "files": sums}
-    return json.dumps({**content, "sha256": _sum_of(content)}, indent=2).encode("utf-8")
+def _state_json(state: State, digests: Mapping[str, str]) -> bytes:
+    content = {"format": FORMAT, **asdict(state), "versions": versions(), "files": digests}
+    return json.dumps({**content, "sha256": _digest_of(content)}, indent=2).encode("utf-8")
 
 
-def _sum_of(content: Mapping[str, Any]) -> str:
+def _digest_of(content: Mapping[str, Any]) -> str:
     return sha256(json.dumps(content, sort_keys=True).encode("utf-8"))
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------
 
 
-def load_checkpoint(folder: Path, to_train: bool = False) -> Checkpoint:
-    """All of it, but what the optimizer remembers only if it is to train. Damaged if it is not as it was written."""
+def load_checkpoint(folder: Path, with_optimizer: bool = False) -> Checkpoint:
     while True:
-        place = saved_in(folder) or folder
+        place = find_checkpoint(folder) or folder
         before = _identity(place)
         try:
-            return _load(place, to_train)
+            return _load(place, with_optimizer)
         except Damaged:
-            now = saved_in(folder) or folder
+            now = find_checkpoint(folder) or folder
             if (now, _identity(now)) == (place, before):
-                raise  # otherwise a training process has put a newer one in its place meanwhile
+                raise  # otherwise a training process has just replaced it
 
 
-def saved_in(folder: Path) -> Path | None:
-    """Where a checkpoint by this name is, if there is one; a writing that ended between its renames left it aside."""
+def find_checkpoint(folder: Path) -> Path | None:
+    """Where a checkpoint is, if there is one: a write that ended between its renames left it under another name."""
     return next((path for path in (folder, _beside(folder, "old")) if path.is_dir()), None)
 
 
-def progress_of(folder: Path) -> tuple[float, float]:
-    """Of a checkpoint, to find the newest: its steps, its latest evaluation. One that cannot be read may be it."""
-    folder = saved_in(folder) or folder
-    try:
-        state = _state(folder, _content(folder))
-        return state.step, state.judged
-    except WrongUse:
-        return math.inf, math.inf
+def read_state(folder: Path) -> State:
+    return _load_state(find_checkpoint(folder) or folder)[0]
 
 
 def _identity(folder: Path) -> object:
@@ -169,82 +169,84 @@ def _identity(folder: Path) -> object:
         return None
 
 
-def _load(folder: Path, to_train: bool) -> Checkpoint:
-    content = _content(folder)
-    state = _state(folder, content)
-    sums = content.get("files", {})
-    text, _ = _read(folder / TOKENIZER, sums)
+def _load(folder: Path, with_optimizer: bool) -> Checkpoint:
+    state, digests = _load_state(folder)
+    text, _ = _read(folder / TOKENIZER, digests)
     with _damage_of(folder / TOKENIZER):
         tokenizer = tokenizer_from(text)
         if tokenizer.kind != state.recipe.tokenizer or tokenizer.vocab_size > state.config.vocab_size:
             raise ValueError(f"{tokenizer.vocab_size} tokens ({tokenizer.kind}) are not those of the model")
-    weights, digest = _arrays(folder / MODEL, sums)
-    memory, _ = _arrays(folder / OPTIMIZER, sums) if to_train else ({}, "")
-    _check_fit(folder, state, weights, memory)
-    return Checkpoint(state, tokenizer, weights, memory, folder, digest)
+    weights, digest = _arrays(folder / MODEL, digests)
+    has_optimizer = with_optimizer and OPTIMIZER in digests
+    optimizer_state, _ = _arrays(folder / OPTIMIZER, digests) if has_optimizer else ({}, "")
+    _check_arrays(folder, state, weights, optimizer_state)
+    return Checkpoint(state, tokenizer, weights, optimizer_state, folder, digest)
 
 
-def _content(folder: Path) -> dict[str, Any]:
-    """What is in state.json, if it has the sum that it says."""
+def _load_state(folder: Path) -> tuple[State, dict[str, str]]:
+    """What state.json says, and the SHA-256 of each file."""
     path = folder / STATE
     with _damage_of(path):
-        content = table_from(read_limited(path, LARGEST_STATE))
-        kept = content.pop("sha256", None)
-        if kept != _sum_of(content) and (kept, content.get("format")) != (None, 1):
+        content = parse_object(read_limited(path, MAX_STATE))
+        digest, number = content.pop("sha256", None), content.get("format")
+        if digest != _digest_of(content) and (digest, number) != (None, 1):  # which had no SHA-256 of its own
             raise _changed(path)
-        if content["format"] not in (1, FORMAT):
-            raise WrongUse(f"{folder} is of format {content['format']}; this version reads up to {FORMAT}")
-        if content["format"] == 1:
-            content["judged"] = content["step"]
-        return content
+        if number not in (2, FORMAT):
+            raise WrongUse(f"{folder} is of format {number}; this version reads 2 and {FORMAT}")
+        if number == 2:
+            content = _from_format_2(content)
+        known = {field.name: content[field.name] for field in fields(State) if field.name in content}
+        state = State(**{**known, "config": GPTConfig(**content["config"]), "recipe": Recipe(**content["recipe"])})
+        return state, dict(content["files"])
 
 
-def _state(folder: Path, content: Mapping[str, Any]) -> State:
-    with _damage_of(folder / STATE):
-        plain = {field.name: content[field.name] for field in fields(State) if field.name in content}
-        return State(**{**plain, "config": GPTConfig(**content["config"]), "recipe": Recipe(**content["recipe"])})
+def _from_format_2(content: Mapping[str, Any]) -> dict[str, Any]:
+    """With the names of today."""
+    names = {"judged": "last_eval_step", "since_best": "evals_since_best", "machine": "engine_options"}
+    content = {names.get(name, name): value for name, value in content.items()}
+    return {**content, "data": {"dramatist": "synthetic"}.get(content["data"], content["data"])}
 
 
-def _arrays(path: Path, sums: Mapping[str, str]) -> tuple[Arrays, str]:
-    data, digest = _read(path, sums)
+def _arrays(path: Path, digests: Mapping[str, str]) -> tuple[Arrays, str]:
+    data, digest = _read(path, digests)
     with _damage_of(path):
-        arrays = safetensors.numpy.load(data)  # in any order, while many processes need the same one
+        arrays = safetensors.numpy.load(data)  # in any order, while several processes need the same one
         return dict(sorted(arrays.items())), digest
 
 
-def _read(path: Path, sums: Mapping[str, str]) -> tuple[bytes, str]:
-    """What is in a file, and its SHA-256, which is the one that it should be."""
+def _read(path: Path, digests: Mapping[str, str]) -> tuple[bytes, str]:
+    """The content of a file and its SHA-256, which is the expected one."""
     with _damage_of(path):
         data = read_limited(path, MAX_JSON if path.name == TOKENIZER else None)
         digest = sha256(data)
-        if sums.get(path.name, digest) != digest:
+        if digests.get(path.name, digest) != digest:
             raise _changed(path)
         return data, digest
 
 
-def _check_fit(folder: Path, state: State, weights: Arrays, memory: Arrays) -> None:
-    """Whether these are all arrays of such a model, trained by such a recipe."""
+def _check_arrays(folder: Path, state: State, weights: Arrays, optimizer_state: Arrays) -> None:
+    """Damaged unless these are all arrays of such a model, trained by such a recipe."""
     config = state.config
     if config.n_layer > len(weights):
         raise Damaged(f"{folder} is damaged: {config.n_layer} blocks, and {len(weights)} weights")
     expected = parameter_shapes(config)
-    remembered = memory_shapes(expected, state.recipe.optimizer) if memory else {}
+    expected_state = state_shapes(expected, state.recipe.optimizer) if optimizer_state else {}
     if config.tie_weights:  # both names of it
         expected["lm_head.weight"] = expected["tok_emb.weight"]
-    for arrays, shapes in ((weights, expected), (memory, remembered)):
+    for arrays, shapes in ((weights, expected), (optimizer_state, expected_state)):
         for name, shape in shapes.items():
-            found = arrays[name].shape if name in arrays else "nothing"
+            found = arrays[name].shape if name in arrays else "missing"
             if found != shape or arrays[name].dtype.kind != "f":
                 raise Damaged(f"{folder} is damaged: {name} should be numbers {shape}, and is {found}")
             if not np.isfinite(arrays[name]).all():
-                raise Damaged(f"{folder} is worth nothing: {name} is not finite")
+                raise Damaged(f"{folder} cannot be used: {name} contains NaN or infinity")
     if unknown := weights.keys() - expected.keys():
         raise Damaged(f"{folder} is damaged: the model has no {min(unknown)}")
 
 
 @contextmanager
 def _damage_of(path: Path) -> Iterator[None]:
-    """What is wrong with a file, in a line. One that is there and cannot be read now may be whole."""
+    """What is wrong with a file, in one line. If it exists and cannot be read now, it may still be undamaged."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""One process at a time: a lock on a file, which the system lets go of when its process ends, however it ends."""
+"""A lock on a file, which the system releases when its process ends, however it ends."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-FAR = 1 << 30  # Windows lets nobody read what is locked, so what is locked lies beyond what is written
+FAR = 1 << 30  # the byte that is locked: on Windows nobody can read a locked byte, so it lies beyond the content
 
 
 class Held(Exception):
@@ -20,7 +20,7 @@ class Held(Exception):
 
 
 class Lock:
-    """Held from the beginning until `release`. Where a file system knows no locks, everybody has it."""
+    """Held until `release`. On a file system without locks, everybody gets it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,18 +34,18 @@ class Lock:
             raise Held(holder or "another process") from None
         except OSError:
             return
-        with suppress(OSError):  # a full disk; who holds it is for people
+        with suppress(OSError):  # a full disk; only messages need it
             self.file.truncate(0)
             self.file.write(f"process {os.getpid()} on {platform.node()}".encode())
 
     @property
     def in_place(self) -> bool:
-        """Whether its file is still where it was made, so that others meet it there."""
+        """Whether its file is still at its path, where other processes find it."""
         try:
             return not self.file.closed and os.path.samestat(os.fstat(self.file.fileno()), self.path.stat())
         except FileNotFoundError:
             return False
-        except OSError:  # nobody can say
+        except OSError:  # unknown
             return True
 
     def release(self) -> None:

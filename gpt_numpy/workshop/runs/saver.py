@@ -1,85 +1,97 @@
-"""What is kept of a run under way: training goes on when the disk is full, or the folder is gone."""
+"""What a training writes to its run's folder. Training goes on while the disk is full or the folder read-only."""
 
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from gpt_numpy.workshop.runs.checkpoint import Checkpoint
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
-from gpt_numpy.workshop.report.report import write_report
-from gpt_numpy.workshop.runs.run_dir import Record, Run
+from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
+from gpt_numpy.workshop.runs.run_dir import Record, RunDir
+
+WriteReport = Callable[[Path, Record, list[Record]], object]  # to a folder, from config.json and the records
 
 
-class Keeper:
-    """Writes to the folder of a run. What cannot be written is told of once, until it could be written again."""
+class Saver:
+    """Says once why a file cannot be written, and then again only after it could be. Without the lock of the folder, as
+    in all but the first of several processes, it writes nothing."""
 
-    def __init__(self, run: Run, console: Console, safe: int) -> None:
-        self.run, self.console = run, console
-        self.safe: int | None = safe  # the step of the newest checkpoint
-        self._best: Checkpoint | None = None  # that could not be written yet
-        self.made_again = False  # the folder was removed, and the new one has no checkpoint yet
-        self._reasons: dict[str, str] = {}  # why it could not be written when it was last tried, by file
+    def __init__(
+        self, run_dir: RunDir, console: Console, write_report: WriteReport, last_saved: State | None, best_loss: float
+    ) -> None:
+        self.run_dir, self.console = run_dir, console
+        self.write_report = write_report
+        self.last_saved = last_saved  # in checkpoints/latest
+        self.best_loss = best_loss  # of checkpoints/best, which may be of a later step than the latest
+        self._unwritten_best: Checkpoint | None = None
+        self._reasons: dict[str, str] = {}  # why a file could not be written the last time
 
     def record(self, record: Record) -> None:
-        self._write("metrics.jsonl", record["step"], lambda: self.run.record(record))
+        self._write("metrics.jsonl", record["step"], lambda: self.run_dir.append_record(record))
 
-    def report(self) -> None:
-        self._write("report.html", self.safe or 0, lambda: self.run.report(write_report))
+    def report(self, step: int, records: list[Record]) -> None:
+        run_dir = self.run_dir
+        self._write("report.html", step, lambda: self.write_report(run_dir.folder, run_dir.config, records))
 
-    def best(self, checkpoint: Checkpoint) -> None:
-        """Where this fails, it is tried again with each checkpoint, until there is a better one."""
-        self._best = None if self._save(self.run.best, checkpoint) else checkpoint
+    def save_best(self, checkpoint: Checkpoint) -> None:
+        """Unless there is one with a lower loss. After a failure, save_latest tries again."""
+        loss = checkpoint.state.best_loss
+        if loss is None or loss > self.best_loss:
+            return
+        step = checkpoint.state.step
+        saved = self._write("checkpoints/best", step, lambda: self.run_dir.save_best(checkpoint))
+        self._unwritten_best = None if saved else checkpoint
+        if saved:
+            self.best_loss = loss
+
+    def save_latest(self, checkpoint: Checkpoint, is_last: bool) -> None:
+        """RunFailed if it is the last one and cannot be written to the folder."""
+        if self._unwritten_best is not None:
+            self.save_best(self._unwritten_best)
+        step = checkpoint.state.step
+        if self._write("checkpoints/latest", step, lambda: self.run_dir.save_latest(checkpoint)):
+            self.last_saved = checkpoint.state
+        elif is_last:
+            self._save_elsewhere(checkpoint)
 
     @property
     def newest(self) -> str:
-        return "there is no checkpoint" if self.safe is None else f"the newest checkpoint is of step {self.safe}"
-
-    def latest(self, checkpoint: Checkpoint, is_last: bool) -> None:
-        """RunFailed if it is the last one and cannot be written where it should be."""
-        self.made_again = False
-        if self._best is not None:
-            self.best(self._best)
-        if not self._save(self.run.latest, checkpoint) and is_last:
-            self._save_elsewhere(checkpoint)
-
-    def _save(self, folder: Path, checkpoint: Checkpoint) -> bool:
-        step = checkpoint.state.step
-        done = self._write(f"checkpoints/{folder.name}", step, lambda: self.run.save(folder, checkpoint))
-        self.safe = max(step, self.safe or 0) if done else self.safe
-        return done
+        if self.last_saved is None:
+            return "there is no checkpoint"
+        return f"the newest checkpoint is of step {self.last_saved.step}"
 
     def _save_elsewhere(self, checkpoint: Checkpoint) -> None:
-        step, here, reason = checkpoint.state.step, self.run.folder, self._reasons["checkpoints/latest"]
+        step, folder, reason = checkpoint.state.step, self.run_dir.folder, self._reasons["checkpoints/latest"]
         try:
-            other = Run(Path(tempfile.mkdtemp(prefix="minitensor-")))
-            other.save(other.latest, checkpoint)
-            if self._best is not None:
-                other.save(other.best, self._best)
+            other = RunDir(Path(tempfile.mkdtemp(prefix="minitensor-")))
+            other.save_latest(checkpoint)
+            if self._unwritten_best is not None:
+                other.save_best(self._unwritten_best)
         except OSError as error:
             raise RunFailed(
-                f"step {step} is lost: neither {here} ({reason}) nor a folder for temporary files ({error.strerror}) "
-                f"can be written; {self.newest}"
+                f"step {step} is lost: neither {folder} ({reason}) nor a temporary folder ({error.strerror}) can be "
+                f"written; {self.newest}"
             ) from None
         raise RunFailed(
-            f"{here} cannot be written ({reason}), so step {step} is saved in {other.folder}; go on from there by "
-            f"--resume --out {other.folder}"
+            f"{folder} cannot be written ({reason}), so step {step} is saved in {other.folder}; go on "
+            f"from there by --resume --out {other.folder}"
         )
 
-    def _write(self, what: str, step: int, write: Callable[[], object]) -> bool:
-        """Whether it could be written."""
+    def _write(self, file: str, step: int, write: Callable[[], object]) -> bool:
+        """Whether it was written."""
+        if not self.run_dir.is_locked:
+            return True
+        if self.run_dir.was_removed:
+            raise RunFailed(f"{self.run_dir.folder} was removed while it was trained; the run ends at step {step}")
         try:
-            if self.run.made_again():
-                self.made_again, self.safe = True, None
-                self.console.say(f"{self.run.folder} was removed: made again, for what comes from now on", "yellow")
             write()
         except (OSError, ValueError, WrongUse) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            if what not in self._reasons:
+            if file not in self._reasons:
                 self.console.say(
-                    f"step {step}: {self.run.folder / what} cannot be written: {reason}; {self.newest}", "red"
+                    f"step {step}: {self.run_dir.folder / file} cannot be written: {reason}; {self.newest}", "red"
                 )
-            self._reasons[what] = reason
+            self._reasons[file] = reason
             return False
-        self._reasons.pop(what, None)
+        self._reasons.pop(file, None)
         return True

@@ -1,4 +1,4 @@
-"""Where the time of a training goes, from its command to its last line."""
+"""How the time of a training is spent, from its command to its last line."""
 
 import os
 import sys
@@ -10,24 +10,24 @@ from pathlib import Path
 PARTS = "start", "first step", "other steps", "evaluation", "samples", "saving", "report"
 
 
-class Budget:
-    """Seconds spent on each part. What is in none of them is small: showing, recording, waiting for the disk."""
+class TimeBudget:
+    """Seconds spent on each part. The rest is small: printing, recording, waiting for the disk."""
 
-    def __init__(self) -> None:
-        self.began = time.monotonic()
+    def __init__(self, start: float) -> None:
+        self.start = start  # on the clock of time.monotonic()
         self.seconds = dict.fromkeys(PARTS, 0.0)
 
     @contextmanager
-    def spent_on(self, part: str) -> Iterator[None]:
-        began = time.monotonic()
+    def measure(self, part: str) -> Iterator[None]:
+        start = time.monotonic()
         try:
             yield
         finally:
-            self.seconds[part] += time.monotonic() - began
+            self.seconds[part] += time.monotonic() - start
 
     @property
     def total(self) -> float:
-        return time.monotonic() - self.began
+        return time.monotonic() - self.start
 
     def line(self) -> str:
         parts = {**self.seconds, "rest": self.total - sum(self.seconds.values())}
@@ -40,8 +40,8 @@ def in_words(seconds: float) -> str:
     return f"{round(seconds) // 60}:{round(seconds) % 60:02}"
 
 
-def process_began() -> float:
-    """When this process did, on the clock of time.monotonic(), where the system tells; elsewhere, now."""
+def process_start() -> float:
+    """When this process started, on the clock of time.monotonic(); where the system does not tell, now."""
     now = time.monotonic()
     if sys.platform != "linux":
         return now

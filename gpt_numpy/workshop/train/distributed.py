@@ -1,7 +1,7 @@
-"""Processes that train one model together. Here is the one that is alone; gpt_torch/distributed.py has many.
+"""The processes that train one model together: here a single one; gpt_torch/distributed.py has several.
 
-Each makes the same decisions in the same order, on the same batches; an engine takes its part of each batch, and adds
-up what the parts lead to. The first process alone writes and speaks.
+Each takes the same decisions in the same order, on the same batches; an engine computes its part of each batch, and
+adds up the gradients. The first process alone writes and prints.
 """
 
 import hashlib
@@ -11,11 +11,11 @@ from contextlib import contextmanager
 
 from gpt_numpy.workshop.errors import WrongUse
 
-MOST_THREADS = 1024
+MAX_THREADS = 1024
 
 
 class Processes:
-    """One process, alone."""
+    """A single process."""
 
     rank = 0
     size = 1
@@ -24,30 +24,29 @@ class Processes:
     def first(self) -> bool:
         return self.rank == 0
 
-    def largest(self, *numbers: int) -> tuple[int, ...]:
-        """Of each number the largest that any process has. Each process waits here for all others."""
+    def all_reduce_max(self, *numbers: int) -> tuple[int, ...]:
+        """The maximum of each number over all processes. Each waits here for all others."""
         return numbers
 
     @contextmanager
-    def one_ahead(self) -> Iterator[None]:
-        """On each machine one process goes ahead: what it fetches and caches, the others find."""
+    def local_first(self) -> Iterator[None]:
+        """One process of each machine runs the block first; the others then find what it has downloaded and cached."""
         yield
 
-    def to_say(self, reason: str, is_known: bool) -> bool:
-        """Whether this process is to say why it ends: what all find is said once, and what `is_known` where none has
-        said anything."""
+    def say_once(self, message: str) -> bool:
+        """Whether this process is the first to give such a message."""
         return True
 
-    def agree(self, what: str, value: str) -> None:
-        """WrongUse unless all processes have the same."""
+    def check_agreement(self, what: str, value: str) -> None:
+        """WrongUse unless all processes have the same value."""
         number = int(hashlib.sha256(value.encode("utf-8")).hexdigest()[:15], 16)
-        if self.largest(number, -number) != (number, -number):
+        if self.all_reduce_max(number, -number) != (number, -number):
             raise WrongUse(f"the processes differ in {what}: each machine needs the same command and the same files")
 
 
 def check_threads(threads: int) -> None:
-    if not 0 <= threads <= MOST_THREADS:
-        raise ValueError(f"threads is at least 0 and at most {MOST_THREADS}, not {threads}")
+    if not 0 <= threads <= MAX_THREADS:
+        raise ValueError(f"threads is at least 0 and at most {MAX_THREADS}, not {threads}")
 
 
 def available_cores() -> int:

@@ -1,4 +1,4 @@
-"""How good a model is: its loss over the whole validation part, and what that means."""
+"""The loss of a model over a whole validation part."""
 
 import math
 from collections.abc import Iterator
@@ -6,26 +6,27 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from gpt_numpy.workshop.data.dataloader import fixed_windows
+from gpt_numpy.workshop.data.dataloader import adjacent_windows
 from gpt_numpy.workshop.engine import Engine
 
 
-class Judged(NamedTuple):
-    part: float  # of the tokens, done so far
-    mean: float  # loss over that part
+class EvalProgress(NamedTuple):
+    done: float  # the fraction of the tokens
+    loss: float  # mean over these tokens
 
 
-def running_loss(engine: Engine, tokens: NDArray[Any]) -> Iterator[Judged]:
-    """The loss while it is found; the last one is over all tokens, and the same each time."""
-    total, done = 0.0, 0
-    for ids, targets in fixed_windows(tokens, engine.config.block_size):
-        total += engine.loss(ids, targets) * targets.size
-        done += targets.size
-        yield Judged(done / (len(tokens) - 1), total / done)
+def evaluate(engine: Engine, tokens: NDArray[Any]) -> Iterator[EvalProgress]:
+    """The loss so far, after each batch; the last one is over all tokens."""
+    total, count = 0.0, 0
+    for batch in adjacent_windows(tokens, engine.config.block_size):
+        size = batch.rows * batch.length
+        total += engine.loss(batch) * size
+        count += size
+        yield EvalProgress(count / (len(tokens) - 1), total / count)
 
 
 def perplexity(loss: float) -> float:
-    """Among how many equally likely tokens the model seems to choose."""
+    """The number of equally likely tokens that a guess with this loss chooses from."""
     return math.exp(loss) if loss < 700 else math.inf
 
 

@@ -1,4 +1,4 @@
-"""How somebody asks a run to end: Ctrl-C, SIGTERM, or a terminal that is closed."""
+"""Ctrl-C, SIGTERM, or a terminal that is closed: the run ends after its current step."""
 
 import signal
 import threading
@@ -11,53 +11,53 @@ from typing import Any
 
 from gpt_numpy.workshop.train.distributed import Processes
 
-SAME_SIGNAL = 1.0  # seconds within which a signal that comes again from a launcher is the same
+SAME_SIGNAL = 1.0  # seconds within which terminal and launcher may both pass on one signal
 HANGUP = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has no such signal
 
 
 @dataclass
 class Stop:
-    """Which signal asked the run to end, if any did; true once all processes have heard of it."""
+    """The signal that ends the run; true once all processes know of it."""
 
     processes: Processes
-    noted: int = 0  # what this process has got
-    signal: int = 0  # what all have heard of
+    received: int = 0  # by this process
+    signal: int = 0  # by any process, and known to all
 
     def __bool__(self) -> bool:
         return self.signal > 0
 
-    def listen(self) -> None:
-        (self.signal,) = self.processes.largest(self.noted)
+    def synchronize(self) -> None:
+        (self.signal,) = self.processes.all_reduce_max(self.received)
 
 
 @contextmanager
 def stop_on_signals(processes: Processes) -> Iterator[Stop]:
-    """A signal is noted, for the loop to stop where nothing is half done. Another one ends at once; with many processes
-    only if it is not the same one, which terminal and launcher both pass on."""
+    """The first signal is only noted, and the trainer stops where nothing is half done. A second one ends the process
+    at once; with several processes, only if it cannot be the same signal, passed on by a launcher."""
     stop = Stop(processes)
-    if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
+    if threading.current_thread() is not threading.main_thread():  # Python allows no handlers there
         yield stop
         return
-    before: dict[int, Any] = {}
-    noted_at = 0.0
+    previous: dict[int, Any] = {}
+    received_at = 0.0
 
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal noted_at
-        if not stop.noted:
-            stop.noted, noted_at = number, time.monotonic()
-        elif processes.size == 1 or time.monotonic() - noted_at > SAME_SIGNAL:
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal received_at
+        if not stop.received:
+            stop.received, received_at = number, time.monotonic()
+        elif processes.size == 1 or time.monotonic() - received_at > SAME_SIGNAL:
             restore()
             signal.raise_signal(number)
 
     def restore() -> None:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
     for number in (signal.SIGINT, signal.SIGTERM, HANGUP):
-        if number and (number != HANGUP or signal.getsignal(number) != signal.SIG_IGN):  # as nohup has it
-            before[number] = signal.signal(number, note)
+        if number and (number != HANGUP or signal.getsignal(number) != signal.SIG_IGN):  # nohup ignores it
+            previous[number] = signal.signal(number, handle)
     try:
         yield stop
     finally:
-        if processes.size == 1:  # of many, all are about to end, and a launcher hurries them before they have said why
+        if processes.size == 1:  # several are about to end; until then, a launcher may repeat the signal
             restore()

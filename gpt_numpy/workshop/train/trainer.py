@@ -1,37 +1,35 @@
-"""The training loop, the same for both engines: step, judge, save, and say what the loss says."""
+"""The training loop, the same for both engines: step, evaluate, save, stop."""
 
 import math
 import threading
 import time
-from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from gpt_numpy.workshop.console import Bar, Console
-from gpt_numpy.workshop.data.dataloader import Batch, batch_at
+from gpt_numpy.workshop.data.dataloader import batch_at
 from gpt_numpy.workshop.data.dataset import Dataset
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
-from gpt_numpy.workshop.engine import Engine, Trained
+from gpt_numpy.workshop.engine import Batch, Engine
 from gpt_numpy.workshop.errors import Lost, RunFailed
 from gpt_numpy.workshop.generate import Sampling, decode_stream, generate, text_start
 from gpt_numpy.workshop.rng import SAMPLES
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
-from gpt_numpy.workshop.runs.run_dir import Record, Run
-from gpt_numpy.workshop.runs.saver import Keeper
-from gpt_numpy.workshop.train.advice import diagnose, meaning_of
-from gpt_numpy.workshop.train.budget import Budget
+from gpt_numpy.workshop.runs.run_dir import Record
+from gpt_numpy.workshop.runs.saver import Saver
+from gpt_numpy.workshop.train.budget import TimeBudget
 from gpt_numpy.workshop.train.distributed import Processes
-from gpt_numpy.workshop.train.evaluate import running_loss
+from gpt_numpy.workshop.train.evaluate import evaluate
+from gpt_numpy.workshop.train.metrics import Evaluation, Metrics, diagnose
+from gpt_numpy.workshop.train.phases import meaning_of
 from gpt_numpy.workshop.train.signals import Stop, stop_on_signals
 
-SAMPLE = 160  # tokens written at each evaluation
-ALONE = 20.0  # seconds to save in after a loss: a device may wait for the lost one, and torchrun ends all after 30
-# What steps reported is read, which waits for the device, after so many seconds, or so many steps: a GPU may be that
-# far behind the clock.
-READ_EVERY, READ_STEPS = 0.25, 64
+SAMPLE = 160  # tokens that are generated at each evaluation
+# Seconds to save in after another process was lost: a device may wait for that one, and torchrun kills all after 30.
+SAVE_TIMEOUT = 20.0
 COLUMNS = (
     BarColumn(bar_width=None),
     MofNCompleteColumn(),
@@ -40,97 +38,65 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Work:
-    """Training that was done, and how long it took."""
-
-    tokens: int = 0
-    seconds: float = 0.0
-
-    def __add__(self, other: "Work") -> "Work":
-        return Work(self.tokens + other.tokens, self.seconds + other.seconds)
-
-    @property
-    def speed(self) -> float:
-        """Tokens per second."""
-        return self.tokens / self.seconds if self.seconds else 0.0
-
-
 @dataclass
-class Training:
-    """A run under way: the engine trains, the state says how far it is, the folder keeps what happened."""
-
+class Trainer:
     engine: Engine
     tokenizer: Tokenizer
     data: Dataset
     state: State
-    run: Run
+    saver: Saver
+    metrics: Metrics
     console: Console
     processes: Processes
-    before: list[Record] = field(default_factory=list)  # what was recorded up to here, of a run that is resumed
-    is_latest: bool = False  # whether checkpoints/latest is of this state
-    budget: Budget = field(default_factory=Budget)
-    losses: list[float] = field(default_factory=list)  # of each step
-    evaluations: list[tuple[int, float, float]] = field(default_factory=list)  # step, training and validation loss
+    budget: TimeBudget
 
     def __post_init__(self) -> None:
-        for record in self.before:
-            if record["kind"] == "step":
-                self.losses.append(record["loss"])
-            elif record["kind"] == "evaluation":
-                self.evaluations.append((record["step"], record["train_loss"], record["val_loss"]))
-        self._saved = self._progress if self.is_latest else None  # of checkpoints/latest
-        self.keeper = Keeper(self.run, self.console, self.state.step)
-        self._read_at = time.perf_counter()
-        self._unread: list[tuple[int, Trained]] = []  # what steps reported, after the step's number
-        self._busy = 0.0  # seconds of work on them
-        self._latest: deque[Work] = deque(maxlen=10)  # of the latest readings
-        self.steady: Work | None = None  # all but the first step, in which engines warm up
+        self.is_resumed = bool(self.metrics.records)
 
-    def go(self) -> Stop:
-        """Train until the recipe is done, nothing improves any more, or somebody asks to stop."""
+    def train(self) -> Stop:
+        """Until the recipe is done, nothing improves any more, or a signal arrives."""
         with stop_on_signals(self.processes) as stop:
             try:
-                self._go(stop)
+                self._train(stop)
             except Lost as error:
-                saved = "; --resume goes on from the newest checkpoint" if self.evaluations else ""
-                self._keep_alone()
+                saved = "; --resume goes on from the newest checkpoint" if self.metrics.evaluations else ""
+                self._save_alone()
                 raise Lost(f"{error} after step {self.state.step}{saved}") from error
             except RunFailed as error:
                 self._end(f"it failed: {error}")
                 raise
-            with suppress(Lost):  # a launcher ends all where one ends early, and the first has most to write
-                self.processes.largest(0)
+            with suppress(Lost):  # torchrun kills all processes when one exits, and the first may still be writing
+                self.processes.all_reduce_max(0)
         return stop
 
-    def _go(self, stop: Stop) -> None:
+    def _train(self, stop: Stop) -> None:
         recipe = self.state.recipe
-        if self._saved is None:  # so that a run can be resumed from its first moment on, or else ends in it
-            with self.budget.spent_on("saving"):
-                self.run.save(self.run.latest, self._checkpoint())
+        if self.saver.last_saved is None:  # so that a run can be resumed from its first moment on
+            self._save(is_best=False, is_due=True, is_last=True)
         with self.console.bar("", recipe.steps, *COLUMNS) as bar:
             while True:
                 step = self.state.step
-                stop.signal, read, made_again = self.processes.largest(
-                    stop.noted, self._should_read(), self.keeper.made_again
-                )
-                if read:
-                    self._read(bar)
+                stop.signal, flush = self.processes.all_reduce_max(stop.received, self.metrics.flush_is_due)
+                if flush:
+                    self._flush(bar)
                 done = step >= recipe.steps
-                if (done or step % recipe.eval_every == 0) and self.state.judged != step and not stop:
-                    self._judge(bar, stop)
-                tired = 0 < recipe.patience <= self.state.since_best
-                last = done or tired or bool(stop)
-                due = last or (step > 0 and step % recipe.checkpoint_every == 0)
-                if (due and self._saved != self._progress) or made_again:
-                    self._save(bar, last)
+                is_best = False
+                if (done or step % recipe.eval_every == 0) and self.state.last_eval_step != step and not stop:
+                    is_best = self._evaluate(bar, stop)
+                out_of_patience = 0 < recipe.patience <= self.state.evals_since_best
+                last = done or out_of_patience or bool(stop)
+                is_due = last or (step > 0 and step % recipe.checkpoint_every == 0)
+                is_due = is_due and self.saver.last_saved != self.state
+                if is_best or is_due:
+                    self._flush(bar)  # a step that went wrong ends the run here
+                    self._save(is_best, is_due, last)
                 if last:
                     break
                 self._step()
         if stop:
             self.console.say(f"stopped and saved at step {step}; go on with --resume", "yellow")
             self._end("it was stopped")
-        elif tired and not done:
+        elif out_of_patience and not done:
             self.console.say(f"no better in {recipe.patience} evaluations: ended early, at step {step}", "yellow")
             self._end(f"it was no better in {recipe.patience} evaluations")
         else:
@@ -138,118 +104,74 @@ class Training:
 
     def _end(self, reason: str) -> None:
         end: Record = {"kind": "end", "step": self.state.step, "reason": reason}
-        if not self.before and self.steady:  # in one sitting, so that its time says something
+        if not self.is_resumed and self.metrics.warm:  # of a resumed run, these are not the times of all steps
             budget = {part: round(seconds, 3) for part, seconds in self.budget.seconds.items()}
-            end.update(seconds=self.budget.total, seconds_in_steps=self.steady.seconds, budget=budget)
-        self.keeper.record(end)
+            end.update(seconds=self.budget.total, seconds_in_steps=self.metrics.warm.seconds, budget=budget)
+        self._record(end)
         self._report()
 
-    def _report(self) -> None:
-        with self.budget.spent_on("report"):
-            self.keeper.report()
-
-    def _keep_alone(self) -> None:
-        """Another process has gone. What this one has is as it was after the latest step. But an engine that has only a
-        part of the weights cannot save them, nor can one whose device waits for the lost process; then the checkpoint
-        before stays the newest."""
-
-        def save() -> None:
-            try:
-                if self._saved != self._progress:
-                    self._save(Bar(), is_last=True)
-                self.console.say(f"saved at step {self.state.step}; go on with --resume", "yellow")
-            except Lost:
-                pass
-            except RunFailed as error:
-                self.console.say(str(error), "yellow")
-
-        saving = threading.Thread(target=save, daemon=True)
-        saving.start()
-        saving.join(ALONE)
-        self._end("another process was lost")
+    # -- steps --
 
     def _step(self) -> None:
         step = self.state.step
-        began = time.perf_counter()
-        self._unread.append((step, self.engine.train_step(*self._batch(step), self.state.recipe, step)))
-        self._busy += time.perf_counter() - began
+        start = time.perf_counter()
+        result = self.engine.train_step(self._batch(step), step)
+        self.metrics.add_step(step, result, time.perf_counter() - start)
         self.state = replace(self.state, step=step + 1)
-
-    def _should_read(self) -> bool:
-        waited = time.perf_counter() - self._read_at
-        return bool(self._unread) and (self.steady is None or waited >= READ_EVERY or len(self._unread) >= READ_STEPS)
-
-    def _read(self, bar: Bar) -> None:
-        """Record and show what the latest steps reported."""
-        if not self._unread:
-            return
-        began = time.perf_counter()
-        reported = [(step, float(trained.loss), float(trained.grad_norm)) for step, trained in self._unread]
-        seconds = self._busy + time.perf_counter() - began
-        recipe, tokens = self.state.recipe, self.state.recipe.batch_size * self.state.config.block_size
-        done = Work(len(reported) * tokens, seconds)
-        self.budget.seconds["first step" if self.steady is None else "other steps"] += seconds
-        self.steady = Work() if self.steady is None else self.steady + done
-        recent = sum(self._latest, done)
-        if self.steady.seconds:
-            self._latest.append(done)
-        speed = recent.speed * self.data.characters_per_token
-        self._unread, self._busy, self._read_at = [], 0.0, time.perf_counter()
-        for step, loss, grad_norm in reported:
-            if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-                self.state = replace(self.state, step=step)
-                first = self.engine.first_not_finite(*self._batch(step), recipe, step)
-                raise RunFailed(
-                    f"step {step + 1}: the loss is {loss}, the norm of the gradient {grad_norm}"
-                    f"{f' (the first is {first})' if first else ''}. {self._way_out()}"
-                )
-            self.losses.append(loss)
-            self.keeper.record({
-                "kind": "step", "step": step + 1, "loss": loss, "lr": recipe.lr_at(step), "grad_norm": grad_norm,
-                "characters_per_second": round(speed, 1),
-            })  # fmt: skip
-        latest = self.losses[-20:]
-        loss, validation = sum(latest) / len(latest), self.evaluations[-1][2] if self.evaluations else math.nan
-        figures = f"loss {loss:.3f}  val {validation:.3f}  lr {recipe.lr_at(step):.0e}  grad {grad_norm:.1f}"
-        bar.at(step + 1, f"{figures}  {speed / 1000:.1f}k chars/s")
 
     def _batch(self, step: int) -> Batch:
         return batch_at(self.data.train, self.state.config.block_size, self.state.recipe, step)
 
-    def _judge(self, bar: Bar, stop: Stop) -> None:
-        """An evaluation, unless asked to stop on the way."""
-        self._read(bar)
-        state = self.state
-        with self.budget.spent_on("evaluation"):
-            for judged in running_loss(self.engine, self.data.validation):
-                stop.listen()
+    def _flush(self, bar: Bar) -> None:
+        """Record and show the results of the latest steps; RunFailed if one is not finite."""
+        if not self.metrics.pending:
+            return
+        for record in self.metrics.flush(self.state.recipe):
+            step, loss, grad_norm = record["step"], record["loss"], record["grad_norm"]
+            if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+                self.state = replace(self.state, step=step - 1)
+                name = self.engine.first_nonfinite(self._batch(step - 1), step - 1)
+                raise RunFailed(
+                    f"step {step}: the loss is {loss}, the norm of the gradient {grad_norm}"
+                    f"{f' (the first is {name})' if name else ''}. {self._way_out()}"
+                )
+            self._record(record)
+        bar.at(step, self.metrics.progress())
+
+    # -- evaluations --
+
+    def _evaluate(self, bar: Bar, stop: Stop) -> bool:
+        """Whether the loss is the lowest so far. A signal ends an evaluation, which then counts for nothing."""
+        self._flush(bar)
+        state, metrics = self.state, self.metrics
+        with self.budget.measure("evaluation"):
+            for progress in evaluate(self.engine, self.data.validation):
+                stop.synchronize()
                 if stop:
-                    return
-                bar.at(state.step, f"judging {judged.part:.0%}")
-        validation = judged.mean
+                    return False
+                bar.at(state.step, f"evaluating {progress.done:.0%}")
+        validation = progress.loss
         if not math.isfinite(validation):
             raise RunFailed(f"step {state.step}: the validation loss is {validation}. {self._way_out()}")
-        latest = self.losses[-min(100, state.recipe.eval_every) :] or [self.engine.loss(*self._batch(0))]
-        training = sum(latest) / len(latest)
-        self.evaluations.append((state.step, training, validation))
+        latest = min(100, state.recipe.eval_every)
+        training = metrics.mean_loss(latest) if metrics.losses else self.engine.loss(self._batch(0))
         best = state.best_loss is None or validation < state.best_loss
         if best:
-            state = replace(state, best_step=state.step, best_loss=validation, since_best=0)
+            state = replace(state, best_step=state.step, best_loss=validation, evals_since_best=0)
         else:
-            state = replace(state, since_best=state.since_best + 1)
-        self.state = replace(state, judged=state.step)
-        diagnoses = diagnose(self.losses, self.evaluations, since=state.recipe.eval_every)
-        with self.budget.spent_on("samples"):
+            state = replace(state, evals_since_best=state.evals_since_best + 1)
+        self.state = replace(state, last_eval_step=state.step)
+        with self.budget.measure("samples"):
             sample = self._sample()
-        self.keeper.record({
+        evaluations = [*metrics.evaluations, Evaluation(state.step, training, validation)]
+        diagnoses = diagnose(metrics.losses, evaluations, since=state.recipe.eval_every)
+        self._record({
             "kind": "evaluation", "step": state.step, "train_loss": training, "val_loss": validation, "best": best,
             "sample": sample, "diagnoses": diagnoses,
         })  # fmt: skip
         self._show(training, validation, sample, diagnoses)
-        if best:
-            with self.budget.spent_on("saving"):
-                self.keeper.best(self._checkpoint())
         self._report()
+        return best
 
     def _sample(self) -> str:
         start = text_start(self.tokenizer)
@@ -258,35 +180,65 @@ class Training:
 
     def _show(self, training: float, validation: float, sample: str, diagnoses: list[str]) -> None:
         per_character = 1.0 / self.data.characters_per_token
-        beside = [f"{validation * per_character:.3f} a character"] if per_character != 1.0 else []
-        beside += [f"floor {self.data.floor:.3f}"] if self.data.floor is not None else []
-        told = f" ({', '.join(beside)})" if beside else ""
+        details = [f"{validation * per_character:.3f} a character"] if per_character != 1.0 else []
+        details += [f"floor {self.data.floor:.3f}"] if self.data.floor is not None else []
+        beside = f" ({', '.join(details)})" if details else ""
         meaning = meaning_of(training * per_character, validation * per_character, at_start=self.state.step == 0)
         self.console.say(
-            f"step {self.state.step:>5}   train {training:.3f}   val {validation:.3f}{told}   {meaning}", "bold"
+            f"step {self.state.step:>5}   train {training:.3f}   val {validation:.3f}{beside}   {meaning}", "bold"
         )
         for line in sample.strip("\n").splitlines():
             self.console.say(f"    {line}", "dim")
         for diagnosis in diagnoses:
             self.console.say(diagnosis, "yellow")
 
-    @property
-    def _progress(self) -> tuple[int, int]:
-        return self.state.step, self.state.judged
+    # -- records and checkpoints --
 
-    def _checkpoint(self) -> Checkpoint:
-        """What is saved is sound, so that a run can go on from it: losses tell of a step only after the next one."""
-        weights, memory = self.engine.weights(), self.engine.optimizer_state()
-        for name, array in {**weights, **memory}.items():
+    def _record(self, record: Record) -> None:
+        self.metrics.add_record(record)
+        self.saver.record(record)
+
+    def _report(self) -> None:
+        with self.budget.measure("report"):
+            self.saver.report(self.state.step, self.metrics.records)
+
+    def _save(self, is_best: bool, is_due: bool, is_last: bool) -> None:
+        """The weights as the best, and everything as the latest checkpoint."""
+        with self.budget.measure("saving"):
+            checkpoint = self._checkpoint(with_optimizer=is_due)
+            if is_best:
+                self.saver.save_best(checkpoint)
+            if is_due:
+                self.saver.save_latest(checkpoint, is_last)
+
+    def _checkpoint(self, with_optimizer: bool) -> Checkpoint:
+        """All finite, so that a run can go on from it: a loss shows only in the next step what this one did."""
+        weights = self.engine.weights()
+        optimizer_state = self.engine.optimizer_state() if with_optimizer else {}
+        for name, array in {**weights, **optimizer_state}.items():
             if not np.isfinite(array).all():
                 raise RunFailed(f"step {self.state.step} has made {name} not finite. {self._way_out()}")
-        return Checkpoint(self.state, self.tokenizer, weights, memory)
+        return Checkpoint(self.state, self.tokenizer, weights, optimizer_state)
 
-    def _save(self, bar: Bar, is_last: bool) -> None:
-        self._read(bar)  # a step that went wrong ends the run here
-        self._saved = self._progress
-        with self.budget.spent_on("saving"):
-            self.keeper.latest(self._checkpoint(), is_last)
+    def _save_alone(self) -> None:
+        """After another process was lost. This one is as it was after the latest step, and can save that, unless it has
+        only a part of the weights or its device waits for the lost process."""
+
+        def save() -> None:
+            try:
+                if self.saver.last_saved != self.state:
+                    self._flush(Bar())
+                    self._save(is_best=False, is_due=True, is_last=True)
+                self.console.say(f"saved at step {self.state.step}; go on with --resume", "yellow")
+            except Lost:
+                pass
+            except RunFailed as error:
+                self.console.say(str(error), "yellow")
+
+        saving = threading.Thread(target=save, daemon=True)
+        saving.start()
+        saving.join(SAVE_TIMEOUT)
+        self._end("another process was lost")
 
     def _way_out(self) -> str:
-        return f"{self.keeper.newest.capitalize()}; a lower --lr or --grad-clip 1 may help, also with --resume"
+        return f"{self.saver.newest.capitalize()}; a lower --lr or --grad-clip 1 may help, also with --resume"

@@ -1,0 +1,63 @@
+"""The commands eval and claims: how good a trained model is, and whether what is said of such models holds for it."""
+
+from collections.abc import Sequence
+
+from gpt_numpy.workshop.cli.engine_cli import EngineCLI
+from gpt_numpy.workshop.cli.flags import Parser
+from gpt_numpy.workshop.cli.generate import add_checkpoint_flags, load_engine
+from gpt_numpy.workshop.cli.train import add_engine_flags, dataset_of
+from gpt_numpy.workshop.console import Console
+from gpt_numpy.workshop.data.corpus import SHA256
+from gpt_numpy.workshop.report.claims import Evidence, claims, samples, table
+from gpt_numpy.workshop.runs.run_dir import find_run_dir
+from gpt_numpy.workshop.train.evaluate import bits, evaluate, perplexity
+from gpt_numpy.workshop.train.phases import phase_of
+
+
+def evaluate_run(cli: EngineCLI, arguments: Sequence[str]) -> int:
+    parser = Parser(f"{cli.name} eval", "How good a trained model is, over the whole validation part of its text.")
+    add_checkpoint_flags(parser)
+    parser.add_argument("--data", metavar="FILE", help="evaluate on the validation part of another text")
+    add_engine_flags(parser, cli)
+    flags = parser.flags(arguments)
+
+    console = Console()
+    checkpoint = find_run_dir(flags["run"]).checkpoint(flags["checkpoint"])
+    engine = load_engine(cli, checkpoint, flags)
+    with cli.processes.local_first():
+        data = dataset_of(checkpoint, flags.get("data"), console, may_differ=True)
+    cli.processes.check_agreement("flags, text or the run's folder", f"{data.stats.digest} {checkpoint.digest}")
+    with console.bar("evaluating", 1.0) as bar:
+        for progress in evaluate(engine, data.validation):
+            bar.at(progress.done)
+    loss = progress.loss
+    per_character = loss / data.characters_per_token
+    console.say(f"{checkpoint.folder}, step {checkpoint.state.step}, on {len(data.validation):,} tokens of {data.name}")
+    console.say(f"validation loss       {loss:.4f}    {phase_of(per_character)}")
+    if data.floor is not None:
+        unit = " a character" if data.characters_per_token != 1.0 else ""
+        console.say(f"least possible        {data.floor:.4f}{unit}")
+    console.say(f"perplexity            {perplexity(loss):.3f}")
+    console.say(f"bits per character    {bits(per_character):.3f}")
+    return 0
+
+
+def check_claims(cli: EngineCLI, arguments: Sequence[str]) -> int:
+    parser = Parser(f"{cli.name} claims", "Compare what the workshop says of such a model with a run and its text.")
+    parser.add_argument("--run", metavar="FOLDER", default="latest", help="a run's folder (default latest, the newest)")
+    parser.add_argument("--data", metavar="FILE", help="its text, if that is no longer where it was")
+    flags = parser.flags(arguments)
+    console = Console()
+    run_dir = find_run_dir(flags["run"])
+    checkpoint = run_dir.checkpoint("latest")
+    data = dataset_of(checkpoint, flags.get("data"), console)
+    evidence = Evidence(checkpoint.state, checkpoint.tokenizer, data, list(run_dir.records()))
+    console.say(f"{run_dir.folder}, step {checkpoint.state.step:,}, on {data.name}")
+    if data.stats.digest != SHA256:
+        console.say("the claims about the text are about tiny Shakespeare; this is another one", "yellow")
+    console.table(table(list(claims(evidence))))
+    for loss, evaluation in samples(evidence):
+        console.say(f"\nabout {loss}: {evaluation['val_loss']:.3f} in validation, step {evaluation['step']:,}", "bold")
+        for line in evaluation["sample"].strip("\n").splitlines():
+            console.say(f"    {line}", "dim")
+    return 0

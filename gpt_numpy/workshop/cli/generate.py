@@ -1,0 +1,63 @@
+"""The command generate: a trained model writes on."""
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from gpt_numpy.workshop.cli.engine_cli import EngineCLI
+from gpt_numpy.workshop.cli.flags import Flags, Parser, add_fields, build, pick
+from gpt_numpy.workshop.cli.train import add_engine_flags
+from gpt_numpy.workshop.console import Console, visible
+from gpt_numpy.workshop.engine import Engine
+from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.generate import Sampling, decode_stream, generate, text_start
+from gpt_numpy.workshop.runs.checkpoint import Checkpoint
+from gpt_numpy.workshop.runs.run_dir import find_run_dir
+
+
+def generate_text(cli: EngineCLI, arguments: Sequence[str]) -> int:
+    parser = Parser(f"{cli.name} generate", "Let a trained model write on. The text alone goes to standard output.")
+    add_checkpoint_flags(parser)
+    group = parser.add_argument_group("the text")
+    group.add_argument("--prompt", metavar="TEXT", default="", help="the beginning of the text")
+    group.add_argument("--length", metavar="N", type=int, default=500, help="tokens to write (default 500)")
+    group.add_argument("--seed", metavar="N", type=int, help="the same seed, the same text (default a new one)")
+    add_fields(parser, "how each token is chosen", Sampling)
+    add_engine_flags(parser, cli)
+    flags = parser.flags(arguments)
+    sampling = build(Sampling, pick(Sampling, flags))
+    seed = flags.get("seed", int(np.random.SeedSequence().generate_state(1)[0]))
+    for name, number in (("length", flags["length"]), ("seed", seed)):
+        if number < 0:
+            raise WrongUse(f"--{name} is at least 0, not {number}")
+
+    checkpoint = find_run_dir(flags["run"]).checkpoint(flags["checkpoint"])
+    prompt = [int(token) for token in checkpoint.tokenizer.encode(flags["prompt"])]
+    engine = load_engine(cli, checkpoint, flags)
+    Console(sys.stderr).say(f"{checkpoint.folder}, step {checkpoint.state.step}, seed {seed}", "dim")
+    show = visible if sys.stdout.isatty() else str
+    sys.stdout.write(show(flags["prompt"]))
+    tokens = generate(engine, prompt or text_start(checkpoint.tokenizer), flags["length"], sampling, seed)
+    for text in decode_stream(checkpoint.tokenizer, tokens):
+        sys.stdout.write(show(text))
+        sys.stdout.flush()
+    print(flush=True)
+    return 0
+
+
+def add_checkpoint_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("the model")
+    group.add_argument("--run", metavar="FOLDER", default="latest", help="a run's folder (default latest, the newest)")
+    group.add_argument(
+        "--checkpoint", choices=("best", "latest"), default="best",
+        help="that of the lowest validation loss, or the last one (default best)",
+    )  # fmt: skip
+
+
+def load_engine(cli: EngineCLI, checkpoint: Checkpoint, flags: Flags) -> Engine:
+    """With the weights of a checkpoint, not to be trained."""
+    state = checkpoint.state
+    engine = cli.engine(state.config, state.recipe, cli.parse_options(flags))
+    engine.load(checkpoint.weights, {}, state.step)
+    return engine
