@@ -688,7 +688,7 @@ def test_a_backward_that_writes_into_what_others_read_is_an_error() -> None:
     for backward in (greedy, hungry, hungrier):
         two = np.full(2, 2.0)
         saved = ((two,),) if backward is hungrier else (two,)
-        op = Op("writes", lambda x, saved=saved: (x * 2.0, saved), backward)  # type: ignore[misc]
+        op = Op("writes", lambda x, saved=saved: (x * 2.0, saved), backward)
         del OPS["writes"]
         a, b = leaf(1.0, 2.0), leaf(1.0, 2.0)
         both = apply(op, a) + b * 1.0  # of one gradient, two readers

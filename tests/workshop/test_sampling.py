@@ -60,8 +60,8 @@ def test_chances_are_chances_whatever_the_logits(logits: np.ndarray, temperature
         ({"temperature": float("nan")}, "temperature is above 0, not nan"),
         ({"temperature": float("inf")}, "temperature is above 0, not inf"),
         ({"top_k": -1}, "top_k is at least 0, not -1"),
-        ({"top_p": 0.0}, "top_p is a chance above 0 and at most 1, not 0.0"),
-        ({"top_p": 1.5}, "top_p is a chance above 0 and at most 1, not 1.5"),
+        ({"top_p": 0.0}, "top_p is a probability above 0 and at most 1, not 0.0"),
+        ({"top_p": 1.5}, "top_p is a probability above 0 and at most 1, not 1.5"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, float], message: str) -> None:
