@@ -1,4 +1,4 @@
-"""Where the text comes from. In this order: --data; data/input.txt; tiny Shakespeare, downloaded once; synthetic plays."""
+"""The source of the text: --data; or data/input.txt; or tiny Shakespeare, downloaded once; or synthetic plays."""
 
 import codecs
 import hashlib

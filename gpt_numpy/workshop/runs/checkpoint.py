@@ -1,7 +1,7 @@
 """A checkpoint: one folder of which either engine can go on, or generate.
 
     model.safetensors        the weights, by parameter
-    optimizer.safetensors    exp_avg.NAME and exp_avg_sq.NAME, or momentum_buffer.NAME with Muon; not in checkpoints/best
+    optimizer.safetensors    exp_avg.NAME and exp_avg_sq.NAME, or momentum_buffer.NAME of Muon; not in the best one
     tokenizer.json
     state.json               config, recipe, step, corpus, versions; SHA-256 of each other file, and of itself
 
@@ -26,13 +26,13 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from gpt_numpy.config import GPTConfig
+from gpt_numpy.workshop.data.tokenizer import MAX_JSON, Tokenizer, tokenizer_from
 from gpt_numpy.workshop.engine import Arrays
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.io import fsync_folder, parse_object, read_limited, sha256, write_fsynced
 from gpt_numpy.workshop.optim import state_shapes
-from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.data.tokenizer import MAX_JSON, Tokenizer, tokenizer_from
 from gpt_numpy.workshop.params import parameter_shapes
+from gpt_numpy.workshop.recipes import Recipe
 
 FORMAT = 3  # of state.json
 MAX_STATE = 1_000_000  # bytes of it
@@ -61,7 +61,8 @@ class State:
     engine_options: Mapping[str, Any] = field(default_factory=dict)  # those that decide numbers, such as a precision
 
     def __post_init__(self) -> None:
-        for name, least in {"step": 0, "last_eval_step": -1, "best_step": 0, "evals_since_best": 0, "threads": 0}.items():
+        counts = {"step": 0, "last_eval_step": -1, "best_step": 0, "evals_since_best": 0, "threads": 0}
+        for name, least in counts.items():
             if type(value := getattr(self, name)) is not int or value < least:
                 raise ValueError(f"{name} is {value!r}")
         if not (isinstance(self.data, str) and isinstance(self.digest, str)):
