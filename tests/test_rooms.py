@@ -64,6 +64,15 @@ def test_only_these_packages_at_the_top() -> None:
     assert found == set(ROOMS)
 
 
+def test_no_folder_of_the_sources_is_ignored() -> None:
+    """By git, and by what builds the package."""
+    lines = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    anywhere = {line.rstrip("/") for line in lines if line.endswith("/") and not line.startswith("/")}
+    assert "__pycache__" in anywhere
+    for path in (path for room in ROOMS for path in files(room)):
+        assert not anywhere & set(path.relative_to(ROOT).parts), path
+
+
 @pytest.mark.parametrize("room", ["minitensor", "gpt_numpy", "gpt_torch"])
 def test_rooms_import_only_what_they_may(room: str) -> None:
     assert files(room)
