@@ -178,7 +178,7 @@ FULL = """
         def fail(gradient):
             raise torch.OutOfMemoryError
         def full(ids, targets):
-            logits, loss = self.together(ids, targets)
+            logits, loss = self.wrapped_model(ids, targets)
             loss.register_hook(fail)
             return logits, loss
         self.forward = full
@@ -230,12 +230,12 @@ def test_a_run_in_many_processes_and_then_in_others_is_the_run_of_one(
 @pytest.mark.parametrize(
     ("happens", "rank", "where", "after", "how", "said", "saved"),
     [
-        (KILLED, 0, "train_step", 5, "fsdp", f"{LOST} after step 5; --resume goes on from the newest checkpoint", 4),
+        (KILLED, 0, "train_step", 5, "fsdp", f"{LOST} after step 5; --resume goes on from the newest checkpoint", 0),
         (KILLED, 1, "loss", 4, "fsdp", f"{LOST} after step 4; --resume goes on from the newest checkpoint", 0),
         (KILLED, 1, "reader", 8, "ddp", "saved at step 8; go on with --resume", 8),
         (FULL, 1, "train_step", 5, "ddp", "out of memory on CPU, 1 thread; --micro-batch 1 fits", 5),
     ],
-    ids=["the first, with a part of the model", "judging, with a part", "sampling", "out of memory"],
+    ids=["the first, with a part of the model", "evaluating, with a part", "sampling", "out of memory"],
 )
 def test_a_process_that_is_lost_ends_all_with_a_checkpoint(
     happens: str, rank: int, where: str, after: int, how: str, said: str, saved: int,
@@ -270,7 +270,7 @@ def test_of_three_processes_one_is_killed_and_the_others_end_within_a_minute(
     assert status == 1, output  # torchrun's
     assert output.count(f"gpt-torch: {LOST} after step 5; --resume goes on from the newest checkpoint") == 1, output
     monkeypatch.chdir(tmp_path)
-    assert RunDir(Path("a")).checkpoint("latest").state.step == (4 if killed == 0 else 5)  # only the first one writes
+    assert RunDir(Path("a")).checkpoint("latest").state.step == (0 if killed == 0 else 5)  # only the first one writes
     status, output = launch(server, 3, tmp_path, program(), "train", "--resume", "--out", "a", *MACHINE)
     assert status == 0, output
     assert [record["step"] for record in records(tmp_path, "step")] == list(range(1, 11))
