@@ -1,4 +1,4 @@
-"""What a model keeps of the tokens that it has read, so that none has to be read again for the next one."""
+"""Cached keys and values of the tokens read so far, so that the next one does not need them recomputed."""
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -11,11 +11,11 @@ from minitensor.arrays import Array
 class Cache:
     """Keys and values of B rows of tokens, and how many tokens each row has.
 
-    keys, values    for each layer one array of all there will ever be, (B, H, block_size, D), filled step by step
-    lengths         B numbers; what stands behind a row's length is never looked at, and is overwritten
+    keys, values    one preallocated array for each layer, (B, H, block_size, D)
+    lengths         B numbers; entries beyond a row's length are never read, and are overwritten
 
-    So a reader takes tokens back by a smaller length; and rows of different lengths are read together, padded, and cut
-    to their lengths afterwards. Beyond block_size there is no place: for a longer text a reader starts a new cache.
+    Reducing a length removes tokens. Rows of different lengths are read together with padding, and their lengths
+    corrected afterwards. A cache holds block_size tokens; a longer text needs a new one.
     """
 
     def __init__(self, config: GPTConfig, rows: int = 1, dtype: DTypeLike = np.float32) -> None:
@@ -25,7 +25,7 @@ class Cache:
         self.lengths = [0] * rows
 
     def positions(self, B: int, T: int) -> Array:
-        """Where T more tokens of each row come to stand, (B, T)."""
+        """The positions of the next T tokens of each row, (B, T)."""
         rows, _, block_size, _ = self.keys[0].shape
         longest = max(self.lengths) + T
         if rows != B:
@@ -35,13 +35,13 @@ class Cache:
         return np.array(self.lengths)[:, None] + np.arange(T)
 
     def mask(self, B: int, T: int) -> Array | None:
-        """Which keys each of these tokens may look at, (B, 1, T, U); None if all up to its own, as without a cache."""
+        """Which keys each of the next T tokens may attend to, (B, 1, T, U); None if is_causal is enough."""
         if len(set(self.lengths)) == 1 and (T == 1 or self.lengths[0] == 0):
             return None
         return np.arange(max(self.lengths) + T) <= self.positions(B, T)[:, None, :, None]
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of T more tokens, (B, H, T, D) each, in their places; and with all before them, (B, H, U, D)."""
+        """Stores k and v of the next T tokens, (B, H, T, D); returns those of all tokens so far, (B, H, U, D)."""
         if is_grad_enabled():
             raise RuntimeError("GPT: no gradient goes through a cache, which is written to in place; use no_grad()")
         keys, values = self.keys[layer], self.values[layer]

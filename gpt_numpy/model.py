@@ -1,12 +1,12 @@
-"""A GPT-2-style language model: from a text so far, how likely each next token is.
+"""A GPT-2-style language model: logits of the next token at each position of a text.
 
     x      = tok_emb[ids] + pos_emb[0 .. T-1]
-    x      = x + attn(ln_1(x))                in each block: look at what came before,
-    x      = x + mlp(ln_2(x))                 and make something of it
+    x      = x + attn(ln_1(x))                in each block: attention to earlier positions,
+    x      = x + mlp(ln_2(x))                 then an MLP at each position
     logits = lm_head(ln_f(x))
-    loss   = mean over all positions of -log softmax(logits)[the token that came next]
+    loss   = mean over all positions of -log softmax(logits)[next token]
 
-B sequences of T tokens, C numbers for each; H heads of D = C / H numbers; V different tokens.
+B sequences of T tokens, C channels, H heads of size D = C / H, V tokens in the vocabulary.
 """
 
 from numpy.typing import DTypeLike
@@ -25,12 +25,12 @@ def split_heads(qkv: Tensor, n_head: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """(B, T, C) from (B, H, T, D): the heads of a token side by side."""
+    """(B, T, C) from (B, H, T, D): the heads of a token concatenated."""
     return apply(heads.merge_heads, x)
 
 
 class CausalSelfAttention(nn.Module):
-    """Every position takes from itself and from earlier ones, in H ways at once."""
+    """Each position attends to itself and to earlier ones, in H heads."""
 
     def __init__(self, config: GPTConfig, layer: int = 0) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class CausalSelfAttention(nn.Module):
         q, k, v = split_heads(self.c_attn(x), self.n_head)  # (B, H, T, D)
         mask = None
         if cache is not None:
-            k, v = cache.append(self.layer, k, v)  # (B, H, U, D): those of earlier tokens, too
+            k, v = cache.append(self.layer, k, v)  # (B, H, U, D): with those of earlier tokens
             mask = cache.mask(B, T)
         is_causal = mask is None and k.shape == q.shape
         dropout = self.dropout if self.training else 0.0
@@ -56,7 +56,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Every position by itself: four times as wide, bent, and back."""
+    """At each position: expand to 4 C, GELU, project back to C."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each adding to what passes by."""
+    """Attention and MLP, each added to the residual stream."""
 
     def __init__(self, config: GPTConfig, layer: int = 0) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The model. Equal seeds start from equal weights, here and in gpt_torch."""
+    """The model. Equal seeds give equal initial weights, here and in gpt_torch."""
 
     def __init__(self, config: GPTConfig, seed: int = 0, dtype: DTypeLike = float32) -> None:
         super().__init__()
@@ -105,9 +105,9 @@ class GPT(nn.Module):
     def forward(
         self, ids: Tensor, targets: Tensor | None = None, cache: Cache | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Logits (B, T, V) for what follows each of the ids (B, T); with targets (B, T), their mean loss too.
+        """Logits (B, T, V) of the token after each of the ids (B, T); with targets (B, T), the mean loss too.
 
-        With a cache the ids follow those that it has seen before, and are added to it.
+        With a cache the ids continue the cached ones, and are added to it.
         """
         if len(ids.shape) != 2:
             raise ValueError(f"GPT: ids are (B, T), rows of tokens; given {tuple(ids.shape)}")

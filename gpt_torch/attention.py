@@ -1,8 +1,8 @@
 """How attention is computed: by PyTorch's fused kernels, or by the formula, step by step.
 
-On MPS the fused kernels have been wrong: for q, k and v that do not lie in memory row by row, for heads of 64 numbers
-and more, beyond the mask in 16 bits; so PyTorch's issues say. Its "math" has such a kernel there, too. So on MPS the
-formula is the default, in operations of our own, and kernels get contiguous tensors. No Mac has run this yet.
+On MPS the fused kernels have been wrong, according to PyTorch's issues: for q, k and v that are not contiguous, for
+head sizes of 64 and more, and for masked positions in 16 bits. PyTorch's "math" backend uses such a kernel there, too.
+So on MPS the default is our own `formula`, and fused kernels get contiguous tensors. No Mac has run this yet.
 """
 
 import math
@@ -18,23 +18,23 @@ from torch.overrides import TorchFunctionMode
 FUSED = F.scaled_dot_product_attention
 
 
-def attention_of(asked: str, device: torch.device) -> str:
+def attention_of(option: str, device: torch.device) -> str:
     """ "fused" or "math"."""
-    usual = "math" if device.type == "mps" else "fused"
-    return usual if asked == "auto" else asked
+    default = "math" if device.type == "mps" else "fused"
+    return default if option == "auto" else option
 
 
-def attending(how: str, device: torch.device) -> AbstractContextManager[Any]:
-    """All that is computed inside attends in this way, "fused" or "math"."""
+def attending(method: str, device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which attention is computed by this method, "fused" or "math"."""
     if device.type == "mps":
-        return OnMPS(how)
-    return sdpa_kernel(SDPBackend.MATH) if how == "math" else nullcontext()
+        return OnMPS(method)
+    return sdpa_kernel(SDPBackend.MATH) if method == "math" else nullcontext()
 
 
 class OnMPS(TorchFunctionMode):
-    def __init__(self, how: str) -> None:
+    def __init__(self, method: str) -> None:
         super().__init__()
-        self.attention = formula if how == "math" else FUSED
+        self.attention = formula if method == "math" else FUSED
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is FUSED:
@@ -45,7 +45,7 @@ class OnMPS(TorchFunctionMode):
 def formula(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0, is_causal: bool = False
 ) -> Tensor:
-    """softmax(q k' / sqrt(D)) v, where a query sees what its mask allows."""
+    """softmax(q k' / sqrt(D)) v, over the keys that the mask allows."""
     scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, H, T, U)
     if is_causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()

@@ -24,21 +24,21 @@ from gpt_torch.selftest import self_test
 
 
 def export_run(cli: EngineCLI, arguments: Sequence[str]) -> int:
-    parser = Parser(f"{cli.name} export", "Write a trained model as a folder that transformers loads as GPT-2.")
+    parser = Parser(f"{cli.name} export", "Export a trained model to a folder that transformers loads as GPT-2.")
     add_checkpoint_flags(parser)
     parser.add_argument("folder", metavar="FOLDER", help="the folder to write; new or empty")
     flags = parser.flags(arguments)
     checkpoint = find_run_dir(flags["run"]).checkpoint(flags["checkpoint"])
     export(checkpoint, Path(flags["folder"]))
     console = Console()
-    console.say(f"{checkpoint.folder}, step {checkpoint.state.step}, is in {flags['folder']}; with transformers:")
+    console.say(f"exported {checkpoint.folder}, step {checkpoint.state.step}, to {flags['folder']}; load it with")
     console.say(f"GPT2LMHeadModel.from_pretrained({flags['folder']!r})")
     return 0
 
 
 def import_run(cli: EngineCLI, arguments: Sequence[str]) -> int:
-    parser = Parser(f"{cli.name} import", "Make a run of a GPT-2 in Hugging Face's format, for both engines.")
-    parser.add_argument("folder", metavar="FOLDER", help="with config.json, model.safetensors and a tokenizer")
+    parser = Parser(f"{cli.name} import", "Import a GPT-2 in Hugging Face's format as a run, for both engines.")
+    parser.add_argument("folder", metavar="FOLDER", help="a folder with config.json, model.safetensors and a tokenizer")
     parser.add_argument("--out", metavar="FOLDER", help="the run's folder (default a new one in runs)")
     flags = parser.flags(arguments)
     folder = Path(flags["folder"])
@@ -57,13 +57,13 @@ def import_run(cli: EngineCLI, arguments: Sequence[str]) -> int:
 
 class TorchCLI(EngineCLI):
     name = "gpt-torch"
-    about = "The GPT in PyTorch, on a GPU or a CPU: train it, let it write, evaluate it."
+    about = "The GPT in PyTorch, on a GPU or a CPU: train it, generate text, evaluate it."
     options = Options
     not_saved = frozenset({"threads", "device", "parallel", "self_test"})
     commands = MappingProxyType(
         {
-            "export": Command(export_run, {"export FOLDER": "the newest run as a GPT-2 for transformers"}),
-            "import": Command(import_run, {"import FOLDER": "a GPT-2 of transformers as a run"}),
+            "export": Command(export_run, {"export FOLDER": "export the newest run as a GPT-2 for transformers"}),
+            "import": Command(import_run, {"import FOLDER": "import a GPT-2 of transformers as a run"}),
         }
     )
 

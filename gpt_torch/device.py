@@ -1,4 +1,4 @@
-"""Where the model runs, and in which numbers; and why a GPU that is there is not used."""
+"""Device and precision of a run, and why a GPU of this machine is unused."""
 
 import os
 import re
@@ -12,56 +12,56 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-# tf32 is float32 whose products round their factors to 10 bits, on CUDA cards from 2020 on.
+# tf32 is float32 with the factors of matrix products rounded to 10 bits of mantissa, on CUDA GPUs from 2020 on.
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# The largest error that passes, as a part of the size of the tensor it is in: of a loss, or of a gradient. Several
-# times what a sound CPU shows (tests/gpt_torch/test_gpt_torch_engine.py measures it), far below what a wrong sign does.
+# The largest accepted relative error of a loss or a gradient: several times that of a correct CPU (measured in
+# tests/gpt_torch/test_gpt_torch_engine.py), far below that of a wrong sign.
 ALLOWED = {"float32": 1e-4, "tf32": 5e-3, "float16": 2e-2, "bfloat16": 1e-1}
 
 
 def find_device(name: str) -> torch.device:
-    """By its name; or the fastest kind that this machine has, by "auto". Under torchrun each process has one."""
+    """The device of this name; "auto": the fastest available. Under torchrun each process gets its own."""
     if not re.fullmatch(r"auto|cuda(:\d+)?|mps|cpu", name):
-        raise ValueError(f"device is auto, cuda, cuda:1 or any other number, mps or cpu, not {name!r}")
+        raise ValueError(f"device is auto, cuda, cuda:N, mps or cpu, not {name!r}")
     kind, _, number = name.partition(":")
-    here = {
-        "cuda": cuda_works() and not lacking_kernels(int(number or 0)),
+    available = {
+        "cuda": cuda_works() and not gpu_without_kernels(int(number or 0)),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
-    processes = on_this_machine = 1
+    processes = local_processes = 1
     if dist.is_torchelastic_launched():
-        processes, on_this_machine = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        processes, local_processes = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if processes > 1:
         if number:
-            raise ValueError(f"device {name} is for one process; with --device cuda each of several has its own")
+            raise ValueError(f"device {name} is for one process; --device cuda gives each of several its own")
         if kind == "mps":
-            raise ValueError("device mps is for one process; --device cpu is for many too")
-        here["mps"] = False
+            raise ValueError("device mps is for one process; --device cpu works for several")
+        available["mps"] = False
     if kind == "auto":
-        kind = next(each for each, usable in here.items() if usable)
-    if not here[kind]:
+        kind = next(each for each, usable in available.items() if usable)
+    if not available[kind]:
         if kind == "cuda" and (reason := unused_gpu(int(number or 0))):
             raise ValueError(f"device {name}: {reason}")
-        usable = " and ".join(each for each in here if here[each])
-        raise ValueError(f"device {name} is not here; what PyTorch {torch.__version__} finds is {usable}")
-    cards = torch.cuda.device_count()
-    if kind == "cuda" and on_this_machine > cards:
-        needed = f"for {on_this_machine} processes; --nproc-per-node {cards} fits"
-        raise ValueError(f"device cuda is here {cards} times, {needed}")
-    if number and int(number) >= cards:
-        raise ValueError(f"device {name} is not here; the last one is cuda:{cards - 1}")
+        usable = " and ".join(each for each in available if available[each])
+        raise ValueError(f"device {name} is not available; PyTorch {torch.__version__} finds {usable}")
+    gpus = torch.cuda.device_count()
+    if kind == "cuda" and local_processes > gpus:
+        found = f"and this machine has {gpus}; use --nproc-per-node {gpus}"
+        raise ValueError(f"device cuda needs a GPU for each of {local_processes} processes {found}")
+    if number and int(number) >= gpus:
+        raise ValueError(f"device {name} is not available; the last one is cuda:{gpus - 1}")
     return torch.device(kind, int(number)) if number else torch.device(kind)
 
 
 def find_precision(name: str, device: torch.device) -> str:
-    """The numbers that matrices are multiplied in, by name; or those that suit the device, by "auto".
+    """The precision of matrix products; "auto": the one that suits the device.
 
-    CUDA cards from 2020 on have bfloat16; older ones only imitate it, slowly, and take float16.
+    CUDA GPUs from 2020 on have bfloat16; older ones emulate it slowly, and get float16.
     """
     recent = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     if name == "tf32" and not recent:
-        raise ValueError("dtype tf32 is for CUDA cards from 2020 on; elsewhere --dtype float32")
+        raise ValueError("dtype tf32 is for CUDA GPUs from 2020 on; use --dtype float32")
     if name != "auto":
         return name
     if device.type != "cuda":
@@ -69,31 +69,33 @@ def find_precision(name: str, device: torch.device) -> str:
     return "bfloat16" if recent else "float16"
 
 
-# ---- a GPU that is there and cannot be used ---------------------------------------------------------------------
+# ---- unused GPUs ------------------------------------------------------------------------------------------------
 
-# `uv run` puts back what uv.lock says, at each call, unless it is told not to sync.
-FITTING = "uv pip install --torch-backend={} --reinstall torch, and from then on UV_NO_SYNC=1, or uv run undoes it"
+# Each `uv run` restores the versions of uv.lock, unless UV_NO_SYNC is set.
+REINSTALL = "uv pip install --torch-backend={} --reinstall torch, then set UV_NO_SYNC=1, or uv run undoes it"
 
 
-def unused_gpu(card: int = 0) -> str | None:
-    """Why PyTorch cannot use NVIDIA's GPU that is here, and a way out that lasts; None where nothing is amiss."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):  # somebody wants it so
+def unused_gpu(index: int = 0) -> str | None:
+    """Why PyTorch cannot use the NVIDIA GPU of this machine, and how to fix that; None if it can, or there is none."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):  # hidden on purpose
         return None
     if cuda_works():
-        if missing := lacking_kernels(card):
-            return f"this PyTorch has no kernels for {missing}. Older builds may: {FITTING.format('cu126')}"
+        if missing := gpu_without_kernels(index):
+            return (
+                f"this PyTorch has no kernels for {missing}. An older build may have them: {REINSTALL.format('cu126')}"
+            )
         return None
     if torch.version.hip or not has_nvidia():
         return None
     if torch.version.cuda is None:
-        return f"this PyTorch, {torch.__version__}, is one for CPUs alone. {FITTING.format('auto')}"
+        return f"this PyTorch, {torch.__version__}, is a build for CPUs only. {REINSTALL.format('auto')}"
     found = re.search(r"too old \(found version (\d+)(\d\d)\d\)", cuda_warning())
-    has = f"has CUDA {found[1]}.{int(found[2])}" if found else "cannot run it"
-    return f"this PyTorch was built for CUDA {torch.version.cuda}, and the driver {has}. {FITTING.format('auto')}"
+    driver = f"supports CUDA {found[1]}.{int(found[2])}" if found else "cannot run it"
+    return f"this PyTorch was built for CUDA {torch.version.cuda}, and the driver {driver}. {REINSTALL.format('auto')}"
 
 
 def cuda_works() -> bool:
-    # PyTorch warns in several lines, here and whenever it looks by itself; `unused_gpu` has it in one.
+    # PyTorch warns in several lines, here and at each later check; `unused_gpu` says it in one.
     warnings.filterwarnings("ignore", "CUDA initialization")
     return torch.cuda.is_available()
 
@@ -106,42 +108,42 @@ def cuda_warning() -> str:
 
 
 def has_nvidia() -> bool:
-    """By what its driver brings, since PyTorch cannot be asked."""
+    """Looks for files of its driver, since this PyTorch cannot tell."""
     if sys.platform == "win32":
         return (Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32" / "nvcuda.dll").exists()
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
-def lacking_kernels(card: int = 0) -> str | None:
-    """The card, if this PyTorch was not built for it. Code for one card (sm_80) runs on later ones of its generation;
-    what is compiled when it is loaded (compute_80) on all later ones."""
-    if torch.version.hip or card >= torch.cuda.device_count():
+def gpu_without_kernels(index: int = 0) -> str | None:
+    """The GPU's name, if this PyTorch has no kernels for it. Binaries (sm_80) run on later GPUs of the same major
+    version, PTX (compute_80), which is compiled when it is loaded, on all later ones."""
+    if torch.version.hip or index >= torch.cuda.device_count():
         return None
-    has, built = torch.cuda.get_device_capability(card), " ".join(torch.cuda.get_arch_list())
+    capability, built = torch.cuda.get_device_capability(index), " ".join(torch.cuda.get_arch_list())
     for kind, number in re.findall(r"(sm|compute)_(\d+)", built):
         major, minor = divmod(int(number), 10)
-        if (major, minor) <= has and (kind == "compute" or major == has[0]):
+        if (major, minor) <= capability and (kind == "compute" or major == capability[0]):
             return None
-    return f"{torch.cuda.get_device_name(card)} (sm_{has[0]}{has[1]})" if built else None
+    return f"{torch.cuda.get_device_name(index)} (sm_{capability[0]}{capability[1]})" if built else None
 
 
 def remarks(name: str) -> list[str]:
-    """What to tell somebody who trains with this --device: a GPU that is not used, GPUs that are idle."""
+    """Remarks on training with this --device: an unused GPU, idle GPUs."""
     found = []
     device = find_device(name)
     if name == "auto" and device.type != "cuda" and (reason := unused_gpu()):
-        found.append(f"the GPU that is here is not used: {reason}")
-    cards = torch.cuda.device_count() if device.type == "cuda" else 1
-    if cards > 1 and not dist.is_torchelastic_launched():
-        more = "1 more GPU is" if cards == 2 else f"{cards - 1} more GPUs are"
-        found.append(f"{more} idle; with all: uv run torchrun --nproc-per-node {cards} --no-python gpt-torch train")
+        found.append(f"the GPU of this machine is not used: {reason}")
+    gpus = torch.cuda.device_count() if device.type == "cuda" else 1
+    if gpus > 1 and not dist.is_torchelastic_launched():
+        more = "1 more GPU is" if gpus == 2 else f"{gpus - 1} more GPUs are"
+        found.append(f"{more} idle; to use all: uv run torchrun --nproc-per-node {gpus} --no-python gpt-torch train")
     return found
 
 
-# ---- how fast it can be -----------------------------------------------------------------------------------------
+# ---- peak speed -------------------------------------------------------------------------------------------------
 
-# TFLOP/s of matrix products in 16 bits, without sparsity, as NVIDIA states them, by the name that a card gives itself.
-# No other card is taken for one of these: not a part of one (MIG), not the one for laptops of the same name.
+# Dense TFLOP/s in 16 bits, as NVIDIA states them, by exact device name: MIG slices and laptop versions of a GPU have
+# other peaks.
 PEAKS = {
     **dict.fromkeys(("NVIDIA H200", "NVIDIA H100 80GB HBM3", "NVIDIA GH200 480GB", "NVIDIA GH200 144G HBM3e"), 989),
     **dict.fromkeys(("NVIDIA H100 NVL", "NVIDIA H200 NVL"), 835),
@@ -156,7 +158,7 @@ PEAKS = {
 
 
 def peak_of(device: torch.device, precision: str) -> float | None:
-    """FLOP/s, where they are known; in tf32 half as many as in 16 bits."""
+    """FLOP/s, if known; tf32 has half the peak of 16 bits."""
     if device.type != "cuda" or precision == "float32":
         return None
     peak = PEAKS.get(torch.cuda.get_device_name(device))
@@ -174,13 +176,13 @@ def describe(device: torch.device) -> str:
 
 # ---- out of memory ----------------------------------------------------------------------------------------------
 
-# As CUDA, the CPU, MPS and cuBLAS say it.
+# In the messages of CUDA, the CPU, MPS and cuBLAS.
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|Invalid buffer size|_ALLOC_FAILED")
 
 
 @contextmanager
 def out_of_memory_as_memory_error() -> Iterator[None]:
-    """Python's MemoryError for all the errors by which PyTorch says it."""
+    """Raises MemoryError in place of each of PyTorch's out-of-memory errors."""
     try:
         yield
     except RuntimeError as error:

@@ -1,11 +1,11 @@
-"""Several processes, on one machine or more, that train one model: each computes a part of every batch.
+"""Training one model in several processes, on one machine or more: each computes some rows of every batch.
 
     loss of the batch = sum over processes of (rows of the process / rows of the batch) * mean loss of its rows
 
-and so for the gradients. DistributedDataParallel and FSDP leave each process with the mean of all gradients, a sum
-divided by the number of processes; so each first multiplies its loss by that number.
+and likewise for the gradients. DistributedDataParallel and FSDP average the gradients over the processes, so each
+process first multiplies its loss by their number.
 
-torchrun starts the processes, and sets the rank of each in its environment.
+torchrun starts the processes and sets the rank of each in its environment.
 """
 
 import itertools
@@ -27,19 +27,19 @@ from gpt_numpy.workshop.errors import Lost
 from gpt_numpy.workshop.train.distributed import Processes, available_cores
 from gpt_torch.model import GPT, MLP, CausalSelfAttention
 
-TIMEOUT = timedelta(minutes=10)  # for a process that does not answer: it may be saving a large model
-LONG_TIMEOUT = timedelta(days=1)  # for the local first: it may be downloading and encoding a large text
+TIMEOUT = timedelta(minutes=10)  # to wait for another process, which may be saving a large model
+LONG_TIMEOUT = timedelta(days=1)  # to wait for local_first, which may download and encode a large text
 
 
 class Group(Processes):
-    """This process and the others of torchrun."""
+    """The processes that torchrun started."""
 
     def __init__(self, store: Store) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.is_local_first = os.environ["LOCAL_RANK"] == "0"
-        self.engine_options, self.machines = int(os.environ["GROUP_RANK"]), int(os.environ["GROUP_WORLD_SIZE"])
+        self.machine, self.machines = int(os.environ["GROUP_RANK"]), int(os.environ["GROUP_WORLD_SIZE"])
         self.said, self.done = PrefixStore("said", store), PrefixStore("done", store)
-        self.blocks = 0  # that the local first has run
+        self.blocks = 0  # of local_first so far
 
     def all_reduce_max(self, *numbers: int) -> tuple[int, ...]:
         tensor = torch.tensor(numbers)
@@ -56,7 +56,7 @@ class Group(Processes):
                 try:
                     yield
                 finally:
-                    self.done.set(done[self.engine_options], "")
+                    self.done.set(done[self.machine], "")
                 self.done.wait(done, LONG_TIMEOUT)
             else:
                 self.done.wait(done, LONG_TIMEOUT)
@@ -65,13 +65,13 @@ class Group(Processes):
     def say_once(self, message: str) -> bool:
         try:
             return self.said.add(message, 1) == 1
-        except RuntimeError:  # the process with the store is gone
+        except RuntimeError:  # the process that serves the store is gone
             return True
 
 
 @contextmanager
 def init_processes() -> Iterator[Processes]:
-    """The processes of torchrun; without it, this one alone."""
+    """The processes that torchrun started; without it, this one alone."""
     if not dist.is_torchelastic_launched():
         yield Processes()
         return
@@ -80,24 +80,24 @@ def init_processes() -> Iterator[Processes]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
     threads = available_cores() // int(os.environ["LOCAL_WORLD_SIZE"])
-    torch.set_num_threads(max(1, threads))  # torchrun gives each process one
+    torch.set_num_threads(max(1, threads))  # torchrun sets one thread per process
     try:
         store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     except RuntimeError as error:
-        sys.exit(f"gpt-torch: the processes do not find each other: {str(error).strip().splitlines()[0]}")
+        sys.exit(f"gpt-torch: the processes cannot connect to each other: {str(error).strip().splitlines()[0]}")
     try:
         yield Group(store)
     finally:
         dist.destroy_process_group()
-        # After its last work a thread of gloo releases the tensors, for which it needs the interpreter. If that has
-        # ended meanwhile, the process aborts; and there is no way to wait for the thread.
+        # A gloo thread releases its last tensors after this call, for which it needs the interpreter. If that has
+        # exited by then, the process aborts; and the thread cannot be joined.
         time.sleep(0.2)
 
 
 @contextmanager
 def raising_lost() -> Iterator[None]:
-    """Lost instead of the errors of gloo and NCCL when another process is gone."""
+    """Raises Lost in place of the errors of gloo and NCCL when another process is gone."""
     try:
         yield
     except RuntimeError as error:
@@ -111,18 +111,18 @@ def is_lost(error: Exception) -> bool:
 
 
 def parallelize(model: GPT, device: torch.device, dtype: torch.dtype, parallel: str, size: int) -> nn.Module:
-    """The model on its device, for so many processes: each has all of it ("ddp"), or a part ("fsdp")."""
+    """The model on its device, replicated ("ddp") or sharded ("fsdp") over `size` processes."""
     if parallel == "fsdp":
         from torch.distributed.device_mesh import init_device_mesh  # this import takes seconds
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         mesh = init_device_mesh(device.type, (size,))
-        # The large matrices of a block are gathered on each device only while they are needed, and already in the
-        # precision of autocast, which would otherwise keep copies of them until the backward pass.
+        # The matrices of a block are gathered only while they are needed, and in autocast's precision; cast by autocast
+        # itself, they would be kept until the backward pass.
         policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-        for part in list(model.modules()):
-            if isinstance(part, CausalSelfAttention | MLP):
-                fully_shard(part, mesh=mesh, mp_policy=policy)
+        for module in list(model.modules()):
+            if isinstance(module, CausalSelfAttention | MLP):
+                fully_shard(module, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh)
         return model
     model.to(device)
@@ -130,7 +130,7 @@ def parallelize(model: GPT, device: torch.device, dtype: torch.dtype, parallel: 
 
 
 def split_rows(rows: int, micro_batch: int, processes: Processes) -> list[slice]:
-    """This process's share of a batch, in micro-batches of at most so many rows; 0: in one.
+    """This process's rows of a batch, in micro-batches of at most `micro_batch` rows; 0: in one.
 
     All processes get the same number of micro-batches, so that they synchronize equally often; some may be empty.
     """
@@ -149,12 +149,12 @@ def all_reduce_sum(tensor: Tensor, processes: Processes) -> Tensor:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """Gathered, if each process has a shard of it."""
+    """Gathered from all processes, if it is sharded."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def shard_like(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """A full tensor, sharded as the parameter is."""
+    """A full tensor, sharded like the parameter."""
     if not hasattr(parameter, "full_tensor"):
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -164,13 +164,13 @@ def shard_like(parameter: Tensor, tensor: Tensor) -> Tensor:
 
 
 def local_rows(tensor: Tensor) -> Tensor:
-    """The shard of this process, if the tensor is sharded."""
+    """This process's shard, if the tensor is sharded."""
     rows: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return rows
 
 
 def gather_rows(shards: Tensor, parameter: Tensor) -> Tensor:
-    """All rows (K, m, n) of K matrices sharded as the parameter is, from the (K, rows, n) of each process."""
+    """All rows (K, m, n) of K matrices sharded like the parameter, from each process's (K, rows, n)."""
     if not hasattr(parameter, "full_tensor"):
         return shards
     from torch.distributed.tensor import DTensor, Shard
@@ -191,5 +191,5 @@ def shard_rows(matrices: Tensor, parameter: Tensor) -> Tensor:
 
     assert isinstance(parameter, DTensor)
     mesh, rows = parameter.device_mesh, matrices.shape[1]
-    begin = mesh.get_local_rank() * -(-rows // mesh.size())  # if rows are left over, the last shard is smaller
+    begin = mesh.get_local_rank() * -(-rows // mesh.size())  # the last shards may be smaller
     return matrices[:, begin : begin + len(local_rows(parameter))]

@@ -1,11 +1,11 @@
-"""Embeddings whose gradient is the same, bit for bit, each time.
+"""Embeddings whose gradient is reproducible bit for bit.
 
     x[i]  = W[ids[i]]
     dW[v] = sum over all i with ids[i] = v of dx[i]
 
-On a GPU, PyTorch and what it compiles let thousands of threads add their dx[i] to one row as they come, in any order,
-and in float32 another order is another sum. Here a row is the product of ones and zeros with dx, or, where there are
-many rows, a sum over neighbours after sorting; both add in one order.
+On a GPU, PyTorch's own kernels and compiled ones add dx[i] to a row by atomic operations, in an order that varies, and
+the rounding of the sum varies with it. Here dW is a one-hot matrix times dx, or, if there are many rows, a segmented
+sum after sorting by id; both add in a fixed order.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MOST = 1024  # rows up to which the product is cheap: N ones and zeros for each
+MOST = 1024  # rows up to which the product with a one-hot matrix (rows, N) is cheap
 
 
 class Embedding(nn.Embedding):
@@ -37,7 +37,7 @@ class Rows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dx: Tensor) -> tuple[None, Tensor]:
         (ids,) = ctx.saved_tensors
-        with torch.autocast(dx.device.type, enabled=False):  # a sum, not to be rounded to 16 bits
+        with torch.autocast(dx.device.type, enabled=False):  # the sum stays in the dtype of dx
             return None, summed_by_row(ids.flatten(), dx.reshape(-1, dx.shape[-1]), ctx.rows)
 
 

@@ -1,7 +1,8 @@
-"""The GPT in PyTorch at work: training steps, losses and reading, on one device or on several.
+"""The PyTorch engine: training steps, losses and reading, on one device or several.
 
-Weights, gradients and optimizer state are float32. In a lower precision, autocast chooses it for matrix products only.
-With float16, whose range is small, the loss is scaled up before the backward pass, the gradients down after it.
+Weights, gradients and optimizer state are float32; a lower precision applies to the matrix products that autocast
+selects. With float16, whose range is small, the loss is scaled before the backward pass and the gradients unscaled
+after it.
 """
 
 import math
@@ -50,24 +51,24 @@ from gpt_torch.muon import MuonAdamW
 class Options:
     """Flags that only this engine has."""
 
-    device: Annotated[str, "where the model runs: auto, cuda, cuda:1 or any other number, mps or cpu"] = "auto"
+    device: Annotated[str, "where the model runs: auto, cuda, cuda:N, mps or cpu"] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "tf32", "bfloat16", "float16"],
-        "numbers that matrices are multiplied in; auto: bfloat16 or float16 on CUDA, else float32",
+        "precision of matrix products; auto: bfloat16 or float16 on CUDA, else float32",
     ] = "auto"
     attention: Annotated[
         Literal["auto", "fused", "math"],
-        "one kernel, or the formula step by step; auto: fused, but math on MPS, whose kernels have been wrong",
+        "one kernel, or the formula step by step; auto: fused, but math on MPS, where kernels have been wrong",
     ] = "auto"
-    compile: Annotated[Literal["auto", "on", "off"], "torch.compile for training; auto: on CUDA"] = "auto"
-    deterministic: Annotated[bool, "only what PyTorch adds up in the same order each time; slower on a GPU"] = False
-    recompute: Annotated[bool, "keep only what enters each block, compute the rest again: long contexts fit"] = False
+    compile: Annotated[Literal["auto", "on", "off"], "torch.compile for training; auto: on CUDA only"] = "auto"
+    deterministic: Annotated[bool, "only deterministic operations; slower on a GPU"] = False
+    recompute: Annotated[bool, "store only the input of each block, recompute the rest: for long contexts"] = False
     parallel: Annotated[
         Literal["ddp", "fsdp"],
-        "under torchrun: the whole model on each device, or a part, for models too large for one",
+        "under torchrun: the whole model on each device, or a shard of it, for models too large for one device",
     ] = "ddp"
-    self_test: Annotated[bool, "before training, hold the device against float64 on the CPU"] = True
-    threads: Annotated[int, "threads of the CPU to work with; 0: as many as PyTorch takes"] = 0
+    self_test: Annotated[bool, "before training, compare the device with float64 on the CPU"] = True
+    threads: Annotated[int, "CPU threads; 0: PyTorch's default"] = 0
 
     def __post_init__(self) -> None:
         check_threads(self.threads)
@@ -77,13 +78,13 @@ class Options:
                 raise ValueError(f"{name} is {' or '.join(choices)}, not {getattr(self, name)!r}")
         precision = find_precision(self.dtype, find_device(self.device))
         if self.parallel == "fsdp" and not dist.is_initialized():
-            raise ValueError("parallel fsdp is for many processes, and this one is alone: start it by torchrun")
+            raise ValueError("parallel fsdp needs several processes; start them with torchrun")
         if self.parallel == "fsdp" and precision == "float16":
-            raise ValueError("parallel fsdp does not go with float16; --dtype float32 does, and bfloat16 if it is here")
+            raise ValueError("parallel fsdp does not support float16; use --dtype float32 or bfloat16")
 
 
 class Engine:
-    """A GPT, its optimizers, and the device that does the work."""
+    """A GPT, its optimizer and its device."""
 
     def __init__(
         self, config: GPTConfig, recipe: Recipe, options: Options | None = None, processes: Processes | None = None
@@ -105,16 +106,16 @@ class Engine:
         if self.options.recompute:
             for block in self.model.blocks:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-        asked = f"{self.device.type} {self.precision} {self.options.parallel}"
-        self.processes.check_agreement("--device, --dtype or --parallel, or in their defaults", asked)
+        setting = f"{self.device.type} {self.precision} {self.options.parallel}"
+        self.processes.check_agreement("--device, --dtype or --parallel, or in their defaults", setting)
         with raising_lost(), out_of_memory_as_memory_error():
             parallel, size = self.options.parallel, self.processes.size
             self.wrapped_model = parallelize(self.model, self.device, self.dtype, parallel, size)
         self.parameters = dict(self.model.named_parameters())
         self.optimizer = self._new_optimizer()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        # 1 once a loss or a gradient was not finite: this step and all later ones are skipped. On CUDA the optimizer
-        # does that on the device, so that the host need not wait for the number.
+        # 1 once a loss or a gradient was not finite: that step and all later ones are skipped. On CUDA the optimizer
+        # checks this on the device, so that the host need not wait.
         self.nonfinite = torch.zeros((), device=self.device)
         self.optimizer_skips = optimizer_skips(self.device, self.options.parallel, self.precision)
         compiled = is_compiled(self.options.compile, self.device)
@@ -127,7 +128,7 @@ class Engine:
 
     def _new_optimizer(self) -> MuonAdamW:
         groups = group_parameters(self.parameters, self.recipe.optimizer).items()
-        return MuonAdamW(({"params": list(some.values()), "kind": kind} for kind, some in groups), self.dtype)
+        return MuonAdamW(({"params": list(named.values()), "kind": kind} for kind, named in groups), self.dtype)
 
     # -- training and evaluating --
 
@@ -138,15 +139,15 @@ class Engine:
         for_training(self.model, True)
         loss = None
         try:
-            to_compare = not self.compile_checked and self.options.self_test and self.processes.size == 1
-            loss = (self._checked_backward if to_compare else self.backward)(batch, step)
+            compare = not self.compile_checked and self.options.self_test and self.processes.size == 1
+            loss = (self._checked_backward if compare else self.backward)(batch, step)
         except Exception as error:
             if not is_out_of_memory(error):
                 if self.compile_checked or not is_from_compiler(error):
                     raise
                 reason, *_ = [*str(error).strip().splitlines(), type(error).__name__]
                 if self.processes.first:
-                    print(f"torch.compile does not work here, so training goes on without: {reason}", file=sys.stderr)
+                    print(f"torch.compile failed; training continues without it: {reason}", file=sys.stderr)
                 self.forward = self.wrapped_model
                 loss = self.backward(batch, step)
         if loss is None:  # out of memory; the activations were freed with the error
@@ -177,7 +178,7 @@ class Engine:
         return next((name for name, tensor in tensors.items() if not full_tensor(tensor).isfinite().all()), None)
 
     def backward(self, batch: Batch, step: int) -> Tensor:
-        """The loss of the whole batch, and its gradients, times the scaler's scale, in the parameters."""
+        """The loss of the whole batch. Its gradients, times the loss scale, are left in the parameters."""
         self.model.zero_grad()
         losses = []
         micro_batches = split_rows(batch.rows, self.recipe.micro_batch, self.processes)
@@ -190,33 +191,33 @@ class Engine:
         return all_reduce_sum(torch.stack(losses).sum(), self.processes)
 
     def _backward(self, batch: Batch, rows: slice) -> Tensor:
-        """The share of some rows in the loss of the batch, and in its gradients."""
+        """What these rows contribute to the loss of the batch. Their gradients are accumulated."""
         loss = self._loss_of(self.forward, batch, rows)
         torch.autograd.backward(self.scaler.scale(loss * self.processes.size))
         return loss.detach()
 
     def _loss_of(self, forward: Callable[..., Any], batch: Batch, rows: slice) -> Tensor:
         share = (rows.stop - rows.start) / batch.rows
-        rows = rows if share else slice(0, 1)  # the other processes wait even for one without rows
+        rows = rows if share else slice(0, 1)  # without rows: one of weight 0, since the other processes wait
         windows = self._to_device(batch.windows(rows))
         with self._autocast_and_attention():
             _, loss = forward(windows[:, :-1], windows[:, 1:])
         return torch.mul(loss, share)
 
     def _checked_backward(self, batch: Batch, step: int) -> Tensor:
-        """As `backward`, compared with the eager model; CompiledWrongly if they differ."""
+        """`backward` of the compiled model, compared with the eager one; CompiledWrongly if they differ."""
         loss = self.backward(batch, step)
         gradients, compiled = self._gradients(), self.forward
         self.forward = self.wrapped_model
         try:
             expected = {"the loss": self.backward(batch, step), **self._gradients()}
-            other = expected  # with dropout: from another mask, since the compiled model draws other ones
+            other = expected  # with dropout: the result of another mask, since the compiled model draws its own
             if self.config.dropout:
                 other = {"the loss": self.backward(batch, step + 1), **self._gradients()}
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            expected = other = {}  # eager steps need more memory; compiled ones may have enough
+            expected = other = {}  # an eager step needs more memory than a compiled one: no comparison
         finally:
             self.forward = compiled
         if wrong := first_difference({"the loss": loss, **gradients}, expected, other, ALLOWED[self.precision]):
@@ -230,7 +231,7 @@ class Engine:
 
     @contextmanager
     def _grad_sync(self, enabled: bool) -> Iterator[None]:
-        """Whether a backward pass adds up the gradients of all processes: that of the last micro-batch is enough."""
+        """Whether a backward pass sums gradients over the processes: once, with the last micro-batch, is enough."""
         if isinstance(self.wrapped_model, DistributedDataParallel) and not enabled:
             with self.wrapped_model.no_sync():
                 yield
@@ -238,10 +239,10 @@ class Engine:
             yield
 
     def _too_large(self, batch: Batch) -> RunFailed:
-        """Names the largest micro-batch that fits: a half, a quarter, ... of the batch is tried."""
+        """An error with the largest micro-batch that fits: a half, a quarter, ... of the present one is tried."""
         micro_batches = split_rows(batch.rows, self.recipe.micro_batch, self.processes)
-        rows = max(some.stop - some.start for some in micro_batches)
-        if self.options.parallel == "fsdp":  # no process can try anything alone
+        rows = max(part.stop - part.start for part in micro_batches)
+        if self.options.parallel == "fsdp":  # no process can run the model alone
             return RunFailed(f"out of memory on {describe(self.device)}; try --micro-batch {max(1, rows // 2)}")
         self.model.zero_grad()
         reserved: list[Tensor] = []
@@ -251,7 +252,7 @@ class Engine:
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
                 reserved = reserved or self._optimizer_memory()
-                # The plain model: it does not synchronize with other processes, nor compile anew for each size.
+                # self.model neither synchronizes with other processes nor recompiles for each size.
                 loss = self._loss_of(self.model, batch, slice(0, rows))
                 torch.autograd.grad(loss, list(self.parameters.values()))
             except RuntimeError as error:
@@ -262,7 +263,7 @@ class Engine:
         return RunFailed(f"out of memory on {describe(self.device)} with one sequence; a smaller --block-size may fit")
 
     def _optimizer_memory(self) -> list[Tensor]:
-        """As much memory as the optimizer still needs before its first step."""
+        """Tensors as large as the optimizer state that is not allocated yet."""
         optimizer = self.optimizer
         return [
             torch.zeros_like(p)
@@ -288,7 +289,7 @@ class Engine:
 
     @contextmanager
     def _autocast_and_attention(self) -> Iterator[None]:
-        """As the options say."""
+        """The precision and the attention of the options."""
         with ExitStack() as stack:
             if self.dtype != torch.float32:
                 stack.enter_context(torch.autocast(self.device.type, self.dtype))
@@ -296,13 +297,13 @@ class Engine:
             yield
 
     def for_reading(self) -> AbstractContextManager[None]:
-        """Without autocast, which makes a single token slower; FSDP has its blocks in no other precision."""
+        """Without autocast, which slows down single tokens; but FSDP gathers blocks only in autocast's precision."""
         if self.options.parallel == "fsdp":
             return self._autocast_and_attention()
         return attending(self.attention, self.device)
 
     def _to_device(self, ids: NDArray[Any]) -> Tensor:
-        """As int64; bytes travel as bytes."""
+        """As int64; uint8 is copied as it is and converted on the device."""
         tensor = torch.from_numpy(ids if ids.dtype == np.uint8 else ids.astype(np.int64))
         if self.device.type == "cuda":  # a copy from pinned memory does not wait for the device
             tensor = tensor.pin_memory().to(self.device, non_blocking=True)
@@ -326,7 +327,7 @@ class Engine:
         state = self._gathered({name: tensor for name, tensor in tensors.items() if tensor is not None})
         if state and self.scaler.is_enabled():
             scale = self.scaler.state_dict()
-            steps = [float(state["step"]) for state in states.values() if "step" in state]  # without skipped ones
+            steps = [float(state["step"]) for state in states.values() if "step" in state]  # skipped ones not counted
             state[SCALER] = np.array([scale["scale"], scale["_growth_tracker"], max(steps)])
         return state
 
@@ -334,14 +335,14 @@ class Engine:
     @out_of_memory_as_memory_error()
     def load(self, weights: Arrays, optimizer_state: Arrays, step: int) -> None:
         self.nonfinite.zero_()
-        now = self.model.state_dict()
-        loaded = {name: shard_like(now[name], torch.tensor(weight)) for name, weight in weights.items()}
+        current = self.model.state_dict()
+        loaded = {name: shard_like(current[name], torch.tensor(weight)) for name, weight in weights.items()}
         self.model.load_state_dict(loaded)
         self.optimizer = self._new_optimizer()
         if not optimizer_state:
             return
         saved = optimizer_state.get(SCALER, np.empty(0))
-        if saved.shape == (3,) and np.isfinite(saved).all():  # float16 has a scale, and may have skipped steps
+        if saved.shape == (3,) and np.isfinite(saved).all():  # float16: steps may have been skipped
             scale, growth, step = saved.tolist()
             self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)})
         state_dict = self.optimizer.state_dict()
@@ -349,15 +350,15 @@ class Engine:
         ordered = [(group["kind"], names[p]) for group in self.optimizer.param_groups for p in group["params"]]
         state_dict["state"] = {
             i: {"step": torch.tensor(float(step))}
-            | {k: shard_like(now[name], torch.tensor(optimizer_state[f"{k}.{name}"])) for k in KEYS_OF_GROUP[kind]}
+            | {k: shard_like(current[name], torch.tensor(optimizer_state[f"{k}.{name}"])) for k in KEYS_OF_GROUP[kind]}
             for i, (kind, name) in enumerate(ordered)
         }
-        self.optimizer.load_state_dict(state_dict)  # brings them to the device
+        self.optimizer.load_state_dict(state_dict)  # moves them to the device
 
     @raising_lost()
     @out_of_memory_as_memory_error()
     def _gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
-        """As arrays, on the first process, which saves them."""
+        """Full arrays on the first process, which saves them; none on the others."""
         arrays = {}
         for name, tensor in tensors.items():
             gathered = full_tensor(tensor)
@@ -366,18 +367,18 @@ class Engine:
         return arrays
 
     def describe(self) -> str:
-        how = [self.precision, f"{self.attention} attention"]
-        how += ["compiled"] * self.compiled + ["deterministic"] * self.options.deterministic
+        details = [self.precision, f"{self.attention} attention"]
+        details += ["compiled"] * self.compiled + ["deterministic"] * self.options.deterministic
         size = self.processes.size
         many = f", in each of {size} processes ({self.options.parallel})" if size > 1 else ""
-        return f"PyTorch {torch.__version__}, {', '.join(how)}, {describe(self.device)}{many}"
+        return f"PyTorch {torch.__version__}, {', '.join(details)}, {describe(self.device)}{many}"
 
 
-SCALER = "scaler"  # with float16: the scale, the steps since it changed, the steps without skipped ones
+SCALER = "scaler"  # with float16: the loss scale, the steps since it changed, the steps not skipped
 
 
 class Reader:
-    """Reads a text piece by piece, keeping the keys and values of what it has read."""
+    """Reads a text piece by piece, and caches the keys and values of what it has read."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -398,8 +399,8 @@ class Reader:
 # ---- torch.compile ----------------------------------------------------------------------------------------------
 
 
-def is_compiled(asked: str, device: torch.device) -> bool:
-    return asked == "on" or (asked == "auto" and device.type == "cuda")
+def is_compiled(option: str, device: torch.device) -> bool:
+    return option == "on" or (option == "auto" and device.type == "cuda")
 
 
 class CompiledWrongly(Exception):
@@ -407,7 +408,7 @@ class CompiledWrongly(Exception):
 
 
 def is_from_compiler(error: Exception) -> bool:
-    """Whether torch.compile failed, and not the model."""
+    """Whether torch.compile failed, rather than the model."""
     modules = CompiledWrongly.__module__, "torch._dynamo", "torch._inductor", "triton"
     return any(kind.__module__.startswith(modules) for kind in type(error).__mro__)
 
@@ -415,25 +416,25 @@ def is_from_compiler(error: Exception) -> bool:
 def first_difference(
     found: Mapping[str, Tensor], expected: Mapping[str, Tensor], other: Mapping[str, Tensor], allowed: float
 ) -> str | None:
-    """The first tensor whose relative error is above `allowed`, and whose error is above three times that of the other
-    one. An expected tensor that is not finite counts for nothing: the scale of float16 may still be too large."""
+    """The first tensor whose error exceeds `allowed` times its norm plus three times the error of the other result.
+    An expected tensor that is not finite is ignored: the loss scale of float16 may still be too large."""
     total = math.hypot(*(float(x.norm()) for name, x in expected.items() if x.ndim))
     for name, x in expected.items():
         size, error = float(x.norm()), float((found[name] - x).norm())
         limit = allowed * size + 3.0 * float((other[name] - x).norm()) + 1e-6 * total
         if math.isfinite(limit) and not error <= limit:
-            return f"{f'the gradient of {name}' if x.ndim else name} is off by {error / size:.1e} of its size"
+            return f"{f'the gradient of {name}' if x.ndim else name} has a relative error of {error / size:.1e}"
     return None
 
 
 def optimizer_skips(device: torch.device, parallel: str, precision: str) -> bool:
-    """Whether the optimizer itself skips a step that is not finite, on the device. With float16 the scaler decides; and
-    the flag is a plain tensor, which does not go with the sharded ones of FSDP."""
+    """Whether the optimizer itself skips a step that is not finite, on the device. With float16 the scaler does; and
+    FSDP's sharded tensors cannot be combined with the flag, a plain tensor."""
     return device.type == "cuda" and parallel != "fsdp" and precision != "float16"
 
 
 def set_global_flags(precision: str, deterministic: bool) -> None:
-    """Of PyTorch, for the whole process."""
+    """PyTorch's flags for the whole process."""
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
@@ -441,11 +442,11 @@ def set_global_flags(precision: str, deterministic: bool) -> None:
         torch.use_deterministic_algorithms(deterministic)
 
 
-# ---- small things -----------------------------------------------------------------------------------------------
+# ---- helpers ----------------------------------------------------------------------------------------------------
 
 
 def for_training(model: GPT, yes: bool) -> None:
-    """With dropout or without. model.train() walks through all layers, so not at each token."""
+    """With dropout or without. model.train() visits every module, so it is called only on a change."""
     if model.training != yes:
         model.train(yes)
 

@@ -1,7 +1,6 @@
-"""GPT-2 in Hugging Face's format, both ways: a run becomes a folder that transformers loads, and such a folder a run.
+"""GPT-2 in Hugging Face's format: export of a run to a folder that transformers loads, and import of such a folder.
 
-The numbers are the same; what differs is names and layout. Theirs has every matrix of a block the other way round,
-(in, out), and always has biases.
+Only names and layout differ: Hugging Face stores the matrices of a block transposed, (in, out), and always has biases.
 """
 
 import json
@@ -34,8 +33,8 @@ from gpt_numpy.workshop.runs.run_dir import RunDir
 
 Arrays = dict[str, NDArray[Any]]
 
-ACTIVATIONS = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}  # their names for the forms of GELU
-FIXED = {  # what our model has in one form only; theirs must be of that form
+ACTIVATIONS = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}  # their names to ours
+FIXED = {  # the only values that our model supports
     "model_type": "gpt2",
     "layer_norm_epsilon": 1e-5,
     "scale_attn_weights": True,
@@ -43,7 +42,7 @@ FIXED = {  # what our model has in one form only; theirs must be of that form
     "add_cross_attention": False,
 }
 CODE = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".so"}
-PICKLED = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))  # a torch archive; plain ones
+PICKLED = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))  # torch archive; pickles
 FINE_TUNING = Recipe(steps=1000, batch_size=8, lr=3e-5, weight_decay=0.1, grad_clip=1.0, eval_every=100)
 
 
@@ -51,7 +50,7 @@ FINE_TUNING = Recipe(steps=1000, batch_size=8, lr=3e-5, weight_decay=0.1, grad_c
 
 
 def their_name(name: str) -> str:
-    """tok_emb -> transformer.wte, blocks.3 -> transformer.h.3; the rest is called the same."""
+    """tok_emb -> transformer.wte, blocks.3 -> transformer.h.3; other names are the same."""
     if name == "lm_head.weight":
         return name
     for ours, theirs in (("tok_emb.", "wte."), ("pos_emb.", "wpe."), ("blocks.", "h.")):
@@ -64,17 +63,17 @@ def transpose_if_block_matrix(name: str, weight: NDArray[Any]) -> NDArray[Any]:
     return weight.T if name.startswith("blocks.") and weight.ndim == 2 else weight
 
 
-# ---- from a run to a folder -------------------------------------------------------------------------------------
+# ---- export -----------------------------------------------------------------------------------------------------
 
 
 def export(checkpoint: Checkpoint, folder: Path) -> None:
-    """config.json, model.safetensors, tokenizer.json: what transformers' from_pretrained reads."""
+    """Writes config, weights and tokenizer for transformers' from_pretrained."""
     if folder.is_file() or (folder.exists() and any(folder.iterdir())):
         raise WrongUse(f"{folder} is not empty; give another folder")
     config = checkpoint.state.config
     theirs = {}
     for name, shape in parameter_shapes(replace(config, bias=True)).items():
-        weight = checkpoint.weights.get(name, np.zeros(shape, np.float32))  # a bias that the model does not have is 0
+        weight = checkpoint.weights.get(name, np.zeros(shape, np.float32))  # a missing bias is 0
         theirs[their_name(name)] = np.ascontiguousarray(transpose_if_block_matrix(name, weight))
     about_tokenizer = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -116,7 +115,7 @@ def their_config(config: GPTConfig) -> dict[str, Any]:
 
 
 def _their_tokenizer(tokenizer: Tokenizer) -> str:
-    """BPE is in their format already; characters become words of one character."""
+    """BPE has their format already; characters become words of one character."""
     if not isinstance(tokenizer, CharTokenizer):
         return tokenizer.to_json()
     each = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
@@ -128,14 +127,13 @@ def _their_tokenizer(tokenizer: Tokenizer) -> str:
     }, ensure_ascii=False)  # fmt: skip
 
 
-# ---- from a folder to a run -------------------------------------------------------------------------------------
+# ---- import -----------------------------------------------------------------------------------------------------
 
 
 def import_folder(folder: Path, run_dir: RunDir) -> State:
-    """A run of no steps yet; it has no text, so to go on training takes --data."""
+    """Creates a run at step 0. It has no text, so training it needs --data."""
     _refuse_code(folder)
-    kept = _read(folder / "config.json")
-    config = _our_config(kept, folder)
+    config = _our_config(_read(folder / "config.json"), folder)
     tokenizer = _our_tokenizer(folder)
     if tokenizer.vocab_size > config.vocab_size:
         raise WrongUse(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}")
@@ -147,46 +145,46 @@ def import_folder(folder: Path, run_dir: RunDir) -> State:
 
 
 def _refuse_code(folder: Path) -> None:
-    """Nothing here would open a pickle or run a script; but whoever sends one along may want somebody else to."""
+    """We never load pickles or run scripts; but another program that opens this folder might."""
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     for path in found:
-        unknown = path.is_file() and path.suffix != ".safetensors"  # those begin with a length, as any bytes may be
-        if path.suffix in CODE or (unknown and _begins(path).startswith(PICKLED)):
+        unknown = path.is_file() and path.suffix != ".safetensors"  # whose first bytes, a length, can be any
+        if path.suffix in CODE or (unknown and _first_bytes(path).startswith(PICKLED)):
             raise WrongUse(
-                f"{folder} carries {path.name}, and to open such a file is to run what is in it; have config.json, "
+                f"{folder} contains {path.name}, which can run code when it is opened; put config.json, "
                 "model.safetensors and the tokenizer in a folder of their own"
             )
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).exists() and "auto_map" in _read(folder / name):
-            raise WrongUse(f"{folder / name} asks for code of its own (auto_map); the model here has none")
+            raise WrongUse(f"{folder / name} requires custom code (auto_map), which is not supported")
 
 
-def _begins(path: Path) -> bytes:
+def _first_bytes(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(4)
 
 
-def _our_config(kept: dict[str, Any], folder: Path) -> GPTConfig:
+def _our_config(values: dict[str, Any], folder: Path) -> GPTConfig:
     for name, expected in FIXED.items():
-        if (found := kept.get(name, expected)) != expected:
-            raise WrongUse(f"{folder}: {name} is {found!r}; the model here has {expected!r}")
-    if (activation := str(kept.get("activation_function", "gelu_new"))) not in ACTIVATIONS:
-        raise WrongUse(f"{folder}: activation_function is {activation!r}; the model here has {', '.join(ACTIVATIONS)}")
+        if (found := values.get(name, expected)) != expected:
+            raise WrongUse(f"{folder}: {name} is {found!r}; only {expected!r} is supported")
+    if (activation := str(values.get("activation_function", "gelu_new"))) not in ACTIVATIONS:
+        raise WrongUse(f"{folder}: activation_function is {activation!r}; supported are {', '.join(ACTIVATIONS)}")
     try:
         config = GPTConfig(
-            vocab_size=kept.get("vocab_size", 50257),
-            block_size=kept.get("n_positions", 1024),
-            n_layer=kept.get("n_layer", 12),
-            n_head=kept.get("n_head", 12),
-            n_embd=kept.get("n_embd", 768),
-            dropout=kept.get("resid_pdrop", 0.1),
-            tie_weights=kept.get("tie_word_embeddings", True),
+            vocab_size=values.get("vocab_size", 50257),
+            block_size=values.get("n_positions", 1024),
+            n_layer=values.get("n_layer", 12),
+            n_head=values.get("n_head", 12),
+            n_embd=values.get("n_embd", 768),
+            dropout=values.get("resid_pdrop", 0.1),
+            tie_weights=values.get("tie_word_embeddings", True),
             gelu=ACTIVATIONS[activation],  # type: ignore[arg-type]
         )
     except ValueError as error:
         raise WrongUse(f"{folder / 'config.json'}: {error}") from None
-    if kept.get("n_inner") not in (None, 4 * config.n_embd):
-        raise WrongUse(f"{folder}: n_inner is {kept['n_inner']}; the model here has 4 times n_embd")
+    if values.get("n_inner") not in (None, 4 * config.n_embd):
+        raise WrongUse(f"{folder}: n_inner is {values['n_inner']}; only 4 * n_embd is supported")
     return config
 
 
@@ -196,14 +194,14 @@ def _our_weights(folder: Path, config: GPTConfig) -> Arrays:
         raise WrongUse(f"{folder}: {config.n_layer} blocks, but only {len(theirs)} weights")
     weights = {}
     for name, shape in parameter_shapes(config).items():
-        their = their_name(name).removeprefix("transformer.")
-        if their not in theirs:
-            raise WrongUse(f"{folder}: {their} is missing among the weights")
-        weight = transpose_if_block_matrix(name, theirs[their])
+        key = their_name(name).removeprefix("transformer.")
+        if key not in theirs:
+            raise WrongUse(f"{folder}: {key} is missing from the weights")
+        weight = transpose_if_block_matrix(name, theirs[key])
         if weight.shape != shape:
-            raise WrongUse(f"{folder}: {their} has the wrong shape, {theirs[their].shape}")
+            raise WrongUse(f"{folder}: {key} has the wrong shape, {theirs[key].shape}")
         if not np.isfinite(weight).all():
-            raise WrongUse(f"{folder}: {their} is not finite")
+            raise WrongUse(f"{folder}: {key} contains NaN or infinity")
         weights[name] = np.ascontiguousarray(weight)
     if config.tie_weights:
         weights["lm_head.weight"] = weights["tok_emb.weight"]
@@ -211,14 +209,14 @@ def _our_weights(folder: Path, config: GPTConfig) -> Arrays:
 
 
 def _their_weights(folder: Path) -> Arrays:
-    """From one file or, of a large model, from several that an index names."""
+    """From one file, or, for large models, from those listed in an index."""
     index = folder / "model.safetensors.index.json"
     names = {"model.safetensors"}
     if index.exists():
         files = _read(index).get("weight_map")
         names = {str(name) for name in files.values()} if isinstance(files, dict) else set()
         if not names or not all(re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
-            raise WrongUse(f"{index} does not name files of this folder")
+            raise WrongUse(f"{index} does not list safetensors files of this folder")
     found: Arrays = {}
     for name in sorted(names):
         try:

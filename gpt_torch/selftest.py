@@ -1,9 +1,8 @@
-"""Before a run: does this device compute what it should?
+"""Checks before a run that the device computes correctly.
 
-Devices, drivers and kernels have had faults that show in no error message: attention that sees the future, gradients
-that are wrong from some size on, a cache that is read wrongly. So a small model with the run's settings, its context
-and the size of its heads is held against float64 on the CPU. What is compiled is looked at when it first runs
-(Engine.train_step).
+Devices, drivers and kernels have had silent faults: attention to future tokens, gradients that are wrong above some
+size, wrong reads of the cache. So a small model with the settings, context and head size of the run is compared with
+float64 on the CPU. A compiled model is checked at its first step (Engine.train_step).
 """
 
 import math
@@ -22,36 +21,36 @@ from gpt_torch.device import ALLOWED, is_out_of_memory
 from gpt_torch.engine import Engine, Options
 from gpt_torch.model import GPT
 
-PIECES = 1, 31, 33  # tokens that are read at once, one after the other: kernels have been wrong for few, and for odd
-PAST_ALLOWED = 1e-6  # in any precision: what is masked has no part in a sum
-PAST = "the past, when a later character changes,"
-WAYS_OUT = "Ways out: --attention math, --dtype float32, --device cpu, newer PyTorch"
+PIECES = 1, 31, 33  # tokens of consecutive reads: kernels have been wrong for few tokens and for odd numbers
+PAST_ALLOWED = 1e-6  # in any precision: masked positions contribute exactly nothing
+PAST = "earlier logits when a later token changes"
+ADVICE = "Try --attention math, --dtype float32, --device cpu or a newer PyTorch"
 
 
 def self_test(config: GPTConfig, options: Options) -> str:
-    """A line on how well it went; RunFailed names what is wrong, and the way out."""
+    """The result in one line; RunFailed says what is wrong and what to try."""
     tested = Engine(small(config), Recipe(), replace(options, compile="off", parallel="ddp"))
     try:
         errors = errors_of(tested)
-    except Exception as error:  # whatever this device cannot do, the run could not either
+    except Exception as error:  # the run would fail as well
         if isinstance(error, MemoryError) or is_out_of_memory(error):
-            raise RunFailed(f"{tested.describe()} has no memory for a model of two layers") from error
+            raise RunFailed(f"{tested.describe()} runs out of memory with a model of two layers") from error
         reason, *_ = [*str(error).strip().splitlines(), type(error).__name__]
-        raise RunFailed(f"{tested.describe()} cannot compute a step: {reason}. {WAYS_OUT}") from error
+        raise RunFailed(f"{tested.describe()} cannot compute a step: {reason}. {ADVICE}") from error
     allowed = dict.fromkeys(errors, ALLOWED[tested.precision]) | {PAST: PAST_ALLOWED}
     worst = max(errors, key=lambda name: errors[name] / allowed[name] if errors[name] < math.inf else math.inf)
     if not errors[worst] <= allowed[worst]:
         raise RunFailed(
-            f"{tested.describe()} computes wrongly: {worst} is off by {errors[worst]:.1e} of its size, "
-            f"{allowed[worst]:.0e} is allowed. {WAYS_OUT}"
+            f"{tested.describe()} computes wrong results: a relative error of {errors[worst]:.1e} in {worst}; "
+            f"{allowed[worst]:.0e} is allowed. {ADVICE}"
         )
     return (
-        f"self-test: loss, gradients, cache and causality as in float64; largest error {errors[worst]:.0e}, of {worst}"
+        f"self-test: loss, gradients, cache and causality match float64; largest error {errors[worst]:.0e}, in {worst}"
     )
 
 
 def small(config: GPTConfig) -> GPTConfig:
-    """Two layers and heads of it; not so small that a gradient is 0, or that there is no past."""
+    """At most two layers and heads of it; large enough for nonzero gradients and an earlier position."""
     n_head, head_size = min(config.n_head, 2), max(config.n_embd // config.n_head, 16)
     return replace(
         config, vocab_size=min(max(config.vocab_size, 2), 256), block_size=max(config.block_size, 2),
@@ -60,9 +59,9 @@ def small(config: GPTConfig) -> GPTConfig:
 
 
 def errors_of(tested: Engine) -> dict[str, float]:
-    """By what is wrong: by how much, as a part of the size of what it should be."""
+    """Relative errors, by what has been compared."""
     config = tested.config
-    # Five times the weights of a start: with those, attention looks everywhere alike, and a fault in it hardly shows.
+    # Five times the initial weights: with those, attention is almost uniform, and a fault in it hardly shows.
     weights = {name: w if "ln_" in name else 5 * w for name, w in initial_weights(config, seed=0).items()}
     tested.load(weights, {}, 0)
     reference = GPT(config, dtype=torch.float64)
@@ -83,18 +82,18 @@ def errors_of(tested: Engine) -> dict[str, float]:
     errors |= errors_of_reading(tested, ids[0], logits[0].detach().numpy())
     changed = ids.copy()
     changed[:, -1] = (ids[:, -1] + 1) % config.vocab_size
-    past, same_past = (tested.logits(given)[:, :-1] for given in (ids, changed))
+    past, same_past = (tested.logits(each)[:, :-1] for each in (ids, changed))
     errors[PAST] = float(np.abs(past - same_past).max() / np.abs(past).max())
     return errors
 
 
 def errors_of_reading(tested: Engine, ids: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> dict[str, float]:
-    """Piece by piece, with the keys and values of the pieces before."""
+    """Those of the last logits after each read, with a cache."""
     errors, reader, done = {}, tested.reader(), 0
     for count in PIECES:
         if piece := ids[done : done + count].tolist():
             last = expected[done + len(piece) - 1]
-            off = reader.read(piece) - last
-            errors[f"reading {len(piece)} tokens after {done}"] = float(np.linalg.norm(off) / np.linalg.norm(last))
+            error = reader.read(piece) - last
+            errors[f"reading {len(piece)} tokens after {done}"] = float(np.linalg.norm(error) / np.linalg.norm(last))
             done += len(piece)
     return errors

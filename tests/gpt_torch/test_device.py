@@ -54,7 +54,7 @@ def test_the_precision_comes_from_the_device(monkeypatch: pytest.MonkeyPatch) ->
     assert find_precision("tf32", torch.device("cuda")) == "tf32"
     cards(monkeypatch, "Tesla T4", capability=(7, 5))
     for other in ("cuda", "cpu"):
-        with pytest.raises(ValueError, match="dtype tf32 is for CUDA cards from 2020 on"):
+        with pytest.raises(ValueError, match="dtype tf32 is for CUDA GPUs from 2020 on"):
             find_precision("tf32", torch.device(other))
 
 
@@ -62,17 +62,17 @@ def test_one_of_several_cards_is_taken_by_its_number(monkeypatch: pytest.MonkeyP
     cards(monkeypatch, H200, H200)
     assert find_device("auto") == find_device("cuda") == torch.device("cuda")
     assert find_device("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(ValueError, match="device cuda:2 is not here; the last one is cuda:1"):
+    with pytest.raises(ValueError, match="device cuda:2 is not available; the last one is cuda:1"):
         find_device("cuda:2")
     for wrong in ("cuda:", "cuda:x", "cpu:0", "gpu", ""):
-        with pytest.raises(ValueError, match="device is auto, cuda, cuda:1 or any other number, mps or cpu, not "):
+        with pytest.raises(ValueError, match="device is auto, cuda, cuda:N, mps or cpu, not "):
             find_device(wrong)
 
 
 def test_cards_that_nobody_uses_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     cards(monkeypatch, *[H200] * 8)
     (said,) = remarks("auto")
-    assert said == "7 more GPUs are idle; with all: uv run torchrun --nproc-per-node 8 --no-python gpt-torch train"
+    assert said == "7 more GPUs are idle; to use all: uv run torchrun --nproc-per-node 8 --no-python gpt-torch train"
     cards(monkeypatch, H200, H200)
     assert remarks("auto")[0].startswith("1 more GPU is idle")
     cards(monkeypatch, H200)
@@ -88,8 +88,8 @@ OLD = "The NVIDIA driver on your system is too old (found version 12040). Please
 @pytest.mark.parametrize(
     ("cuda", "warning", "reason"),
     [
-        (None, "", r"is one for CPUs alone\. uv pip install --torch-backend=auto "),
-        ("13.2", OLD, r"built for CUDA 13\.2, and the driver has CUDA 12\.4\. uv pip install --torch-backend=auto "),
+        (None, "", r"is a build for CPUs only\. uv pip install --torch-backend=auto "),
+        ("13.2", OLD, r"built for CUDA 13\.2, and the driver supports CUDA 12\.4\. uv pip install .*=auto "),
         ("13.2", "CUDA unknown error", r"built for CUDA 13\.2, and the driver cannot run it\. uv pip install"),
     ],
 )
@@ -104,9 +104,9 @@ def test_a_card_that_pytorch_does_not_find_is_said_in_one_line(
     with warnings.catch_warnings(record=True) as caught:
         assert run(CLI, ["train", *TINY, "--data", "play.txt", "--out", "a", "--steps", "1"]) == 0
     assert [warning for warning in caught if "CUDA" in str(warning.message)] == []  # PyTorch's own, of several lines
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("the GPU that is here is not")]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("the GPU of this machine is not")]
     assert len(lines) == 1
-    assert re.search(f"{reason}.*, and from then on UV_NO_SYNC=1, or uv run undoes it$", lines[0])
+    assert re.search(f"{reason}.*, then set UV_NO_SYNC=1, or uv run undoes it$", lines[0])
     assert run(CLI, ["train", *TINY, "--data", "play.txt", "--out", "b", "--device", "cuda"]) == 2
     assert re.match(f"gpt-torch: --device cuda: this PyTorch.*{reason}", capsys.readouterr().err)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -145,7 +145,7 @@ def test_a_card_without_kernels_is_not_taken(
         (said,) = remarks("auto")
         name = f"Tesla V100-SXM2-16GB (sm_{capability[0]}{capability[1]})"
         assert said.startswith(
-            f"the GPU that is here is not used: this PyTorch has no kernels for {name}. Older builds"
+            f"the GPU of this machine is not used: this PyTorch has no kernels for {name}. An older build"
         )
         with pytest.raises(ValueError, match="device cuda: this PyTorch has no kernels"):
             find_device("cuda")

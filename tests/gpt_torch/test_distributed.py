@@ -372,11 +372,11 @@ def test_what_many_processes_cannot_do_together_says_so(name: str, capsys: pytes
 
 def test_what_many_processes_need_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(CLI, ["train", "--parallel", "fsdp"]) == 2
-    said = "gpt-torch: --parallel fsdp is for many processes, and this one is alone: start it by torchrun\n"
+    said = "gpt-torch: --parallel fsdp needs several processes; start them with torchrun\n"
     assert capsys.readouterr().err == said
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     assert run(CLI, ["train", "--parallel", "fsdp", "--dtype", "float16"]) == 2
-    assert "--parallel fsdp does not go with float16; --dtype float32 does" in capsys.readouterr().err
+    assert "--parallel fsdp does not support float16; use --dtype float32" in capsys.readouterr().err
 
 
 def test_processes_that_do_not_find_each_other_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,7 +389,7 @@ def test_processes_that_do_not_find_each_other_say_so(monkeypatch: pytest.Monkey
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(SystemExit) as ended, distributed.init_processes():
         raise AssertionError
-    assert ended.value.code == "gpt-torch: the processes do not find each other: no address for eth7"
+    assert ended.value.code == "gpt-torch: the processes cannot connect to each other: no address for eth7"
 
 
 def test_each_process_needs_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,11 +400,11 @@ def test_each_process_needs_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert find_device("auto").type == "cuda"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    with pytest.raises(ValueError, match="device cuda is here 2 times, for 3 processes; --nproc-per-node 2 fits"):
+    with pytest.raises(ValueError, match="each of 3 processes and this machine has 2; use --nproc-per-node 2"):
         find_device("auto")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert find_device("auto").type == "cpu"
-    with pytest.raises(ValueError, match="device mps is for one process; --device cpu is for many"):
+    with pytest.raises(ValueError, match="device mps is for one process; --device cpu works for several"):
         find_device("mps")
     monkeypatch.setattr(dist, "is_torchelastic_launched", lambda: False)  # a cluster may set WORLD_SIZE all the same
     assert find_device("auto").type == "mps"

@@ -56,7 +56,7 @@ def test_a_device_that_is_not_here_is_named() -> None:
     absent = next(kind for kind in ("mps", "cuda") if find_device("auto").type != kind)
     if absent == "mps" and torch.backends.mps.is_available():
         pytest.skip("every kind of device is here")
-    with pytest.raises(ValueError, match=f"device {absent} is not here; what PyTorch .* finds is .*cpu"):
+    with pytest.raises(ValueError, match=f"device {absent} is not available; PyTorch .* finds .*cpu"):
         find_device(absent)
 
 
@@ -103,7 +103,7 @@ def test_the_device_is_tested_before_training_unless_told_not_to(
     for flags in ([], ["--resume", "--steps", "8"], ["--resume", "--steps", "9", "--no-self-test"]):
         begin = [] if "--resume" in flags else TINY
         assert run(IN_TORCH, ["train", "--out", "one", *begin, *flags]) == 0
-        said.append("self-test: loss, gradients, cache and causality as in float64" in capsys.readouterr().out)
+        said.append("self-test: loss, gradients, cache and causality match float64" in capsys.readouterr().out)
     assert said == [True, True, False]
 
 
@@ -125,11 +125,11 @@ def test_help_has_the_flags_of_both_and_of_the_device(capsys: pytest.CaptureFixt
     [
         (
             ["train", "--device", "toaster"],
-            "--device is auto, cuda, cuda:1 or any other number, mps or cpu, not 'toaster'",
+            "--device is auto, cuda, cuda:N, mps or cpu, not 'toaster'",
         ),
-        (["train", "--dtype", "tf32"], "--dtype tf32 is for CUDA cards from 2020 on; elsewhere --dtype float32"),
+        (["train", "--dtype", "tf32"], "--dtype tf32 is for CUDA GPUs from 2020 on; use --dtype float32"),
         (["train", "--threads", "-1"], "--threads is at least 0 and at most 1024, not -1"),
-        (["train", "--device", "mps"], "--device mps is not here; what PyTorch"),
+        (["train", "--device", "mps"], "--device mps is not available; PyTorch"),
     ],
 )
 def test_a_wrong_use_is_one_line_and_status_2(

@@ -159,8 +159,8 @@ def one_wrong(model: Any, ids: torch.Tensor, targets: torch.Tensor) -> Any:
 
 FAULTS: list[tuple[Callable[..., Any], str]] = [
     (fails, "no compiler found"),
-    (no_gradient, "the gradient of .* is off by 1.0e.00 of its size"),
-    (one_wrong, r"the gradient of blocks.1.mlp.c_fc.weight is off by .* of its size"),
+    (no_gradient, "the gradient of .* has a relative error of 1.0e.00"),
+    (one_wrong, r"the gradient of blocks.1.mlp.c_fc.weight has a relative error of .*"),
 ]
 
 
@@ -177,7 +177,7 @@ def test_where_compiling_does_not_work_training_goes_on_without_and_says_so(
     engine = Engine(config, RECIPE, replace(CPU, compile="on"))
     assert_same(trained(engine), trained(Engine(config, RECIPE, CPU)))
     said = capsys.readouterr().err
-    assert re.fullmatch(f"torch.compile does not work here, so training goes on without: {reason}\n", said)
+    assert re.fullmatch(f"torch.compile failed; training continues without it: {reason}\n", said)
     assert not engine.compiled
 
 
@@ -398,12 +398,12 @@ sound = F.scaled_dot_product_attention
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize(("fault", "named"), [(leaky, "the past"), (backwards, "the gradient of blocks.0")])
+@pytest.mark.parametrize(("fault", "named"), [(leaky, "earlier logits"), (backwards, "the gradient of blocks.0")])
 def test_a_device_that_computes_wrongly_is_named(
     monkeypatch: pytest.MonkeyPatch, dtype: Any, fault: Callable[..., Any], named: str
 ) -> None:
     monkeypatch.setattr(F, "scaled_dot_product_attention", fault)
-    with pytest.raises(RunFailed, match=f"{dtype}, .*CPU, .* computes wrongly: .*{named}.*--attention math"):
+    with pytest.raises(RunFailed, match=f"{dtype}, .*CPU, .* computes wrong results: .*{named}.*--attention math"):
         self_test(LAPTOP, replace(CPU, dtype=dtype))
 
 
@@ -416,7 +416,7 @@ def test_a_cache_that_is_read_wrongly_is_named(monkeypatch: pytest.MonkeyPatch) 
         return sound(q, k, v, mask, dropout, is_causal=is_causal)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", careless)
-    with pytest.raises(RunFailed, match="reading 33 tokens after 32 is off by"):
+    with pytest.raises(RunFailed, match="in reading 33 tokens after 32; 1e-04 is allowed"):
         self_test(replace(LAPTOP, block_size=80), CPU)
 
 
@@ -426,7 +426,7 @@ def test_a_fault_that_begins_at_the_runs_own_context_is_named(monkeypatch: pytes
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", short_sighted)
     assert self_test(LAPTOP, CPU)
-    with pytest.raises(RunFailed, match="computes wrongly"):
+    with pytest.raises(RunFailed, match="computes wrong results"):
         self_test(replace(LAPTOP, block_size=256), CPU)
 
 
@@ -435,7 +435,7 @@ def test_what_a_device_cannot_do_at_all_is_one_line_with_the_way_out(monkeypatch
         raise TypeError("Cannot convert a tensor to this device\nand more")  # as of float64 on MPS
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", refused)
-    with pytest.raises(RunFailed, match=r"cannot compute a step: Cannot convert .* device. Ways out: --attention"):
+    with pytest.raises(RunFailed, match=r"cannot compute a step: Cannot convert .* device. Try --attention"):
         self_test(LAPTOP, CPU)
 
 

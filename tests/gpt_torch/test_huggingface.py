@@ -194,12 +194,12 @@ def test_both_engines_go_on_with_an_imported_model(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "llama"}, "there: model_type is 'llama'; the model here has 'gpt2'"),
-        ({"layer_norm_epsilon": 1e-6}, "there: layer_norm_epsilon is 1e-06; the model here has 1e-05"),
-        ({"activation_function": "relu"}, "there: activation_function is 'relu'; the model here has gelu, "),
-        ({"n_inner": 5}, "there: n_inner is 5; the model here has 4 times n_embd"),
+        ({"model_type": "llama"}, "there: model_type is 'llama'; only 'gpt2' is supported"),
+        ({"layer_norm_epsilon": 1e-6}, "there: layer_norm_epsilon is 1e-06; only 1e-05 is supported"),
+        ({"activation_function": "relu"}, "there: activation_function is 'relu'; supported are gelu, "),
+        ({"n_inner": 5}, "there: n_inner is 5; only 4 * n_embd is supported"),
         ({"n_head": 3}, "there/config.json: n_embd 8 cannot be shared among n_head 3 heads"),
-        ({"n_layer": 3}, "there: h.2.ln_1.weight is missing among the weights"),
+        ({"n_layer": 3}, "there: h.2.ln_1.weight is missing from the weights"),
         ({"n_positions": 9}, "there: wpe.weight has the wrong shape, (8, 8)"),
         ({"vocab_size": 60}, "there: the tokenizer has 65 tokens, the model only 60"),
     ],
@@ -222,7 +222,7 @@ def test_a_pickled_file_is_not_read(here: Path, capsys: pytest.CaptureFixture[st
     their_model(here / "there")
     (here / "there" / "model.safetensors").rename(here / "there" / "pytorch_model.bin")
     assert run(IN_TORCH, ["import", "there"]) == 2
-    assert "there carries pytorch_model.bin, and to open such a file is to run what is in it" in capsys.readouterr().err
+    assert "there contains pytorch_model.bin, which can run code when it is opened" in capsys.readouterr().err
 
 
 def test_nothing_is_written_over(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
