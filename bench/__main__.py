@@ -18,15 +18,15 @@ try:
     from gpt_numpy.workshop.console import Console
     from gpt_numpy.workshop.errors import RunFailed, WrongUse
     from gpt_torch.device import find_device
-except ModuleNotFoundError as error:  # on a machine that is lent for ten minutes, say
+except ModuleNotFoundError as error:  # on a rented machine, for example
     missing = (error.name or "").partition(".")[0]
-    sys.exit(f"bench: {missing} is not installed here; from a checkout, uv run python -m bench has all it needs")
+    sys.exit(f"bench: {missing} is not installed; in a checkout, uv run python -m bench installs what it needs")
 
 
 class Benchmark(NamedTuple):
     measure: Callable[[Settings], Iterator[Result]]
     meaning: str
-    flags: str  # the settings that it takes
+    flags: str  # names of its settings
 
 
 MODEL, TURNS = "preset batch_size threads ", "repeat turn "
@@ -37,36 +37,34 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         MODEL + TURNS + "device compile",
     ),
     "ops": Benchmark(ops.measure, "each operation forward and backward against torch's", TURNS),
-    "overhead": Benchmark(
-        overhead.measure, "what recording an operation and walking back over it add to NumPy's calls", ""
-    ),
+    "overhead": Benchmark(overhead.measure, "what the tape adds to NumPy's calls", ""),
     "generate": Benchmark(
-        generate.measure, "characters per second, with the cache and without", "preset threads device " + TURNS
+        generate.measure, "characters per second, with and without the KV cache", "preset threads device " + TURNS
     ),
-    "memory": Benchmark(memory.measure, "peak memory against batch and context", MODEL),
-    "scaling": Benchmark(scaling.measure, "time against batch, context, width, layers, threads", MODEL + TURNS),
-    "where": Benchmark(where.measure, "where the time of one step of gpt_numpy goes", MODEL + "repeat"),
+    "memory": Benchmark(memory.measure, "peak memory by batch size and context", MODEL),
+    "scaling": Benchmark(scaling.measure, "step time by batch size, context, width, layers, threads", MODEL + TURNS),
+    "where": Benchmark(where.measure, "the time of one gpt_numpy step by operation", MODEL + "repeat"),
     "kernels": Benchmark(
         kernels.measure,
-        "what a training step costs on a card that is not here",
+        "the cost of a training step on a GPU that need not be present",
         "training card batch_size compile " + TURNS,
     ),
-    "gpu": Benchmark(gpu.measure, "all that a GPU is worth knowing for, in ten minutes", "minutes data trial"),
+    "gpu": Benchmark(gpu.measure, "all key figures of a GPU, in ten minutes", "minutes data trial"),
     "peers": Benchmark(
-        peers.measure, "the same training step in autograd, MyGrad and JAX, where installed", MODEL + TURNS
+        peers.measure, "the same training step in autograd, MyGrad and JAX, if installed", MODEL + TURNS
     ),
 }
 ABOUT_GPUS = ("gpu", "kernels")
 
 
 def short(settings: Settings) -> list[tuple[str, Settings]]:
-    """What runs when nothing is named: everything but what is about a GPU, in about three minutes."""
-    few = replace(settings, repeat=min(settings.repeat, 3))
-    here = replace(few, device="cpu")
-    of_workshop = replace(few, preset="workshop", batch_size=settings.batch_size or 16, compile=False)
+    """The default benchmarks: all but those for GPUs, in about three minutes."""
+    quick = replace(settings, repeat=min(settings.repeat, 3))
+    on_cpu = replace(quick, device="cpu")
+    workshop = replace(quick, preset="workshop", batch_size=settings.batch_size or 16, compile=False)
     return [
-        ("step", settings), ("step", of_workshop), ("ops", here), ("overhead", here), ("generate", few),
-        *[("memory", here)] * (sys.platform != "win32"), ("scaling", here), ("where", here), ("peers", here),
+        ("step", settings), ("step", workshop), ("ops", on_cpu), ("overhead", on_cpu), ("generate", quick),
+        *[("memory", on_cpu)] * (sys.platform != "win32"), ("scaling", on_cpu), ("where", on_cpu), ("peers", on_cpu),
     ]  # fmt: skip
 
 
@@ -74,45 +72,45 @@ def run(arguments: Sequence[str]) -> None:
     if arguments and arguments[0] in ("-h", "--help"):
         print(help_text())
         return
-    named = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    if named and named not in BENCHMARKS:
-        raise WrongUse(f"{named!r} is not one of {', '.join(BENCHMARKS)}; see python -m bench --help")
-    given = parser(named or "").flags(arguments[1:] if named else arguments)
-    settings = build(Settings, pick(Settings, given))
-    if named == "gpu":
+    selected = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    if selected and selected not in BENCHMARKS:
+        raise WrongUse(f"{selected!r} is not one of {', '.join(BENCHMARKS)}; see python -m bench --help")
+    flags = parser(selected or "").flags(arguments[1:] if selected else arguments)
+    settings = build(Settings, pick(Settings, flags))
+    if selected == "gpu":
         settings = replace(settings, device=find_device("auto").type)  # type: ignore[arg-type]
     console = Console()
     screen = Rich(highlight=False, width=None if console.is_terminal else 140)
     machine = card(find_device(settings.device), settings.cores)
     console.say(in_words(machine), "dim")
     results: list[Result] = []
-    for name, how in [(named, settings)] if named else short(settings):
+    for name, own_settings in [(selected, settings)] if selected else short(settings):
         with console.bar(f"{name}: {BENCHMARKS[name].meaning}", total=1.0) as bar:
-            for result in BENCHMARKS[name].measure(how):
+            for result in BENCHMARKS[name].measure(own_settings):
                 bar.at(result.done)
-                if "json" in given:  # as it comes, so that nothing is lost
-                    write_json(given["json"], machine, [*results, result])
+                if "json" in flags:  # after each partial result, so that an interruption loses nothing
+                    write_json(flags["json"], machine, [*results, result])
         results.append(result)
         screen.print()
         screen.print(result.table())
         for line in result.lines:
             console.say(line)
-        if "plot" in given:
-            write_plot(given["plot"], machine, results)
+        if "plot" in flags:
+            write_plot(flags["plot"], machine, results)
 
 
-def parser(named: str) -> Parser:
-    found = Parser(f"python -m bench {named}".strip(), f"Measures {BENCHMARKS[named].meaning}." if named else "")
-    flags = [one.flags for name, one in BENCHMARKS.items() if name == named or (not named and name not in ABOUT_GPUS)]
-    add_fields(found, "what is measured", Settings, only=" ".join(flags).split())
-    files = found.add_argument_group("where the figures go, beside the screen")
-    files.add_argument("--json", metavar="FILE", type=to_be_written, help="the figures, for a program")
-    files.add_argument("--plot", metavar="FILE", type=to_be_drawn, help="a picture: .png, .svg or .pdf")
-    return found
+def parser(name: str) -> Parser:
+    result = Parser(f"python -m bench {name}".strip(), f"Measures {BENCHMARKS[name].meaning}." if name else "")
+    flags = [b.flags for other, b in BENCHMARKS.items() if other == name or (not name and other not in ABOUT_GPUS)]
+    add_fields(result, "the measurement", Settings, only=" ".join(flags).split())
+    files = result.add_argument_group("output files")
+    files.add_argument("--json", metavar="FILE", type=writable_path, help="write the results as JSON")
+    files.add_argument("--plot", metavar="FILE", type=plot_path, help="write a plot: .png, .svg or .pdf")
+    return result
 
 
-def to_be_written(text: str) -> Path:
-    """Known before anything is measured."""
+def writable_path(text: str) -> Path:
+    """Checked before any measurement."""
     try:
         with open(text, "a", encoding="utf-8"):
             return Path(text)
@@ -120,21 +118,21 @@ def to_be_written(text: str) -> Path:
         raise ArgumentTypeError(f"{text} cannot be written: {error.strerror}") from None
 
 
-def to_be_drawn(text: str) -> Path:
+def plot_path(text: str) -> Path:
     if Path(text).suffix not in (".png", ".svg", ".pdf"):
-        raise ArgumentTypeError(f"a picture is a .png, .svg or .pdf file, not {text}")
-    return to_be_written(text)
+        raise ArgumentTypeError(f"a plot is a .png, .svg or .pdf file, not {text}")
+    return writable_path(text)
 
 
 def help_text() -> str:
     width = max(map(len, BENCHMARKS))
     listed = "\n".join(f"  {name:{width}}  {meaning}" for name, (_, meaning, _) in BENCHMARKS.items())
     _, _, flags = parser("").format_help().split("\n\n", 2)
-    return f"usage: python -m bench [what] [flags]\n\n{ABOUT}\n\n{listed}\n\n{flags.strip()}"
+    return f"usage: python -m bench [benchmark] [flags]\n\n{ABOUT}\n\n{listed}\n\n{flags.strip()}"
 
 
-ABOUT = """gpt_numpy and gpt_torch side by side. What is compared first computes the same numbers, then takes turns.
-Without a name all of these but gpu and kernels are run, in about three minutes:"""
+ABOUT = """gpt_numpy and gpt_torch side by side: first a check that they compute the same numbers, then timing in turns.
+Without a name, all of these but gpu and kernels run, in about three minutes:"""
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The card of a machine: what a figure was measured on. Every result carries one."""
+"""The machine card: the hardware and versions that a result was measured with. Every result includes one."""
 
 import os
 import platform
@@ -34,7 +34,7 @@ def card(device: torch.device, threads: int) -> dict[str, Any]:
 
 
 def cpu() -> str:
-    """What the maker calls it."""
+    """The model name."""
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
@@ -49,12 +49,12 @@ def memory() -> float | None:
 
 
 def blas() -> str:
-    """What multiplies matrices for NumPy. Each of the engine's threads calls it for itself, with one thread."""
-    found = numpys_blas().info()
-    return ", ".join(f"{one['internal_api']} {one['version']} ({one.get('architecture')})" for one in found) or "?"
+    """The BLAS of NumPy. Each thread of the engine calls it single-threaded."""
+    libraries = numpys_blas().info()
+    return ", ".join(f"{lib['internal_api']} {lib['version']} ({lib.get('architecture')})" for lib in libraries) or "?"
 
 
 def torch_blas() -> str:
     config = torch.__config__.show()
     known = {"Math Kernel Library": "MKL", "BLAS_INFO=open": "OpenBLAS", "BLAS_INFO=accelerate": "Accelerate"}
-    return ", ".join(name for sign, name in known.items() if sign in config) or "?"
+    return ", ".join(name for marker, name in known.items() if marker in config) or "?"

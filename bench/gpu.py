@@ -1,7 +1,7 @@
-"""Everything that is worth knowing of a GPU that is there for ten minutes, the most important first.
+"""A full check of a GPU that is available for ten minutes, the most important stages first.
 
-Each stage runs in its own process with a time limit, so that one that hangs, or leaves the card in a bad state, spoils
-nothing but itself. A training that was stopped still reports how far it came.
+Each stage runs in its own process with a time limit, so that one that hangs or corrupts its CUDA context does not
+affect the others. A training run that was stopped still reports how far it got.
 """
 
 import json
@@ -31,38 +31,38 @@ from gpt_torch.engine import Engine, Options
 from gpt_torch.selftest import self_test
 
 TRAIN = "import sys; from gpt_torch.cli import main; sys.exit(main())"
-FINISHING = 20.0  # seconds for a training that is asked to stop, to save and to report
+FINISHING = 20.0  # seconds for a training run to save and report after SIGINT
 
 
 @dataclass(frozen=True)
 class Stage:
     name: str
     limit: float  # seconds
-    arguments: Sequence[str]  # of Python
-    found: Callable[[str, Path], Row]  # from what it printed, and the folder that it worked in
+    arguments: Sequence[str]  # to the Python interpreter
+    found: Callable[[str, Path], Row]  # from its output and its working folder
 
 
 def measure(settings: Settings) -> Iterator[Result]:
     if settings.device == "cpu" and not settings.trial:
-        raise WrongUse("no GPU is here; --trial tries the command itself on the CPU, with small sizes")
+        raise WrongUse("no GPU was found; --trial tries the command on the CPU with small sizes")
     rows: list[Row] = []
-    todo, ends = stages(settings), time.monotonic() + 60.0 * settings.minutes
+    planned, deadline = stages(settings), time.monotonic() + 60.0 * settings.minutes
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as folder:
-        for stage in todo:
-            rows.append(run(stage, Path(folder), ends - time.monotonic(), settings.device))
+        for stage in planned:
+            rows.append(run(stage, Path(folder), deadline - time.monotonic(), settings.device))
             yield Result(
                 "gpu",
-                f"all that there is to know, in {settings.minutes:g} minutes",
+                f"a check of the GPU in {settings.minutes:g} minutes",
                 rows,
                 {"stage": str, "outcome": str, "seconds": in_words, "found": str},
                 samples(rows),
-                done=len(rows) / len(todo),
+                done=len(rows) / len(planned),
             )
 
 
 def stages(settings: Settings) -> list[Stage]:
-    """The most important first."""
-    where = ["--device", settings.device] if settings.trial else []
+    """In order of importance."""
+    device = ["--device", settings.device] if settings.trial else []
     small = [
         *("--n-layer", "1", "--n-head", "2", "--n-embd", "8", "--block-size", "8", "--batch-size", "4"),
         *("--steps", "20", "--eval-every", "10", "--warmup", "2", "--self-test"),
@@ -75,15 +75,17 @@ def stages(settings: Settings) -> list[Stage]:
 
     def training(preset: str, limit: float, seed: int = 1337) -> Stage:
         name = f"{preset}-{seed}"
-        flags = ["--preset", preset, "--seed", str(seed), "--out", name, *data, *where, *small * settings.trial]
-        return Stage(name, limit, ["-c", TRAIN, "train", *flags], lambda _, folder: reached(folder / name))
+        flags = ["--preset", preset, "--seed", str(seed), "--out", name, *data, *device, *small * settings.trial]
+        return Stage(name, limit, ["-c", TRAIN, "train", *flags], lambda _, folder: training_progress(folder / name))
 
     def benchmark(name: str) -> Stage:
         quick = ["--repeat", "2", "--turn", "0.01"] if settings.trial else []
         preset = "laptop" if settings.trial else "workshop"
         flags = ["--device", settings.device, "--preset", preset, "--json", f"{name}.json", *quick]
         flags += ["--no-compile"] if settings.trial and name == "step" else []
-        return Stage(name, 60, ["-m", "bench", name, *flags], lambda _, folder: figures(folder / f"{name}.json"))
+        return Stage(
+            name, 60, ["-m", "bench", name, *flags], lambda _, folder: benchmark_result(folder / f"{name}.json")
+        )
 
     return [
         piece("self-test", 60),
@@ -101,36 +103,36 @@ def stages(settings: Settings) -> list[Stage]:
 
 
 def run(stage: Stage, folder: Path, left: float, device: str) -> Row:
-    """A row of the table: how it ended, how long it took, and what it found, in words and as figures."""
+    """A row of the table: the outcome, the duration, and the result in words and in numbers."""
     row: Row = {"stage": stage.name, "seconds": 0.0, "outcome": "no time was left", "found": "", "figures": {}}
     if left < 5.0:
         return row
     root, output = Path(__file__).parents[1], folder / f"{stage.name}.txt"
     environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONIOENCODING": "utf-8", "TEST_DEVICE": device}
     tests = stage.arguments[:2] == ["-m", "pytest"]
-    began = time.monotonic()
+    start = time.monotonic()
     with output.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             [sys.executable, *stage.arguments], cwd=root if tests else folder, env=environment, stdout=file,
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-        outcome = ended(process, min(stage.limit, left))
+        outcome = wait_or_stop(process, min(stage.limit, left))
     text = output.read_text(encoding="utf-8", errors="replace")
     lines = [line for line in text.splitlines() if line.strip()]
     if outcome == "failed" and lines:
         outcome = f"failed: {lines[-1][:200]}"
     try:
         figures = stage.found(text, folder)
-    except Exception as error:  # it has not come so far
+    except Exception as error:  # it ended before its result
         figures = {"found": f"nothing ({type(error).__name__})"}
     return {
-        **row, "seconds": time.monotonic() - began, "outcome": outcome, "found": figures.pop("found", ""),
+        **row, "seconds": time.monotonic() - start, "outcome": outcome, "found": figures.pop("found", ""),
         "figures": figures,
     }  # fmt: skip
 
 
-def ended(process: subprocess.Popen[Any], limit: float) -> str:
-    """Wait so long; then ask it to stop, as Ctrl-C does, and in the end do not ask."""
+def wait_or_stop(process: subprocess.Popen[Any], limit: float) -> str:
+    """Wait up to the limit, then send SIGINT, as Ctrl-C does, and finally SIGKILL."""
     try:
         return "done" if process.wait(limit) == 0 else "failed"
     except subprocess.TimeoutExpired:
@@ -146,21 +148,21 @@ def ended(process: subprocess.Popen[Any], limit: float) -> str:
     return f"stopped after {in_words(limit)}"
 
 
-# ---- what a stage has found -------------------------------------------------------------------------------------
+# ---- results of stages ------------------------------------------------------------------------------------------
 
 
 def said(text: str, folder: Path) -> Row:
-    """The last line that is a table in JSON."""
-    found: Row = json.loads([line for line in text.splitlines() if line.startswith("{")][-1])
-    return found
+    """The last line that is a JSON object."""
+    result: Row = json.loads([line for line in text.splitlines() if line.startswith("{")][-1])
+    return result
 
 
 def last_line(text: str, folder: Path) -> Row:
     return {"found": text.strip().splitlines()[-1].strip("= ")}
 
 
-def reached(folder: Path) -> Row:
-    """How far a training has come."""
+def training_progress(folder: Path) -> Row:
+    """How far a training run got."""
     records = list(RunDir(folder).records())
     steps = [record for record in records if record["kind"] == "step"]
     evaluations = [record for record in records if record["kind"] == "evaluation"]
@@ -171,19 +173,19 @@ def reached(folder: Path) -> Row:
     return {
         "found": f"val {last['val_loss']:.4f} at step {last['step']} of {len(steps)}; {budget}",
         "steps": len(steps), "val_loss": last["val_loss"], "train_loss": last["train_loss"],
-        "evaluations": [[one["step"], one["train_loss"], one["val_loss"]] for one in evaluations],
+        "evaluations": [[e["step"], e["train_loss"], e["val_loss"]] for e in evaluations],
         "seconds": end.get("seconds"), "seconds_in_steps": end.get("seconds_in_steps"), "budget": end.get("budget"),
         "characters_per_second": float(np.median(speeds)) if speeds else None, "sample": last["sample"],
     }  # fmt: skip
 
 
-def figures(path: Path) -> Row:
+def benchmark_result(path: Path) -> Row:
     result = json.loads(path.read_text(encoding="utf-8"))["results"][0]
     return {"found": " ".join(result["lines"]), "rows": result["rows"]}
 
 
 def samples(rows: Sequence[Row]) -> list[str]:
-    """What the best of the models has written."""
+    """A sample of the best model."""
     trained = [row for row in rows if "sample" in row["figures"]]
     if not trained:
         return []
@@ -194,14 +196,14 @@ def samples(rows: Sequence[Row]) -> list[str]:
 # ---- stages that run as python -m bench.gpu ---------------------------------------------------------------------
 
 
-def subject(trial: bool) -> tuple[GPTConfig, Recipe]:
+def model_and_recipe(trial: bool) -> tuple[GPTConfig, Recipe]:
     preset = PRESETS["laptop" if trial else "workshop"]
     return preset.model, preset.recipe
 
 
 def self_tests(trial: bool) -> Row:
-    """In each precision, with each kind of attention."""
-    config, _ = subject(trial)
+    """The self-test in each precision, with each kind of attention."""
+    config, _ = model_and_recipe(trial)
     found: Row = {}
     for dtype in ("bfloat16", "float16", "float32"):
         for attention in ("fused", "math"):
@@ -210,13 +212,13 @@ def self_tests(trial: bool) -> Row:
             except RunFailed as error:
                 line = f"FAILED: {error}"
             found[f"{dtype} {attention}"] = line
-    bad = [name for name, line in found.items() if line.startswith("FAILED")]
-    return {"found": f"wrong: {', '.join(bad)}" if bad else f"all {len(found)} are sound", **found}
+    failed = [name for name, line in found.items() if line.startswith("FAILED")]
+    return {"found": f"failed: {', '.join(failed)}" if failed else f"all {len(found)} passed", **found}
 
 
 def exactness(trial: bool) -> Row:
-    """How far apart two equal trainings are: one is the other again, and one goes on from the other's middle."""
-    config, recipe = subject(trial)
+    """The largest difference between two equal training runs, and between a run and one resumed from its middle."""
+    config, recipe = model_and_recipe(trial)
     found: Row = {}
     for name, options in (("as usual", Options()), ("deterministic", Options(deterministic=True))):
         first, again, resumed = (Stepping(Engine(config, recipe, options)) for _ in range(3))
@@ -225,40 +227,40 @@ def exactness(trial: bool) -> Row:
             first(), again()
         resumed.engine.load(first.engine.weights(), first.engine.optimizer_state(), steps)
         resumed.step = steps
-        found[f"{name}, repeated"] = apart(first, again)
+        found[f"{name}, repeated"] = largest_difference(first, again)
         for _ in range(steps):
             first(), resumed()
-        found[f"{name}, resumed"] = apart(first, resumed)
+        found[f"{name}, resumed"] = largest_difference(first, resumed)
     return {"found": ", ".join(f"{what}: {off:.1e}" for what, off in found.items()), **found}
 
 
-def apart(a: Stepping, b: Stepping) -> float:
-    """The largest difference of any weight; 0: bit for bit."""
+def largest_difference(a: Stepping, b: Stepping) -> float:
+    """Of any weight; 0 if they are equal bit for bit."""
     other = b.engine.weights()
     return max(float(np.abs(w - other[name]).max()) for name, w in a.engine.weights().items())
 
 
 def profile(trial: bool) -> Row:
-    """Where the time of a step goes: in kernels, and in the gaps between them."""
+    """The time of a step, and how much of it is spent in kernels."""
     from torch._C._autograd import DeviceType
     from torch.profiler import ProfilerActivity
-    from torch.profiler import profile as watching
+    from torch.profiler import profile as torch_profile
 
-    config, recipe = subject(trial)
+    config, recipe = model_and_recipe(trial)
     engine = Engine(config, replace(recipe, steps=10_000))
     stepping, steps = Stepping(engine), 5 if trial else 300
-    began = time.perf_counter()
+    start = time.perf_counter()
     stepping()
-    compiling = time.perf_counter() - began
+    first_step = time.perf_counter() - start
     for _ in range(steps // 10):
         stepping()
-    began = time.perf_counter()
-    many(stepping, steps)
-    wall = (time.perf_counter() - began) / steps
+    start = time.perf_counter()
+    run_steps(stepping, steps)
+    wall = (time.perf_counter() - start) / steps
     activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (engine.device.type == "cuda")]
-    with watching(activities=activities) as seen:
-        many(stepping, steps)
-    kernels = [event for event in seen.events() or [] if event.device_type == DeviceType.CUDA]
+    with torch_profile(activities=activities) as profiler:
+        run_steps(stepping, steps)
+    kernels = [event for event in profiler.events() or [] if event.device_type == DeviceType.CUDA]
     busy = sum(event.time_range.elapsed_us() for event in kernels) / 1e6 / steps
     by_name: dict[str, list[float]] = {}
     for event in kernels:
@@ -268,15 +270,15 @@ def profile(trial: bool) -> Row:
     share = f", {rate / engine.peak:.1%} of the peak" if engine.peak else ""
     return {
         "found": f"{1e3 * wall:.2f} ms a step, {1e3 * busy:.2f} ms in {len(kernels) / steps:.0f} kernels{share}; the "
-        f"first step {in_words(compiling)}",
+        f"first step {in_words(first_step)}",
         "milliseconds": 1e3 * wall, "milliseconds_in_kernels": 1e3 * busy, "kernels": len(kernels) / steps,
-        "flops_per_second": rate, "peak": engine.peak, "first_step_seconds": compiling, "engine": engine.describe(),
+        "flops_per_second": rate, "peak": engine.peak, "first_step_seconds": first_step, "engine": engine.describe(),
         "longest": [{"kernel": name[:120], "calls": len(ms) / steps, "milliseconds": sum(ms)} for name, ms in longest],
     }  # fmt: skip
 
 
-def many(stepping: Stepping, steps: int) -> None:
-    """As in training: the results of the steps are not waited for."""
+def run_steps(stepping: Stepping, steps: int) -> None:
+    """Without waiting for the result of each step, as in training."""
     for _ in range(steps):
         stepping.engine.train_step(stepping.next_batch(), stepping.step)
         stepping.step += 1

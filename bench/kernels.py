@@ -1,12 +1,12 @@
-"""What a training step costs on a card that is not here: its kernels, what they move, and the least time they can take.
+"""The cost of a training step on a GPU that need not be present: its kernels, their memory traffic, their least time.
 
-The model's parameters are fake tensors, which have a shape and no numbers. torch.compile traces a step with them on the
-CPU, the two graphs are moved to the card, and Inductor writes its code for it; nothing is run. Clipping and the
-optimizer are not compiled: their calls are counted as they come, on fake tensors of the card.
+The model's parameters are fake tensors, which have a shape but no data. torch.compile traces a step with them on the
+CPU, the two graphs are moved to the GPU, and Inductor generates its code for it; nothing runs. Clipping and the
+optimizer are not compiled: their operations are counted as they are dispatched, on fake tensors of the GPU.
 
-A kernel takes at least as long as its bytes at the card's bandwidth, and as its FLOP at the card's peak. The sum is a
-bound for a card that finds nothing in its cache and never waits for the host. How long the host takes is measured here,
-with tensors so small that nothing else does.
+A kernel takes at least its bytes over the GPU's bandwidth, and at least its FLOP over the GPU's peak. The sum is a
+lower bound if no read hits the cache and the GPU never waits for the host. The host's time is measured on this machine,
+with tensors so small that computing takes almost none of it.
 """
 
 import math
@@ -49,19 +49,19 @@ CUDA = torch.device("cuda", 0)
 
 @dataclass(frozen=True)
 class Card:
-    """As NVIDIA describes it, and as PyTorch would find it."""
+    """A GPU by its data sheet, and as PyTorch would see it."""
 
     name: str
     capability: tuple[int, int]
     processors: int
-    threads: int  # of a processor
-    shared_memory: int  # bytes that a block of threads can have
+    threads: int  # per multiprocessor
+    shared_memory: int  # bytes per thread block, at most
     cache: int  # bytes
-    bandwidth: float  # bytes a second
+    bandwidth: float  # bytes per second
 
     @property
     def peak(self) -> float:
-        """FLOP a second, in 16 bits."""
+        """FLOP per second, in 16 bits."""
         return PEAKS[self.name] * 1e12
 
     @property
@@ -85,12 +85,12 @@ CARDS = {
 
 @dataclass
 class Kernels:
-    """Those of one kind in one part of a step."""
+    """All kernels of one kind in one part of a step."""
 
     launches: int = 0
     bytes: float = 0.0
     flops: float = 0.0
-    seconds: float = 0.0  # at least
+    seconds: float = 0.0  # lower bound
 
     def add(self, card: Card, launches: int, moved: float, flops: float = 0.0) -> None:
         self.launches += launches
@@ -122,16 +122,16 @@ def result(settings: Settings, step: Step, codes: "Codes", remarks: Sequence[str
     launches, gigabytes, flops, seconds = (sum(row[name] for row in rows) for name in list(rows[0])[2:])
     atomics = sum(code.count("tl.atomic_add(") for code, _ in codes.values())
     lines = [
-        f"A step is {launches} launches, {gigabytes:.2f} GB and {flops:.0f} GFLOP; at least {milliseconds(seconds)}, "
+        f"A step: {launches} launches, {gigabytes:.2f} GB and {flops:.0f} GFLOP; at least {milliseconds(seconds)}, "
         f"{flops * 1e9 / card.peak / seconds:.0%} of the peak. Atomic additions: {atomics}.",
         *remarks,
     ]
-    two = "{:.3f}".format
+    decimals = "{:.3f}".format
     return Result(
         "kernels",
-        f"a training step of {settings.training} in bfloat16, as it would be on {card.name}",
+        f"a training step of {settings.training} in bfloat16 on {card.name}",
         rows,
-        {"part": str, "kernels": str, "launches": str, "GB": two, "GFLOP": whole, "at least": milliseconds},
+        {"part": str, "kernels": str, "launches": str, "GB": decimals, "GFLOP": whole, "at least": milliseconds},
         lines,
         done=done,
     )
@@ -140,14 +140,14 @@ def result(settings: Settings, step: Step, codes: "Codes", remarks: Sequence[str
 # ---- forward and backward, compiled -----------------------------------------------------------------------------
 
 Graph = torch.fx.GraphModule
-Codes = dict[str, tuple[str, Graph]]  # of "forward" and "backward": Inductor's code, and the graph that it is for
+Codes = dict[str, tuple[str, Graph]]  # for "forward" and "backward": Inductor's code and its graph
 
 
 def compiled(model: GPT, rows: int, card: Card) -> Codes:
-    """What torch.compile would run on the card. The model's parameters are fake from then on."""
+    """The code that torch.compile would run on the GPU. Replaces the model's parameters by fake ones."""
     if not find_spec("triton"):
-        raise RunFailed("kernels are written for Triton, which is not installed; it comes with PyTorch on Linux")
-    from torch._functorch import config as functorch  # seconds to load
+        raise RunFailed("kernels needs Triton, which is not installed; it comes with PyTorch on Linux")
+    from torch._functorch import config as functorch  # slow to import
     from torch._inductor import config as inductor
     from torch._inductor.compile_fx import compile_fx, compile_fx_inner
     from torch._inductor.graph import GraphLowering
@@ -160,7 +160,7 @@ def compiled(model: GPT, rows: int, card: Card) -> Codes:
         return compile_fx_inner(graph, [moved(x) for x in inputs], **kwargs)
 
     def written(lowering: GraphLowering) -> Any:
-        """In place of loading the code, for which the card would have to be here."""
+        """Replaces loading the code, which needs the GPU."""
         code = lowering.codegen()[0]
         codes["backward" if lowering.is_backward else "forward"] = str(getattr(code, "value", code)), graphs[-1]
         if lowering.is_backward:
@@ -168,10 +168,10 @@ def compiled(model: GPT, rows: int, card: Card) -> Codes:
         return SimpleNamespace(call=lambda _: None, __file__="")
 
     torch._dynamo.reset()
-    fakes: dict[Tensor, nn.Parameter] = {}  # by the true one, of which a tied one has two names
+    fakes: dict[Tensor, nn.Parameter] = {}  # by the real parameter: a tied one has two names
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")  # Triton's, of settings to come
+        warnings.simplefilter("ignore")  # Triton's, about future settings
         stack.enter_context(inductor.patch(compile_threads=1, fx_graph_cache=False, profile_bandwidth=True))
         stack.enter_context(functorch.patch(force_non_lazy_backward_lowering=True, enable_autograd_cache=False))
         stack.enter_context(mock.patch.object(GraphLowering, "compile_to_module", written))
@@ -186,19 +186,19 @@ def compiled(model: GPT, rows: int, card: Card) -> Codes:
             with AsOnCUDA(), torch.autocast("cpu", torch.bfloat16):
                 step(ids, ids)
         except Exception as error:
-            if len(codes) < 2:  # then it is not Written
+            if len(codes) < 2:  # otherwise the error is Written
                 reason, *_ = [*str(error).strip().splitlines(), type(error).__name__]
-                how = f"PyTorch {torch.__version__} cannot compile for a card that is not here"
+                how = f"PyTorch {torch.__version__} cannot compile for a GPU that is not present"
                 raise RunFailed(f"{how}: {reason}") from error
     return codes
 
 
 class Written(Exception):
-    """All code is there; it cannot be run."""
+    """Ends the trace once all code is generated, as it cannot run."""
 
 
 class AsOnCUDA(TorchFunctionMode):
-    """On the CPU what autocast and attention do on a card: one kernel for attention, the loss in float32."""
+    """Traces on the CPU as CUDA would run: one kernel for attention, the loss in float32."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is F.scaled_dot_product_attention:
@@ -210,7 +210,7 @@ class AsOnCUDA(TorchFunctionMode):
 
 
 def move(graph: Graph) -> Graph:
-    """To the card, all that it computes."""
+    """Move all operations of the graph to the GPU."""
     for node in graph.graph.nodes:
         node.args, node.kwargs = map_aggregate((node.args, node.kwargs), moved)
         node.meta["val"] = tree_map(moved, node.meta.get("val"))
@@ -227,7 +227,7 @@ def moved(x: Any) -> Any:
 
 @contextmanager
 def present(card: Card) -> Iterator[None]:
-    """What compiles finds this card."""
+    """Make the compiler see this GPU."""
     from torch._dynamo.device_interface import CudaInterface
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
@@ -240,10 +240,10 @@ def present(card: Card) -> Iterator[None]:
     with ExitStack() as stack:
         for name, answer in answers.items():
             stack.enter_context(mock.patch.object(CudaInterface, name, lambda *_, answer=answer, **__: answer))
-        for where in (CudaInterface.Worker, torch.cuda):
-            stack.enter_context(mock.patch.object(where, "get_device_properties", return_value=card.properties))
+        for module in (CudaInterface.Worker, torch.cuda):
+            stack.enter_context(mock.patch.object(module, "get_device_properties", return_value=card.properties))
         driver.set_active(SimpleNamespace(get_current_target=lambda: GPUTarget("cuda", capability, 32)))
-        if torch.cuda.is_available():  # another card, which comes back
+        if torch.cuda.is_available():  # then the real GPU is restored
             stack.callback(driver.reset_active)
         yield
 
@@ -256,15 +256,15 @@ ELEMENTWISE, REDUCTIONS, PRODUCTS, ATTENTION, OTHERS = (
 def in_code(codes: Codes, card: Card) -> Step:
     step: Step = defaultdict(Kernels)
     for part, (code, graph) in codes.items():
-        moved = dict(re.findall(r"'kernel_name': '(\w+)'.*'kernel_num_gb': ([\d.e-]+)", code))
+        gigabytes = dict(re.findall(r"'kernel_name': '(\w+)'.*'kernel_num_gb': ([\d.e-]+)", code))
         for name in re.findall(r"(triton_\w+)\.run\(", code):
             kind = ELEMENTWISE if name.startswith("triton_poi") else REDUCTIONS
-            step[part, kind].add(card, 1, 1e9 * float(moved[name]))
+            step[part, kind].add(card, 1, 1e9 * float(gigabytes[name]))
         for node in graph.graph.nodes:
             if node.op == "call_function" and (flops := flops_of(node.target)):
                 kind = ATTENTION if "attention" in str(node.target) else PRODUCTS
                 out = node.meta["val"]
-                args, kwargs = map_arg((node.args, node.kwargs), lambda one: one.meta["val"])
+                args, kwargs = map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
                 step[part, kind].add(card, 1, size((args, out)), flops(*args, **kwargs, out_val=out))
         calls = len(re.findall(r"(?:extern_kernels|aten)\.[\w.]+\(", code))
         if others := calls - step[part, PRODUCTS].launches - step[part, ATTENTION].launches:
@@ -277,11 +277,11 @@ def flops_of(operation: Any) -> Any:
 
 
 def size(tensors: Any) -> float:
-    """Bytes, each tensor once."""
+    """Bytes of all distinct tensors."""
     return float(sum({id(x): x.nbytes for x in tree_leaves(tensors) if isinstance(x, Tensor)}.values()))
 
 
-# ---- the update, one operation after the other ------------------------------------------------------------------
+# ---- the update, operation by operation -------------------------------------------------------------------------
 
 
 def in_update(parameters: Mapping[str, Tensor], recipe: Recipe, card: Card) -> Step:
@@ -289,15 +289,15 @@ def in_update(parameters: Mapping[str, Tensor], recipe: Recipe, card: Card) -> S
     with FakeTensorMode():
         own = {name: nn.Parameter(torch.empty(p.shape, device=CUDA)) for name, p in parameters.items()}
         groups = group_parameters(own, recipe.optimizer).items()
-        optimizer = MuonAdamW(({"params": list(some.values()), "kind": kind} for kind, some in groups), torch.bfloat16)
+        optimizer = MuonAdamW(({"params": list(ps.values()), "kind": kind} for kind, ps in groups), torch.bfloat16)
         for group in optimizer.param_groups:
             group.update(settings_at(recipe, 0)[group["kind"]])
         setattr(optimizer, "found_inf", torch.zeros((), device=CUDA))  # noqa: B010
-        for counting in (nullcontext(), Counting(step, card)):  # the first step also makes its memory
+        for counting in (nullcontext(), Counting(step, card)):  # the first step also creates the state
             for p in own.values():
                 p.grad = torch.empty_like(p)
             with counting:
-                clip_grad_norm_(own.values(), recipe.grad_clip or math.inf, foreach=True)  # as for true tensors there
+                clip_grad_norm_(own.values(), recipe.grad_clip or math.inf, foreach=True)  # as for real CUDA tensors
                 optimizer.step()
     return step
 
@@ -321,7 +321,7 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def host(settings: Settings, config: GPTConfig, recipe: Recipe) -> str:
-    """How long a step takes Python and PyTorch themselves, as a line."""
+    """The time of a step in Python and PyTorch alone, as a line."""
     tiny = replace(config, n_head=1, n_embd=8, block_size=8)
     steps = {}
     for name in (EAGER, COMPILED)[: 1 + settings.compile]:
@@ -332,4 +332,4 @@ def host(settings: Settings, config: GPTConfig, recipe: Recipe) -> str:
         f"{milliseconds(taken.median)} {name.removeprefix('gpt_torch').strip() or 'eager'}"
         for name, taken in found.items()
     )
-    return f"The host takes {times} for a step of {config.n_layer} layers with next to no numbers, on this CPU."
+    return f"The host takes {times} for a step of {config.n_layer} layers with tiny tensors, on this CPU."

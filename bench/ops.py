@@ -1,10 +1,10 @@
-"""Each operation forward and backward against torch's, at the sizes of the workshop's model.
+"""Each operation forward and backward against torch's, at the sizes of the workshop model.
 
-Both record: a forward is the operation and the note that it leaves on the tape, a backward the walk over that one
-note. One thread each, as each of the engine's threads works by itself, on the four sequences that it takes at once.
-First each operation gives torch's numbers, on the tests' example in float64 and at this size in float32.
+Both record: a forward includes adding a node to the tape, a backward is the traversal of that one node. Both use one
+thread, like each thread of the engine, on the four sequences that such a thread processes at a time. Before timing,
+each operation must match torch, on the tests' example in float64 and at this size in float32.
 
-What the tape itself costs, overhead.py measures.
+overhead.py measures the cost of the tape itself.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ class Subject:
     op: str
     inputs: Callable[[], list[Array | None]]
     settings: dict[str, Any] = field(default_factory=dict)
-    what: str = ""  # the shape, or the form
+    what: str = ""  # the shape or the variant
 
     @property
     def name(self) -> str:
@@ -83,7 +83,7 @@ SUBJECTS = [
 def measure(settings: Settings) -> Iterator[Result]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    settings.numpy_engine(GPTConfig(n_layer=1))  # which gives BLAS one thread
+    settings.numpy_engine(GPTConfig(n_layer=1))  # limits BLAS to one thread
     rows: list[Row] = []
     try:
         for subject in SUBJECTS:
@@ -94,8 +94,8 @@ def measure(settings: Settings) -> Iterator[Result]:
 
 
 def compared(subject: Subject, settings: Settings) -> Row:
-    """Seconds forward and backward, ours and torch's, after both have given the same numbers."""
-    from tests.minitensor.cases import CASES  # with what the tests need, which a program does not
+    """Seconds forward and backward in both libraries, after a check that their numbers agree."""
+    from tests.minitensor.cases import CASES  # needs the packages of the tests
     from tests.minitensor.judge import compare, operation, through_engine, upstream
     from tests.minitensor.strategies import Typical
 
@@ -131,12 +131,12 @@ def compared(subject: Subject, settings: Settings) -> Row:
     for a, b in zip(backward(), torchs_backward(), strict=True):
         same_arrays(f"the gradient of {subject.name}", a.array, b)
     ways = {"f": forward, "torch f": torchs_forward, "b": backward, "torch b": torchs_backward}
-    *_, found = turns(ways, settings.repeat, settings.turn / 10)
+    *_, timings = turns(ways, settings.repeat, settings.turn / 10)
     return {
-        "forward": found["f"].median, "torch forward": found["torch f"].median,
-        "forward / torch's": found["f"].over(found["torch f"]),
-        "backward": found["b"].median, "torch backward": found["torch b"].median,
-        "backward / torch's": found["b"].over(found["torch b"]),
+        "forward": timings["f"].median, "torch forward": timings["torch f"].median,
+        "forward / torch's": timings["f"].over(timings["torch f"]),
+        "backward": timings["b"].median, "torch backward": timings["torch b"].median,
+        "backward / torch's": timings["b"].over(timings["torch b"]),
     }  # fmt: skip
 
 

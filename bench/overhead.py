@@ -1,8 +1,8 @@
-"""What the tape costs: the time to record an operation, and to walk back over it, on arrays of one number.
+"""The cost of the tape: the time to record an operation, and to traverse it backward, on arrays of one number.
 
-There the arithmetic is next to nothing, so what is left over the bare NumPy calls is the tape. The target is at most 6
-microseconds each way. In a round the bare calls, the recorded operations and the walk back are timed one after the
-other; the figures are those of the quietest round, because other programs on the machine only ever add time.
+The arithmetic is negligible there, so the time beyond the bare NumPy calls is the tape's. The target is at most 6
+microseconds each way. A round times the bare calls, the recorded operations and the traversal one after the other; the
+figures are those of the fastest round, because other programs on the machine only ever add time.
 """
 
 import gc
@@ -24,7 +24,7 @@ TARGET = 6.0  # microseconds
 
 @dataclass
 class Subject:
-    """One operation, as NumPy does it and as a tensor records it."""
+    """One operation: the bare NumPy call, and the recorded one."""
 
     op: str
     bare: Callable[[Any, Any], Any]
@@ -75,7 +75,7 @@ def measured(subject: Subject) -> Cost:
     recorded = time.perf_counter()
     for _ in range(CHAIN):
         gradients = op.backward(dy, *saved)
-        if subject.inputs == 2:  # y is the same all along: its gradients add up
+        if subject.inputs == 2:  # the whole chain shares y: its gradients accumulate
             total += np.asarray(gradients[1])
     backward = time.perf_counter()
     z.backward(dy)
@@ -85,7 +85,7 @@ def measured(subject: Subject) -> Cost:
 
 
 def measure(settings: Settings) -> Iterator[Result]:
-    """The figures so far, round by round."""
+    """The result so far, after each round."""
     rounds: list[list[Cost]] = []
     was_on = gc.isenabled()
     gc.disable()
@@ -100,19 +100,19 @@ def measure(settings: Settings) -> Iterator[Result]:
 
 
 def result(rounds: list[list[Cost]]) -> Result:
-    quietest = [min(costs, key=lambda cost: sum(astuple(cost))) for costs in zip(*rounds, strict=True)]
+    fastest = [min(costs, key=lambda cost: sum(astuple(cost))) for costs in zip(*rounds, strict=True)]
     rows: list[Row] = [
         {"operation": subject.op, "NumPy forward": cost.forward, "recording adds": cost.recording,
          "NumPy backward": cost.backward, "walking back adds": cost.walking}
-        for subject, cost in zip(SUBJECTS, quietest, strict=True)
+        for subject, cost in zip(SUBJECTS, fastest, strict=True)
     ]  # fmt: skip
-    worst = max(max(cost.recording, cost.walking) for cost in quietest)
-    two = "{:.2f}".format
+    worst = max(max(cost.recording, cost.walking) for cost in fastest)
+    decimals = "{:.2f}".format
     return Result(
         "overhead",
-        f"microseconds for an operation on one number, quietest of {len(rounds)} rounds of {CHAIN}",
+        f"microseconds for an operation on one number, fastest of {len(rounds)} rounds of {CHAIN}",
         rows,
-        {"operation": str} | dict.fromkeys(list(rows[0])[1:], two),
+        {"operation": str} | dict.fromkeys(list(rows[0])[1:], decimals),
         [f"The tape adds at most {worst:.1f} microseconds each way; the target is {TARGET:.0f}."],
         bars("operation", {"recording adds": BLUE, "walking back adds": ORANGE}, "microseconds", parts=True),
         done=len(rounds) / ROUNDS,

@@ -1,9 +1,9 @@
-"""The same training step in other libraries, where they are installed: autograd, MyGrad, JAX.
+"""The same training step in other libraries, if they are installed: autograd, MyGrad, JAX.
 
     uv run --extra peers python -m bench peers
 
-One function writes the model down, and one clipping and AdamW, in the names that all of them share with NumPy. GELU is
-in its tanh form, which all of them have. All get the same cores: gpt_numpy as threads, the others for their BLAS.
+One function implements the model, another clipping and AdamW, with NumPy functions that all of them provide. GELU is
+the tanh approximation, which all support. All use the same cores: gpt_numpy by its threads, the others by their BLAS.
 """
 
 import importlib.util
@@ -26,12 +26,12 @@ from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.train.distributed import available_cores
 
 Values = dict[str, Any]  # an array for each parameter
-State = tuple[Values, Values, Values]  # the parameters, and AdamW's memory of their gradients' means and squares
-Step = Callable[[State, int], tuple[Any, Any, State]]  # from the number of the step: loss, gradient norm, new state
+State = tuple[Values, Values, Values]  # the parameters, and AdamW's exp_avg and exp_avg_sq
+Step = Callable[[State, int], tuple[Any, Any, State]]  # of a state and step number: loss, gradient norm, new state
 
 
 def gpt_loss(xp: Any, w: Mapping[str, Any], ids: Ids, targets: Ids, config: GPTConfig) -> Any:
-    """The mean loss; xp is a library with NumPy's functions, w has its arrays by the names of the parameters."""
+    """The mean loss; `xp` is a module with NumPy's functions, `w` has its arrays by parameter name."""
     (B, T), H, C = ids.shape, config.n_head, config.n_embd
     future = np.triu(np.full((T, T), -1e9, np.float32), 1)
 
@@ -50,7 +50,7 @@ def gpt_loss(xp: Any, w: Mapping[str, Any], ids: Ids, targets: Ids, config: GPTC
     for i in range(config.n_layer):
         block = f"blocks.{i}"
         qkv = linear(norm(x, f"{block}.ln_1"), f"{block}.attn.c_attn")
-        if hasattr(xp, "split"):  # the way back is quicker than from three slices
+        if hasattr(xp, "split"):  # its backward is faster than that of three slices
             parts = xp.split(qkv, 3, axis=-1)
         else:
             parts = [qkv[:, :, part * C : (part + 1) * C] for part in range(3)]
@@ -69,7 +69,7 @@ def gpt_loss(xp: Any, w: Mapping[str, Any], ids: Ids, targets: Ids, config: GPTC
 
 
 def updated(xp: Any, state: State, gradients: Values, recipe: Recipe, step: int, lr: Any) -> tuple[Any, State]:
-    """Clipping and AdamW: the norm of the gradients, and the state after the step."""
+    """Clipping and AdamW: the gradient norm, and the state after the step."""
     w, m, v = state
     norm = xp.sqrt(sum(xp.sum(g * g) for g in gradients.values()))
     factor = xp.minimum(1.0, recipe.grad_clip / (norm + 1e-6))
@@ -126,12 +126,12 @@ PEERS = {"autograd": with_autograd, "mygrad": with_mygrad, "jax": with_jax}
 
 
 class Peer:
-    """One of them, which makes step after step on one batch."""
+    """Repeats training steps of one library on one batch."""
 
     def __init__(self, step: Step, weights: Values, threads: int) -> None:
         zeros = {name: np.zeros_like(weight) for name, weight in weights.items()}
         self.step, self.state, self.threads, self.number = step, (weights, zeros, zeros), threads, 0
-        self.blas = numpys_blas()  # to look for it takes milliseconds, to set it microseconds
+        self.blas = numpys_blas()  # finding it takes milliseconds, limiting it microseconds
 
     def __call__(self) -> tuple[float, float]:
         self.number += 1
@@ -143,7 +143,7 @@ class Peer:
 def measure(settings: Settings) -> Iterator[Result]:
     installed = [name for name in PEERS if importlib.util.find_spec(name)]
     if settings.cores != available_cores() and "jax" in installed:
-        installed.remove("jax")  # which takes all cores, whatever it is told
+        installed.remove("jax")  # it always uses all cores
     if not installed:
         yield Result("peers", "other libraries", [], {}, [
             "None of autograd, MyGrad and JAX is installed: uv run --extra peers python -m bench peers"
@@ -158,11 +158,11 @@ def measure(settings: Settings) -> Iterator[Result]:
         step = PEERS[name](ids, targets, config, recipe)
         subjects[name] = Peer(step, initial_weights(config, seed=0), settings.cores)
     same_steps(subjects)
-    for count, found in enumerate(turns(subjects, settings.repeat, settings.turn), 1):
+    for count, timings in enumerate(turns(subjects, settings.repeat, settings.turn), 1):
         rows: list[Row] = [
-            {"subject": name, "time": taken.median, "spread": taken.spread, "of gpt_numpy's": taken.over(found[NUMPY]),
-             "seconds": taken.seconds}
-            for name, taken in found.items()
+            {"subject": name, "time": timing.median, "spread": timing.spread,
+             "of gpt_numpy's": timing.over(timings[NUMPY]), "seconds": timing.seconds}
+            for name, timing in timings.items()
         ]  # fmt: skip
         yield Result(
             "peers",

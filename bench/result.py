@@ -1,4 +1,4 @@
-"""What a benchmark found: for a reader a table, for a program JSON, and a plot."""
+"""The result of a benchmark: as a table, as JSON, and as a plot."""
 
 import json
 import textwrap
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-if TYPE_CHECKING:  # half a second to load, and not everywhere installed; only pictures need it
+if TYPE_CHECKING:  # slow to import and optional: only plots need it
     from matplotlib.axes import Axes
 
 Row = dict[str, Any]
@@ -22,10 +22,10 @@ class Result:
     what: str  # the benchmark
     title: str
     rows: Sequence[Row]
-    columns: Mapping[str, Callable[[Any], str]]  # what of the rows is shown, and how
-    lines: Sequence[str] = ()  # what it amounts to
+    columns: Mapping[str, Callable[[Any], str]]  # the columns of the table, and their formats
+    lines: Sequence[str] = ()  # the summary
     draw: Draw | None = None
-    done: float = 1.0  # so far: a benchmark gives what it has found again and again
+    done: float = 1.0  # the fraction measured so far: a benchmark yields partial results
 
     def table(self) -> Table:
         table = Table(title=self.title, title_justify="left", title_style="bold")
@@ -39,20 +39,20 @@ class Result:
 
 
 def write_json(path: Path, card: Row, results: Sequence[Result]) -> None:
-    found = [{"what": r.what, "title": r.title, "rows": list(r.rows), "lines": list(r.lines)} for r in results]
-    text = json.dumps({"card": card, "results": found}, indent=1, ensure_ascii=False)
+    content = [{"what": r.what, "title": r.title, "rows": list(r.rows), "lines": list(r.lines)} for r in results]
+    text = json.dumps({"card": card, "results": content}, indent=1, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
 def write_plot(path: Path, card: Row, results: Sequence[Result]) -> None:
-    """A picture of each result that has one, with the card below."""
+    """The plot of each result that has one, with the machine card below."""
     from matplotlib.figure import Figure
 
-    drawn = [(result, result.draw) for result in results if result.draw]
-    heights = [1.2 + 0.28 * len(result.rows) if len(result.rows) > 10 else 4.0 for result, _ in drawn]
+    plots = [(result, result.draw) for result in results if result.draw]
+    heights = [1.2 + 0.28 * len(result.rows) if len(result.rows) > 10 else 4.0 for result, _ in plots]
     figure = Figure(figsize=(9, sum(heights) + 0.6), layout="constrained")
-    axes = figure.subplots(len(drawn), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for (result, draw), place in zip(drawn, axes, strict=True):
+    axes = figure.subplots(len(plots), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for (result, draw), place in zip(plots, axes, strict=True):
         draw(place, result.rows)
         place.set_title(result.title, loc="left", fontsize=10)
         place.spines[["top", "right"]].set_visible(False)
@@ -64,7 +64,7 @@ def in_words(card: Row) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in card.items() if value is not None)
 
 
-# ---- pictures ---------------------------------------------------------------------------------------------------
+# ---- plots ------------------------------------------------------------------------------------------------------
 
 
 BLUE, ORANGE, GREY = "#4c72b0", "#dd8452", "#8c8c8c"
@@ -73,7 +73,7 @@ BLUE, ORANGE, GREY = "#4c72b0", "#dd8452", "#8c8c8c"
 def bars(
     label: str, values: Mapping[str, str], unit: str, scale: float = 1.0, parts: bool = False, mark: float | None = None
 ) -> Draw:
-    """For each row a bar of each of these values, from their names to their colours; `parts` of a whole in one line."""
+    """For each row a bar of each of these values (name: colour); `parts` of a whole are stacked."""
 
     def draw(axes: "Axes", rows: Sequence[Row]) -> None:
         places, left = np.arange(len(rows)), np.zeros(len(rows))

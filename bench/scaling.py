@@ -1,7 +1,7 @@
-"""How the time of a step grows with the work: with batch, context, width, layers, and with threads.
+"""How the time of a step depends on batch size, context, width, layers and threads.
 
-From each size to the next, what is varied doubles. The exponent is the slope of the line through the times when both
-are taken by their logarithms: 1 where twice as much takes twice as long. All sizes take turns.
+The varied size doubles from one measurement to the next. The exponent is the slope of the line fitted to log time over
+log size: 1 where doubling the size doubles the time. All sizes take turns.
 """
 
 import math
@@ -19,8 +19,8 @@ from gpt_numpy.config import GPTConfig
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# What is varied, and between which exponents the arithmetic lies: attention's is quadratic in the context, that of the
-# layers' matrices in the width, and all else linear.
+# The varied sizes, and the exponents that operation counts predict: attention is quadratic in the context, the layers'
+# matrices in the width, and all else is linear.
 EXPECTED = {"batch": "1", "context": "1 to 2", "width": "1 to 2", "layers": "1", "threads": "-1 to 0"}
 
 
@@ -31,8 +31,8 @@ def measure(settings: Settings) -> Iterator[Result]:
     most = max(4, recipe.batch_size)
     subjects: dict[tuple[str, int], Stepping] = {}
 
-    def add(what: str, size: int, made: Settings, config: GPTConfig = base, rows: int = most) -> None:
-        subjects[what, size] = Stepping(made.numpy_engine(config, batch_size=rows))
+    def add(what: str, size: int, varied: Settings, config: GPTConfig = base, rows: int = most) -> None:
+        subjects[what, size] = Stepping(varied.numpy_engine(config, batch_size=rows))
 
     for rows in (most // 4, most // 2, most):
         add("batch", rows, settings, rows=max(1, rows))
@@ -45,25 +45,25 @@ def measure(settings: Settings) -> Iterator[Result]:
     for threads in sorted({1 << i for i in range(settings.cores.bit_length())} | {settings.cores}):
         add("threads", threads, replace(settings, threads=threads))
     named = {f"{what} {size}": stepping for (what, size), stepping in subjects.items()}
-    for count, found in enumerate(turns(named, settings.repeat, settings.turn / 3), 1):
+    for count, timings in enumerate(turns(named, settings.repeat, settings.turn / 3), 1):
         figures: list[Row] = []
         for what, expected in EXPECTED.items():
             sizes = [size for kind, size in subjects if kind == what]
-            taken = [found[f"{what} {size}"].median for size in sizes]
-            exponent = slope(sizes, taken) if len(sizes) > 1 else None
-            for i, (size, seconds) in enumerate(zip(sizes, taken, strict=True)):
+            medians = [timings[f"{what} {size}"].median for size in sizes]
+            exponent = slope(sizes, medians) if len(sizes) > 1 else None
+            for i, (size, seconds) in enumerate(zip(sizes, medians, strict=True)):
                 last = i == len(sizes) - 1
                 figures.append({
-                    "varied": what, "size": size, "time": seconds, "seconds": found[f"{what} {size}"].seconds,
+                    "varied": what, "size": size, "time": seconds, "seconds": timings[f"{what} {size}"].seconds,
                     "exponent": exponent if last else None, "expected": expected if last else None,
                 })  # fmt: skip
         yield Result(
             "scaling",
-            f"how a step of {NUMPY} grows: the {settings.preset} model, batch {most}, {settings.cores} threads, but "
-            "for what is varied",
+            f"step time of {NUMPY}: the {settings.preset} model, batch {most}, {settings.cores} threads, except for "
+            "what is varied",
             figures,
             {"varied": str, "size": str, "time": milliseconds, "exponent": "{:.2f}".format, "expected": str},
-            ["What is small is dominated by what every call costs, so exponents there are lower."],
+            ["At small sizes the cost of each call dominates, so exponents are lower."],
             draw,
             done=count / settings.repeat,
         )
@@ -76,8 +76,8 @@ def slope(sizes: list[int], seconds: list[float]) -> float:
 
 def draw(axes: "Axes", rows: Sequence[Row]) -> None:
     for what in EXPECTED:
-        sizes, taken = zip(*((row["size"], 1e3 * row["time"]) for row in rows if row["varied"] == what), strict=True)
-        axes.plot([size / sizes[0] for size in sizes], taken, marker="o", label=what)
+        sizes, medians = zip(*((row["size"], 1e3 * row["time"]) for row in rows if row["varied"] == what), strict=True)
+        axes.plot([size / sizes[0] for size in sizes], medians, marker="o", label=what)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter("{x:g}")

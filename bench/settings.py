@@ -1,4 +1,4 @@
-"""What is measured: the flags of every benchmark, and the two engines that they describe."""
+"""The settings of every benchmark, which are its flags, and the two engines that they configure."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,18 +21,18 @@ NUMPY, EAGER, COMPILED = "gpt_numpy", "gpt_torch", "gpt_torch compiled"
 
 @dataclass(frozen=True)
 class Settings:
-    preset: Annotated[Literal["laptop", "workshop"], "the model and its batch"] = "laptop"
-    batch_size: Annotated[int, "sequences in a step; 0: as many as the preset has"] = 0
-    repeat: Annotated[int, "turns that each of those compared takes"] = 7
-    turn: Annotated[float, "seconds that a turn takes at least; a single call may take longer"] = 0.3
-    threads: Annotated[int, "threads of the CPU for each of them; 0: one for each core"] = 0
-    device: Annotated[Literal["cpu", "cuda", "mps"], "of gpt_torch; gpt_numpy is on the CPU"] = "cpu"
-    compile: Annotated[bool, "measure torch.compile too, which compiles for some 20 seconds first"] = True
-    training: Annotated[Literal["sprint", "workshop", "record"], "the preset whose step is looked at"] = "sprint"
-    card: Annotated[Literal["H200", "H100", "A100", "RTX4090"], "what it would run on"] = "H200"
-    minutes: Annotated[float, "for all of it; what has no time left is left out"] = 9.0
+    preset: Annotated[Literal["laptop", "workshop"], "the model and its batch size"] = "laptop"
+    batch_size: Annotated[int, "sequences in a step; 0: the preset's"] = 0
+    repeat: Annotated[int, "turns of each subject"] = 7
+    turn: Annotated[float, "minimum seconds of a turn; a single call may take longer"] = 0.3
+    threads: Annotated[int, "CPU threads of each engine; 0: one for each core"] = 0
+    device: Annotated[Literal["cpu", "cuda", "mps"], "of gpt_torch; gpt_numpy runs on the CPU"] = "cpu"
+    compile: Annotated[bool, "also measure torch.compile, which takes some 20 seconds to compile"] = True
+    training: Annotated[Literal["sprint", "workshop", "record"], "the preset whose training step is counted"] = "sprint"
+    card: Annotated[Literal["H200", "H100", "A100", "RTX4090"], "the GPU to count it for"] = "H200"
+    minutes: Annotated[float, "time limit; stages that no longer fit are skipped"] = 9.0
     data: Annotated[str, "the text to train on, as for gpt-torch train"] = ""
-    trial: Annotated[bool, "try the command itself, with small sizes, on any device"] = False
+    trial: Annotated[bool, "try the command with small sizes, on any device"] = False
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 0), ("repeat", 1), ("threads", 0)):
@@ -44,7 +44,7 @@ class Settings:
             raise ValueError(f"data is a text, shakespeare or synthetic; {self.data} cannot be found")
         if not 0 < self.turn < 600:
             raise ValueError(f"turn is more than 0 seconds and less than 600, not {self.turn}")
-        Options(device=self.device)  # which is here, or says what is
+        Options(device=self.device)  # ValueError if it is not available
 
     @property
     def config(self) -> GPTConfig:
@@ -74,19 +74,19 @@ def batch(config: GPTConfig, rows: int, seed: int = 0) -> Batch:
 
 
 class Stepping:
-    """An engine that takes step after step, on the same batches as any other with the same recipe."""
+    """Repeats training steps of an engine, on the same batches as any other engine with the same recipe."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.recipe, self.step = engine, engine.recipe, 0
         self.batches = [batch(engine.config, self.recipe.batch_size, seed) for seed in range(4)]
 
     def __call__(self) -> tuple[float, float]:
-        """One step, to its end: the loss and the norm of the gradient."""
+        """Run one step to completion: the loss and the gradient norm."""
         loss, grad_norm = self.engine.train_step(self.next_batch(), self.step % self.recipe.steps)
         self.step += 1
-        reported = float(loss), float(grad_norm)
-        wait_for(getattr(self.engine, "device", CPU))  # where AdamW may still be at work
-        return reported
+        result = float(loss), float(grad_norm)
+        wait_for(getattr(self.engine, "device", CPU))  # where AdamW may still be running
+        return result
 
     def next_batch(self) -> Batch:
         return self.batches[self.step % len(self.batches)]

@@ -1,8 +1,8 @@
 """One training step: forward, backward, clipping, AdamW; the same weights, batches and cores for all.
 
-The roofline is the speed at which this machine multiplies matrices, measured in the same turns: for gpt_numpy with
-NumPy's BLAS, one thread of it in each of the engine's threads, for gpt_torch with torch's. A step's FLOP are counted as
-is the custom, as if attention masked nothing; neither engine computes all of that.
+The roofline is this machine's speed of matrix multiplication, measured in the same turns: for gpt_numpy with NumPy's
+BLAS, single-threaded in each of the engine's threads, for gpt_torch with torch's. The FLOP of a step follow the usual
+convention, which counts attention without a mask; neither engine computes all of them.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from bench.verify import same_steps
 from gpt_numpy.workshop.params import flops_per_token
 from gpt_torch.device import find_device
 
-SIDE = 1024  # of the matrices of the roofline: large enough for any BLAS to be at its best
+SIDE = 1024  # of the roofline's matrices: large enough for any BLAS to reach its full speed
 
 
 def measure(settings: Settings) -> Iterator[Result]:
@@ -30,14 +30,14 @@ def measure(settings: Settings) -> Iterator[Result]:
         compiled = settings.torch_engine(compiled=True)
         steps[COMPILED] = Stepping(compiled)
     same_steps(steps)
-    if settings.compile and not compiled.compiled:  # it has said why
+    if settings.compile and not compiled.compiled:  # the engine has reported why
         del steps[COMPILED]
-    for count, found in enumerate(turns({**steps, **rooflines(settings)}, settings.repeat, settings.turn), 1):
-        yield result(settings, found, done=count / settings.repeat)
+    for count, timings in enumerate(turns({**steps, **rooflines(settings)}, settings.repeat, settings.turn), 1):
+        yield result(settings, timings, done=count / settings.repeat)
 
 
 def rooflines(settings: Settings) -> dict[str, Work]:
-    """Products of square matrices, for all threads together; NumPy's in as many pieces as there are threads."""
+    """Products of square matrices on all threads: NumPy's as one product per thread, torch's as one in all."""
     pool, device = ThreadPoolExecutor(settings.cores), find_device(settings.device)
     a, b, c = (np.ones((settings.cores, SIDE, SIDE), np.float32) for _ in range(3))
     x, y = torch.ones(settings.cores * SIDE, SIDE, device=device), torch.ones(SIDE, SIDE, device=device)
@@ -53,27 +53,27 @@ def rooflines(settings: Settings) -> dict[str, Work]:
     return {"matrix products, NumPy": numpys, "matrix products, torch": torchs}
 
 
-def result(settings: Settings, found: dict[str, Times], done: float) -> Result:
+def result(settings: Settings, timings: dict[str, Times], done: float) -> Result:
     tokens = settings.recipe.batch_size * settings.config.block_size
     flops, product = tokens * flops_per_token(settings.config), 2 * settings.cores * SIDE**3
     rows: list[Row] = []
-    for name, taken in found.items():
+    for name, timing in timings.items():
         is_step = name in (NUMPY, EAGER, COMPILED)
-        roofline = found["matrix products, NumPy" if name == NUMPY else "matrix products, torch"]
-        rate = (flops if is_step else product) / taken.median
+        roofline = timings["matrix products, NumPy" if name == NUMPY else "matrix products, torch"]
+        rate = (flops if is_step else product) / timing.median
         rows.append({
-            "subject": name, "time": taken.median, "spread": taken.spread,
-            "of torch's time": taken.over(found[EAGER]) if is_step else None,
-            "characters/s": tokens / taken.median if is_step else None,
-            "speed": rate, "of the roofline": flops / product * roofline.over(taken) if is_step else None,
-            "seconds": taken.seconds,
+            "subject": name, "time": timing.median, "spread": timing.spread,
+            "of torch's time": timing.over(timings[EAGER]) if is_step else None,
+            "characters/s": tokens / timing.median if is_step else None,
+            "speed": rate, "of the roofline": flops / product * roofline.over(timing) if is_step else None,
+            "seconds": timing.seconds,
         })  # fmt: skip
     lines = []
     for other in (EAGER, COMPILED):
-        if other in found:
-            ratios = [a / b for a, b in zip(found[NUMPY].seconds, found[other].seconds, strict=True)]
+        if other in timings:
+            ratios = [a / b for a, b in zip(timings[NUMPY].seconds, timings[other].seconds, strict=True)]
             lines.append(
-                f"gpt_numpy takes {found[NUMPY].over(found[other]):.2f} times as long as {other} "
+                f"gpt_numpy takes {timings[NUMPY].over(timings[other]):.2f} times as long as {other} "
                 f"(turn by turn {min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} turns)."
             )
     config = settings.config

@@ -1,7 +1,7 @@
-"""Times that can be compared: whatever is compared takes turns, A B A B, and the ratio is taken turn by turn.
+"""Comparable times: the subjects take turns, A B A B, and ratios are taken turn by turn.
 
-A machine is now faster and now slower, by its heat and by what others do on it. Two turns side by side see the same
-machine, so their ratio stands where each time alone does not.
+The speed of a machine varies with its temperature and with other programs. Two adjacent turns see the same conditions,
+so their ratio is stable where each time alone is not.
 """
 
 import math
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 Work = Callable[[], object]
 
-REST = 0.05  # seconds before each turn: threads of the one before may go on looking for work for a while
+REST = 0.05  # seconds before each turn, in which threads of the previous one may still spin
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds for one call, in each turn."""
+    """Seconds per call, in each turn."""
 
     seconds: list[float]
 
@@ -27,7 +27,7 @@ class Times:
 
     @property
     def spread(self) -> float:
-        """Half of all turns lie this far apart, as a part of the median."""
+        """The interquartile range, relative to the median."""
         if len(self.seconds) < 2:
             return 0.0
         low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
@@ -39,24 +39,24 @@ class Times:
 
 
 def turns(subjects: Mapping[str, Work], repeat: int, least: float) -> Iterator[dict[str, Times]]:
-    """The times so far, after each round. A turn takes `least` seconds or more; what warms up first is not counted."""
-    calls = {name: _enough(work, least) for name, work in subjects.items()}
+    """The times so far, after each round. A turn takes `least` seconds or more; the warm-up does not count."""
+    calls = {name: _calls_per_turn(work, least) for name, work in subjects.items()}
     seconds: dict[str, list[float]] = {name: [] for name in subjects}
     for _ in range(repeat):
         for name, work in subjects.items():
             time.sleep(REST)
-            began = time.perf_counter()
+            start = time.perf_counter()
             for _ in range(calls[name]):
                 work()
-            seconds[name].append((time.perf_counter() - began) / calls[name])
-        yield {name: Times(list(taken)) for name, taken in seconds.items()}
+            seconds[name].append((time.perf_counter() - start) / calls[name])
+        yield {name: Times(list(own)) for name, own in seconds.items()}
 
 
-def _enough(work: Work, least: float) -> int:
-    """How many calls fill a turn. The first call is not looked at: it may have to load and to compile."""
+def _calls_per_turn(work: Work, least: float) -> int:
+    """The first call does not count: it may load or compile."""
     work()
-    calls, began = 0, time.perf_counter()
-    while (taken := time.perf_counter() - began) < least / 4 or not calls:
+    calls, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < least / 4 or not calls:
         work()
         calls += 1
-    return math.ceil(least * calls / taken)
+    return math.ceil(least * calls / elapsed)

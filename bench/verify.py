@@ -1,4 +1,4 @@
-"""Before anything is timed: those compared compute the same numbers."""
+"""The check before any timing: the subjects compute the same numbers."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ import numpy as np
 
 from gpt_numpy.workshop.errors import RunFailed
 
-CLOSE = 1e-4  # float32, and other orders of adding
+CLOSE = 1e-4  # float32, with different orders of summation
 STEPS = 2
 
 
@@ -23,10 +23,10 @@ def same_steps(subjects: Mapping[str, Callable[[], tuple[float, float]]]) -> Non
 
 
 def same_arrays(what: str, ours: Any, theirs: Any) -> None:
-    """As far apart, in norm, as float32 allows."""
+    """Equal in norm, within the precision of float32."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     if ours.shape != theirs.shape:
         raise RunFailed(f"{what} differs from torch's: {ours.shape}, and torch's {theirs.shape}")
-    apart, size = float(np.linalg.norm(ours - theirs)), float(np.linalg.norm(theirs))
-    if not apart <= CLOSE * size:
-        raise RunFailed(f"{what} differs from torch's by {apart:.1e} in norm, which is {size:.1e}")
+    distance, size = float(np.linalg.norm(ours - theirs)), float(np.linalg.norm(theirs))
+    if not distance <= CLOSE * size:
+        raise RunFailed(f"{what} differs from torch's by {distance:.1e} in norm, where torch's norm is {size:.1e}")

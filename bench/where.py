@@ -1,9 +1,8 @@
-"""Where the time of one NumPy step goes, operation by operation, forward and backward.
+"""The time of one NumPy step by operation, forward and backward.
 
-A clock is put around the two functions of every operation and around what each thread does with its part of the
-parameters, and taken away again. Threads work side by side, so the times are of all threads together. What is missing
-to threads x step is the engine's, and waiting: for the other threads, and for Python, in which one thread at a time
-can begin or end a call of NumPy.
+Timers temporarily wrap the two functions of every operation, and the work of each thread on its part of the parameters.
+Times are summed over all threads. The remainder of threads x step is the engine's own work, and waiting: for other
+threads, and for the GIL, which a thread needs to begin and to end a NumPy call.
 """
 
 import time
@@ -32,24 +31,24 @@ def measure(settings: Settings) -> Iterator[Result]:
     for _ in range(3):
         stepping()
     steps: list[float] = []
-    with clocks() as found:
+    with clocks() as seconds:
         for _ in range(settings.repeat):
-            began = time.perf_counter()
+            start = time.perf_counter()
             stepping()
-            steps.append(time.perf_counter() - began)
-            yield result(settings, steps, found)
+            steps.append(time.perf_counter() - start)
+            yield result(settings, steps, seconds)
 
 
 @contextmanager
 def clocks() -> Iterator[Clocks]:
-    found: Clocks = defaultdict(list)
+    seconds: Clocks = defaultdict(list)
 
     def timed(key: tuple[str, str], function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*inputs: Any, **settings: Any) -> Any:
-            began = time.perf_counter()
-            made = function(*inputs, **settings)
-            found[key].append(time.perf_counter() - began)
-            return made
+            start = time.perf_counter()
+            output = function(*inputs, **settings)
+            seconds[key].append(time.perf_counter() - start)
+            return output
 
         return call
 
@@ -59,15 +58,15 @@ def clocks() -> Iterator[Clocks]:
             stack.enter_context(patch.object(op, "backward", timed((name, BACKWARD), op.backward)))
         for name, method in AROUND.items():
             stack.enter_context(patch.object(Part, method, timed((name, FORWARD), getattr(Part, method))))
-        yield found
+        yield seconds
 
 
-def result(settings: Settings, steps: list[float], found: Clocks) -> Result:
+def result(settings: Settings, steps: list[float], seconds: Clocks) -> Result:
     count, whole_time = len(steps), sum(steps) * settings.cores
     rows: list[Row] = []
-    for name in {name for name, _ in found}:
-        forward, backward = (sum(found.get((name, way), [])) / count for way in (FORWARD, BACKWARD))
-        calls = sum(len(found.get((name, way), [])) for way in (FORWARD, BACKWARD)) / count
+    for name in {name for name, _ in seconds}:
+        forward, backward = (sum(seconds.get((name, way), [])) / count for way in (FORWARD, BACKWARD))
+        calls = sum(len(seconds.get((name, way), [])) for way in (FORWARD, BACKWARD)) / count
         ways = {"other": forward} if name in AROUND else {"forward": forward, "backward": backward}
         rows.append({"operation": name, "calls": calls, **ways, "share": (forward + backward) * count / whole_time})
     rows.sort(key=lambda row: -row["share"])
@@ -79,7 +78,7 @@ def result(settings: Settings, steps: list[float], found: Clocks) -> Result:
         f"model, batch {settings.recipe.batch_size}",
         rows,
         {"operation": str, "calls": whole, **dict.fromkeys(COLOURS, milliseconds), "share": "{:.1%}".format},
-        [f"The times are of {settings.cores} threads together, the mean of {count} steps."],
+        [f"The times are summed over {settings.cores} threads, the mean of {count} steps."],
         draw,
         done=count / settings.repeat,
     )
@@ -89,5 +88,5 @@ COLOURS = {"forward": BLUE, "backward": ORANGE, "other": GREY}
 
 
 def draw(axes: "Axes", rows: Sequence[Row]) -> None:
-    seen = [row for row in rows if row["share"] >= 0.002]
-    bars("operation", COLOURS, "milliseconds, of all threads together", scale=1e3, parts=True)(axes, seen)
+    visible = [row for row in rows if row["share"] >= 0.002]
+    bars("operation", COLOURS, "milliseconds, summed over all threads", scale=1e3, parts=True)(axes, visible)

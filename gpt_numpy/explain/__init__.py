@@ -1,1 +1,1 @@
-"""Reading the gradients of attention, entry by entry: in the terminal, and on a page. README.md is the lesson."""
+"""The gradients of attention, explained entry by entry: in the terminal, and on a page. README.md is the tutorial."""

@@ -29,11 +29,11 @@ class Part:
 class Account:
     quantity: Quantity
     at: dict[str, int]  # the number of each index
-    value: float  # as the tape has it
-    parts: tuple[Part, ...]  # largest first; of a share, e^(x - the largest x) for all that share
+    value: float  # from the tape
+    parts: tuple[Part, ...]  # largest first; of a softmax, e^(x - max x) of each entry of the row
     total: float  # of the parts
-    formula: float | None  # what the formula gives; None where it is not a sum
-    size: float  # what rounding errors go by: the sizes of the parts, and no less than `floor`
+    formula: float | None  # by the formula; None if it is not a sum
+    size: float  # the scale of rounding errors: the sum of |parts|, at least `floor`
 
     @property
     def index(self) -> tuple[int, ...]:
@@ -45,7 +45,7 @@ class Account:
 
 
 def placed(entry: Entry, at: dict[str, int]) -> Entry:
-    """The entry with numbers for those of its indices that have one."""
+    """The entry, with numbers in place of the indices that `at` contains."""
     return Entry(entry.name, tuple(str(at.get(index, index)) for index in entry.indices))
 
 
@@ -56,7 +56,7 @@ def account(trace: Trace, name: str, index: tuple[int, ...]) -> Account:
     if quantity.kind == "share":
         source = entries(quantity.formula)[0].name
         exponents = trace.numbers[source][index[0]]
-        powers = np.exp(exponents - exponents.max())  # the shares are the same, and no power is too large
+        powers = np.exp(exponents - exponents.max())  # the same shares, without overflow
         parts = [
             Part(1, (Factor(Entry(source, (str(index[0]), str(k))), float(x)),), float(powers[k]))
             for k, x in enumerate(exponents)
@@ -73,7 +73,7 @@ def account(trace: Trace, name: str, index: tuple[int, ...]) -> Account:
 
 
 def floor(trace: Trace, name: str) -> float:
-    """A thousandth of the largest entry: a product alone can still come from numbers that nearly cancelled."""
+    """A thousandth of the largest entry: even a single product may have factors in which terms nearly cancelled."""
     numbers = trace.numbers[name]
     return float(np.abs(numbers[np.isfinite(numbers)]).max(initial=0.0)) / 1000
 
@@ -93,7 +93,7 @@ def _parts(trace: Trace, term: Term, at: dict[str, int]) -> list[Part]:
 
 
 def _length(trace: Trace, term: Term) -> int:
-    """How many products a term stands for."""
+    """The number of products in a term."""
     if not term.over:
         return 1
     axes = ((entry, entry.indices.index(term.over)) for entry in term.factors if term.over in entry.indices)
@@ -102,7 +102,7 @@ def _length(trace: Trace, term: Term) -> int:
 
 
 def is_hidden(entry: Entry) -> bool:
-    """Whether it lies above the mask, where a position would look ahead."""
+    """Whether it is masked: position i would attend to a later position j."""
     return entry.name in MASKED and int(entry.indices[1]) > int(entry.indices[0])
 
 
@@ -113,9 +113,9 @@ def number(trace: Trace, entry: Entry) -> float:
 
 
 def sums(trace: Trace, quantity: Quantity) -> tuple[Array, Array]:
-    """What the formula gives for every entry at once, and the size of each as in an account.
+    """The formula's value of every entry at once, and the size of each as in an account.
 
-    What lies above the mask is 0 in the numbers, so that sums may run over it.
+    Masked entries are 0 in the numbers, so sums may include them.
     """
     everywhere = np.ones(trace.numbers[quantity.name].shape)  # for terms in which an index does not occur
     indices = "".join(quantity.indices)

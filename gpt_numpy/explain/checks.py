@@ -1,9 +1,9 @@
 """Every gradient four ways: by its formula, by minitensor's tape, by torch, and by a difference quotient of the loss.
 
-The first three are right to rounding, 1e-16 of the largest term or so. A difference quotient of step h is off by about
-h^2 for the bend of the loss, and cannot see what is smaller than the rounding of the loss over h. Some of both is
-allowed for, and what lies beyond is shown as wrong. (Where the loss bends sharply, as with weights 10,000 times as
-large, it can be the difference that is off.)
+The first three are exact up to rounding, about 1e-16 of the largest term. A difference quotient of step h has an error
+of about h^2 from the curvature of the loss, and cannot resolve less than the rounding of the loss over h. The checks
+allow for both, and show any larger deviation as wrong. (Where the loss curves sharply, as with weights 10,000 times as
+large, the difference quotient itself may be off.)
 """
 
 import math
@@ -16,7 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from gpt_numpy.explain.account import Account, sums
-from gpt_numpy.explain.differences import STEP, Told, difference, differences, resolution
+from gpt_numpy.explain.differences import STEP, Progress, difference, differences, resolution
 from gpt_numpy.explain.formulas import MASKED
 from gpt_numpy.explain.forward import run
 from gpt_numpy.explain.problem import Problem
@@ -24,14 +24,14 @@ from gpt_numpy.explain.trace import Trace
 from minitensor.arrays import Array
 
 EXACT = 1e-10  # allowed between formula, tape and torch, relative to the size (see account.py)
-BEND = 1e-5  # allowed for a difference, relative to the same
+BEND = 1e-5  # allowed for a difference quotient, relative to the same size
 
 
 # ---- torch ------------------------------------------------------------------------------------------------------
 
 
 class Torch:
-    """Attention in three steps, as one writes it in torch."""
+    """Attention in three steps, in plain torch."""
 
     def scores(self, q: Any, k: Any) -> Any:
         T, D = q.shape[-2:]
@@ -46,7 +46,7 @@ class Torch:
 
 
 def by_torch(problem: Problem) -> dict[str, Array]:
-    """What is in a place, and its gradient, as torch has it; nothing if torch is not installed."""
+    """torch's value and gradient at each place; empty if torch is not installed."""
     try:
         import torch
         from torch.nn import functional as F
@@ -77,7 +77,7 @@ def by_torch(problem: Problem) -> dict[str, Array]:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to the value of an entry; `relative` is its distance from the formula, by the size of the account."""
+    """The value of an entry by one way; `relative` is its distance from the formula over the size of the account."""
 
     label: str
     value: float | None  # None where it does not exist
@@ -87,7 +87,7 @@ class Way:
 
 
 def four_ways(trace: Trace, torch: dict[str, Array], account: Account) -> list[Way]:
-    """The value of an entry; of a gradient by a difference too."""
+    """The value of an entry by each way; only a gradient has a difference quotient."""
     quantity, index = account.quantity, account.index
     base = account.value if account.formula is None else account.formula
 
@@ -118,43 +118,45 @@ class Checked:
     formula: Array
     size: Array  # what distances are relative to
     torch: Array | None
-    places: Array  # the entries of which a difference was taken (N, axes)
-    slopes: Array  # and what it gave (N,)
+    places: Array  # the entries with a difference quotient (N, axes)
+    slopes: Array  # their difference quotients (N,)
 
 
-def check_all(trace: Trace, torch: dict[str, Array], most: int, told: Told = lambda done: None) -> list[Checked]:
-    """Every gradient that has a formula. Differences for at most `most` entries, attention's own before later ones',
-    and as many of each matrix as of the others.
+def check_all(
+    trace: Trace, torch: dict[str, Array], most: int, progress: Progress = lambda count: None
+) -> list[Checked]:
+    """Every gradient that has a formula. Takes difference quotients of at most `most` entries: those of attention
+    first, then those of later sublayers, equally many of each matrix.
     """
     found, names = [], checkable(trace)
     later = [name for name in names if LATER.search(name)]
-    with threadpool_limits(1, "blas"):  # the threads here are as many as the cores
+    with threadpool_limits(1, "blas"):  # differences() already runs a thread per core
         for group in ([name for name in names if name not in later], later):
             for done, name in enumerate(group):
                 everywhere = visible_entries(trace, name)
                 chosen = everywhere[_spread(len(everywhere), most // (len(group) - done))]
                 most -= len(chosen)
-                slopes = differences(trace, name[1:], chosen, told) if len(chosen) else np.empty(0)
+                slopes = differences(trace, name[1:], chosen, progress) if len(chosen) else np.empty(0)
                 formula, size = sums(trace, trace.quantities[name])
                 found.append(Checked(name, formula, size, torch.get(name), chosen, slopes))
     return found
 
 
-LATER = re.compile("_attn|_mlp")  # in the names of what belongs to later sublayers
+LATER = re.compile("_attn|_mlp")  # in the names of quantities of later sublayers
 
 
 @dataclass(frozen=True)
 class Verdict:
     entries: int
-    differences: int  # how many were taken
+    differences: int  # number taken
     has_torch: bool
     exact: float  # the largest distance of tape or torch from the formula, relative to the size
-    slopes: float  # the same of the differences, beside what they cannot see
+    slopes: float  # the same of the differences, beyond their resolution
     wrong: int  # entries
 
 
 def verdict(trace: Trace, checked: Sequence[Checked]) -> Verdict:
-    """All that was checked, in a few numbers."""
+    """The summary of all checks."""
     blind = resolution(trace)
     exact, slopes, wrong = 0.0, 0.0, 0
     for one in checked:
@@ -163,7 +165,7 @@ def verdict(trace: Trace, checked: Sequence[Checked]) -> Verdict:
         for other in others:
             distance = np.abs(other - one.formula)
             is_wrong |= ~(distance <= EXACT * one.size)  # NaN is never right
-            exact = float(np.maximum(exact, _relative(distance, one.size).max()))  # which keeps NaN
+            exact = float(np.maximum(exact, _relative(distance, one.size).max()))  # np.maximum propagates NaN
         at = tuple(one.places.T)
         if len(one.slopes):
             distance = np.abs(one.slopes - one.formula[at])
@@ -181,13 +183,13 @@ def _relative(distance: Array, size: Array) -> Array:
 
 
 def checkable(trace: Trace) -> list[str]:
-    """The gradients that have a formula and a place in the run, the smallest matrices first."""
+    """The gradients that have a formula and a place in the forward pass, the smallest matrices first."""
     found = [q for q in trace.quantities.values() if q.is_gradient and q.terms and q.name[1:] in trace.problem.places]
     return sorted((quantity.name for quantity in found), key=lambda name: trace.numbers[name].size)
 
 
 def visible_entries(trace: Trace, name: str) -> Array:
-    """All entries of a matrix (N, axes), without those above the mask."""
+    """The unmasked entries of a matrix (N, axes)."""
     shape = trace.numbers[name].shape
     return np.argwhere(trace.visible if name in MASKED else np.ones(shape, np.bool_))
 

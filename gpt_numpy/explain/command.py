@@ -1,4 +1,4 @@
-"""gpt-numpy explain: its flags, and where the explanation goes."""
+"""The command explain: its flags, and its output in the terminal or on a page."""
 
 import difflib
 import re
@@ -21,82 +21,83 @@ from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.params import parameter_count
 
-WORK = 4e10  # for differences, in products of two numbers: some ten seconds on two cores
-FUNCTIONS = 60_000  # products that the rest of a small model costs as much as, for each token
+WORK = 4e10  # multiplications to spend on differences: some ten seconds on two cores
+FUNCTIONS = 60_000  # cost of the rest of a small model for each token, in multiplications
 
 
 def explain(cli: EngineCLI, arguments: Sequence[str]) -> int:
     parser = Parser(
         f"{cli.name} explain",
-        "Open the gradients of one attention head on a text of yours: every number as the sum that made it, down to "
-        "the loss, checked four ways. Writes a page that needs no network; --entry and --show stay in the terminal. "
+        "Explain the gradients of one attention head on a text: every number as a sum of terms, down to the loss, "
+        "checked four ways. Writes a page that works offline; --entry and --show print to the terminal. "
         "Layers, heads, positions and all other indices count from 0.",
     )
     parser.usage = f"{parser.prog} TEXT [flags]"
     parser.add_argument(
         "text", metavar="TEXT",
-        help=f'2 to {MOST} characters, such as "To be, or not"; one that begins with - goes last, after --',
+        help=f'2 to {MOST} characters, such as "To be, or not"; put one that begins with - last, after --',
     )  # fmt: skip
     group = parser.add_argument_group("the model")
     group.add_argument(
         "--run",
         metavar="FOLDER",
-        help="a run's folder, or latest (default a small fresh model, which knows the characters of TEXT)",
+        help="a run's folder, or latest (default a small fresh model, whose vocabulary is the characters of TEXT)",
     )
-    group.add_argument("--checkpoint", choices=("best", "latest"), help="which one of the run (default best)")
-    group.add_argument("--layer", metavar="N", type=int, help="whose attention (default 0, the first)")
-    group.add_argument("--head", metavar="N", type=int, help="which of its heads (default 0)")
+    group.add_argument("--checkpoint", choices=("best", "latest"), help="which checkpoint of the run (default best)")
+    group.add_argument("--layer", metavar="N", type=int, help="the layer to explain (default 0, the first)")
+    group.add_argument("--head", metavar="N", type=int, help="the head to explain (default 0)")
     group.add_argument("--seed", metavar="N", type=int, help="of the fresh model (default 0)")
     group = parser.add_argument_group("the explanation")
-    group.add_argument("--entry", metavar="ENTRY", help='the account of one number here: "dS[3,1]", "dW_q[0,5]", "L"')
-    group.add_argument("--show", metavar="NAME", help="a matrix as a heatmap here: dS, P, dW_q, ...; list: all names")
+    group.add_argument("--entry", metavar="ENTRY", help='print the account of one number: "dS[3,1]", "dW_q[0,5]", "L"')
+    group.add_argument("--show", metavar="NAME", help="print a matrix as a heatmap: dS, P, dW_q, ...; list: all names")
     group.add_argument("--out", metavar="FILE", help="the page (default attention.html)")
     group.add_argument(
         "--differences", metavar="N",
-        help="how many numbers the page checks by a difference of the loss, too; all: each (default some ten seconds)",
+        help="how many numbers the page also checks by a difference of the loss, or all (default as many as take some "
+        "ten seconds)",
     )  # fmt: skip
-    given = parser.flags(arguments)
+    flags = parser.flags(arguments)
 
-    on_a_page = "out" in given or not ("entry" in given or "show" in given)
-    if "differences" in given and not on_a_page:
-        raise WrongUse("--differences is for a page; --entry takes its own, and --out writes a page too")
-    limit = _limit(given)
+    on_a_page = "out" in flags or not ("entry" in flags or "show" in flags)
+    if "differences" in flags and not on_a_page:
+        raise WrongUse("--differences is for a page; --entry always takes one, and --out writes a page too")
+    limit = _limit(flags)
     console = Console()
-    subject = subject_of(cli, given)
+    subject = subject_of(cli, flags)
     trace = Trace(subject.problem)
-    if "entry" in given or "show" in given:
-        _in_terminal(console, trace, subject, given)
+    if "entry" in flags or "show" in flags:
+        _in_terminal(console, trace, subject, flags)
     if on_a_page:
         total = sum(len(visible_entries(trace, name)) for name in checkable(trace))
         most = min(total, _affordable(subject.problem) if limit is None else limit)
-        _on_a_page(console, trace, subject, Path(given.get("out", "attention.html")), most, total)
+        _on_a_page(console, trace, subject, Path(flags.get("out", "attention.html")), most, total)
     return 0
 
 
-def _limit(given: Flags) -> int | None:
-    """How many differences are wanted; None if that was not said."""
-    wanted: str = given.get("differences", "")
-    if wanted == "all":
+def _limit(flags: Flags) -> int | None:
+    """The value of --differences; None without the flag."""
+    value: str = flags.get("differences", "")
+    if value == "all":
         return sys.maxsize
-    if wanted and not re.fullmatch("[0-9]{1,18}", wanted):
-        raise WrongUse(f"--differences {wanted}: give a whole number, or all")
-    return int(wanted) if wanted else None
+    if value and not re.fullmatch("[0-9]{1,18}", value):
+        raise WrongUse(f"--differences {value}: give a whole number, or all")
+    return int(value) if value else None
 
 
 # ---- in the terminal --------------------------------------------------------------------------------------------
 
 
-def _in_terminal(console: Console, trace: Trace, subject: Subject, given: Flags) -> None:
+def _in_terminal(console: Console, trace: Trace, subject: Subject, flags: Flags) -> None:
     label = terminal.labels_of(trace, subject.reads, subject.vocabulary)
-    if given.get("show") == "list":
+    if flags.get("show") == "list":
         for quantity in trace.quantities.values():
             console.say(f"{quantity!s:<16}  {quantity.meaning}")
-    elif "show" in given:
-        quantity = trace.quantities[_known(trace, "show", given["show"])]
+    elif "show" in flags:
+        quantity = trace.quantities[_known(trace, "show", flags["show"])]
         terminal.show_matrix(console, trace, quantity, label, shutil.get_terminal_size().columns)
-    if "entry" not in given:
+    if "entry" not in flags:
         return
-    name, index = _entry(trace, given["entry"])
+    name, index = _entry(trace, flags["entry"])
     found = account(trace, name, index)
     ways = four_ways(trace, by_torch(subject.problem), found)
     terminal.show_account(console, trace, found, ways, label)
@@ -105,11 +106,11 @@ def _in_terminal(console: Console, trace: Trace, subject: Subject, given: Flags)
         lead = next(iter(sorted(leads, key=lambda entry: not entry.name.startswith("d"))), None)
         if lead:
             console.say()
-            console.say(f"each factor opens in turn: {subject.again('--entry', str(lead))}", "dim")
+            console.say(f"each factor has an account, too: {subject.again('--entry', str(lead))}", "dim")
 
 
 def _entry(trace: Trace, text: str) -> tuple[str, tuple[int, ...]]:
-    """The quantity and the index that are meant by dS[3,1]."""
+    """The quantity and the index of an entry such as dS[3,1]."""
     found = re.fullmatch(r"\s*(\w+)\s*(?:\[([^\[\]]*)\])?\s*", text)
     if not found:
         raise WrongUse(f'--entry {text!r} is not an entry; write it as "dS[3,1]"')
@@ -152,12 +153,12 @@ def _on_a_page(console: Console, trace: Trace, subject: Subject, out: Path, most
 
     with console.bar("differences of the loss", most) as bar:
 
-        def told(count: int) -> None:
+        def progress(count: int) -> None:
             nonlocal done
             done += count
             bar.at(done)
 
-        checked = check_all(trace, torch, most, told)
+        checked = check_all(trace, torch, most, progress)
     about = {
         "text": plain(subject.text), "reads": subject.reads, "vocabulary": subject.vocabulary, "model": subject.model,
         "command": subject.command, "torch": bool(torch),
@@ -173,22 +174,22 @@ def _on_a_page(console: Console, trace: Trace, subject: Subject, out: Path, most
     _show_verdict(console, verdict(trace, checked), total)
     console.say(f"page: {out} ({out.stat().st_size / 1e6:.1f} MB, needs no network); open it in a browser")
     index = visible_entries(trace, "dS")[-1]
-    console.say(f"or here, one number: {subject.again('--entry', 'dS[' + ','.join(map(str, index)) + ']')}")
+    console.say(f"one number in the terminal: {subject.again('--entry', 'dS[' + ','.join(map(str, index)) + ']')}")
 
 
 def _affordable(problem: Problem) -> int:
-    """How many differences to take: each costs about as much as these many products and so many functions do."""
-    of_a_token = parameter_count(problem.config) + FUNCTIONS
-    return int(WORK / (len(problem.ids) * of_a_token))
+    """How many differences WORK allows: each costs FUNCTIONS and a multiplication per parameter, for every token."""
+    cost_per_token = parameter_count(problem.config) + FUNCTIONS
+    return int(WORK / (len(problem.ids) * cost_per_token))
 
 
 def _show_verdict(console: Console, found: Verdict, total: int) -> None:
     torch = "formula, tape and torch" if found.has_torch else "formula and tape (torch is not installed)"
     some = "" if found.differences == total else f" for {found.differences:,} of them"
-    slopes = f"differences of the loss{some} {found.slopes:.0e} ({BEND:.0e} is allowed)"
+    slopes = f"differences of the loss{some} within {found.slopes:.0e} ({BEND:.0e} is allowed)"
     slopes = slopes if found.differences else "no differences were taken"
     console.say(
-        f"checked: {found.entries:,} gradients; {torch} are {found.exact:.0e} of their terms apart at most, {slopes}",
+        f"checked: {found.entries:,} gradients; {torch} agree within {found.exact:.0e} of their terms, {slopes}",
         "bold red" if found.wrong else None,
     )
     if found.wrong:
@@ -196,6 +197,6 @@ def _show_verdict(console: Console, found: Verdict, total: int) -> None:
 
 
 EXPLAIN = Command(explain, {
-    'explain "To be, or not"': "open the gradients of attention, on a page",
-    'explain "To be, or not" --entry "dS[3,1]"': "one of them, here in the terminal",
+    'explain "To be, or not"': "explain the gradients of attention, on a page",
+    'explain "To be, or not" --entry "dS[3,1]"': "one of them, in the terminal",
 })  # fmt: skip

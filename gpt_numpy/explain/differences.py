@@ -1,4 +1,4 @@
-"""Gradients from the loss alone: change one number a little to both sides, and see what the loss does."""
+"""Gradients from the loss alone, by central differences."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,17 +13,17 @@ from minitensor import Tensor, no_grad
 from minitensor import functional as F
 from minitensor.arrays import Array
 
-STEP = 1e-5  # the bend of the loss and its rounding then cost about as much, 1e-10
-AT_ONCE = 2048  # tokens in one run
+STEP = 1e-5  # balances the errors from curvature and from rounding, about 1e-10 each
+AT_ONCE = 2048  # tokens in one forward pass
 
-Told = Callable[[int], None]  # how many differences have been taken
+Progress = Callable[[int], None]  # called with the number of differences just taken
 
 
 def difference(trace: Trace, name: str, index: tuple[int, ...]) -> float:
     return float(differences(trace, name, np.array([index], np.intp).reshape(1, -1))[0])
 
 
-def differences(trace: Trace, name: str, indices: Array, told: Told = lambda done: None) -> Array:
+def differences(trace: Trace, name: str, indices: Array, progress: Progress = lambda count: None) -> Array:
     """(L(x + h) - L(x - h)) / 2h, for the entries (N, axes) of the value or parameter of this name."""
     problem, shape = trace.problem, trace.numbers[name].shape
 
@@ -42,12 +42,12 @@ def differences(trace: Trace, name: str, indices: Array, told: Told = lambda don
     with ThreadPoolExecutor(available_cores()) as pool:
         for found in pool.map(slopes, pieces):
             taken.append(found)
-            told(len(found))
+            progress(len(found))
     return np.concatenate(taken)
 
 
 def resolution(trace: Trace) -> float:
-    """What a difference cannot see: some roundings of the loss, over its step."""
+    """The smallest slope that a difference can resolve: some rounding errors of the loss, over its step."""
     return 16 * float(np.spacing(trace.numbers["L"])) / (2 * STEP)
 
 
@@ -76,7 +76,7 @@ def _changed(arrays: Array, changes: Array, place: Place) -> Array:
 
 
 class ManyWeights:
-    """minitensor.functional where a matrix or bias may come in B versions, one for each text of the batch."""
+    """minitensor.functional with optionally B versions of a matrix or bias, one for each sequence of the batch."""
 
     embedding, layer_norm, gelu, cross_entropy = F.embedding, F.layer_norm, F.gelu, F.cross_entropy
 

@@ -1,18 +1,17 @@
-"""What every number is the sum of: a formula for each matrix of attention, and of all that comes after it.
+"""The formula of every quantity: of each matrix of attention, and of all that comes after it.
 
-A formula is written as it is read, `c Σ_j dS[i,j] K[j,d]`: terms with + or - between them, each a product of entries
-and constants, some of them summed over an index. The terminal and the page show it, and take it apart into its terms.
-Nothing is calculated here: every entry that is named comes from the operations that train, and tests hold the two
-together.
+A formula is text, `c Σ_j dS[i,j] K[j,d]`: terms joined by + or -, each a product of entries and constants, optionally
+summed over an index. The terminal and the page show the formula and its terms. Nothing is computed here: the entries'
+values come from the operations that train, and tests check that they satisfy the formulas.
 
-    i, j, k   positions: one that looks, one that is looked at, and one that a sum runs over
-    d         the D numbers of a head      m   the C channels of the stream      u   the numbers inside an MLP
+    i, j, k   positions: of the query, of the key, and one that a sum runs over
+    d         the D channels of a head     m   the C channels of the stream      u   the hidden units of an MLP
     v         tokens of the vocabulary     a   another channel, or another token, that a sum runs over
-    T         how many positions           c   1/sqrt(D)
+    T         the number of positions      c   1/sqrt(D)
 
-The text passes through the blocks as a stream R, to which each sublayer adds what it makes of it. A gradient goes back
-along the stream unchanged, and each sublayer adds what comes back through it: that is dY's formula. So dR is here the
-part of a gradient that came through the sublayer which read that R; the rest passes by.
+The blocks form a residual stream R, to which each sublayer adds its output. The gradient flows back along the stream
+unchanged, and each sublayer adds the gradient from its input: that is dY's formula. So dR here is only the part of the
+gradient that comes through the sublayer which reads that R; the rest bypasses it.
 """
 
 import re
@@ -21,7 +20,7 @@ from typing import Literal, NamedTuple
 
 from gpt_numpy.config import GPTConfig
 
-MASKED = ("S", "P", "dS", "dP")  # defined where a position may look: j <= i
+MASKED = ("S", "P", "dS", "dP")  # defined where a position may attend: j <= i
 Kind = Literal["sum", "share", "function", "given"]
 
 
@@ -45,18 +44,18 @@ class Term:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A matrix (or vector, or number) that has a name.
+    """A named matrix, vector or number.
 
     sum        the terms of its formula add up to it
     share      e^x over the sum of e^x of its row: a softmax
-    function   made of the entries that the formula names, in another way
-    given      a parameter, or what the explanation begins with
+    function   another function of the entries in the formula
+    given      a parameter, or an input of the explanation
     """
 
     name: str
     indices: tuple[str, ...]
     meaning: str
-    formula: str = ""  # as it is best read
+    formula: str = ""  # in its most readable form
     kind: Kind = "sum"
     terms: tuple[Term, ...] = ()
 
@@ -97,14 +96,14 @@ class _Table:
         self.quantities: dict[str, Quantity] = {}
 
     def add(self, entry: str, formula: str, meaning: str, *, kind: Kind = "sum", shown: str = "") -> None:
-        """`shown` is the formula as it is best read, where that is not the sum of its terms."""
+        """`shown` is the most readable form of the formula, if that is not the sum of its terms."""
         found = (entries(entry) or [Entry(entry)])[0]
         terms = parsed(formula) if kind == "sum" else ()
         self.quantities[found.name] = Quantity(found.name, found.indices, meaning, shown or formula, kind, terms)
 
 
 def quantities(config: GPTConfig, layer: int) -> dict[str, Quantity]:
-    """Every quantity that can be opened, for a head of this layer, each after those that its formula needs."""
+    """Every quantity that can be explained, for a head of this layer, each after those that its formula needs."""
     table = _Table()
     _add_forward(table, config, layer)
     _add_rest(table, config, layer)
@@ -141,23 +140,23 @@ def _sum(*parts: str) -> str:
 
 def _add_forward(table: _Table, config: GPTConfig, layer: int) -> None:
     add, bias = table.add, config.bias
-    add("tok[i,m]", "", "the row of the token that stands there, from the table of tokens", kind="given")
-    add("pos[i,m]", "", "the row of that position, from the table of positions", kind="given")
+    add("tok[i,m]", "", "the embedding of the token at that position", kind="given")
+    add("pos[i,m]", "", "the embedding of that position", kind="given")
     for sub in sublayers(config)[: 2 * layer]:
         meaning = f"what {sub.described} adds to the stream (--layer {sub.layer} opens it)"
         add(f"Y_{sub}[i,m]", "", meaning, kind="given")
     before = [f"Y_{sub}[i,m]" for sub in sublayers(config)[: 2 * layer]]
-    add("R[i,m]", _sum("tok[i,m]", "pos[i,m]", *before), "the stream as this attention reads it")
-    _add_norm(table, "", "R", "X", bias, "what attention works on")
+    add("R[i,m]", _sum("tok[i,m]", "pos[i,m]", *before), "the stream that this attention reads")
+    _add_norm(table, "", "R", "X", bias, "the input of attention")
     for letter, i, what in (("q", "i", "the query: what a position looks for"), ("k", "j", "the key: what it offers"),
-                          ("v", "j", "the value: what it hands over")):  # fmt: skip
+                          ("v", "j", "the value: what it passes on")):  # fmt: skip
         add(f"W_{letter}[d,m]", "", f"this head's rows of c_attn that make {letter.upper()}", kind="given")
         if bias:
             add(f"b_{letter}[d]", "", f"the bias of {letter.upper()}", kind="given")
         formula = _sum(f"Σ_m X[{i},m] W_{letter}[d,m]", f"b_{letter}[d]" if bias else "")
         add(f"{letter.upper()}[{i},d]", formula, what)
-    add("S[i,j]", "c Σ_d Q[i,d] K[j,d]", "the score: how well the key at j answers the query at i")
-    add("P[i,j]", "e^S[i,j] / Σ_k e^S[i,k]", "the weight: the share of j in what i takes", kind="share")
+    add("S[i,j]", "c Σ_d Q[i,d] K[j,d]", "the score: how well the key at j matches the query at i")
+    add("P[i,j]", "e^S[i,j] / Σ_k e^S[i,k]", "the weight: the share of the value at j in the output at i", kind="share")
     add("O[i,d]", "Σ_j P[i,j] V[j,d]", "the output of this head: a weighted mean of values")
     add("W_o[m,d]", "", "this head's columns of c_proj", kind="given")
     if bias:
@@ -166,7 +165,7 @@ def _add_forward(table: _Table, config: GPTConfig, layer: int) -> None:
     if others:
         add(others, "", "what the other heads add to Y (--head opens each)", kind="given")
     formula = _sum("Σ_d O[i,d] W_o[m,d]", others, "b_o[m]" if bias else "")
-    add("Y[i,m]", formula, "the output of attention, of all heads, which is added to the stream")
+    add("Y[i,m]", formula, "the output of attention, of all heads, added to the stream")
 
 
 def _add_norm(table: _Table, mark: str, stream: str, out: str, bias: bool, what: str) -> None:
@@ -177,7 +176,7 @@ def _add_norm(table: _Table, mark: str, stream: str, out: str, bias: bool, what:
     add(
         f"{var}[i]", f"Σ_m 1/C {stream}[i,m] {stream}[i,m] - {mean}[i] {mean}[i]", "the variance of a row of the stream"
     )
-    add(f"{r}[i]", f"1 / √({var}[i] + 0.00001)", "one over the spread of a row", kind="function")
+    add(f"{r}[i]", f"1 / √({var}[i] + 0.00001)", "one over the standard deviation of a row", kind="function")
     add(f"{n}[i,m]", f"{stream}[i,m] {r}[i] - {mean}[i] {r}[i]", "the row with mean 0 and variance 1",
         shown=f"({stream}[i,m] - {mean}[i]) {r}[i]")  # fmt: skip
     add(f"{w}[m]", "", f"the scale of the layer norm that makes {out}", kind="given")
@@ -194,8 +193,8 @@ def _add_rest(table: _Table, config: GPTConfig, layer: int) -> None:
     add, bias = table.add, config.bias
     stream = ["R[i,m]", "Y[i,m]"]
     for sub in later(config, layer):
-        add(f"R_{sub}[i,m]", _sum(*stream), f"the stream as {sub.described} reads it")
-        _add_norm(table, f"_{sub}", f"R_{sub}", f"N_{sub}", bias, f"what {sub.described} works on")
+        add(f"R_{sub}[i,m]", _sum(*stream), f"the stream that {sub.described} reads")
+        _add_norm(table, f"_{sub}", f"R_{sub}", f"N_{sub}", bias, f"the input of {sub.described}")
         if sub.kind == "mlp":
             for entry, what in ((f"W1_{sub}[u,m]", "the matrix"), (f"W2_{sub}[m,u]", "the second matrix")):
                 add(entry, "", f"{what} of {sub.described}", kind="given")
@@ -212,26 +211,26 @@ def _add_rest(table: _Table, config: GPTConfig, layer: int) -> None:
             meaning = f"what {sub.described} adds to the stream (--layer {sub.layer} opens it)"
             add(f"Y_{sub}[i,m]", "", meaning, kind="given")
         stream.append(f"Y_{sub}[i,m]")
-    add("R_f[i,m]", _sum(*stream), "the stream at its end")
-    _add_norm(table, "_f", "R_f", "N_f", bias, "what the last layer works on")
+    add("R_f[i,m]", _sum(*stream), "the stream after the last block")
+    _add_norm(table, "_f", "R_f", "N_f", bias, "the input of lm_head")
     add("W_lm[v,m]", "", "the matrix of lm_head", kind="given")
-    add("Z[i,v]", "Σ_m N_f[i,m] W_lm[v,m]", "the logit: how much speaks for token v as the next one")
-    add("p[i,v]", "e^Z[i,v] / Σ_a e^Z[i,a]", "the chance that the model gives to token v", kind="share")
-    add("next[i,v]", "", "1 for the token that did come next, 0 for all others", kind="given")
-    add("l[i]", "-log p[i,next]", "the loss at a position: the surprise at the token that came", kind="function")
+    add("Z[i,v]", "Σ_m N_f[i,m] W_lm[v,m]", "the logit of token v as the next token")
+    add("p[i,v]", "e^Z[i,v] / Σ_a e^Z[i,a]", "the probability that the model gives to token v", kind="share")
+    add("next[i,v]", "", "1 for the actual next token, 0 for all others", kind="given")
+    add("l[i]", "-log p[i,next]", "the loss at a position: the surprise at the actual next token", kind="function")
     add("L", "Σ_i 1/T l[i]", "the loss: the mean surprise")
 
 
 def _add_rest_backward(table: _Table, config: GPTConfig, layer: int) -> None:
     """From the loss back to dY."""
     add = table.add
-    meaning = "the chance given, less the right answer, over T as the loss is a mean: where every gradient begins"
+    meaning = "the probability minus the target, over T as the loss is a mean: where every gradient begins"
     add("dZ[i,v]", "1/T p[i,v] - 1/T next[i,v]", meaning, shown="1/T (p[i,v] - next[i,v])")
     add("dN_f[i,m]", "Σ_v dZ[i,v] W_lm[v,m]", "back through lm_head")
-    _add_norm_backward(table, "_f", "dN_f", "what comes back to the stream from its end")
+    _add_norm_backward(table, "_f", "dN_f", "the gradient that enters the stream at its end")
     back = ["dR_f[i,m]"]
     for sub in reversed(later(config, layer)):
-        add(f"dY_{sub}[i,m]", _sum(*back), f"what reaches the output of {sub.described}")
+        add(f"dY_{sub}[i,m]", _sum(*back), f"the gradient at the output of {sub.described}")
         if sub.kind == "mlp":
             add(f"dG_{sub}[i,u]", f"Σ_m dY_{sub}[i,m] W2_{sub}[m,u]", f"back through the second matrix of {sub}")
             add(f"dU_{sub}[i,u]", f"dG_{sub}[i,u] g_{sub}[i,u]", "back through GELU: times its slope")
@@ -240,19 +239,19 @@ def _add_rest_backward(table: _Table, config: GPTConfig, layer: int) -> None:
             add(
                 f"dN_{sub}[i,m]",
                 "",
-                f"what its heads send back: dX of that layer (--layer {sub.layer} opens it)",
+                f"the gradient from its heads: dX of that layer (--layer {sub.layer} opens it)",
                 kind="given",
             )
         _add_norm_backward(
             table, f"_{sub}", f"dN_{sub}", f"the part of the stream's gradient that comes through {sub.described}"
         )
         back.append(f"dR_{sub}[i,m]")
-    meaning = "what reaches the output of attention: the stream's end, and each sublayer after it, send it back"
+    meaning = "the gradient at the output of attention: from the stream's end, and from each sublayer after it"
     add("dY[i,m]", _sum(*back), meaning)
 
 
 def _add_norm_backward(table: _Table, mark: str, dn: str, meaning: str) -> None:
-    """Back through a layer norm: directly, through the mean, and through the spread."""
+    """Back through a layer norm: directly, through the mean, and through the standard deviation."""
     n, r, w = f"n{mark}", f"r{mark}", f"w{mark}"
     own, others = f"{r}[i] {dn}[i,m] {w}[m]", f"1/C Σ_a {r}[i] {dn}[i,a] {w}[a]"
     table.add(
@@ -269,27 +268,27 @@ def _add_backward(table: _Table, config: GPTConfig) -> None:
     add(
         "dP[i,j]",
         "Σ_d dO[i,d] V[j,d]",
-        "by how much the loss grows with the weight of j: how the value at j goes with dO",
+        "how much the loss grows with the weight of j: the dot product of dO and the value at j",
     )
-    add("dV[j,d]", "Σ_i P[i,j] dO[i,d]", "each position that looked at j sends back its dO, by its weight")
+    add("dV[j,d]", "Σ_i P[i,j] dO[i,d]", "the dO of each position that attends to j, times its weight")
     add("dS[i,j]", "P[i,j] dP[i,j] - Σ_k P[i,j] P[i,k] dP[i,k]",
-        "back through softmax: does more of j raise the loss more than the mean of what i sees?",
+        "back through softmax: does more weight on j raise the loss more than the mean of what i sees?",
         shown="P[i,j] (dP[i,j] - Σ_k P[i,k] dP[i,k])")  # fmt: skip
     add(
         "dQ[i,d]",
         "c Σ_j dS[i,j] K[j,d]",
-        "the keys that i saw, each by its dS; a training step moves the query the other way",
+        "the keys that i sees, each times its dS; a training step moves the query the opposite way",
     )
     add(
         "dK[j,d]",
         "c Σ_i dS[i,j] Q[i,d]",
-        "the queries that saw j, each by its dS; a training step moves the key the other way",
+        "the queries that see j, each times its dS; a training step moves the key the opposite way",
     )
     others = "dX_others[i,m]" if config.n_head > 1 else ""
     if others:
-        add(others, "", "what comes back through the other heads (--head opens each)", kind="given")
+        add(others, "", "the gradient from the other heads (--head opens each)", kind="given")
     formula = _sum(*(f"Σ_d d{name.upper()}[i,d] W_{name}[d,m]" for name in "qkv"), others)
-    add("dX[i,m]", formula, "X was used three times in each head: the gradients of all uses are added")
+    add("dX[i,m]", formula, "X is used three times in each head: the gradients of all uses are added")
     for name, i in (("q", "i"), ("k", "j"), ("v", "j")):
         of = f"d{name.upper()}"
         add(f"dW_{name}[d,m]", f"Σ_{i} {of}[{i},d] X[{i},m]", "the same weights serve all positions: a sum over them")
@@ -299,5 +298,8 @@ def _add_backward(table: _Table, config: GPTConfig) -> None:
     if config.bias:
         add("db_o[m]", "Σ_i dY[i,m]", "a bias is added at every position: a sum over them")
     _add_norm_backward(
-        table, "", "dX", "the part of the stream's gradient that comes through this attention; the rest, dY, passes by"
+        table,
+        "",
+        "dX",
+        "the part of the stream's gradient that comes through this attention, without the rest, dY",
     )

@@ -1,7 +1,7 @@
-"""The model's forward pass with nothing hidden in layers: attention in its three stages, a name for each value.
+"""The model's forward pass in one function: attention in its three stages, and a name for each value.
 
-Written in the names that minitensor and torch share, it serves three times: on minitensor's tape, which gives all
-numbers that are explained; without a tape, for difference quotients; and in torch, for comparison.
+It uses only names that minitensor and torch share, and runs in three settings: on minitensor's tape, for all numbers to
+explain; without a tape, for difference quotients; and in torch, for comparison.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from gpt_numpy.config import GPTConfig
 from minitensor import Tensor, apply
 from minitensor.ops.attention import attention_scores, attention_values, attention_weights
 
-Note = Callable[[str, Any], Any]  # is told each value by its name, and gives the value to go on with
+Note = Callable[[str, Any], Any]  # receives each value by its name, and returns the value to continue with
 
 
 class Stages(Protocol):
@@ -23,7 +23,7 @@ class Stages(Protocol):
 
 
 class ByHand:
-    """The three operations of minitensor/ops/attention.py, each a step of its own on the tape."""
+    """The three operations of minitensor/ops/attention.py, each recorded separately on the tape."""
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         return apply(attention_scores, q, k, None, is_causal=True)
@@ -49,7 +49,7 @@ def run(
         return F.layer_norm(x, (C,), weights[f"{name}.weight"], weights.get(f"{name}.bias"))
 
     def read(name: str, x: Any) -> Any:
-        """The stream as one sublayer reads it: a value of its own, which gets the gradient from there alone."""
+        """The stream as one sublayer reads it: a separate value, whose gradient comes from that sublayer alone."""
         return note(name, x.reshape(B, T, C))
 
     x = note("tok", F.embedding(ids, weights["tok_emb.weight"])) + weights["pos_emb.weight"][:T]  # (B, T, C)

@@ -1,11 +1,11 @@
-"""The page: all numbers and formulas in one file that needs no network.
+"""The page: all numbers and formulas in one file that works offline.
 
-page/ holds it as it is written: page.html, style.css and the scripts, which are put into one another here, and the
-data after them, as JSON: for each quantity its formula and its terms, and its numbers in base64.
+page/ contains its sources, page.html, style.css and the scripts, which are combined here and followed by the data in
+JSON: for each quantity its formula and its terms, and its numbers in base64.
 
-    numbers       float64, or float32 where that loses nothing
-    torch         what torch has beyond the tape's number, in float32
-    difference    the same for the difference quotient, of all entries or of those that `measured` counts
+    numbers       float64, or float32 where that is exact
+    torch         torch's number minus the tape's, in float32
+    difference    the same for the difference quotient, of all entries or of those that `measured` lists
 """
 
 import base64
@@ -28,7 +28,7 @@ SCRIPTS = [
     f"{name}.js"
     for name in ("data", "formula", "account", "attention", "matrix", "picture", "panel", "steps", "breaks", "main")
 ]
-MOST_BYTES = 4_700_000  # of the data; what does not fit is left to the terminal
+MOST_BYTES = 4_700_000  # of the data; numbers beyond that are only shown in the terminal
 Record = dict[str, Any]
 
 
@@ -47,7 +47,7 @@ def write_page(path: Path, contents: Record) -> None:
 
 
 def contents(trace: Trace, torch: dict[str, Array], checked: list[Checked], about: Record) -> Record:
-    """All that the page shows. `about` says which model and which text it is."""
+    """The data of the page. `about` describes the model and the text."""
     problem, config = trace.problem, trace.problem.config
     by_name = {one.name: one for one in checked}
     quantities, left = [], MOST_BYTES
@@ -69,7 +69,7 @@ def contents(trace: Trace, torch: dict[str, Array], checked: list[Checked], abou
 
 
 def described(trace: Trace, quantity: Quantity, size: Array) -> Record:
-    """Its `size` is the largest sum of the sizes of terms: beside it, what is only rounding can be told."""
+    """Its `size` is the largest sum of |terms|, the scale for recognising numbers that are only rounding errors."""
 
     def factor(entry: Entry) -> list[Any]:
         return [entry.name, *entry.indices]
@@ -90,7 +90,7 @@ def _numbers(trace: Trace, name: str, torch: Array | None, checked: Checked | No
     numbers = trace.numbers[name]
     packed = {"numbers": _packed(numbers)}
     if torch is not None and trace.quantities[name].kind != "given":
-        with np.errstate(invalid="ignore"):  # above the mask S is -inf in both
+        with np.errstate(invalid="ignore"):  # masked scores are -inf in both
             packed["torch"] = _packed(_rough(np.where(torch == numbers, 0.0, torch - numbers)))
     if checked is not None and len(checked.slopes):
         packed["difference"] = _packed(_rough(checked.slopes - numbers[tuple(checked.places.T)]))
@@ -100,13 +100,13 @@ def _numbers(trace: Trace, name: str, torch: Array | None, checked: Checked | No
 
 
 def _rough(beyond: Array) -> Array:
-    """In float32, which is exact enough for what another way has beyond the number."""
-    with np.errstate(over="ignore"):  # infinite is wrong as well
+    """In float32, which is precise enough for a deviation from the number."""
+    with np.errstate(over="ignore"):  # infinity is wrong as well
         return beyond.astype(np.float32)
 
 
 def _packed(array: Array) -> str:
-    """Base64 of little-endian floats, 4 bytes each (marked by a comma in front) if these can hold them, or 8."""
+    """Base64 of little-endian floats: of 4 bytes (marked by a leading comma) if that is exact, else of 8."""
     short = _rough(array).astype("<f4")
     if np.array_equal(short, array, equal_nan=True):
         return "," + base64.b64encode(short.tobytes()).decode("ascii")
@@ -114,7 +114,7 @@ def _packed(array: Array) -> str:
 
 
 def _by_importance(trace: Trace) -> list[str]:
-    """What comes first has room on the page for sure."""
+    """The first quantities certainly fit on the page."""
     return sorted(trace.quantities, key=lambda name: next(i for i, kind in enumerate(KINDS) if kind.fullmatch(name)))
 
 
@@ -124,7 +124,7 @@ KINDS = [
         r"d?([XQKVSPOYZ]|[Wb]_[qkvo]|[XY]_others)",  # attention, and where the gradient begins
         r"d?N_f|W_lm|p|next|l|L",  # the end of the model
         r"[a-zA-Z]+(_f)?",  # the stream and its layer norms
-        r"(dR|R|Y)_\w+",  # what later sublayers add to it and send back
-        r"\w+",  # and their inside
+        r"(dR|R|Y)_\w+",  # outputs and gradients of later sublayers
+        r"\w+",  # and their inner quantities
     )
 ]

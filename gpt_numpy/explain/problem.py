@@ -1,4 +1,4 @@
-"""What is explained, and where each of its quantities is in a run of the model."""
+"""The problem to explain, and the place of each of its quantities in a forward pass of the model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from minitensor.arrays import Array
 
 
 class Place(NamedTuple):
-    """Where a quantity is in a run: the name of a value or of a parameter there, and which part of it."""
+    """The place of a quantity in a forward pass: the name of a value or parameter, and the part of it."""
 
     name: str
     part: tuple[Any, ...] = ()
@@ -20,7 +20,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """What is explained: a text (T tokens, and the T that follow them) in a model, and one head of one layer."""
+    """A text (T tokens, and the T that follow them) in a model, and one head of one layer."""
 
     config: GPTConfig
     weights: Mapping[str, Array]
@@ -31,10 +31,10 @@ class Problem:
 
     @cached_property
     def places(self) -> dict[str, Place]:
-        """By the names of quantities; what the operations keep to themselves is in no place."""
+        """By the names of quantities; values inside an operation have no place."""
         config, n, h = self.config, self.layer, self.head
         C, D = config.n_embd, config.n_embd // config.n_head
-        ours = slice(h * D, (h + 1) * D)  # of the channels of all heads side by side
+        ours = slice(h * D, (h + 1) * D)  # of the concatenated channels of all heads
 
         def parameters(matrix: str, bias: str, layer: str, part: tuple[Any, ...] = ()) -> dict[str, Place]:
             found = {matrix: Place(f"{layer}.weight", part, True)}

@@ -13,10 +13,10 @@ from gpt_numpy.explain.formulas import ENTRY, Entry, Quantity, entries
 from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.console import Console
 
-MOST_TERMS = 24  # shown one by one; more than one that are left go into one line
-BLUE, ORANGE = (33, 102, 172), (203, 84, 14)  # below 0 and above: told apart in all common colour blindness
+MOST_TERMS = 24  # shown one by one; if more than one remains, they share a line
+BLUE, ORANGE = (33, 102, 172), (203, 84, 14)  # below 0 and above: distinct in all common forms of colour blindness
 
-Labels = Callable[[str, int], str]  # what stands at an index, say "3 'b'" at position 3
+Labels = Callable[[str, int], str]  # the label of an index, such as "3 'b'" for position 3
 
 
 # ---- one entry --------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def show_matrix(console: Console, trace: Trace, quantity: Quantity, label: Label
 
 
 def _headlines(heads: Sequence[str], cell: int) -> list[str]:
-    """The labels of columns: the index, and under it the character if there is one."""
+    """The labels of columns: the index, and the character, if there is one, below it."""
     split = [head.partition(" ") for head in heads]
     lines = ["".join(f"{index:>{cell}}" for index, _, _ in split)]
     if any(what for _, _, what in split):
@@ -180,14 +180,14 @@ def _cell(value: float, largest: float, width: int, hidden: bool) -> tuple[str, 
     elif width > 4:
         text = f"{value:.4f}" if largest >= 0.1 else f"{value:.1e}"
     else:
-        text = f"{10 * share:+.0f}" if abs(share) >= 0.05 else "0"  # no sign where there is hardly a value
+        text = f"{10 * share:+.0f}" if abs(share) >= 0.05 else "0"  # no sign near 0
     red, green, blue = (round(255 + (end - 255) * abs(share)) for end in (ORANGE if share > 0 else BLUE))
     ink = "white" if abs(share) > 0.55 else "black"
     return f"{text:>{width}}", f"{ink} on rgb({red},{green},{blue})"
 
 
 def labels_of(trace: Trace, reads: Sequence[str], vocabulary: Sequence[str]) -> Labels:
-    """Positions with the character read there, tokens by themselves, all other indices as numbers."""
+    """Positions with their character, tokens with their text, all other indices as numbers alone."""
 
     def label(index: str, number: int) -> str:
         if index in "ij":

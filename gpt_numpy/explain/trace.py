@@ -1,4 +1,4 @@
-"""One text through the model and back on minitensor's tape: the numbers of every quantity."""
+"""One forward and backward pass on minitensor's tape: the numbers of every quantity."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from minitensor.ops.softmax import softmax_forward
 
 
 class Trace:
-    """The numbers of every quantity, from minitensor's tape: values, their gradients, and what operations kept."""
+    """The numbers of every quantity, from minitensor's tape: values, gradients, and what operations saved."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -34,7 +34,7 @@ class Trace:
         )  # fmt: skip
         losses.mean().backward(retain_graph=True)
         self.constants = {
-            "c": self._kept(f"S{problem.layer}")[2], "1/T": 1 / len(problem.ids), "1/C": 1 / problem.config.n_embd,
+            "c": self._saved(f"S{problem.layer}")[2], "1/T": 1 / len(problem.ids), "1/C": 1 / problem.config.n_embd,
         }  # fmt: skip
         self.numbers = {"l": losses.array[0], "L": losses.array.mean()}
         self._add_places()
@@ -44,8 +44,8 @@ class Trace:
         for name in MASKED:
             self.numbers[name] = np.where(self.visible, self.numbers[name], -np.inf if name == "S" else 0.0)
 
-    def _kept(self, name: str) -> tuple[Any, ...]:
-        """What the operation that made this value kept for its backward."""
+    def _saved(self, name: str) -> tuple[Any, ...]:
+        """What the operation that computed this value saved for its backward."""
         node = self.tensors[name].grad_fn
         assert node is not None
         assert node.saved is not None
@@ -64,7 +64,7 @@ class Trace:
         self.numbers = {name: numbers for name, numbers in self.numbers.items() if name in self.quantities}
 
     def _add_inner(self) -> None:
-        """What is in no place of the tape, because an operation keeps it to itself."""
+        """Values inside operations, which are not on the tape."""
         problem, numbers = self.problem, self.numbers
         T = len(problem.ids)
         numbers["pos"] = problem.weights["pos_emb.weight"][:T]
@@ -75,14 +75,14 @@ class Trace:
             norms[f"_{sub}"] = f"R_{sub}", f"N_{sub}"
             if sub.kind == "mlp":
                 ones = np.ones((1, T, 4 * problem.config.n_embd))
-                numbers[f"g_{sub}"] = gelu_backward(ones, *self._kept(f"G_{sub}"))[0][0]
+                numbers[f"g_{sub}"] = gelu_backward(ones, *self._saved(f"G_{sub}"))[0][0]
         for mark, (stream, out) in norms.items():
-            n, r = self._kept(out)[:2]
+            n, r = self._saved(out)[:2]
             numbers[f"n{mark}"], numbers[f"r{mark}"] = n, r[:, 0]
             numbers[f"mean{mark}"], numbers[f"var{mark}"] = numbers[stream].mean(-1), numbers[stream].var(-1)
 
     def _add_heads(self) -> None:
-        """The parts that the other heads have in Y and in dX."""
+        """The contributions of the other heads to Y and dX."""
         problem, numbers = self.problem, self.numbers
         n, C, H = problem.layer, problem.config.n_embd, problem.config.n_head
         mix, joined = (problem.weights[f"blocks.{n}.attn.{name}.weight"] for name in ("c_proj", "c_attn"))

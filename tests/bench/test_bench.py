@@ -359,7 +359,7 @@ def main_with(*arguments: str) -> int:
 def test_without_a_gpu_that_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.__main__.find_device", lambda name: torch.device("cpu"))
     assert main_with("gpu") == 2
-    assert capsys.readouterr().err.startswith("bench: no GPU is here; --trial tries the command itself")
+    assert capsys.readouterr().err.startswith("bench: no GPU was found; --trial tries the command")
 
 
 @pytest.mark.parametrize(
