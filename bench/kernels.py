@@ -249,7 +249,7 @@ def present(card: Card) -> Iterator[None]:
 
 
 ELEMENTWISE, REDUCTIONS, PRODUCTS, ATTENTION, OTHERS = (
-    "elementwise", "reductions", "matrix products", "attention", "no_decay",
+    "elementwise", "reductions", "matrix products", "attention", "others",
 )  # fmt: skip
 
 

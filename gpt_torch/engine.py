@@ -423,7 +423,9 @@ def first_difference(
         size, error = float(x.norm()), float((found[name] - x).norm())
         limit = allowed * size + 3.0 * float((other[name] - x).norm()) + 1e-6 * total
         if math.isfinite(limit) and not error <= limit:
-            return f"{f'the gradient of {name}' if x.ndim else name} has a relative error of {error / size:.1e}"
+            return (
+                f"{f'the gradient of {name}' if x.ndim else name} has a relative error of {error / (size or total):.1e}"
+            )
     return None
 
 
