@@ -1,4 +1,4 @@
-"""The benchmarks: that they time what they say, in turns, and nothing that computes something else."""
+"""The benchmarks: they time what they claim to, in turns, and only subjects that compute the same."""
 
 import json
 import sys
@@ -35,7 +35,7 @@ QUICK = Settings(repeat=2, turn=0.001, compile=False, batch_size=3)
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model for which everything takes a moment."""
+    """A model so small that everything is fast."""
     monkeypatch.setitem(PRESETS, "laptop", Preset("", TINY, PRESETS["laptop"].recipe))
 
 
@@ -48,7 +48,7 @@ def last(results: Iterator[Result]) -> Result:
 
 
 class Clock:
-    """Time that passes only where somebody works or sleeps, and what happened."""
+    """Simulated time that passes only during work and sleep, and a log of both."""
 
     def __init__(self) -> None:
         self.now, self.log = 0.0, list[str]()
@@ -61,7 +61,7 @@ class Clock:
         self.log.append("rest")
 
     def work(self, name: str, *seconds: float) -> Any:
-        """Takes so long at the first call, at the second, ..., and then as long as at the last."""
+        """A function that takes these times at its first calls, and the last of them from then on."""
         left = list(seconds)
 
         def call() -> None:
@@ -78,14 +78,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_all_take_turns_after_a_rest_and_the_first_call_of_each_does_not_count(clock: Clock) -> None:
+def test_subjects_alternate_after_a_rest_and_first_calls_are_not_timed(clock: Clock) -> None:
     subjects = {"a": clock.work("a", 99.0, 2.0), "b": clock.work("b", 50.0, 1.0)}
     *_, found = turns(subjects, repeat=2, least=2.0)
     assert found == {"a": Times([2.0, 2.0]), "b": Times([1.0, 1.0])}
     assert clock.log[-10:] == ["rest", "a", "rest", "b", "b"] * 2
 
 
-def test_a_ratio_is_taken_turn_by_turn() -> None:
+def test_ratio_is_median_over_turns() -> None:
     a, b = Times([1.0, 20.0, 3.0]), Times([2.0, 10.0, 3.0])
     assert a.over(b) == 1.0  # of 0.5, 2 and 1; the medians alone, 3 and 3, would hide that
     assert a.over(Times([4.0, 80.0, 12.0])) == 0.25
@@ -93,10 +93,10 @@ def test_a_ratio_is_taken_turn_by_turn() -> None:
     assert Times([1.0, 2.0, 3.0, 4.0, 5.0]).spread == pytest.approx(2 / 3)
 
 
-# ---- the same numbers -------------------------------------------------------------------------------------------
+# ---- equal results ----------------------------------------------------------------------------------------------
 
 
-def test_what_computes_other_numbers_is_not_timed(tiny: None) -> None:
+def test_differing_steps_are_not_timed(tiny: None) -> None:
     ours, theirs = (Stepping(make()) for make in (QUICK.numpy_engine, QUICK.torch_engine))
     same_steps({NUMPY: ours, EAGER: theirs})
     theirs.batches = [batch(TINY, 3, seed=9)]
@@ -105,13 +105,13 @@ def test_what_computes_other_numbers_is_not_timed(tiny: None) -> None:
 
 
 @pytest.mark.parametrize("wrong", [[1.0, 1.0, 1.001], [1.0] * 4, [1.0, 1.0, np.nan]])
-def test_arrays_that_are_not_the_same(wrong: list[float]) -> None:
+def test_differing_arrays_are_refused(wrong: list[float]) -> None:
     same_arrays("y", np.ones(3) * (1 + 1e-6), np.ones(3))
     with pytest.raises(RunFailed, match="y differs"):
         same_arrays("y", np.array(wrong), np.ones(3))
 
 
-def test_a_wrong_operation_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_operation_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = next(subject for subject in ops.SUBJECTS if subject.op == "exp")
     assert ops.compared(subject, QUICK)["forward"] > 0
     monkeypatch.setattr(OPS["exp"], "backward", lambda dy, y: (dy * y * 1.01,))
@@ -119,7 +119,7 @@ def test_a_wrong_operation_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None
         ops.compared(subject, QUICK)
 
 
-def test_an_operation_that_is_wrong_at_its_measured_size_alone_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operation_wrong_only_at_measured_size_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     subject, right = next(subject for subject in ops.SUBJECTS if subject.op == "exp"), OPS["exp"].forward
 
     def wrong_if_large(x: Any) -> Any:
@@ -131,14 +131,14 @@ def test_an_operation_that_is_wrong_at_its_measured_size_alone_is_not_timed(monk
         ops.compared(subject, QUICK)
 
 
-def test_the_model_written_for_the_peers_is_the_model() -> None:
+def test_model_for_peers_matches_the_engine() -> None:
     config = replace(TINY, gelu="tanh", n_layer=2)
     weights, some = initial_weights(config, seed=0), batch(config, 3)
     expected = QUICK.numpy_engine(config).loss(some)
     assert peers.gpt_loss(np, weights, *some.ids_and_targets(), config) == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_update_written_for_the_peers_is_clipping_and_adamw() -> None:
+def test_update_for_peers_is_clipping_and_adamw() -> None:
     recipe, rng = Recipe(grad_clip=0.5, weight_decay=0.1), np.random.default_rng(0)
     w = {"matrix": rng.standard_normal((3, 4)), "bias": rng.standard_normal(4)}
     zeros = {name: np.zeros_like(value) for name, value in w.items()}
@@ -156,12 +156,12 @@ def test_the_update_written_for_the_peers_is_clipping_and_adamw() -> None:
         optimizer.step()
     for name, p in ours.items():
         np.testing.assert_allclose(state[0][name], p.detach().numpy(), rtol=1e-7)
-        kept = optimizer.state[p]  # AdamW's step hardly depends on the size of its gradients, what it keeps does
+        kept = optimizer.state[p]  # AdamW's step hardly depends on the size of its gradients, its moments do
         np.testing.assert_allclose(state[1][name], kept["exp_avg"], rtol=1e-6)
         np.testing.assert_allclose(state[2][name], kept["exp_avg_sq"], rtol=1e-6)
 
 
-def test_a_text_that_differs_is_not_timed(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_differing_text_is_not_timed(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
     other = QUICK.torch_engine(TINY)
     other.load({name: -weight for name, weight in initial_weights(TINY, seed=0).items()}, {}, 0)
     monkeypatch.setattr(Settings, "torch_engine", lambda self: other)
@@ -169,27 +169,27 @@ def test_a_text_that_differs_is_not_timed(tiny: None, monkeypatch: pytest.Monkey
         last(generate.measure(QUICK))
 
 
-def test_a_text_that_differs_at_its_end_alone_is_not_timed(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def written(engine: Any, prompt: Any, length: int, *how: Any, seed: int) -> list[int]:
+def test_text_differing_only_at_the_end_is_not_timed(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def generated(engine: Any, prompt: Any, length: int, *how: Any, seed: int) -> list[int]:
         at_end = 2 if type(engine) is TorchEngine else 1
         return [1] * (length - 1) + [at_end if length == 4 else 1]
 
-    monkeypatch.setattr(generate, "generate", written)
+    monkeypatch.setattr(generate, "generate", generated)
     with pytest.raises(RunFailed, match="same text"):
         last(generate.measure(QUICK))
 
 
-# ---- which way round --------------------------------------------------------------------------------------------
+# ---- ratios -----------------------------------------------------------------------------------------------------
 
 
 def twice_as_slow(subjects: dict[str, Any], repeat: int, least: float) -> Iterator[dict[str, Times]]:
-    """Everything takes 2 seconds, but gpt_numpy 1."""
+    """Everything takes 2 seconds, except gpt_numpy: 1."""
     ours = (NUMPY, f"{NUMPY}, {generate.CACHED}", f"{NUMPY}, {generate.ANEW}", "f", "b")
     for turn in range(1, repeat + 1):
         yield {name: Times([1.0 if name in ours else 2.0] * turn) for name in subjects}
 
 
-def test_half_the_time_is_half_the_time_and_twice_the_speed(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ratios_of_time_and_speed_have_the_right_direction(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (step, generate, ops):
         monkeypatch.setattr(module, "turns", twice_as_slow)
     result = last(step.measure(QUICK))
@@ -200,7 +200,7 @@ def test_half_the_time_is_half_the_time_and_twice_the_speed(tiny: None, monkeypa
     assert (row["forward / torch's"], row["backward / torch's"]) == (0.5, 0.5)
 
 
-def test_what_could_not_be_compiled_is_not_called_compiled(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_compilation_is_not_listed_as_compiled(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "turns", twice_as_slow)
     real = Settings.torch_engine
     monkeypatch.setattr(Settings, "torch_engine", lambda self, compiled=False: real(self))
@@ -209,7 +209,7 @@ def test_what_could_not_be_compiled_is_not_called_compiled(tiny: None, monkeypat
     assert COMPILED not in names
 
 
-# ---- what they find ---------------------------------------------------------------------------------------------
+# ---- results of the benchmarks ----------------------------------------------------------------------------------
 
 
 def test_step(tiny: None) -> None:
@@ -230,7 +230,7 @@ def test_generate(tiny: None) -> None:
     ]
 
 
-def test_where_accounts_for_all_of_the_time(tiny: None) -> None:
+def test_where_accounts_for_all_time(tiny: None) -> None:
     forwards = {name: op.forward for name, op in OPS.items()}
     result = last(where.measure(QUICK))
     assert sum(row["share"] for row in result.rows) == pytest.approx(1.0)
@@ -264,7 +264,7 @@ def test_overhead(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- the command ------------------------------------------------------------------------------------------------
 
 
-def test_figures_go_to_files_with_the_card_of_the_machine(
+def test_figures_are_written_with_machine_info(
     tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures, picture = tmp_path / "figures.json", tmp_path / "picture.png"
@@ -279,7 +279,7 @@ def test_figures_go_to_files_with_the_card_of_the_machine(
 
 
 @pytest.mark.parametrize(("parts", "left"), [(False, [0, 0]), (True, [0, 3000])])
-def test_only_bars_that_are_parts_of_a_whole_stand_on_each_other(parts: bool, left: list[float]) -> None:
+def test_only_parts_of_a_whole_are_stacked_bars(parts: bool, left: list[float]) -> None:
     axes = Figure().subplots()
     bars("name", {"a": BLUE, "b": ORANGE}, "ms", scale=1e3, parts=parts)(axes, [{"name": "x", "a": 3.0, "b": 2.0}])
     drawn: Any = axes.patches
@@ -288,15 +288,15 @@ def test_only_bars_that_are_parts_of_a_whole_stand_on_each_other(parts: bool, le
     assert (drawn[0].get_y() == drawn[1].get_y()) == parts
 
 
-def test_everything_is_run_where_nothing_is_named() -> None:
+def test_all_benchmarks_run_by_default() -> None:
     assert {name for name, _ in short(Settings())} == set(BENCHMARKS) - {"gpu", "kernels"}
 
 
-# ---- a GPU that is there for ten minutes ------------------------------------------------------------------------
+# ---- ten minutes on a GPU ---------------------------------------------------------------------------------------
 
 
-PATIENT = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
-POLITE = """
+IGNORING = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+SAVING = """
 import time
 try:
     time.sleep(60)
@@ -306,19 +306,19 @@ except KeyboardInterrupt:
 STAGES = {
     "good": gpu.Stage("good", 20, ["-c", """print('{"found": "much", "number": 3}')"""], gpu.said),
     "bad": gpu.Stage("bad", 20, ["-c", "raise SystemExit('no card')"], gpu.said),
-    "hangs": gpu.Stage("hangs", 3, ["-c", PATIENT], gpu.last_line),
-    "polite": gpu.Stage("polite", 3, ["-c", POLITE], gpu.last_line),
+    "hangs": gpu.Stage("hangs", 3, ["-c", IGNORING], gpu.last_line),
+    "saves": gpu.Stage("saves", 3, ["-c", SAVING], gpu.last_line),
     "late": gpu.Stage("late", 20, ["-c", "print(1)"], gpu.last_line),
 }
 
 
-def test_each_stage_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_stage_does_not_affect_other_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "FINISHING", 2.0)
     began = time.monotonic()
     rows = [gpu.run(stage, tmp_path, 4.0 if name == "late" else 60.0, "cpu") for name, stage in STAGES.items()]
     assert time.monotonic() - began < 20
-    told = [(row["outcome"], row["found"], row["figures"]) for row in rows]
-    assert told == [
+    found = [(row["outcome"], row["found"], row["figures"]) for row in rows]
+    assert found == [
         ("done", "much", {"number": 3}),
         ("failed: no card", "nothing (IndexError)", {}),
         ("stopped after 3.0 s", "1", {}),
@@ -328,10 +328,10 @@ def test_each_stage_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow("new processes that load PyTorch")
-def test_what_a_training_reached_is_told_with_its_budget_and_a_sample(
+def test_training_is_reported_with_budget_and_sample(
     tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of one that was stopped, too. The whole command, but for what takes long."""
+    """Also for a training that was stopped. Runs the whole command, without its long stages."""
     monkeypatch.chdir(tmp_path)
     Path("play.txt").write_text(PLAY, encoding="utf-8")
     train, profile = (
@@ -356,7 +356,7 @@ def main_with(*arguments: str) -> int:
         return main()
 
 
-def test_without_a_gpu_that_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gpu_is_reported(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.__main__.find_device", lambda name: torch.device("cpu"))
     assert main_with("gpu") == 2
     assert capsys.readouterr().err.startswith("bench: no GPU was found; --trial tries the command")
@@ -377,7 +377,7 @@ def test_without_a_gpu_that_is_said(capsys: pytest.CaptureFixture[str], monkeypa
         (["overhead", "--preset", "laptop"], "--preset is not known"),
     ],
 )
-def test_a_wrong_use_is_one_line(
+def test_usage_error_is_one_line(
     arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["bench", *arguments])
@@ -390,6 +390,6 @@ def test_a_wrong_use_is_one_line(
 def test_help_names_all_benchmarks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["bench", "--help"])
     assert main() == 0
-    said = capsys.readouterr().out
-    assert all(f"  {name} " in said for name in BENCHMARKS)
-    assert "--preset" in said
+    page = capsys.readouterr().out
+    assert all(f"  {name} " in page for name in BENCHMARKS)
+    assert "--preset" in page

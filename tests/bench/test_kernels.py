@@ -1,4 +1,4 @@
-"""What is said of a card that is not here: counted by hand for a small model."""
+"""Estimates for a GPU that this machine does not have, compared with counts by hand for a small model."""
 
 from importlib.util import find_spec
 
@@ -22,20 +22,22 @@ def config(vocab_size: int = V) -> GPTConfig:
 
 @pytest.mark.slow("a compiler")
 @pytest.mark.skipif(not find_spec("triton"), reason="no Triton")
-def test_the_code_for_a_card_adds_nothing_in_an_order_that_may_change() -> None:
+def test_compiled_code_has_no_atomic_adds() -> None:
     pytorchs = GPT(config())
     pytorchs.tok_emb = torch.nn.Embedding(V, C)  # type: ignore[assignment]
     codes = compiled(GPT(config()), B, CARD)
     assert not atomics(codes)
     assert not atomics(compiled(GPT(config(2000)), B, CARD))
-    assert atomics(compiled(pytorchs, B, CARD))  # so they would be seen
+    assert atomics(compiled(pytorchs, B, CARD))  # so the search finds them
 
     step, N = in_code(codes, CARD), B * T
     products = 2 * N * (12 * C * C + C * V)
     assert step["forward", PRODUCTS].launches == 5
     assert step["forward", PRODUCTS].flops == products
     assert step["backward", PRODUCTS].launches == 11
-    assert step["backward", PRODUCTS].flops == 2 * products + 2 * V * N * C  # the embedding's is one, too
+    assert (
+        step["backward", PRODUCTS].flops == 2 * products + 2 * V * N * C
+    )  # the embedding's gradient is a product, too
     assert step["forward", ATTENTION].flops == 2 * (2 * N * T * C)
     elementwise = step["forward", "elementwise"]
     assert elementwise.launches > 0
@@ -48,20 +50,20 @@ def atomics(codes: kernels.Codes) -> int:
     return sum(code.count("tl.atomic_add(") for code, _ in codes.values())
 
 
-def test_an_update_is_counted_as_it_comes() -> None:
+def test_update_is_counted() -> None:
     parameters = dict(GPT(config()).named_parameters())
     adamw = in_update(parameters, PRESETS["workshop"].recipe, CARD)
     muon = in_update(parameters, PRESETS["sprint"].recipe, CARD)
     assert set(adamw) == {("update", OTHERS)}
     numbers = sum(p.numel() for p in parameters.values())
-    assert adamw["update", OTHERS].bytes >= 4 * numbers * (1 + 1 + 4)  # norm, clipping; weight, gradient, two memories
+    assert adamw["update", OTHERS].bytes >= 4 * numbers * (1 + 1 + 4)  # norm, clipping; weight, gradient, two moments
     shapes = 4  # of matrices in a block
     assert muon["update", PRODUCTS].launches == shapes * 5 * 3
     square, narrow, wide, wider = (4 * C * C * n + 2 * C**3 for n in (C, 3 * C, 4 * C, 4 * C))  # y y' and g y; g g
     assert muon["update", PRODUCTS].flops == 5 * (square + narrow + wide + wider)
 
 
-def test_what_one_operation_moves() -> None:
+def test_bytes_of_one_operation() -> None:
     step: Step = {("update", OTHERS): Kernels()}
     x, y = torch.zeros(10, 10), torch.zeros(10)
     with Counting(step, CARD):
@@ -72,14 +74,14 @@ def test_what_one_operation_moves() -> None:
     assert step["update", OTHERS].bytes == 4 * (100 + 10)
 
 
-def test_a_kernel_takes_its_bytes_or_its_flop_whichever_is_more() -> None:
+def test_kernel_time_is_maximum_of_memory_and_compute() -> None:
     found = Kernels()
     found.add(CARD, 1, CARD.bandwidth, CARD.peak / 2)
     found.add(CARD, 1, CARD.bandwidth / 2, 3 * CARD.peak)
     assert found.seconds == 4.0
 
 
-def test_without_triton_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_triton_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "find_spec", lambda name: None)
     with pytest.raises(RunFailed, match="Triton, which is not installed"):
         compiled(GPT(config()), B, CARD)

@@ -1,4 +1,4 @@
-"""gpt_numpy's model: parameters, start, gradients, dropout, its window, and what it refuses."""
+"""gpt_numpy's model: parameters, initial weights, gradients, dropout, window, and invalid inputs."""
 
 from dataclasses import replace
 from typing import Any
@@ -26,7 +26,7 @@ def ids(rows: int, columns: int, config: GPTConfig = SMALL, seed: int = 0) -> mt
     return mt.tensor(np.random.default_rng(seed).integers(0, config.vocab_size, (rows, columns)))
 
 
-def lively(config: GPTConfig, dtype: type = np.float64) -> GPT:
+def model_with_large_weights(config: GPTConfig, dtype: type = np.float64) -> GPT:
     """A model whose weights are large enough for every part to matter, biases and layer norms too."""
     model = GPT(config, dtype=dtype)
     random = np.random.default_rng(5)
@@ -38,7 +38,7 @@ def lively(config: GPTConfig, dtype: type = np.float64) -> GPT:
 # ---- parameters -------------------------------------------------------------------------------------------------
 
 
-def test_the_full_model_has_the_stated_number_of_parameters() -> None:
+def test_number_of_parameters_of_the_full_model() -> None:
     assert parameter_count(GPTConfig()) == 10_795_776
     assert parameter_count(GPTConfig(tie_weights=True)) == 10_770_816
     block = [shape for name, shape in parameter_shapes(GPTConfig()).items() if name.startswith("blocks.3.")]
@@ -46,12 +46,12 @@ def test_the_full_model_has_the_stated_number_of_parameters() -> None:
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
-def test_names_and_shapes_are_those_of_the_table(config: GPTConfig) -> None:
+def test_names_and_shapes_match_parameter_shapes(config: GPTConfig) -> None:
     parameters = GPT(config).named_parameters()
     assert {name: p.shape for name, p in parameters} == parameter_shapes(config)
 
 
-def test_the_names() -> None:
+def test_parameter_names() -> None:
     block = [
         "ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias", "attn.c_proj.weight", "attn.c_proj.bias",
         "ln_2.weight", "ln_2.bias", "mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c_proj.weight", "mlp.c_proj.bias",
@@ -62,16 +62,16 @@ def test_the_names() -> None:
     ]  # fmt: skip
 
 
-def test_a_tied_model_has_one_table_under_two_names() -> None:
+def test_tied_model_shares_one_table_under_two_names() -> None:
     model = GPT(replace(SMALL, tie_weights=True))
     assert model.lm_head.weight is model.tok_emb.weight
     assert "lm_head.weight" in model.state_dict()
 
 
-# ---- the start --------------------------------------------------------------------------------------------------
+# ---- initial weights --------------------------------------------------------------------------------------------
 
 
-def test_equal_seeds_start_from_equal_weights() -> None:
+def test_equal_seeds_give_equal_weights() -> None:
     first, again, other = (GPT(SMALL, seed).state_dict() for seed in (3, 3, 4))
     for name, value in first.items():
         assert np.array_equal(value.numpy(), initial_weights(SMALL, 3)[name])
@@ -79,12 +79,12 @@ def test_equal_seeds_start_from_equal_weights() -> None:
     assert not np.array_equal(first["tok_emb.weight"].numpy(), other["tok_emb.weight"].numpy())
 
 
-def test_the_seed_is_0_if_none_is_given() -> None:
+def test_default_seed_is_0() -> None:
     for name, value in GPT(SMALL).state_dict().items():
         assert np.array_equal(value.numpy(), initial_weights(SMALL, 0)[name])
 
 
-def test_the_sizes_of_the_first_weights() -> None:
+def test_scale_of_initial_weights() -> None:
     weights = initial_weights(GPTConfig(), 0)
     for name, weight in weights.items():
         if name.endswith("bias"):
@@ -96,7 +96,7 @@ def test_the_sizes_of_the_first_weights() -> None:
             assert weight.std() == pytest.approx(expected, rel=0.02), name
 
 
-def test_a_new_model_knows_nothing() -> None:
+def test_initial_loss_is_that_of_a_uniform_guess() -> None:
     config = GPTConfig(block_size=32, n_layer=2, n_head=2, n_embd=32)
     _, loss = GPT(config)(ids(8, 32, config), ids(8, 32, config, seed=1))
     assert loss.item() == pytest.approx(np.log(65), abs=0.02)
@@ -106,9 +106,9 @@ def test_a_new_model_knows_nothing() -> None:
 
 
 @pytest.mark.parametrize("config", [VARIANTS[name] for name in ("plain", "without biases", "tied", "tanh", "one head")])
-def test_the_gradient_is_the_slope_of_the_loss(config: GPTConfig) -> None:
-    """Along a random direction through all parameters at once, one parameter at a time in turn."""
-    model = lively(config)
+def test_gradients_match_finite_differences(config: GPTConfig) -> None:
+    """Along a random direction of each parameter in turn."""
+    model = model_with_large_weights(config)
     x, y = ids(2, 7, config), ids(2, 7, config, seed=1)
     parameters = dict(model.named_parameters())
     gradients = mt.grad(model(x, y)[1], list(parameters.values()))
@@ -125,8 +125,8 @@ def test_the_gradient_is_the_slope_of_the_loss(config: GPTConfig) -> None:
         assert (gradient.numpy() * direction).sum() == pytest.approx(expected, rel=1e-5, abs=1e-9), name
 
 
-def test_the_loss_is_the_mean_surprise_at_the_next_token() -> None:
-    model = lively(SMALL)
+def test_loss_is_mean_cross_entropy() -> None:
+    model = model_with_large_weights(SMALL)
     x, y = ids(3, 5), ids(3, 5, seed=1)
     logits, loss = model(x, y)
     p = np.exp(logits.array) / np.exp(logits.array).sum(-1, keepdims=True)
@@ -138,17 +138,17 @@ def test_the_loss_is_the_mean_surprise_at_the_next_token() -> None:
 # ---- dropout and gelu -------------------------------------------------------------------------------------------
 
 
-def test_dropout_is_for_training_alone() -> None:
-    model = lively(VARIANTS["with dropout"])
+def test_dropout_is_active_only_in_training() -> None:
+    model = model_with_large_weights(VARIANTS["with dropout"])
     x = ids(2, 8)
     assert not np.array_equal(model(x)[0].array, model(x)[0].array)
     model.eval()
-    assert np.array_equal(model(x)[0].array, lively(SMALL)(x)[0].array)
+    assert np.array_equal(model(x)[0].array, model_with_large_weights(SMALL)(x)[0].array)
 
 
 @pytest.mark.parametrize("place", ["drop", "blocks.1.attn", "blocks.1.attn.drop", "blocks.1.mlp.drop"])
-def test_each_place_of_dropout_drops(place: str) -> None:
-    model, x = lively(VARIANTS["with dropout"]), ids(2, 8)
+def test_each_dropout_layer_has_an_effect(place: str) -> None:
+    model, x = model_with_large_weights(VARIANTS["with dropout"]), ids(2, 8)
     model.eval()
     plain = model(x)[0].array
     dict(model.named_modules())[place].training = True
@@ -156,7 +156,7 @@ def test_each_place_of_dropout_drops(place: str) -> None:
 
 
 @pytest.mark.parametrize(("gelu", "at_1"), [("exact", 0.8413447460685429), ("tanh", 0.8411919906082768)])
-def test_the_form_of_gelu_is_that_of_the_configuration(gelu: Any, at_1: float) -> None:
+def test_gelu_form_follows_the_configuration(gelu: Any, at_1: float) -> None:
     mlp = GPT(replace(SMALL, gelu=gelu), dtype=np.float64).blocks[0].mlp
     assert mlp.gelu(mt.tensor(np.ones(1))).item() == pytest.approx(at_1, rel=1e-9)
 
@@ -164,7 +164,7 @@ def test_the_form_of_gelu_is_that_of_the_configuration(gelu: Any, at_1: float) -
 # ---- the window -------------------------------------------------------------------------------------------------
 
 
-def test_the_window_follows_a_growing_text_in_quarters_of_the_context() -> None:
+def test_window_advances_by_quarters_of_the_context() -> None:
     starts = [window_start(length, 8) for length in range(17)]
     assert starts == [0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 4, 4, 6, 6, 8, 8]
     assert [window_start(length, 1) for length in range(5)] == [0, 0, 1, 2, 3]
@@ -174,7 +174,7 @@ def test_the_window_follows_a_growing_text_in_quarters_of_the_context() -> None:
             assert min(length, block_size - block_size // 4) <= seen <= block_size
 
 
-# ---- what it refuses --------------------------------------------------------------------------------------------
+# ---- invalid inputs ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -192,12 +192,12 @@ def test_the_window_follows_a_growing_text_in_quarters_of_the_context() -> None:
         ({"gelu": "fast"}, 'gelu is "exact" or "tanh", not \'fast\''),
     ],
 )
-def test_a_bad_configuration_is_refused(settings: dict[str, object], message: str) -> None:
+def test_invalid_configuration_is_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match="^" + message.replace("(", r"\(") + "$"):
         GPTConfig(**settings)  # type: ignore[arg-type]
 
 
-def test_bad_inputs_are_refused() -> None:
+def test_invalid_inputs_are_refused() -> None:
     model = GPT(SMALL)
     with pytest.raises(ValueError, match="9 tokens do not fit the context, block_size 8"):
         model(ids(1, 9))

@@ -1,4 +1,4 @@
-"""What gpt_numpy's engine has of its own: threads, and memory that does not grow with the batch."""
+"""What is specific to gpt_numpy's engine: threads, and memory that does not grow with the batch."""
 
 import ast
 import math
@@ -19,12 +19,12 @@ from minitensor.optim import AdamW, clip_grad_norm_
 from tests.support import ROOT
 from tests.support.engines import CONFIG, RECIPE, assert_close, batch, batch_of, trained
 
-# ---- what a step is ---------------------------------------------------------------------------------------------
+# ---- a step -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.equivalence
-def test_a_step_is_the_gradient_of_the_whole_batch_clipped_and_given_to_adamw() -> None:
-    """The same with the plain pieces of minitensor, one after the other."""
+def test_step_is_clipped_adamw_with_gradient_of_whole_batch() -> None:
+    """Compared with the same step written with minitensor's public functions."""
     engine, twin = Engine(CONFIG, RECIPE, threads=3), Engine(CONFIG, RECIPE, threads=1).model
     decayed = {"params": [p for p in twin.parameters() if p.ndim == 2], "weight_decay": 0.1}
     optimizer = AdamW([decayed, {"params": [p for p in twin.parameters() if p.ndim == 1], "weight_decay": 0.0}])
@@ -45,8 +45,8 @@ def test_a_step_is_the_gradient_of_the_whole_batch_clipped_and_given_to_adamw() 
 
 
 @pytest.mark.filterwarnings("error")
-def test_numbers_that_are_too_large_are_no_warning() -> None:
-    """The loss says it."""
+def test_overflow_raises_no_warning() -> None:
+    """A nonfinite loss is enough."""
     engine = Engine(CONFIG, RECIPE, threads=2)
     engine.load({name: np.full_like(array, 1e30) for name, array in engine.weights().items()}, {}, 0)
     assert not np.isfinite(engine.loss(batch()))
@@ -54,8 +54,8 @@ def test_numbers_that_are_too_large_are_no_warning() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_step_begins_from_what_the_parameters_hold_whoever_gave_it_to_them(threads: int) -> None:
-    """Views of the long arrays of its parts too: two layers' weights swapped, a matrix turned."""
+def test_step_starts_from_reassigned_parameter_data(threads: int) -> None:
+    """Also if they are views of the engine's own arrays: two layers' weights swapped, a matrix transposed."""
     engine = Engine(CONFIG, RECIPE, threads=threads)
     engine.train_step(batch(), 0)
     first, second = (engine.parameters[f"blocks.{i}.mlp.c_fc.weight"] for i in range(2))
@@ -68,13 +68,11 @@ def test_a_step_begins_from_what_the_parameters_hold_whoever_gave_it_to_them(thr
     assert_close(dict(engine.weights()), expected, rtol=0.0)
 
 
-# ---- threads and pieces -----------------------------------------------------------------------------------------
+# ---- threads and micro-batches ----------------------------------------------------------------------------------
 
 
 @given(rows=integers(1, 80), threads=integers(1, 9), at_once=integers(1, 20), limit=integers(0, 90))
-def test_a_batch_is_divided_into_each_row_once_within_the_limits(
-    rows: int, threads: int, at_once: int, limit: int
-) -> None:
+def test_divide_covers_each_row_once_within_limits(rows: int, threads: int, at_once: int, limit: int) -> None:
     shares = divide(rows, threads, at_once, limit)
     taken = [row for share in shares for piece in share for row in range(piece.start, piece.stop)]
     assert taken == list(range(rows))
@@ -90,7 +88,7 @@ def test_a_batch_is_divided_into_each_row_once_within_the_limits(
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("threads", [2, 3, 16])
 @pytest.mark.parametrize("micro_batch", [0, 1, 3])
-def test_threads_and_pieces_change_nothing_but_the_order_of_sums(
+def test_threads_and_micro_batches_change_results_only_by_rounding(
     threads: int, micro_batch: int, dropout: float
 ) -> None:
     config, recipe = replace(CONFIG, dropout=dropout), replace(RECIPE, micro_batch=micro_batch)
@@ -99,14 +97,14 @@ def test_threads_and_pieces_change_nothing_but_the_order_of_sums(
     assert loss == pytest.approx(Engine(CONFIG, RECIPE, threads=1).loss(batch()), rel=1e-6)
 
 
-def test_rows_drop_different_numbers() -> None:
+def test_rows_have_independent_dropout() -> None:
     first, second = Rows([(1, 2, 0), (1, 2, 1)]).random((2, 3, 4), np.float32)
     assert (first != second).all()
     assert np.array_equal(Rows([(1, 2, 1)]).random((1, 3, 4), np.float32)[0], second)
 
 
-def test_many_threads_share_the_memory_of_a_few() -> None:
-    """The tokens at once, and with them the activations, are as many; each thread has gradients of its own."""
+def test_memory_does_not_grow_with_threads() -> None:
+    """The tokens in flight, and so the activations, stay the same; each thread adds its gradients."""
     config = replace(CONFIG, block_size=64, n_embd=16)
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (4 * ALL_AT_ONCE // 64, 65))
     peaks = []
@@ -124,7 +122,10 @@ def test_memory_does_not_grow_with_the_batch(evaluating: bool) -> None:
     config = replace(CONFIG, block_size=64, n_embd=64)
     engine = Engine(config, RECIPE, threads=2)
     peaks = []
-    for rows, times in ((2 * AT_ONCE // 64, 16), (32 * AT_ONCE // 64, 1)):  # as often, both threads' peaks may meet
+    for rows, times in (
+        (2 * AT_ONCE // 64, 16),
+        (32 * AT_ONCE // 64, 1),
+    ):  # repeated as often, so the peaks of both threads may coincide
         tokens = np.random.default_rng(0).integers(0, config.vocab_size, (rows, 65))
         tracemalloc.start()
         for _ in range(times):
@@ -134,24 +135,26 @@ def test_memory_does_not_grow_with_the_batch(evaluating: bool) -> None:
                 engine.train_step(batch_of(tokens), 0)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[0] > 2 * AT_ONCE * 4 * config.n_embd * 4  # it counts NumPy's memory: both threads' widest arrays
+    assert (
+        peaks[0] > 2 * AT_ONCE * 4 * config.n_embd * 4
+    )  # NumPy's memory is traced: at least both threads' largest arrays
     assert peaks[1] < 1.3 * peaks[0]
 
 
-def test_micro_batches_are_no_larger_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_micro_batch_size_is_passed_as_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = []
 
-    def noted(rows: int, threads: int, at_once: int, limit: int) -> list[list[slice]]:
+    def logged(rows: int, threads: int, at_once: int, limit: int) -> list[list[slice]]:
         limits.append(limit)
         return divide(rows, threads, at_once, limit)
 
-    monkeypatch.setattr("gpt_numpy.engine.divide", noted)
+    monkeypatch.setattr("gpt_numpy.engine.divide", logged)
     Engine(CONFIG, replace(RECIPE, micro_batch=2), threads=1).train_step(batch(), 0)
     assert limits == [2]
 
 
 def openblas() -> str:
-    """NumPy's BLAS, where it is one whose threads can be counted and which can be loaded twice."""
+    """The path of NumPy's OpenBLAS, whose threads can be counted and which can be loaded twice."""
     found = numpys_blas().info()
     if [blas["internal_api"] for blas in found] != ["openblas"]:
         pytest.skip("NumPy has no OpenBLAS here")
@@ -159,7 +162,7 @@ def openblas() -> str:
     return path
 
 
-def test_blas_keeps_to_one_thread_beside_ours() -> None:
+def test_numpys_blas_uses_one_thread() -> None:
     openblas()
     code = (
         "from gpt_numpy import GPTConfig\n"
@@ -173,8 +176,8 @@ def test_blas_keeps_to_one_thread_beside_ours() -> None:
 
 
 @pytest.mark.parametrize("place", ["torch/lib", "torch.libs"])
-def test_pytorch_keeps_the_threads_of_its_own_blas(place: str, tmp_path: Path) -> None:
-    """Some builds of it come with an OpenBLAS: here NumPy's, a second time, where PyTorch would have it."""
+def test_pytorchs_blas_keeps_its_threads(place: str, tmp_path: Path) -> None:
+    """Some builds of PyTorch ship OpenBLAS; here a copy of NumPy's is loaded from PyTorch's folder."""
     numpys = openblas()
     torchs = tmp_path / place / Path(numpys).name
     torchs.parent.mkdir(parents=True)

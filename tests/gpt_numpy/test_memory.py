@@ -1,5 +1,5 @@
-"""What a step frees is there for the next one, without new pages from the system; and however long it goes on, the
-memory in use stays the same."""
+"""Memory freed by a step is reused without new pages from the system, and the memory in use does not grow over many
+steps."""
 
 import os
 import platform
@@ -30,7 +30,7 @@ print(pages())
 
 @pytest.mark.alone
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
-def test_memory_that_was_freed_is_kept() -> None:
+def test_freed_memory_is_reused() -> None:
     done = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, encoding="utf-8", check=True)
     usual, kept = map(int, done.stdout.split())
     assert usual >= 64
@@ -42,7 +42,7 @@ import ctypes, gc, sys
 from gpt_numpy.workshop.generate import Sampling, generate
 from tests.support.engines import CONFIG, ENGINES, RECIPE, batch
 
-class Mallinfo2(ctypes.Structure):  # what malloc of glibc knows of itself
+class Mallinfo2(ctypes.Structure):  # statistics of glibc's malloc
     _fields_ = [(name, ctypes.c_size_t) for name in (
         "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")]
 
@@ -83,27 +83,27 @@ def started(engine: str, works: str, leak: str = "") -> subprocess.Popen[str]:
 
 
 def grown(process: subprocess.Popen[str]) -> list[list[int]]:
-    """What each work adds, after some that does not count: Python's objects, and bytes of all arrays and tensors."""
-    said, failed = process.communicate()
+    """The growth of each workload after its warm-up: Python objects, and bytes of all arrays and tensors."""
+    output, failed = process.communicate()
     if "mallinfo2" in failed:
-        pytest.skip("malloc does not tell what is in use")
+        pytest.skip("malloc has no statistics here")
     assert process.returncode == 0, failed
-    return [[int(number) for number in line.split()] for line in said.splitlines()]
+    return [[int(number) for number in line.split()] for line in output.splitlines()]
 
 
 @pytest.mark.slow("memory, over many steps")
 @pytest.mark.alone
-def test_however_long_it_goes_on_memory_stays_the_same_without_the_collector() -> None:
+def test_memory_does_not_grow_without_garbage_collection() -> None:
     works = "((steps, 2000, 2000), (written, 500, 10000))"
     for process in [started(engine, works) for engine in ("numpy", "torch")]:  # side by side
         for objects, memory in grown(process):
-            assert objects < 1000  # fewer than one for two steps; PyTorch has caches that breathe
+            assert objects < 1000  # fewer than one in two steps; PyTorch's caches vary
             assert memory < 1 << 15
 
 
 @pytest.mark.slow("memory, over many steps")
 @pytest.mark.alone
-def test_a_leak_would_be_seen() -> None:
+def test_leak_is_detected() -> None:
     works = "((steps, 200, 200),)"
     gradient = "kept.append(engine.model.lm_head.weight.grad.clone())"
     in_numpy = started("numpy", works, leak="        kept.append(float(step))")

@@ -1,4 +1,4 @@
-"""Stands in for cards that are not here."""
+"""Simulates GPUs that this machine does not have."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ USUAL_BUILD = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_
 def cards(
     patch: pytest.MonkeyPatch, *names: str, capability: tuple[int, int] = (9, 0), build: list[str] = USUAL_BUILD
 ) -> None:
-    """A machine with these cards, which PyTorch finds."""
+    """Patches PyTorch so that it finds these GPUs."""
     patch.setattr(torch.cuda, "is_available", lambda: bool(names))
     patch.setattr(torch.cuda, "device_count", lambda: len(names))
     patch.setattr(torch.cuda, "get_device_name", lambda which=0: names[getattr(which, "index", which) or 0])

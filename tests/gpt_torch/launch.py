@@ -1,7 +1,7 @@
-"""Processes that train together: started by torchrun, or as torchrun does.
+"""Starts the processes of a distributed run: by torchrun, or in the same way but faster.
 
-Each process of torchrun loads PyTorch anew, for seconds. `launch` forks them from a server that has loaded it, with the
-environment that torchrun would give them. As with torchrun, the store through which they find each other outlives them,
+Each process of torchrun spends seconds loading PyTorch. `launch` forks them from a server that has loaded it, with the
+environment that torchrun would set. As with torchrun, the store for the rendezvous outlives them,
 and when one fails the others get SIGTERM.
 """
 
@@ -21,10 +21,10 @@ LOADED = """
 import torch._dynamo, torch._inductor.compile_fx, torch.distributed.device_mesh, torch.distributed.fsdp
 import gpt_torch.cli
 """
-PATIENCE = 300.0
+TIMEOUT = 300.0
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
 
-Ended = tuple[int, str]  # 0 if all did well, else 1; and what they printed
+Ended = tuple[int, str]  # 0 if all succeeded, else 1; and what they printed
 
 
 def torchrun(processes: int, folder: Path, code: str, *arguments: str) -> Ended:
@@ -34,9 +34,9 @@ def torchrun(processes: int, folder: Path, code: str, *arguments: str) -> Ended:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
-        output, _ = process.communicate(timeout=PATIENCE)
+        output, _ = process.communicate(timeout=TIMEOUT)
     finally:
-        process.terminate()  # if that took too long; then it ends the processes that it started
+        process.terminate()  # after a timeout; torchrun then ends its own processes
     return process.returncode, output
 
 
@@ -59,11 +59,11 @@ def launch(server: ForkServer, processes: int, folder: Path, code: str, *argumen
                 asked = True
                 for child in children:
                     child.send(signal.SIGTERM)
-            assert time.monotonic() < began + PATIENCE, output.read_text(encoding="utf-8")
+            assert time.monotonic() < began + TIMEOUT, output.read_text(encoding="utf-8")
             time.sleep(0.02)
     finally:
         for child in children:
             child.send(signal.SIGKILL)
-    said = output.read_text(encoding="utf-8")
+    printed = output.read_text(encoding="utf-8")
     output.unlink()
-    return int(any(found)), said
+    return int(any(found)), printed

@@ -2,7 +2,7 @@
 
     python -m tests.gpt_torch.notebook FILE NAME=VALUE ...
 
-Where a cell says NAME = something, VALUE takes its place. The first cell that fails, or whose command does, ends it.
+In cells, NAME = something becomes NAME = VALUE. The first failing cell or command ends the run.
 """
 
 import json
@@ -19,7 +19,7 @@ def sources(path: Path) -> list[str]:
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
-def changed(cells: list[str], values: dict[str, str]) -> list[str]:
+def with_values(cells: list[str], values: dict[str, str]) -> list[str]:
     for name, value in values.items():
         pattern = re.compile(rf"^{name} = .*?(?=  # @param|$)", re.MULTILINE)
         if sum(len(pattern.findall(cell)) for cell in cells) != 1:
@@ -31,7 +31,7 @@ def changed(cells: list[str], values: dict[str, str]) -> list[str]:
 def main() -> int:
     path, *settings = sys.argv[1:]
     shell: Any = InteractiveShell.instance(colors="nocolor")
-    for cell in changed(sources(Path(path)), dict(setting.split("=", 1) for setting in settings)):
+    for cell in with_values(sources(Path(path)), dict(setting.split("=", 1) for setting in settings)):
         result = shell.run_cell(cell)
         if not result.success or shell.user_ns.get("_exit_code", 0):
             print(f"this cell failed:\n{cell}")

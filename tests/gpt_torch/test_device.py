@@ -1,4 +1,4 @@
-"""Devices that are not here: what is taken, what is said of one that cannot be used, and how it attends."""
+"""Simulated devices: selection, remarks on unusable GPUs, and attention."""
 
 import re
 import warnings
@@ -26,11 +26,13 @@ H200 = "NVIDIA H200"
 
 @pytest.fixture
 def no_mps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.mps, "is_available", cache(lambda: False))  # torch.compile looks for a cache
+    monkeypatch.setattr(
+        torch.backends.mps, "is_available", cache(lambda: False)
+    )  # cached, since torch.compile calls cache_clear on it
 
 
 def with_nvidias_driver(patch: pytest.MonkeyPatch, cuda: str | None, warning: str = "") -> None:
-    """A machine with a card, in which PyTorch, built for this CUDA, finds none."""
+    """A machine with a GPU that PyTorch, built for this CUDA version, does not find."""
 
     def unavailable() -> bool:
         if warning:
@@ -42,10 +44,10 @@ def with_nvidias_driver(patch: pytest.MonkeyPatch, cuda: str | None, warning: st
     patch.setattr(device, "has_nvidia", lambda: True)
 
 
-# ---- which one --------------------------------------------------------------------------------------------------
+# ---- selection --------------------------------------------------------------------------------------------------
 
 
-def test_the_precision_comes_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_precision_depends_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_precision("auto", torch.device("cpu")) == find_precision("auto", torch.device("mps")) == "float32"
     for capability, expected in (((7, 5), "float16"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")):
         cards(monkeypatch, H200, capability=capability)
@@ -58,7 +60,7 @@ def test_the_precision_comes_from_the_device(monkeypatch: pytest.MonkeyPatch) ->
             find_precision("tf32", torch.device(other))
 
 
-def test_one_of_several_cards_is_taken_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_is_selected_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
     cards(monkeypatch, H200, H200)
     assert find_device("auto") == find_device("cuda") == torch.device("cuda")
     assert find_device("cuda:1") == torch.device("cuda:1")
@@ -69,17 +71,17 @@ def test_one_of_several_cards_is_taken_by_its_number(monkeypatch: pytest.MonkeyP
             find_device(wrong)
 
 
-def test_cards_that_nobody_uses_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_gpus_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     cards(monkeypatch, *[H200] * 8)
-    (said,) = remarks("auto")
-    assert said == "7 more GPUs are idle; to use all: uv run torchrun --nproc-per-node 8 --no-python gpt-torch train"
+    (remark,) = remarks("auto")
+    assert remark == "7 more GPUs are idle; to use all: uv run torchrun --nproc-per-node 8 --no-python gpt-torch train"
     cards(monkeypatch, H200, H200)
     assert remarks("auto")[0].startswith("1 more GPU is idle")
     cards(monkeypatch, H200)
     assert remarks("auto") == remarks("cuda") == remarks("cpu") == []
 
 
-# ---- a card that cannot be used ---------------------------------------------------------------------------------
+# ---- unusable GPUs ----------------------------------------------------------------------------------------------
 
 OLD = "The NVIDIA driver on your system is too old (found version 12040). Please update your GPU driver"
 
@@ -93,17 +95,19 @@ OLD = "The NVIDIA driver on your system is too old (found version 12040). Please
         ("13.2", "CUDA unknown error", r"built for CUDA 13\.2, and the driver cannot run it\. uv pip install"),
     ],
 )
-def test_a_card_that_pytorch_does_not_find_is_said_in_one_line(
+def test_unusable_gpu_is_reported_in_one_line(
     cuda: str | None, warning: str, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """And training goes on without it, on the CPU, unless it was asked for."""
+    """Training then uses the CPU, unless the GPU was requested."""
     with_nvidias_driver(monkeypatch, cuda, warning)
     monkeypatch.chdir(tmp_path)
     Path("play.txt").write_text(PLAY, encoding="utf-8")
     with warnings.catch_warnings(record=True) as caught:
         assert run(CLI, ["train", *TINY, "--data", "play.txt", "--out", "a", "--steps", "1"]) == 0
-    assert [warning for warning in caught if "CUDA" in str(warning.message)] == []  # PyTorch's own, of several lines
+    assert [
+        warning for warning in caught if "CUDA" in str(warning.message)
+    ] == []  # PyTorch's own warning of several lines
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("the GPU of this machine is not")]
     assert len(lines) == 1
     assert re.search(f"{reason}.*, then set UV_NO_SYNC=1, or uv run undoes it$", lines[0])
@@ -116,7 +120,7 @@ def test_a_card_that_pytorch_does_not_find_is_said_in_one_line(
 
 
 @pytest.mark.usefixtures("no_mps")
-def test_where_there_is_no_card_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_remark_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with_nvidias_driver(monkeypatch, "13.2")
     monkeypatch.setattr(device, "has_nvidia", lambda: False)
     assert remarks("auto") == []
@@ -131,10 +135,10 @@ def test_where_there_is_no_card_nothing_is_said(monkeypatch: pytest.MonkeyPatch)
         ((8, 0), ["sm_86"], False),
         ((10, 3), ["sm_90", "compute_90"], True),  # compiled when it is loaded
         ((10, 3), ["sm_90"], False),
-        ((9, 0), [], True),  # a build that does not tell
+        ((9, 0), [], True),  # a build without a list of architectures
     ],
 )
-def test_a_card_without_kernels_is_not_taken(
+def test_gpu_without_kernels_is_not_used(
     capability: tuple[int, int], build: list[str], works: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cards(monkeypatch, "Tesla V100-SXM2-16GB", capability=capability, build=build)
@@ -142,19 +146,19 @@ def test_a_card_without_kernels_is_not_taken(
     if works:
         assert remarks("auto") == []
     else:
-        (said,) = remarks("auto")
+        (remark,) = remarks("auto")
         name = f"Tesla V100-SXM2-16GB (sm_{capability[0]}{capability[1]})"
-        assert said.startswith(
+        assert remark.startswith(
             f"the GPU of this machine is not used: this PyTorch has no kernels for {name}. An older build"
         )
         with pytest.raises(ValueError, match="device cuda: this PyTorch has no kernels"):
             find_device("cuda")
 
 
-# ---- what is known of a card ------------------------------------------------------------------------------------
+# ---- properties of a GPU ----------------------------------------------------------------------------------------
 
 
-def test_the_peak_is_known_of_cards_by_their_exact_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peak_by_exact_name_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, expected in (
         ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H200", 989e12), ("NVIDIA H200 NVL", 835e12),
         ("NVIDIA H100 PCIe", 756e12), ("NVIDIA A100-SXM4-80GB", 312e12), ("NVIDIA L40S", 362e12),
@@ -182,14 +186,14 @@ def test_the_peak_is_known_of_cards_by_their_exact_names(monkeypatch: pytest.Mon
         (ValueError("out of memory"), False),
     ],
 )
-def test_each_way_to_say_that_memory_is_full_is_known(error: Exception, full: bool) -> None:
+def test_out_of_memory_errors_are_recognized(error: Exception, full: bool) -> None:
     assert is_out_of_memory(error) is full
 
 
-# ---- how it attends ---------------------------------------------------------------------------------------------
+# ---- attention --------------------------------------------------------------------------------------------------
 
 
-def test_each_device_has_its_usual_attention() -> None:
+def test_default_attention_of_each_device() -> None:
     devices = [torch.device(name) for name in ("cuda", "mps", "cpu")]
     assert [attention_of("auto", device) for device in devices] == ["fused", "math", "fused"]
     assert [attention_of("fused", device) for device in devices] == ["fused"] * 3
@@ -198,13 +202,13 @@ def test_each_device_has_its_usual_attention() -> None:
 
 
 def heads(T: int, U: int) -> list[torch.Tensor]:
-    """q, k and v as the model has them: of one product, and not row by row."""
+    """q, k and v as in the model: views that are not contiguous."""
     random = torch.Generator().manual_seed(0)
     return [torch.randn(2, length, 3, 4, generator=random).transpose(1, 2) for length in (T, U, U)]
 
 
 @pytest.mark.parametrize("how", ["fused", "math"])
-def test_on_mps_kernels_are_given_rows_and_math_is_our_own(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mps_attention_gets_contiguous_inputs_and_own_math(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
 
     def kernel(*given: Any, **named: Any) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Many processes train as one process with the whole batch would: for real, with torchrun, on the CPU."""
+"""Several processes train like one process with the whole batch: real processes, with torchrun, on the CPU."""
 
 import json
 import math
@@ -38,7 +38,7 @@ from tests.gpt_torch.launch import LOADED, launch, torchrun
 from tests.gpt_torch.together import CASES, CPU, cases, computed
 from tests.support.engines import CONFIG, RECIPES, assert_close, trained
 from tests.support.fork_server import ForkServer
-from tests.support.runs import restated
+from tests.support.runs import rewrite_state
 
 starts_processes = pytest.mark.alone
 
@@ -50,28 +50,28 @@ def server() -> Iterator[ForkServer]:
     server.end()
 
 
-def of(size: int, rank: int = 0) -> Processes:
+def processes_of(size: int, rank: int = 0) -> Processes:
     processes = Processes()
     processes.size, processes.rank = size, rank
     return processes
 
 
-# ---- who takes what ---------------------------------------------------------------------------------------------
+# ---- split of a batch -------------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 40), st.integers(0, 9), st.integers(1, 9))
-def test_the_processes_share_a_batch_between_them(rows: int, at_once: int, size: int) -> None:
+def test_processes_split_a_batch(rows: int, at_once: int, size: int) -> None:
     taken, counts = [], set()
     for rank in range(size):
-        pieces = split_rows(rows, at_once, of(size, rank))
+        pieces = split_rows(rows, at_once, processes_of(size, rank))
         counts.add(len(pieces))
         taken += [row for piece in pieces for row in range(rows)[piece]]
         assert all(len(range(rows)[piece]) <= (at_once or rows) for piece in pieces)
     assert taken == list(range(rows))
-    assert len(counts) == 1  # or one would wait for the gradients of a piece that no other has
+    assert len(counts) == 1  # or one process would wait for gradients of a micro-batch that the others lack
 
 
-# ---- the same numbers -------------------------------------------------------------------------------------------
+# ---- equal results ----------------------------------------------------------------------------------------------
 
 
 TOGETHER = "from pathlib import Path; from tests.gpt_torch.together import main; main(Path())"
@@ -79,7 +79,7 @@ TOGETHER = "from pathlib import Path; from tests.gpt_torch.together import main;
 
 @pytest.fixture(scope="module")
 def together(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Path, str]]:
-    """Where so many processes have left what they computed, and what they said if they failed."""
+    """The folder with the results of `size` processes, and their output if they failed."""
 
     @cache
     def launched(size: int) -> tuple[Path, str]:
@@ -93,42 +93,42 @@ def together(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Ca
 @starts_processes
 @pytest.mark.slow("several processes")
 @pytest.mark.parametrize(("size", "how", "name"), [(size, *case) for size in (2, 3) for case in cases(size)])
-def test_many_processes_compute_what_one_does(
+def test_several_processes_compute_the_same_as_one(
     size: int, how: str, name: str, together: Callable[[int], tuple[Path, str]], tmp_path: Path
 ) -> None:
     folder, failure = together(size)
     assert not failure, failure
     case = CASES[name]
-    if case.config.dropout:  # rows that go together, in a process or in a piece, draw their random numbers together
+    if case.config.dropout:  # rows of one micro-batch share a draw of random numbers
         case = replace(case, recipe=replace(case.recipe, micro_batch=-(-case.rows // size)))
-    many, one = dict(np.load(folder / f"{how} {name}.npz")), computed(case, Processes(), tmp_path)
+    several, one = dict(np.load(folder / f"{how} {name}.npz")), computed(case, Processes(), tmp_path)
     if case.low:
-        many, one = ({key: some[key] for key in ("reported", "losses")} for some in (many, one))
-    assert_close(many, one, 0.02 if case.low else 1e-3)
+        several, one = ({key: some[key] for key in ("reported", "losses")} for some in (several, one))
+    assert_close(several, one, 0.02 if case.low else 1e-3)
 
 
-def test_muon_gathers_the_rows_of_a_shape_once_and_gives_each_process_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_muon_gathers_each_shape_once_and_keeps_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.distributed.tensor import DTensor
 
-    gathered: list[int] = []  # how often, in each step
+    gathered: list[int] = []  # calls in each step
     gather, step = DTensor.full_tensor, MuonAdamW.step
 
-    def noted(tensor: Any, **settings: Any) -> Any:
+    def counting_gather(tensor: Any, **settings: Any) -> Any:
         gathered[-1:] = [number + 1 for number in gathered[-1:]]
         return gather(tensor, **settings)
 
-    def counted(optimizer: MuonAdamW) -> Any:
+    def counting_step(optimizer: MuonAdamW) -> Any:
         with monkeypatch.context() as patch:
             gathered.append(0)
-            patch.setattr(DTensor, "full_tensor", noted)
-            patch.delattr("torch.distributed.tensor.distribute_tensor")  # which sends all of a matrix
+            patch.setattr(DTensor, "full_tensor", counting_gather)
+            patch.delattr("torch.distributed.tensor.distribute_tensor")  # which would send whole matrices
             return step(optimizer)
 
     alone = trained(Engine(CONFIG, RECIPES["muon"], CPU))
     store = dist.HashStore()  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        monkeypatch.setattr(MuonAdamW, "step", counted)
+        monkeypatch.setattr(MuonAdamW, "step", counting_step)
         engine = Engine(CONFIG, RECIPES["muon"], replace(CPU, parallel="fsdp"))
         assert_close(trained(engine), alone)
     finally:
@@ -145,7 +145,7 @@ TRAIN = [
     *("--n-layer", "1", "--n-head", "2", "--n-embd", "8", "--block-size", "8", "--batch-size", "5"),
     *("--steps", "10", "--eval-every", "4", "--warmup", "2", "--lr", "0.01", "--preset", "workshop"),
 ]
-# The command, but in one process something happens in a method of the engine, after so many steps.
+# The command, but in one process a method of the engine runs other code after some steps.
 MAIN = """
 import os, signal, sys
 import torch
@@ -186,7 +186,7 @@ FULL = """
 
 
 def program(happens: str = "pass", rank: int = 0, where: str = "train_step", after: int = 5) -> str:
-    """The command's code, with something that happens in one of the processes."""
+    """The command's code, with `happens` run in one of the processes."""
     return MAIN.format(rank=rank, happens=happens, where=where, after=after)
 
 
@@ -197,68 +197,70 @@ def records(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 @starts_processes
 @pytest.mark.slow("torchrun")
-def test_a_run_in_many_processes_and_then_in_others_is_the_run_of_one(
+def test_run_resumed_with_other_processes_equals_run_of_one(
     server: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    many, one = tmp_path / "many", tmp_path / "one"
-    for folder in (many, one):
+    several, one = tmp_path / "several", tmp_path / "one"
+    for folder in (several, one):
         folder.mkdir()
         (folder / "play.txt").write_text(PLAY, encoding="utf-8")
-    status, output = torchrun(2, many, program(ASKED, rank=1), *TRAIN)
-    assert status == 1  # torchrun's
+    status, output = torchrun(2, several, program(ASKED, rank=1), *TRAIN)
+    assert status == 1  # of torchrun
     assert output.count("stopped and saved at step 6; go on with --resume") == 1, output
     assert "gpt-torch: " not in output
-    assert [record["reason"] for record in records(many, "end")] == ["it was stopped"]
+    assert [record["reason"] for record in records(several, "end")] == ["it was stopped"]
     assert "in each of 2 processes (ddp)" in output
     resume = ["train", "--resume", "--out", "a", *MACHINE, "--parallel", "fsdp"]
-    status, output = launch(server, 3, many, program(), *resume)
+    status, output = launch(server, 3, several, program(), *resume)
     assert status == 0, output
     assert output.count("going on after step 6 of 10") == 1, output
     assert "in each of 3 processes (fsdp)" in output
     monkeypatch.chdir(one)
     assert run(CLI, TRAIN) == 0
     for kind, figures in (("step", ("loss", "grad_norm", "lr")), ("evaluation", ("train_loss", "val_loss"))):
-        assert [[record[name] for name in ("step", *figures)] for record in records(many, kind)] == [
+        assert [[record[name] for name in ("step", *figures)] for record in records(several, kind)] == [
             pytest.approx([record[name] for name in ("step", *figures)], rel=1e-4) for record in records(one, kind)
         ]
-    assert {path.relative_to(many) for path in many.rglob("*")} == {path.relative_to(one) for path in one.rglob("*")}
-    assert output.count("best validation loss") == 1  # only one process speaks
+    assert {path.relative_to(several) for path in several.rglob("*")} == {
+        path.relative_to(one) for path in one.rglob("*")
+    }
+    assert output.count("best validation loss") == 1  # only one process prints
 
 
 @starts_processes
 @pytest.mark.slow("several processes")
 @pytest.mark.parametrize(
-    ("happens", "rank", "where", "after", "how", "said", "saved"),
+    ("happens", "rank", "where", "after", "how", "message", "saved"),
     [
         (KILLED, 0, "train_step", 5, "fsdp", f"{LOST} after step 5; --resume goes on from the newest checkpoint", 0),
         (KILLED, 1, "loss", 4, "fsdp", f"{LOST} after step 4; --resume goes on from the newest checkpoint", 0),
         (KILLED, 1, "reader", 8, "ddp", "saved at step 8; go on with --resume", 8),
         (FULL, 1, "train_step", 5, "ddp", "out of memory on CPU, 1 thread; --micro-batch 1 fits", 5),
     ],
-    ids=["the first, with a part of the model", "evaluating, with a part", "sampling", "out of memory"],
+    ids=["first process, fsdp", "evaluating, fsdp", "sampling", "out of memory"],
 )
-def test_a_process_that_is_lost_ends_all_with_a_checkpoint(
-    happens: str, rank: int, where: str, after: int, how: str, said: str, saved: int,
+def test_lost_process_ends_the_run_with_a_checkpoint(
+    happens: str, rank: int, where: str, after: int, how: str, message: str, saved: int,
     server: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     (tmp_path / "play.txt").write_text(PLAY, encoding="utf-8")
     code = program(happens, rank, where, after)
     status, output = launch(server, 2, tmp_path, code, *TRAIN, "--parallel", how)
-    assert status == 1, output  # torchrun's
-    assert output.count(said) == 1, output
-    assert output.count("gpt-torch: ") == 1, output  # one line for one cause
+    assert status == 1, output  # of torchrun
+    assert output.count(message) == 1, output
+    assert output.count("gpt-torch: ") == 1, output  # one line per cause
     monkeypatch.chdir(tmp_path)
     assert RunDir(Path("a")).checkpoint("latest").state.step == saved
     assert [record["reason"] for record in records(tmp_path, "end")] == ["another process was lost"] * (rank != 0)
-    assert not list(Path("a/checkpoints").glob(".*"))  # nothing half written
-    assert run(numpy_program, ["train", "--resume", "--out", "a"]) == 0  # alone, and with the other engine
+    assert not list(Path("a/checkpoints").glob(".*"))  # no partial checkpoint
+    assert run(numpy_program, ["train", "--resume", "--out", "a"]) == 0  # in one process, with the other engine
     assert [record["step"] for record in records(tmp_path, "step")] == list(range(1, 11))
 
 
 @starts_processes
 @pytest.mark.slow("several processes")
 @pytest.mark.parametrize("killed", [0, 2])
-def test_of_three_processes_one_is_killed_and_the_others_end_within_a_minute(
+def test_other_processes_end_within_a_minute_of_a_kill(
     killed: int, server: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began = time.time()
@@ -267,18 +269,18 @@ def test_of_three_processes_one_is_killed_and_the_others_end_within_a_minute(
     status, output = start(3, tmp_path, program(f"open('killed', 'w').close(); {KILLED}", killed), *TRAIN)
     ended, at = time.time(), (tmp_path / "killed").stat().st_mtime
     assert began < at < ended < at + 60
-    assert status == 1, output  # torchrun's
+    assert status == 1, output  # of torchrun
     assert output.count(f"gpt-torch: {LOST} after step 5; --resume goes on from the newest checkpoint") == 1, output
     monkeypatch.chdir(tmp_path)
-    assert RunDir(Path("a")).checkpoint("latest").state.step == (0 if killed == 0 else 5)  # only the first one writes
+    assert RunDir(Path("a")).checkpoint("latest").state.step == (0 if killed == 0 else 5)  # only rank 0 writes
     status, output = launch(server, 3, tmp_path, program(), "train", "--resume", "--out", "a", *MACHINE)
     assert status == 0, output
     assert [record["step"] for record in records(tmp_path, "step")] == list(range(1, 11))
 
 
-@pytest.mark.parametrize(("what", "said", "sound"), [("hangs", "", 3), ("wrong", "step 3: the loss is nan", 2)])
-def test_what_is_left_after_a_loss_is_saved_only_if_it_can_be_and_is_sound(
-    what: str, said: str, sound: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("failure", "message", "last"), [("hangs", "", 3), ("wrong", "step 3: the loss is nan", 2)])
+def test_save_after_a_lost_process_is_skipped_if_it_hangs_or_is_nonfinite(
+    failure: str, message: str, last: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     step, save, done = Engine.train_step, RunDir.save_latest, threading.Event()
@@ -287,11 +289,11 @@ def test_what_is_left_after_a_loss_is_saved_only_if_it_can_be_and_is_sound(
         if number == 3:
             raise Lost(LOST)
         trained = step(self, batch, number)
-        return StepResult(math.nan, math.nan) if what == "wrong" and number == 2 else trained
+        return StepResult(math.nan, math.nan) if failure == "wrong" and number == 2 else trained
 
     def hanging(self: RunDir, checkpoint: Checkpoint) -> None:
-        if what == "hangs" and checkpoint.state.step == 3:
-            done.wait()  # as for a device that waits for the process that was lost
+        if failure == "hangs" and checkpoint.state.step == 3:
+            done.wait()  # like a device that waits for the lost process
             raise Lost(LOST)
         save(self, checkpoint)
 
@@ -302,8 +304,8 @@ def test_what_is_left_after_a_loss_is_saved_only_if_it_can_be_and_is_sound(
     Path("play.txt").write_text(PLAY, encoding="utf-8")
     assert run(CLI, TRAIN) == 1
     output, errors = capsys.readouterr()
-    assert errors == f"gpt-torch: {LOST} after step {sound}; --resume goes on from the newest checkpoint\n"
-    assert said in output
+    assert errors == f"gpt-torch: {LOST} after step {last}; --resume goes on from the newest checkpoint\n"
+    assert message in output
     assert "saved at" not in output
     assert [record["reason"] for record in records(tmp_path, "end")] == ["another process was lost"]
     assert RunDir(Path("a")).checkpoint("latest").state.step == 0
@@ -311,21 +313,21 @@ def test_what_is_left_after_a_loss_is_saved_only_if_it_can_be_and_is_sound(
 
 
 class Pair(Processes):
-    """This process, and one that says what another such pair has said, or without one the same as this."""
+    """This process and a second one that sends what an earlier pair has sent, or by default the same as this one."""
 
     def __init__(self, other: "Pair | None" = None) -> None:
-        self.said: list[tuple[int, ...]] = []
-        self.answers = iter(other.said if other else [])
+        self.sent: list[tuple[int, ...]] = []
+        self.answers = iter(other.sent if other else [])
 
     def all_reduce_max(self, *numbers: int) -> tuple[int, ...]:
-        self.said.append(numbers)
+        self.sent.append(numbers)
         return tuple(map(max, numbers, next(self.answers, numbers)))
 
 
-def test_processes_that_were_asked_for_different_things_say_so(
+def test_differing_flags_of_processes_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    usual = None
+    first = None
     monkeypatch.chdir(tmp_path)
     Path("play.txt").write_text(PLAY, encoding="utf-8")
     monkeypatch.setattr(trainer.Trainer, "train", lambda self: signals.Stop(self.processes))
@@ -335,15 +337,15 @@ def test_processes_that_were_asked_for_different_things_say_so(
         (2, "c", ("--seed", "2"), "flags or text: each machine needs the same"),
         (2, "d", ("--dtype", "float16"), "--device, --dtype or --parallel, or in their defaults"),
     ):
-        pair = Pair(usual)
+        pair = Pair(first)
         assert run(TorchCLI(pair), [*TRAIN, "--out", out, *flags]) == status
         assert capsys.readouterr().err.startswith(f"gpt-torch: the processes differ in {differing}") == (status == 2)
         assert Path(out).exists() == (status == 0)
-        usual = usual or pair
+        first = first or pair
 
 
 @pytest.mark.parametrize("command", [["train", "--resume", "--out"], ["eval", "--run"]], ids=["resume", "eval"])
-def test_processes_that_find_different_weights_say_so(
+def test_differing_weights_of_processes_are_reported(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -354,7 +356,7 @@ def test_processes_that_find_different_weights_say_so(
     for which in ("best", "latest"):
         path = Path("c/checkpoints") / which / "model.safetensors"
         save_file({name: weight + 0.1 for name, weight in load_file(path).items()}, path)
-        restated(path.parent)
+        rewrite_state(path.parent)
     monkeypatch.setattr(trainer.Trainer, "train", lambda self: signals.Stop(self.processes))
     more = ["--steps", "20"] * (command[0] == "train")
     one = Pair()
@@ -365,27 +367,27 @@ def test_processes_that_find_different_weights_say_so(
 
 
 @pytest.mark.parametrize("name", ["generate", "export", "import"])
-def test_what_many_processes_cannot_do_together_says_so(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(TorchCLI(of(2)), [name]) == 2
+def test_commands_for_one_process_refuse_several(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(TorchCLI(processes_of(2)), [name]) == 2
     assert capsys.readouterr().err == f"gpt-torch: {name} is for one process; start it without torchrun\n"
 
 
-def test_what_many_processes_need_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requirements_of_fsdp(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(CLI, ["train", "--parallel", "fsdp"]) == 2
-    said = "gpt-torch: --parallel fsdp needs several processes; start them with torchrun\n"
-    assert capsys.readouterr().err == said
+    message = "gpt-torch: --parallel fsdp needs several processes; start them with torchrun\n"
+    assert capsys.readouterr().err == message
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     assert run(CLI, ["train", "--parallel", "fsdp", "--dtype", "float16"]) == 2
     assert "--parallel fsdp does not support float16; use --dtype float32" in capsys.readouterr().err
 
 
-def test_processes_that_do_not_find_each_other_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody(*_: Any, **__: Any) -> None:
+def test_failed_rendezvous_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("no address for eth7\nand much more")
 
     monkeypatch.setattr(dist, "is_torchelastic_launched", lambda: True)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
-    monkeypatch.setattr(distributed, "rendezvous", nobody)
+    monkeypatch.setattr(distributed, "rendezvous", fail)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(SystemExit) as ended, distributed.init_processes():
         raise AssertionError
@@ -406,5 +408,7 @@ def test_each_process_needs_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch)
     assert find_device("auto").type == "cpu"
     with pytest.raises(ValueError, match="device mps is for one process; --device cpu works for several"):
         find_device("mps")
-    monkeypatch.setattr(dist, "is_torchelastic_launched", lambda: False)  # a cluster may set WORLD_SIZE all the same
+    monkeypatch.setattr(
+        dist, "is_torchelastic_launched", lambda: False
+    )  # a cluster may set WORLD_SIZE without torchrun
     assert find_device("auto").type == "mps"

@@ -1,4 +1,4 @@
-"""Embeddings: the gradient that PyTorch's have, added up in one order."""
+"""Embeddings: PyTorch's gradient, summed in a fixed order."""
 
 import pytest
 import torch
@@ -8,9 +8,9 @@ from gpt_torch import embedding
 from gpt_torch.embedding import Embedding
 
 
-@pytest.mark.parametrize("most", [5, 4])  # rows for which it is a product
+@pytest.mark.parametrize("most", [5, 4])  # rows up to which the gradient is a matrix product
 @pytest.mark.parametrize("shape", [(), (7,), (3, 4), (0,)])
-def test_the_gradient_is_that_of_pytorchs(most: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradient_matches_pytorch(most: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding, "MOST", most)
     random = torch.Generator().manual_seed(0)
     ours = Embedding(5, 6)
@@ -22,7 +22,7 @@ def test_the_gradient_is_that_of_pytorchs(most: int, shape: tuple[int, ...], mon
 
 
 @pytest.mark.parametrize("most", [5, 4])
-def test_nothing_of_it_is_rounded_to_16_bits(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradient_is_float32_under_autocast(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding, "MOST", most)
     ours = Embedding(5, 6)
     ids, dx = torch.tensor([1, 1, 2]), torch.full((3, 6), 1.0 + 2.0**-20)

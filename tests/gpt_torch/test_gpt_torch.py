@@ -27,20 +27,20 @@ from tests.workshop.test_commands import PLAY, TINY
 
 
 @pytest.mark.parametrize(("name", "at_most"), [("model.py", 8), ("cache.py", 15)])
-def test_the_two_models_differ_in_imports_devices_and_little_else(name: str, at_most: int) -> None:
+def test_sources_of_the_two_models_are_nearly_equal(name: str, at_most: int) -> None:
     ours, theirs = ((ROOT / room / name).read_text(encoding="utf-8") for room in ("gpt_numpy", "gpt_torch"))
     differing = [line for line in difflib.ndiff(ours.splitlines(), theirs.splitlines()) if line[0] in "+-"]
     body = [line[1:].strip() for line in differing if "import" not in line and line[0] == "+"]
     assert len(body) <= at_most, body
 
 
-def test_equal_seeds_start_from_equal_weights() -> None:
+def test_equal_seeds_give_equal_weights() -> None:
     ours, theirs = GPT(VARIANTS["plain"], seed=5).state_dict(), gpt_torch.GPT(VARIANTS["plain"], seed=5).state_dict()
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(p.array, theirs[name].numpy()) for name, p in ours.items())
 
 
-def test_bad_inputs_are_refused() -> None:
+def test_invalid_inputs_are_refused() -> None:
     model = gpt_torch.GPT(VARIANTS["plain"])
     ids = torch.zeros((1, 9), dtype=torch.long)
     with pytest.raises(ValueError, match="9 tokens do not fit the context, block_size 8"):
@@ -51,7 +51,7 @@ def test_bad_inputs_are_refused() -> None:
         model(ids[:, :8], ids[:, :7])
 
 
-def test_a_device_that_is_not_here_is_named() -> None:
+def test_unavailable_device_is_refused() -> None:
     assert find_device("cpu") == torch.device("cpu")
     absent = next(kind for kind in ("mps", "cuda") if find_device("auto").type != kind)
     if absent == "mps" and torch.backends.mps.is_available():
@@ -71,7 +71,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("before", "after"), [(BY_HAND, IN_TORCH), (IN_TORCH, BY_HAND)], ids=["to torch", "to NumPy"])
-def test_a_run_begun_with_one_goes_on_with_the_other(here: Path, before: EngineCLI, after: EngineCLI) -> None:
+def test_either_command_resumes_a_run_of_the_other(here: Path, before: EngineCLI, after: EngineCLI) -> None:
     assert run(before, ["train", "--out", "unbroken", *TINY]) == 0
     assert run(before, ["train", "--out", "handed-over", *TINY, "--steps", "3"]) == 0
     assert run(after, ["train", "--out", "handed-over", "--resume", "--steps", "6"]) == 0
@@ -84,30 +84,28 @@ def losses(folder: Path) -> list[float]:
     return [record["loss"] for record in RunDir(folder).records() if record["kind"] == "step"]
 
 
-def test_both_write_the_same_text_and_find_the_same_loss(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_both_commands_generate_equal_text_and_equal_loss(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(IN_TORCH, ["train", "--out", "runs/one", *TINY]) == 0
-    said = []
+    output = []
     for cli in (BY_HAND, IN_TORCH):
         capsys.readouterr()
         assert run(cli, ["generate", "--length", "100", "--seed", "3", "--prompt", "ROMEO"]) == 0
         assert run(cli, ["eval"]) == 0
-        said.append(capsys.readouterr().out)
-    assert said[0] == said[1]
-    assert said[0].startswith("ROMEO")
+        output.append(capsys.readouterr().out)
+    assert output[0] == output[1]
+    assert output[0].startswith("ROMEO")
 
 
-def test_the_device_is_tested_before_training_unless_told_not_to(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    said = []
+def test_self_test_runs_before_training_unless_disabled(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = []
     for flags in ([], ["--resume", "--steps", "8"], ["--resume", "--steps", "9", "--no-self-test"]):
         begin = [] if "--resume" in flags else TINY
         assert run(IN_TORCH, ["train", "--out", "one", *begin, *flags]) == 0
-        said.append("self-test: loss, gradients, cache and causality match float64" in capsys.readouterr().out)
-    assert said == [True, True, False]
+        output.append("self-test: loss, gradients, cache and causality match float64" in capsys.readouterr().out)
+    assert output == [True, True, False]
 
 
-def test_help_has_the_flags_of_both_and_of_the_device(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_common_flags_and_device_flags(capsys: pytest.CaptureFixture[str]) -> None:
     pages = []
     for cli in (BY_HAND, IN_TORCH):
         with pytest.raises(SystemExit):
@@ -132,50 +130,50 @@ def test_help_has_the_flags_of_both_and_of_the_device(capsys: pytest.CaptureFixt
         (["train", "--device", "mps"], "--device mps is not available; PyTorch"),
     ],
 )
-def test_a_wrong_use_is_one_line_and_status_2(
+def test_usage_error_is_one_line_and_status_2(
     here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     if torch.backends.mps.is_available() and "mps" in arguments:
         pytest.skip("mps is here")
     assert run(IN_TORCH, arguments) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"gpt-torch: {message}")
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith(f"gpt-torch: {message}")
+    assert output.count("\n") == 1
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_the_operations_of_a_step_are_as_many_as_pytorch_counts(tied: bool) -> None:
+def test_flops_match_pytorchs_count(tied: bool) -> None:
     config = GPTConfig(vocab_size=17, block_size=16, n_layer=3, n_head=2, n_embd=32, tie_weights=tied)
     ids = torch.zeros(4, 16, dtype=torch.long)
     with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):
         gpt_torch.GPT(config)(ids, ids)[1].backward()
-    by_row = 2 * config.vocab_size * config.n_embd  # the gradient of tok_emb, which custom takes for a sum
+    by_row = 2 * config.vocab_size * config.n_embd  # the gradient of tok_emb, which flops_per_token counts as a sum
     assert counted.get_total_flops() == 4 * 16 * (flops_per_token(config) + by_row)
 
 
-def test_a_run_ends_with_its_time_its_speed_and_its_share_of_the_peak(
+def test_run_ends_with_speed_and_share_of_peak(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("play.txt").write_text(PLAY, encoding="utf-8")
     monkeypatch.setattr("gpt_torch.engine.peak_of", lambda device, precision: 1e7)
     assert run(IN_TORCH, ["train", *TINY, "--device", "cpu", "--no-self-test", "--out", "a"]) == 0
-    told = re.search(
+    line = re.search(
         r"^steps: (\S+) characters per second, (\S+) TFLOP/s, (\S+)% of the",
         capsys.readouterr().out,
         re.MULTILINE,
     )
-    assert told
-    speed, teraflops, share = (float(number.replace(",", "")) for number in told.groups())
+    assert line
+    speed, teraflops, share = (float(number.replace(",", "")) for number in line.groups())
     config = RunDir(Path("a")).checkpoint("latest").state.config
     assert teraflops * 1e12 == pytest.approx(speed * flops_per_token(config), rel=0.01)
     assert share / 100 == pytest.approx(teraflops * 1e12 / 1e7, rel=0.02)
     steps = [json.loads(line) for line in Path("a/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     speeds = [record["characters_per_second"] for record in steps if record["kind"] == "step"]
-    assert speed == pytest.approx(speeds[-1], rel=1e-3)  # which is that of all but the first step
+    assert speed == pytest.approx(speeds[-1], rel=1e-3)  # the mean over all but the first step
 
 
-def test_a_run_keeps_the_precision_that_it_was_given(
+def test_resume_keeps_the_precision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

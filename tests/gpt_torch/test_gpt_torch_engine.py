@@ -1,4 +1,4 @@
-"""What gpt_torch's engine has of its own: precision, compilation, what does not fit, and the test of the device."""
+"""What is specific to gpt_torch's engine: precision, compilation, out of memory, and the self-test of the device."""
 
 import math
 import re
@@ -28,7 +28,7 @@ LAPTOP = PRESETS["laptop"].model
 each_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 
 
-# ---- the same step in other ways --------------------------------------------------------------------------------
+# ---- options ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -41,42 +41,42 @@ each_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
     ],
     ids=["math", "recompute", "recompute, micro-batches", "compile"],
 )
-def test_options_change_how_a_step_is_made_and_not_what_it_is(options: Options, micro_batch: int) -> None:
+def test_options_do_not_change_a_steps_result(options: Options, micro_batch: int) -> None:
     recipe = replace(RECIPE, micro_batch=micro_batch)
     engine = Engine(CONFIG, recipe, options)
     assert_close(trained(engine), trained(Engine(CONFIG, recipe, CPU)), 1e-3)
     assert engine.compiled == (options.compile == "on" and COMPILER)
 
 
-def test_recomputing_drops_the_same_numbers_again() -> None:
+def test_recompute_repeats_the_same_dropout() -> None:
     config = replace(CONFIG, dropout=0.3)
     recomputed = Engine(config, RECIPE, replace(CPU, recompute=True))
     assert_close(trained(recomputed), trained(Engine(config, RECIPE, CPU)), 1e-3)
 
 
-def test_to_judge_and_to_write_between_steps_changes_no_step() -> None:
-    """There nothing is dropped, in steps as before."""
+def test_evaluating_and_generating_do_not_affect_training() -> None:
+    """They apply no dropout, and steps apply the same dropout as without them."""
     config = replace(CONFIG, dropout=0.3)
-    looked_at, left_alone = (Engine(config, RECIPE, CPU) for _ in range(2))
+    disturbed, undisturbed = (Engine(config, RECIPE, CPU) for _ in range(2))
     for step in range(3):
-        looked_at.train_step(batch(seed=step), step)
-        looked_at.loss(batch())
-        looked_at.reader().read([1])
+        disturbed.train_step(batch(seed=step), step)
+        disturbed.loss(batch())
+        disturbed.reader().read([1])
         np.testing.assert_array_equal(
-            looked_at.logits(batch().windows()[:, :-1]), looked_at.logits(batch().windows()[:, :-1])
+            disturbed.logits(batch().windows()[:, :-1]), disturbed.logits(batch().windows()[:, :-1])
         )
-    trained(left_alone)
-    assert_same(dict(looked_at.weights()), dict(left_alone.weights()))
+    trained(undisturbed)
+    assert_same(dict(disturbed.weights()), dict(undisturbed.weights()))
 
 
-def test_each_piece_of_a_batch_drops_numbers_of_its_own() -> None:
+def test_micro_batches_have_independent_dropout() -> None:
     engine = Engine(replace(CONFIG, dropout=0.3), replace(RECIPE, micro_batch=1), CPU)
     row = batch(1)
     one, two = (float(engine.backward(replace(row, starts=row.starts.repeat(rows)), 0)) for rows in (1, 2))
     assert one != pytest.approx(two, rel=1e-4)
 
 
-def test_recomputing_keeps_less() -> None:
+def test_recompute_saves_fewer_activations() -> None:
     kept = []
     for recompute in (False, True):
         engine = Engine(CONFIG, RECIPE, replace(CPU, recompute=recompute))
@@ -93,7 +93,7 @@ def test_recomputing_keeps_less() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [("bfloat16", 0.05), ("float16", 0.01)])
-def test_lower_precision_is_near_and_not_equal(dtype: Any, rtol: float) -> None:
+def test_lower_precision_is_close_but_not_equal(dtype: Any, rtol: float) -> None:
     low, high = (Engine(CONFIG, RECIPE, replace(CPU, dtype=name)) for name in (dtype, "float32"))
     a, b = (engine.train_step(batch(), 0) for engine in (low, high))
     for name in ("loss", "grad_norm"):
@@ -104,7 +104,7 @@ def test_lower_precision_is_near_and_not_equal(dtype: Any, rtol: float) -> None:
 
 
 @each_recipe
-def test_float16_skips_a_step_that_is_out_of_range_and_goes_on_smaller(recipe: Recipe) -> None:
+def test_float16_overflow_skips_the_step_and_halves_the_scale(recipe: Recipe) -> None:
     engine = Engine(CONFIG, recipe, replace(CPU, dtype="float16"))
     trained(engine)
     before, scale = engine.weights(), engine.scaler.get_scale()
@@ -120,7 +120,7 @@ def test_float16_skips_a_step_that_is_out_of_range_and_goes_on_smaller(recipe: R
 
 
 @each_recipe
-def test_float16_goes_on_bit_for_bit_even_after_a_skipped_step(recipe: Recipe) -> None:
+def test_float16_resumes_bit_for_bit_after_skipped_steps(recipe: Recipe) -> None:
     options = replace(CPU, dtype="float16")
     first = Engine(CONFIG, recipe, options)
     first.scaler.load_state_dict({**first.scaler.state_dict(), "scale": 2.0**40})  # the first steps will be skipped
@@ -131,16 +131,16 @@ def test_float16_goes_on_bit_for_bit_even_after_a_skipped_step(recipe: Recipe) -
     assert_same(trained(first, range(25, 30)), trained(second, range(25, 30)))
 
 
-# ---- what does not work -----------------------------------------------------------------------------------------
+# ---- failures ---------------------------------------------------------------------------------------------------
 
 
 def compiler(step: Callable[..., Any]) -> Callable[[Any], Callable[..., Any]]:
-    """Stands in for torch.compile: makes of a model what takes its steps."""
+    """A replacement of torch.compile whose compiled model runs `step`."""
     return lambda model: lambda *given: step(model, *given)
 
 
 def fails(model: Any, *_: Any) -> None:
-    from torch._dynamo.exc import TorchDynamoException  # a second, for which other tests need not wait
+    from torch._dynamo.exc import TorchDynamoException  # takes a second, which other tests need not wait for
 
     raise TorchDynamoException("no compiler found\nand much more")
 
@@ -166,26 +166,26 @@ FAULTS: list[tuple[Callable[..., Any], str]] = [
 
 @pytest.mark.parametrize(("fault", "reason"), FAULTS)
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_where_compiling_does_not_work_training_goes_on_without_and_says_so(
+def test_failed_compilation_falls_back_to_eager_with_a_warning(
     fault: Callable[..., Any], reason: str, dropout: float, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     if fault is one_wrong and dropout:
-        pytest.skip("small beside what another draw changes")
+        pytest.skip("smaller than the effect of different dropout")
     config = replace(CONFIG, dropout=dropout)
     monkeypatch.setattr(torch, "compile", compiler(fault))
     engine = Engine(config, RECIPE, replace(CPU, compile="on"))
     assert_same(trained(engine), trained(Engine(config, RECIPE, CPU)))
-    said = capsys.readouterr().err
-    assert re.fullmatch(f"torch.compile failed; training continues without it: {reason}\n", said)
+    message = capsys.readouterr().err
+    assert re.fullmatch(f"torch.compile failed; training continues without it: {reason}\n", message)
     assert not engine.compiled
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_what_is_compiled_and_right_stays_and_is_looked_at_once(
+def test_correct_compiled_step_is_kept_and_checked_once(
     dropout: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It takes the steps that it would take unobserved, also where it drops other numbers than an eager step."""
+    """The check does not affect the steps, even if compiled dropout draws other numbers than eager dropout."""
     config, calls = replace(CONFIG, dropout=dropout), 0
 
     def other_draws(model: Any, *given: torch.Tensor) -> Any:
@@ -195,16 +195,14 @@ def test_what_is_compiled_and_right_stays_and_is_looked_at_once(
         return model(*given)
 
     monkeypatch.setattr(torch, "compile", compiler(other_draws))
-    looked_at, not_looked_at = (
-        Engine(config, RECIPE, replace(CPU, compile="on", self_test=on)) for on in (True, False)
-    )
-    assert_same(trained(looked_at), trained(not_looked_at))
+    checked, unchecked = (Engine(config, RECIPE, replace(CPU, compile="on", self_test=on)) for on in (True, False))
+    assert_same(trained(checked), trained(unchecked))
     assert calls == 6
-    assert looked_at.compiled
+    assert checked.compiled
     assert capsys.readouterr().err == ""
 
 
-def test_an_error_that_is_not_the_compilers_is_not_called_one(
+def test_other_errors_are_not_reported_as_failed_compilation(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(model: Any, *_: Any) -> None:
@@ -217,20 +215,20 @@ def test_an_error_that_is_not_the_compilers_is_not_called_one(
     assert capsys.readouterr().err == ""
 
 
-def test_where_an_eager_step_does_not_fit_the_compiled_one_is_not_looked_at(
+def test_compiled_step_is_not_checked_if_eager_step_runs_out_of_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch, "compile", compiler(lambda model, *given: model.forward(*given)))
     engine = Engine(CONFIG, RECIPE, replace(CPU, compile="on"))
-    monkeypatch.setattr(type(engine.model), "__call__", lambda *_: on_a_card())
+    monkeypatch.setattr(type(engine.model), "__call__", lambda *_: cuda_out_of_memory())
     found = engine.train_step(batch(), 0)
     monkeypatch.undo()
     expected = Engine(CONFIG, RECIPE, CPU).train_step(batch(), 0)
     assert (float(found.loss), float(found.grad_norm)) == (float(expected.loss), float(expected.grad_norm))
 
 
-def test_a_gradient_that_no_smaller_scale_helps_is_not_hidden() -> None:
-    """In float16 a step out of range is skipped and the loss scaled less; but not for ever."""
+def test_persistent_nonfinite_gradient_is_reported() -> None:
+    """On overflow float16 skips the step and lowers the loss scale, but not for ever."""
     engine = Engine(CONFIG, RECIPE, replace(CPU, dtype="float16"))
     scale: Any = engine.model.ln_f.weight
     scale.register_hook(lambda gradient: gradient * math.nan)
@@ -242,7 +240,7 @@ def test_a_gradient_that_no_smaller_scale_helps_is_not_hidden() -> None:
     assert_same(dict(engine.weights()), before)
 
 
-def test_steps_that_float16_has_skipped_are_not_counted_in_another_precision_either() -> None:
+def test_skipped_float16_steps_are_not_counted_in_another_precision() -> None:
     low = Engine(CONFIG, RECIPE, replace(CPU, dtype="float16"))
     low.scaler.load_state_dict({**low.scaler.state_dict(), "scale": 2.0**40})  # the first steps will be skipped
     trained(low, steps=range(25))
@@ -255,38 +253,38 @@ def test_steps_that_float16_has_skipped_are_not_counted_in_another_precision_eit
 
 
 @each_recipe
-def test_the_optimizer_leaves_a_step_out_by_itself_as_it_does_on_cuda(recipe: Recipe) -> None:
-    """There nothing waits for the number that tells; here PyTorch can do the same."""
+def test_optimizer_skips_nonfinite_step_as_on_cuda(recipe: Recipe) -> None:
+    """CUDA skips without waiting for the norm on the host; PyTorch can do the same on the CPU."""
     engine, usual = (Engine(CONFIG, recipe, CPU) for _ in range(2))
     engine.optimizer_skips = True
     assert_same(trained(engine), trained(usual))
     before = {**engine.weights(), **engine.optimizer_state()}
     scale: Any = engine.model.ln_f.weight
     hook = scale.register_hook(lambda gradient: gradient * math.nan)
-    for step in (3, 4):  # nor is any step after it made
+    for step in (3, 4):  # later steps are skipped too
         engine.train_step(batch(), step)
         hook.remove()
     assert_same({**engine.weights(), **engine.optimizer_state()}, before)
 
 
-def test_where_the_optimizer_leaves_steps_out_by_itself() -> None:
-    asked = [
+def test_optimizer_skips_steps_only_on_cuda_with_ddp_and_bfloat16() -> None:
+    cases = [
         (device, parallel, precision)
         for device in ("cuda", "cpu")
         for parallel in ("ddp", "fsdp")
         for precision in ("bfloat16", "float16")
     ]
-    by_itself = [case for case in asked if optimizer_skips(torch.device(case[0]), *case[1:])]
-    assert by_itself == [("cuda", "ddp", "bfloat16")]
+    skipping = [case for case in cases if optimizer_skips(torch.device(case[0]), *case[1:])]
+    assert skipping == [("cuda", "ddp", "bfloat16")]
 
 
-def test_what_is_compiled_depends_on_the_device() -> None:
-    asked = [(how, device) for how in ("auto", "on", "off") for device in ("cuda", "mps", "cpu")]
-    compiled = [case for case in asked if is_compiled(case[0], torch.device(case[1]))]
+def test_compilation_depends_on_the_device() -> None:
+    cases = [(how, device) for how in ("auto", "on", "off") for device in ("cuda", "mps", "cpu")]
+    compiled = [case for case in cases if is_compiled(case[0], torch.device(case[1]))]
     assert compiled == [("auto", "cuda"), ("on", "cuda"), ("on", "mps"), ("on", "cpu")]
 
 
-def test_many_devices_together_are_as_fast_as_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peak_is_summed_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     class Two(Processes):
         size = 2
 
@@ -296,19 +294,19 @@ def test_many_devices_together_are_as_fast_as_all_of_them(monkeypatch: pytest.Mo
     assert Engine(CONFIG, RECIPE, CPU).peak == 1e12
 
 
-def test_an_engine_says_how_it_works() -> None:
+def test_describe() -> None:
     processes = Processes()
     processes.size = 2
     engine = Engine(CONFIG, RECIPE, CPU)
-    told = engine.describe()
-    assert re.fullmatch(r"PyTorch \S+, float32, fused attention, CPU, 1 thread", told)
+    description = engine.describe()
+    assert re.fullmatch(r"PyTorch \S+, float32, fused attention, CPU, 1 thread", description)
     engine.processes = processes
-    assert engine.describe() == f"{told}, in each of 2 processes (ddp)"
+    assert engine.describe() == f"{description}, in each of 2 processes (ddp)"
     engine.options = replace(CPU, deterministic=True)
     assert ", fused attention, deterministic, CPU" in engine.describe()
 
 
-def test_a_kept_scale_that_is_none_is_passed_over() -> None:
+def test_invalid_saved_scale_is_ignored() -> None:
     engine = Engine(CONFIG, RECIPE, replace(CPU, dtype="float16"))
     trained(engine)
     for scaler in (np.ones(2), np.full(3, np.nan)):
@@ -316,21 +314,23 @@ def test_a_kept_scale_that_is_none_is_passed_over() -> None:
         assert math.isfinite(float(engine.train_step(batch(), 3).loss))
 
 
-def on_a_card() -> None:
+def cuda_out_of_memory() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def in_the_machine() -> None:
+def cpu_out_of_memory() -> None:
     torch.empty(1 << 60)
 
 
-@pytest.mark.parametrize("fail", [on_a_card, in_the_machine])
-@pytest.mark.parametrize(("fits", "said"), [(3, "--micro-batch 3 fits"), (1, "--micro-batch 1 fits"), (0, "one seq")])
+@pytest.mark.parametrize("fail", [cuda_out_of_memory, cpu_out_of_memory])
+@pytest.mark.parametrize(
+    ("fits", "message"), [(3, "--micro-batch 3 fits"), (1, "--micro-batch 1 fits"), (0, "one seq")]
+)
 @each_recipe
-def test_what_does_not_fit_into_memory_says_what_does(
-    fits: int, said: str, fail: Callable[[], None], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+def test_out_of_memory_names_a_micro_batch_that_fits(
+    fits: int, message: str, fail: Callable[[], None], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is compiled to find that out, and what the optimizer will need is there meanwhile."""
+    """The search compiles nothing, and holds the memory that the optimizer will need."""
     engine = Engine(CONFIG, recipe, CPU)
     model, to_come = engine.model.forward, engine._optimizer_memory
     held: list[Any] = []
@@ -349,16 +349,16 @@ def test_what_does_not_fit_into_memory_says_what_does(
 
     monkeypatch.setattr(engine.model, "forward", small_alone)
     monkeypatch.setattr(engine, "_optimizer_memory", hold)
-    with pytest.raises(RunFailed, match=f"out of memory on CPU, .*{said}"):
+    with pytest.raises(RunFailed, match=f"out of memory on CPU, .*{message}"):
         engine.train_step(batch(), 0)
     shapes = state_shapes({name: tuple(p.shape) for name, p in engine.parameters.items()}, recipe.optimizer)
     assert seen == [0, *[sum(map(math.prod, shapes.values()))] * (len(seen) - 1)]
     trained(engine := Engine(CONFIG, recipe, CPU))
-    assert engine._optimizer_memory() == []  # it has all it needs
+    assert engine._optimizer_memory() == []  # already allocated
 
 
-@pytest.mark.parametrize("fail", [on_a_card, in_the_machine])
-def test_judging_and_writing_that_do_not_fit_into_memory_are_one_error(
+@pytest.mark.parametrize("fail", [cuda_out_of_memory, cpu_out_of_memory])
+def test_out_of_memory_in_loss_and_reader_is_a_memory_error(
     fail: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine(CONFIG, RECIPE, CPU)
@@ -369,17 +369,17 @@ def test_judging_and_writing_that_do_not_fit_into_memory_are_one_error(
         engine.reader().read([1])
 
 
-# ---- the test of the device -------------------------------------------------------------------------------------
+# ---- self-test --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("model", ["laptop", "workshop"])
-def test_a_sound_device_passes_with_room_to_spare(dtype: Any, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_correct_device_passes_self_test_with_margin(dtype: Any, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selftest, "ALLOWED", {"float32": 1e-5, "float16": 5e-3, "bfloat16": 3e-2})
     assert self_test(PRESETS[model].model, replace(CPU, dtype=dtype)).startswith("self-test: loss, gradients, cache")
 
 
-def test_a_model_of_almost_nothing_is_no_fault_of_the_device() -> None:
+def test_smallest_model_passes_self_test() -> None:
     least = GPTConfig(vocab_size=1, block_size=1, n_layer=1, n_head=1, n_embd=1)
     assert self_test(least, CPU).startswith("self-test: loss, gradients, cache and causality")
 
@@ -389,69 +389,69 @@ def leaky(q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0, is_cau
 
 
 def backwards(q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0, is_causal: bool = False) -> Any:
-    """Right forwards; the gradient of the keys has the wrong sign."""
+    """Correct forward; the gradient of the keys has the wrong sign."""
     wrong = 2 * k.detach() - k if q.dtype != torch.float64 else k
-    return sound(q, wrong, v, mask, dropout, is_causal=is_causal)
+    return correct_attention(q, wrong, v, mask, dropout, is_causal=is_causal)
 
 
-sound = F.scaled_dot_product_attention
+correct_attention = F.scaled_dot_product_attention
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize(("fault", "named"), [(leaky, "earlier logits"), (backwards, "the gradient of blocks.0")])
-def test_a_device_that_computes_wrongly_is_named(
-    monkeypatch: pytest.MonkeyPatch, dtype: Any, fault: Callable[..., Any], named: str
+@pytest.mark.parametrize(("fault", "reported"), [(leaky, "earlier logits"), (backwards, "the gradient of blocks.0")])
+def test_self_test_reports_wrong_results(
+    monkeypatch: pytest.MonkeyPatch, dtype: Any, fault: Callable[..., Any], reported: str
 ) -> None:
     monkeypatch.setattr(F, "scaled_dot_product_attention", fault)
-    with pytest.raises(RunFailed, match=f"{dtype}, .*CPU, .* computes wrong results: .*{named}.*--attention math"):
+    with pytest.raises(RunFailed, match=f"{dtype}, .*CPU, .* computes wrong results: .*{reported}.*--attention math"):
         self_test(LAPTOP, replace(CPU, dtype=dtype))
 
 
-def test_a_cache_that_is_read_wrongly_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where few are read at once after an odd number, as kernels for that have done."""
+def test_self_test_reports_wrong_cache_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug for few new tokens after a cache of odd length, as some kernels have had."""
 
-    def careless(q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0, is_causal: bool = False) -> Any:
+    def wrong_read(q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0, is_causal: bool = False) -> Any:
         if q.shape[2] < k.shape[2] and k.shape[2] % 32:
             k = torch.cat((k[:, :, 1:], k[:, :, :1]), dim=2)
-        return sound(q, k, v, mask, dropout, is_causal=is_causal)
+        return correct_attention(q, k, v, mask, dropout, is_causal=is_causal)
 
-    monkeypatch.setattr(F, "scaled_dot_product_attention", careless)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", wrong_read)
     with pytest.raises(RunFailed, match="in reading 33 tokens after 32; 1e-04 is allowed"):
         self_test(replace(LAPTOP, block_size=80), CPU)
 
 
-def test_a_fault_that_begins_at_the_runs_own_context_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def short_sighted(q: Any, k: Any, v: Any, *given: Any, **named: Any) -> Any:
-        return sound(q, k, v * (1.0 if v.shape[2] < 200 else 1.1), *given, **named)
+def test_self_test_uses_the_context_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong_for_long(q: Any, k: Any, v: Any, *given: Any, **named: Any) -> Any:
+        return correct_attention(q, k, v * (1.0 if v.shape[2] < 200 else 1.1), *given, **named)
 
-    monkeypatch.setattr(F, "scaled_dot_product_attention", short_sighted)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", wrong_for_long)
     assert self_test(LAPTOP, CPU)
     with pytest.raises(RunFailed, match="computes wrong results"):
         self_test(replace(LAPTOP, block_size=256), CPU)
 
 
-def test_what_a_device_cannot_do_at_all_is_one_line_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_self_test_failure_to_compute_is_one_line_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: Any, **__: Any) -> None:
-        raise TypeError("Cannot convert a tensor to this device\nand more")  # as of float64 on MPS
+        raise TypeError("Cannot convert a tensor to this device\nand more")  # as for float64 on MPS
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", refused)
     with pytest.raises(RunFailed, match=r"cannot compute a step: Cannot convert .* device. Try --attention"):
         self_test(LAPTOP, CPU)
 
 
-def test_no_float64_is_asked_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MPS has none, and a tensor is there until it is brought to the CPU."""
+def test_self_test_uses_float64_only_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPS has no float64; a tensor counts as on the device until it is copied to the CPU."""
     cpu = torch.Tensor.cpu
-    brought: list[int] = []
+    on_cpu: list[int] = []
 
     def to_cpu(tensor: torch.Tensor) -> torch.Tensor:
         copy = cpu(tensor).clone()
-        brought.append(id(copy))
+        on_cpu.append(id(copy))
         copies.append(copy)
         return copy
 
     def double(tensor: torch.Tensor) -> torch.Tensor:
-        if id(tensor) not in brought:
+        if id(tensor) not in on_cpu:
             raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
         return tensor.to(torch.float64)
 
@@ -459,4 +459,4 @@ def test_no_float64_is_asked_of_the_device(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.Tensor, "cpu", to_cpu)
     monkeypatch.setattr(torch.Tensor, "double", double)
     assert self_test(LAPTOP, CPU)
-    assert brought
+    assert on_cpu

@@ -1,4 +1,4 @@
-"""On a GPU, for real. `TEST_DEVICE=cpu uv run pytest -m gpu` tries these tests themselves where there is none."""
+"""Tests on a real GPU. `TEST_DEVICE=cpu uv run pytest -m gpu` runs them on the CPU, to check the tests themselves."""
 
 import math
 import os
@@ -38,7 +38,7 @@ def state(engine: Engine) -> Everything:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("attention", ["fused", "math"])
-def test_loss_and_gradients_are_those_of_numpy(dtype: Any, attention: Any) -> None:
+def test_loss_and_gradients_match_numpy(dtype: Any, attention: Any) -> None:
     engine = engine_for(dtype=dtype, attention=attention)
     by_hand = NumpyEngine(CONFIG, RECIPE)
     loss = float(engine.backward(batch(), 0))
@@ -54,24 +54,24 @@ def test_loss_and_gradients_are_those_of_numpy(dtype: Any, attention: Any) -> No
 
 
 @each_recipe
-def test_a_run_that_is_resumed_goes_on_as_if_unbroken(recipe: Any) -> None:
-    """To rounding; `python -m bench gpu` says how far it is from bit for bit."""
-    unbroken, first, second = (engine_for(recipe=recipe) for _ in range(3))
+def test_resumed_run_matches_uninterrupted_run(recipe: Any) -> None:
+    """Up to rounding; `python -m bench gpu` measures how far it is from bit for bit."""
+    uninterrupted, first, second = (engine_for(recipe=recipe) for _ in range(3))
     for step in range(10):
-        unbroken.train_step(batch(seed=step), step)
+        uninterrupted.train_step(batch(seed=step), step)
         if step < 5:
             first.train_step(batch(seed=step), step)
     second.load(first.weights(), first.optimizer_state(), step=5)
     for step in range(5, 10):
         second.train_step(batch(seed=step), step)
     for name, weight in second.weights().items():
-        if not name.endswith("attn.c_attn.bias"):  # of whose keys the true gradient is 0
-            np.testing.assert_allclose(weight, unbroken.weights()[name], rtol=1e-2, atol=1e-3, err_msg=name)
+        if not name.endswith("attn.c_attn.bias"):  # the true gradient of the keys' bias is 0
+            np.testing.assert_allclose(weight, uninterrupted.weights()[name], rtol=1e-2, atol=1e-3, err_msg=name)
 
 
 @each_recipe
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_step_that_is_not_finite_changes_nothing_nor_does_any_after_it(recipe: Any, dtype: Any) -> None:
+def test_nonfinite_step_and_later_steps_are_skipped(recipe: Any, dtype: Any) -> None:
     engine = engine_for(dtype=dtype, recipe=recipe)
     engine.train_step(batch(), 0)
     before = state(engine)
@@ -85,7 +85,7 @@ def test_a_step_that_is_not_finite_changes_nothing_nor_does_any_after_it(recipe:
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="it would take all memory of the machine")
-def test_a_batch_that_does_not_fit_says_what_does() -> None:
+def test_out_of_memory_names_a_micro_batch_that_fits() -> None:
     config = GPTConfig(vocab_size=65, block_size=1024, n_layer=6, n_head=6, n_embd=384)
     engine = engine_for(config, attention="math")
     large = batch_of(np.zeros((16384, 1025), np.int64))

@@ -1,4 +1,4 @@
-"""Hugging Face's format: transformers computes with an exported run what we do, and its models become runs."""
+"""Hugging Face's format: exported runs compute the same in transformers, and its models can be imported."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def logits_of(folder: str, ids: np.ndarray) -> np.ndarray:
-    """By our model in NumPy, in float64, from the checkpoint in the folder of a run."""
+    """From the best checkpoint of a run, by our NumPy model in float64."""
     checkpoint = RunDir(Path(folder)).checkpoint("best")
     model = GPT(checkpoint.state.config, dtype=np.float64)
     model.load_state_dict({name: array.astype(np.float64) for name, array in checkpoint.weights.items()})
@@ -47,8 +47,8 @@ def their_logits(model: Any, ids: np.ndarray) -> np.ndarray:
 
 
 def their_model(folder: Path, seed: int = 0, **settings: Any) -> Any:
-    """A GPT-2 of transformers whose weights are large enough for every part to matter, saved with a tokenizer."""
-    import transformers  # seconds, for which other tests need not wait
+    """Saves a GPT-2 of transformers with weights large enough for every part to matter, and a tokenizer."""
+    import transformers  # takes seconds, which other tests need not wait for
 
     torch.manual_seed(seed)
     none = {"bos_token_id": None, "eos_token_id": None}
@@ -61,11 +61,11 @@ def their_model(folder: Path, seed: int = 0, **settings: Any) -> Any:
     return model
 
 
-# ---- from a run to a folder -------------------------------------------------------------------------------------
+# ---- export -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flags", [[], ["--tie-weights"], ["--no-bias"], ["--gelu", "tanh"]], ids=str)
-def test_transformers_computes_the_same_with_an_exported_run(here: Path, flags: list[str]) -> None:
+def test_exported_run_has_equal_logits_in_transformers(here: Path, flags: list[str]) -> None:
     import transformers
 
     assert run(BY_HAND, ["train", "--out", "runs/one", *TINY, "--lr", "0.3", "--warmup", "0", *flags]) == 0
@@ -77,7 +77,7 @@ def test_transformers_computes_the_same_with_an_exported_run(here: Path, flags: 
 
 
 @pytest.mark.parametrize("kind", [["char"], ["bpe", "--vocab-size", "300"]], ids=str)
-def test_transformers_reads_the_tokenizer_too(here: Path, kind: list[str]) -> None:
+def test_exported_tokenizer_works_in_transformers(here: Path, kind: list[str]) -> None:
     import transformers
 
     assert run(BY_HAND, ["train", "--out", "runs/one", *TINY, "--tokenizer", *kind]) == 0
@@ -87,10 +87,10 @@ def test_transformers_reads_the_tokenizer_too(here: Path, kind: list[str]) -> No
     text = "ROMEO, who says 9:\nfarewell!\n"
     assert theirs(text)["input_ids"] == ours.encode(text).tolist()
     assert theirs.decode(theirs(text)["input_ids"]) == text
-    assert not theirs.clean_up_tokenization_spaces  # which would take spaces away, from texts in English
+    assert not theirs.clean_up_tokenization_spaces  # which would remove spaces from English texts
 
 
-def test_out_and_in_again_is_the_same_run(here: Path) -> None:
+def test_export_and_import_round_trip(here: Path) -> None:
     assert run(BY_HAND, ["train", "--out", "runs/one", *TINY]) == 0
     assert run(IN_TORCH, ["export", "there"]) == 0
     assert run(IN_TORCH, ["import", "there", "--out", "runs/again"]) == 0
@@ -100,7 +100,7 @@ def test_out_and_in_again_is_the_same_run(here: Path) -> None:
     assert all(np.array_equal(array, again.weights[name]) for name, array in first.weights.items())
 
 
-# ---- from a folder to a run -------------------------------------------------------------------------------------
+# ---- import -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -108,15 +108,15 @@ def test_out_and_in_again_is_the_same_run(here: Path) -> None:
     [{}, {"tie_word_embeddings": False}, {"activation_function": "gelu"}, {"activation_function": "gelu_pytorch_tanh"}],
     ids=str,
 )
-def test_a_model_of_transformers_computes_the_same_here(here: Path, settings: dict[str, Any]) -> None:
+def test_imported_model_has_equal_logits(here: Path, settings: dict[str, Any]) -> None:
     model = their_model(here / "there", **settings)
     assert run(IN_TORCH, ["import", "there", "--out", "runs/one"]) == 0
     ids = np.random.default_rng(0).integers(0, 65, (3, 8))
     np.testing.assert_allclose(logits_of("runs/one", ids), their_logits(model, ids), rtol=1e-9, atol=1e-9)
 
 
-def test_the_names_of_the_first_gpt_2_are_understood(here: Path) -> None:
-    """Its file has no prefix, and holds the causal masks among the weights."""
+def test_original_gpt_2_names_are_imported(here: Path) -> None:
+    """Its names have no prefix, and its file contains the causal masks."""
     their_model(here / "there")
     path = here / "there" / "model.safetensors"
     old = {name.removeprefix("transformer."): array for name, array in load_file(path).items()}
@@ -129,7 +129,7 @@ def test_the_names_of_the_first_gpt_2_are_understood(here: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_weights_of_lower_precision_are_read(here: Path, dtype: torch.dtype) -> None:
+def test_weights_of_lower_precision_are_imported(here: Path, dtype: torch.dtype) -> None:
     model = their_model(here / "there")
     model.to(dtype).save_pretrained(here / "there")
     assert run(IN_TORCH, ["import", "there", "--out", "runs/one"]) == 0
@@ -137,7 +137,7 @@ def test_weights_of_lower_precision_are_read(here: Path, dtype: torch.dtype) -> 
     np.testing.assert_allclose(logits_of("runs/one", ids), their_logits(model, ids), rtol=1e-9, atol=1e-9)
 
 
-def test_weights_in_several_files_are_put_together(here: Path) -> None:
+def test_sharded_weights_are_imported(here: Path) -> None:
     model = their_model(here / "there")
     (here / "there" / "model.safetensors").unlink()
     model.save_pretrained(here / "there", max_shard_size="4KB")
@@ -147,8 +147,8 @@ def test_weights_in_several_files_are_put_together(here: Path) -> None:
     np.testing.assert_allclose(logits_of("runs/one", ids), their_logits(model, ids), rtol=1e-9, atol=1e-9)
 
 
-def test_what_says_nothing_new_is_no_reason_to_refuse_a_model(here: Path) -> None:
-    """The usual width of the MLP, named; and an older form of the tokenizer beside the newer one."""
+def test_redundant_settings_and_files_are_accepted(here: Path) -> None:
+    """An explicit n_inner of the default size, and vocab.json beside tokenizer.json."""
     their_model(here / "there", n_inner=4 * 8)
     (here / "there" / "vocab.json").write_text("{}", encoding="utf-8")
     assert run(IN_TORCH, ["import", "there", "--out", "runs/one"]) == 0
@@ -157,7 +157,7 @@ def test_what_says_nothing_new_is_no_reason_to_refuse_a_model(here: Path) -> Non
     )
 
 
-def test_the_two_files_of_gpt_2s_tokenizer_are_read(here: Path) -> None:
+def test_vocab_and_merges_files_are_imported(here: Path) -> None:
     tokenizer = BPETokenizer.train(iter([PLAY]), 300)
     their_model(here / "there", vocab_size=300)
     (here / "there" / "tokenizer.json").unlink()
@@ -171,14 +171,12 @@ def test_the_two_files_of_gpt_2s_tokenizer_are_read(here: Path) -> None:
 
 
 @pytest.mark.parametrize("cli", [BY_HAND, IN_TORCH], ids=["NumPy", "torch"])
-def test_both_engines_go_on_with_an_imported_model(
-    here: Path, capsys: pytest.CaptureFixture[str], cli: EngineCLI
-) -> None:
+def test_both_engines_train_an_imported_model(here: Path, capsys: pytest.CaptureFixture[str], cli: EngineCLI) -> None:
     their_model(here / "there")
     (here / "letters.txt").write_text(LETTERS * 40, encoding="utf-8")
     assert run(IN_TORCH, ["import", "there", "--out", "runs/one"]) == 0
     assert json.loads(Path("runs/one/config.json").read_text(encoding="utf-8"))["from"] == "there"
-    recipe = RunDir(Path("runs/one")).checkpoint("latest").state.recipe  # small steps, which a trained model needs
+    recipe = RunDir(Path("runs/one")).checkpoint("latest").state.recipe  # a small learning rate for a trained model
     assert recipe == Recipe(steps=1000, batch_size=8, lr=3e-5, weight_decay=0.1, grad_clip=1.0, eval_every=100)
     assert run(cli, ["train", "--resume", "--steps", "3"]) == 2
     assert "came without a text; give one by --data" in capsys.readouterr().err
@@ -188,7 +186,7 @@ def test_both_engines_go_on_with_an_imported_model(
     assert run(cli, ["generate", "--length", "5"]) == 0
 
 
-# ---- what is refused --------------------------------------------------------------------------------------------
+# ---- errors -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -204,7 +202,7 @@ def test_both_engines_go_on_with_an_imported_model(
         ({"vocab_size": 60}, "there: the tokenizer has 65 tokens, the model only 60"),
     ],
 )
-def test_a_model_that_is_not_ours_is_one_line(
+def test_unsupported_model_is_a_one_line_error(
     here: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], message: str
 ) -> None:
     their_model(here / "there")
@@ -212,20 +210,20 @@ def test_a_model_that_is_not_ours_is_one_line(
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change}), encoding="utf-8")
     capsys.readouterr()
     assert run(IN_TORCH, ["import", "there", "--out", "runs/one"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"gpt-torch: {message}")
-    assert said.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"gpt-torch: {message}")
+    assert error.count("\n") == 1
     assert not (here / "runs" / "one").exists()
 
 
-def test_a_pickled_file_is_not_read(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pickled_weights_are_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     their_model(here / "there")
     (here / "there" / "model.safetensors").rename(here / "there" / "pytorch_model.bin")
     assert run(IN_TORCH, ["import", "there"]) == 2
     assert "there contains pytorch_model.bin, which can run code when it is opened" in capsys.readouterr().err
 
 
-def test_nothing_is_written_over(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_overwrites_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(BY_HAND, ["train", "--out", "runs/one", *TINY]) == 0
     assert run(IN_TORCH, ["export", "runs"]) == 2
     assert "runs is not empty; give another folder" in capsys.readouterr().err
@@ -235,7 +233,7 @@ def test_nothing_is_written_over(here: Path, capsys: pytest.CaptureFixture[str])
     assert "FOLDER" in capsys.readouterr().err
 
 
-def test_what_their_config_does_not_say_is_as_they_have_it() -> None:
+def test_missing_config_fields_have_transformers_defaults() -> None:
     import transformers
 
     theirs, ours = transformers.GPT2Config(), _our_config({}, Path("there"))

@@ -27,7 +27,7 @@ def executed(folder: Path, notebook: Path, *settings: str) -> subprocess.Complet
 
 
 @pytest.mark.slow("new processes that load PyTorch")
-def test_every_cell_runs_and_a_run_that_was_interrupted_goes_on(tmp_path: Path) -> None:
+def test_every_cell_runs_and_run_is_resumed(tmp_path: Path) -> None:
     more = " ".join(FEW)
     for settings, evaluations, shown in (
         (["STEPS=5", f'MORE="{more}"'], [0, 5], "step     5   train"),
@@ -42,7 +42,7 @@ def test_every_cell_runs_and_a_run_that_was_interrupted_goes_on(tmp_path: Path) 
 
 @pytest.mark.slow("new processes that load PyTorch")
 @pytest.mark.parametrize("broken", ["!gpt-torch train --nothing", "1 / 0"], ids=["a command", "Python"])
-def test_a_cell_that_fails_is_noticed(tmp_path: Path, broken: str) -> None:
+def test_failing_cell_is_reported(tmp_path: Path, broken: str) -> None:
     cells = [{"cell_type": "code", "source": [line]} for line in ("STEPS = 1", broken, "print('too far')")]
     (tmp_path / "broken.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
     done = executed(tmp_path, tmp_path / "broken.ipynb", "STEPS=2")
@@ -50,7 +50,7 @@ def test_a_cell_that_fails_is_noticed(tmp_path: Path, broken: str) -> None:
     assert "too far" not in done.stdout.split("this cell failed")[0]
 
 
-def test_it_holds_no_output_and_no_address() -> None:
+def test_notebook_has_no_outputs_and_no_urls() -> None:
     content = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
     assert all(not cell["outputs"] for cell in content["cells"] if cell["cell_type"] == "code")
     assert not any("://" in source for source in sources(NOTEBOOK))

@@ -1,4 +1,4 @@
-"""What processes compute together: started by torchrun, for test_distributed.py to hold against one process alone."""
+"""The computation of several processes, started by torchrun; test_distributed.py compares it with one process."""
 
 import sys
 import time
@@ -25,8 +25,8 @@ class Case:
     options: Options = CPU
     config: GPTConfig = CONFIG
     recipe: Recipe = RECIPE
-    rows: int = 7  # which neither 2 nor 3 processes can share evenly
-    low: bool = False  # in precision: then AdamW, whose first steps are as large for any gradient, makes much of little
+    rows: int = 7  # not divisible by 2 or 3 processes
+    low: bool = False  # precision: AdamW's first steps have the same size for any gradient, which amplifies rounding
 
 
 CASES = {
@@ -44,38 +44,38 @@ CASES = {
 
 
 def cases(size: int) -> list[tuple[Literal["ddp", "fsdp"], str]]:
-    """How so many processes divide a model, and the name of a case."""
-    ddp, fsdp = set(CASES), set(CASES) - {"float16"}  # which is refused there
-    if size > 2:  # the rest does not depend on how many they are
+    """Pairs of ddp or fsdp and the name of a case, for this number of processes."""
+    ddp, fsdp = set(CASES), set(CASES) - {"float16"}  # which fsdp refuses
+    if size > 2:  # the rest does not depend on the number of processes
         ddp = {"plain", "one sequence at a time", "fewer sequences than processes", "dropout"}
-        fsdp = ddp | {"muon"}  # whose matrices have rows that three cannot share evenly
+        fsdp = ddp | {"muon"}  # the rows of its matrices are not divisible by 3
     return [*(("ddp", name) for name in sorted(ddp)), *(("fsdp", name) for name in sorted(fsdp))]
 
 
 def computed(case: Case, processes: Processes, folder: Path) -> Everything:
-    """What four steps lead to, with a stop after two of them, and the losses of some texts."""
+    """The results of four steps, with a save and a load after two, and the losses of some batches."""
     engine = Engine(case.config, case.recipe, case.options, processes)
     reported = [engine.train_step(batch(case.rows, seed=step), step) for step in (0, 1)]
     weights, memory = folder / "weights.npz", folder / "memory.npz"
     for file, arrays in ((weights, engine.weights()), (memory, engine.optimizer_state())):
         if processes.first:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's annotation takes no arrays by name
-    processes.all_reduce_max(0)  # now they are written
+    processes.all_reduce_max(0)  # now the files are written
     engine = Engine(case.config, case.recipe, case.options, processes)
     engine.load(dict(np.load(weights)), dict(np.load(memory)), step=2)
     reported += [engine.train_step(batch(case.rows, seed=step), step) for step in (2, 3)]
     assert engine.compiled == (case.options.compile == "on" and COMPILER)
-    from torch.distributed.tensor import DTensor  # a second, for which those who look at CASES need not wait
+    from torch.distributed.tensor import DTensor  # takes a second, which importing CASES need not
 
     mine = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in engine.parameters.values())
     share = mine / parameter_count(case.config)
-    in_parts = case.options.parallel == "fsdp"
-    assert share < 0.6 if in_parts else share == 1
-    computed_in = set()  # which numbers the matrices of a block are in while they are needed
+    sharded = case.options.parallel == "fsdp"
+    assert share < 0.6 if sharded else share == 1
+    computed_in = set()  # dtypes of a block's matrices during the forward pass
     matrix = engine.model.get_submodule("blocks.0.mlp.c_fc")
     matrix.register_forward_hook(lambda *_: computed_in.add(matrix.weight.dtype))
     losses = [engine.loss(batch(rows, seed=rows)) for rows in (1, 2, 8)]
-    assert computed_in == {engine.dtype if in_parts else torch.float32}  # in parts, autocast would keep copies
+    assert computed_in == {engine.dtype if sharded else torch.float32}  # with fsdp, autocast would keep copies
     reader = engine.reader()
     everything = {
         "reported": np.array([[float(number) for number in step] for step in reported]),
@@ -85,23 +85,23 @@ def computed(case: Case, processes: Processes, folder: Path) -> Everything:
     return {**everything, **engine.weights(), **engine.optimizer_state()}
 
 
-def goes_ahead(processes: Processes, folder: Path) -> None:
+def check_local_first(processes: Processes, folder: Path) -> None:
     with processes.local_first():
         if processes.first:
-            time.sleep(0.5)  # in which the others would arrive
+            time.sleep(0.5)  # the other processes must wait
             (folder / "found").touch()
         assert (folder / "found").exists()
 
 
 def main(folder: Path) -> None:
     with init_processes() as processes:
-        goes_ahead(processes, folder)
+        check_local_first(processes, folder)
         for how, name in cases(processes.size):
             case = CASES[name]
             everything = computed(replace(case, options=replace(case.options, parallel=how)), processes, folder)
             numbers = [everything[key].tolist() for key in ("reported", "losses", "read")]
             processes.check_agreement(f"{how} {name}", str(numbers))
-            assert ("ln_f.weight" in everything) == processes.first  # which alone has to hold all of a large model
+            assert ("ln_f.weight" in everything) == processes.first  # only rank 0 gathers the whole model
             if processes.first:
                 np.savez(folder / f"{how} {name}.npz", **everything)  # type: ignore[arg-type]
 

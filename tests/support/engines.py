@@ -1,4 +1,4 @@
-"""Both engines at a size where a step takes a moment, and how what they lead to is compared."""
+"""Both engines at a tiny size, and comparisons of their results."""
 
 import shutil
 from collections.abc import Callable
@@ -45,15 +45,15 @@ def batch_of(windows: np.ndarray[Any, Any]) -> Batch:
 
 
 def trained(engine: Engine, steps: range = range(3)) -> Everything:
-    """Everything that a few steps lead to, the reported numbers too."""
+    """Weights, optimizer state and reported numbers after a few steps."""
     reported = [engine.train_step(batch(seed=step), step) for step in steps]
     numbers = [[float(number) for number in step] for step in reported]
     return {**engine.weights(), **engine.optimizer_state(), "reported": np.array(numbers)}
 
 
 def assert_close(a: Everything, b: Everything, rtol: float = 1e-4) -> None:
-    """Equal but for the order of sums in float32; the biases of keys are left out, since their true gradient is 0, and
-    AdamW makes steps of what rounding leaves of it."""
+    """Equal up to the order of sums in float32. The biases of keys are left out: their true gradient is 0, and AdamW
+    amplifies the rounding error that is left of it."""
     assert a.keys() == b.keys()
     for name, value in a.items():
         x, y = value, b[name]

@@ -1,4 +1,4 @@
-"""A process that has loaded PyTorch, which takes seconds, and forks children that have it too, in milliseconds.
+"""A process that loads PyTorch once, which takes seconds, and forks children with PyTorch loaded in milliseconds.
 
 server = ForkServer("import torch")
 child = server.start("print(torch.ones(3))", output=path)
@@ -20,7 +20,7 @@ from tests.support import ROOT
 
 class ForkServer:
     def __init__(self, prepare: str) -> None:
-        """The children start where the code `prepare` ends."""
+        """The children start after the code `prepare` has run."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.fork_server", prepare],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8",
@@ -49,7 +49,7 @@ class ForkServer:
 class Child:
     server: ForkServer
     pid: int
-    status: int | None = None  # below 0: the signal that ended it
+    status: int | None = None  # negative: the signal that ended it
 
     def poll(self) -> int | None:
         if self.status is None:
@@ -66,7 +66,7 @@ class Child:
         return status
 
     def send(self, number: int) -> None:
-        if self.poll() is None:  # not reaped yet, so that no other process has its id
+        if self.poll() is None:  # not reaped yet, so no other process can have its id
             os.kill(self.pid, number)
 
 
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def run(scope: dict[str, Any], code: str, arguments: list[str], output: str, cwd: str, env: dict[str, str]) -> None:
-    """In a child."""
+    """Runs in a child."""
     with open(os.devnull, "rb") as nothing, open(output, "ab") as file:
         os.dup2(nothing.fileno(), 0)
         for stream in (1, 2):

@@ -1,4 +1,4 @@
-"""The tables of a test run as a page, build/test-report.html, with how long each part of the tests took."""
+"""The tables of a test run as a page, build/test-report.html, with the time of each part of the tests."""
 
 import platform
 from collections import defaultdict
@@ -26,7 +26,7 @@ td, .failed { font-family: ui-monospace, monospace; font-size: 13px }
 
 @dataclass
 class Group:
-    """A folder of tests, or one file of the top."""
+    """A folder of tests, or one file at the top level."""
 
     seconds: float = 0.0
     outcomes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -94,7 +94,7 @@ def slowest_table(run: Run) -> str:
 
 
 def numbers_table(report: Report, table: Table) -> str:
-    """The bar behind an error is its part of the largest in the column."""
+    """The bar behind an error shows its share of the largest one in the column."""
     found = report.rows(table)
     largest = [max((row[i] or 0 for row in found.values()), default=0) for i in range(len(table.columns))]
     rows = [["", *table.columns]]
@@ -106,7 +106,7 @@ def numbers_table(report: Report, table: Table) -> str:
 
 
 def table_of(rows: list[list[str]], bars: dict[tuple[int, int], float]) -> str:
-    """The first row is the head; bars: the part of a cell, by row and column, that is filled."""
+    """The first row is the header; bars: the filled share of a cell, by row and column."""
     lines = []
     for i, row in enumerate(rows):
         tag = "td" if i else "th"

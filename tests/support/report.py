@@ -1,7 +1,7 @@
 """What a test run found, in numbers: how far, at most, each gradient is from torch's.
 
 Tests add counts and errors under (table, row, column). Workers send theirs to the process that prints the tables, where
-counts are added up and of the errors the largest stays, so that it does not matter who ran what.
+counts are summed and the largest error is kept, so that the distribution of tests over workers does not matter.
 """
 
 import re
@@ -83,7 +83,7 @@ class Report:
         self.add((INPUTS.title, kind, "refused"), int(refused))
 
     def rows(self, table: Table) -> dict[str, list[Number | None]]:
-        """By name, in an order that does not depend on who ran which test when."""
+        """By name, in an order that does not depend on the order of the tests."""
         names = {row for title, row, _ in self.numbers if title == table.title}
         return {
             name: [self.numbers.get((table.title, name, column)) for column in table.columns]
@@ -91,7 +91,7 @@ class Report:
         }
 
     def lines(self, table: Table) -> list[str]:
-        """For a terminal; nothing where nothing was added."""
+        """For a terminal; empty if nothing was added."""
         rows = self.rows(table)
         if not rows:
             return []

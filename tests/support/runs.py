@@ -1,4 +1,4 @@
-"""Tiny runs, how two of them are compared, and checkpoints with something in them that is not as it should be."""
+"""Tiny runs, their comparison, and checkpoints with forged content."""
 
 import hashlib
 import json
@@ -17,11 +17,11 @@ TINY = [
 BEST_FILES = ("model.safetensors", "tokenizer.json", "state.json")
 FILES = ("model.safetensors", "optimizer.safetensors", "tokenizer.json", "state.json")
 
-Train = Callable[..., int]  # a run in the folder that is named, with more flags
+Train = Callable[..., int]  # trains in the named folder, with more flags
 
 
 def records(folder: str | Path, kind: str) -> list[dict[str, Any]]:
-    """What a run recorded, without how long it took."""
+    """What a run recorded, without its timings."""
     lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     found = [record for record in map(json.loads, lines) if record["kind"] == kind]
     times = ("characters_per_second", "seconds", "seconds_in_steps", "budget")
@@ -29,7 +29,7 @@ def records(folder: str | Path, kind: str) -> list[dict[str, Any]]:
 
 
 def assert_same_run(a: str | Path, b: str | Path) -> None:
-    """Bit for bit: every loss, every sample, every weight, all that the optimizer remembers, and the end."""
+    """Bit for bit: every loss, every sample, every weight, the optimizer state, and the end."""
     for kind in ("step", "evaluation", "end"):
         assert records(a, kind) == records(b, kind)
     for which in ("latest", "best"):
@@ -43,8 +43,8 @@ def latest(folder: str | Path) -> int:
     return RunDir(Path(folder)).checkpoint("latest").state.step
 
 
-def restated(folder: Path, **changed: Any) -> None:
-    """Change state.json of a checkpoint, and let all sums be right: what somebody can send who means harm."""
+def rewrite_state(folder: Path, **changed: Any) -> None:
+    """Changes state.json of a checkpoint and recomputes all checksums, as an attacker could."""
     path = folder / "state.json"
     content = json.loads(path.read_text(encoding="utf-8")) | changed
     content.pop("sha256", None)

@@ -1,4 +1,4 @@
-"""Two speeds, and tests that have the machine to themselves.
+"""Slow tests, and tests that run alone on the machine.
 
     @pytest.mark.slow("why")   runs with --all, or where its file or the test itself is named
     @pytest.mark.alone         measures time or memory, gets signals, mounts a disk, or starts many processes: such
@@ -63,11 +63,11 @@ def has_module_fixtures(path: Path) -> bool:
     return 'scope="module"' in path.read_text(encoding="utf-8")
 
 
-# ---- which worker runs what -------------------------------------------------------------------------------------
+# ---- scheduling -------------------------------------------------------------------------------------------------
 
 
 class Scheduler(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Hands out the groups in their order; the last is that of the tests that run alone."""
+    """Hands out the groups in order; the tests that run alone are the last group."""
 
     groups: dict[str, str] | None = None
 
@@ -85,7 +85,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """The main process tells each new worker which folder they share."""
+    """The main process passes the shared folder to each new worker."""
     if SHARED not in node.config.stash:
         node.config.stash[SHARED] = Path(tempfile.mkdtemp(prefix="minitensor-tests-"))
     node.workerinput["shared"] = str(node.config.stash[SHARED])
@@ -98,7 +98,7 @@ def shared_folder(config: pytest.Config) -> Path | None:
 
 
 def write_groups(shared: Path, groups: dict[str, str]) -> None:
-    """The same from each worker, in one piece: the main process, which has not collected the tests, reads it."""
+    """Each worker writes the same file atomically; the main process, which has not collected the tests, reads it."""
     own = shared / f"groups-{os.getpid()}"
     own.write_text(json.dumps(groups), encoding="utf-8")
     own.replace(shared / "groups")

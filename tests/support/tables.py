@@ -35,4 +35,4 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if RUN.seconds:
         page = write_page(REPORT, RUN, time.monotonic() - STARTED)
         terminalreporter.write_line("")
-        terminalreporter.write_line(f"The same as a page, and how long each part took: {page}")
+        terminalreporter.write_line(f"The same as a page, with the time of each part: {page}")

@@ -1,4 +1,4 @@
-"""The recipes of tests/README.md, followed in a copy of the project."""
+"""The recipes of tests/README.md, applied to a copy of the project."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ from tests.support import ROOT
 
 
 def changes(title: str) -> list[tuple[str, str, str]]:
-    """Which file is to be changed, and a part of it before and after, in the order of the recipe."""
+    """The file to change, and a part of it before and after, in the order of the recipe."""
     text = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
     recipe = text.split(f"\n## Recipe: {title}\n", 1)[1].split("\n## ", 1)[0]
     found, path = [], ""
@@ -28,7 +28,7 @@ def changes(title: str) -> list[tuple[str, str, str]]:
 def make(change: tuple[str, str, str], folder: Path) -> None:
     path, before, after = folder / change[0], *change[1:]
     text = path.read_text(encoding="utf-8") if before else ""
-    assert text.count(before) == 1, f"{path} has not got this once:\n{before}"
+    assert text.count(before) == 1, f"{path} does not contain this exactly once:\n{before}"
     path.write_text(text.replace(before, after), encoding="utf-8")
 
 
@@ -45,7 +45,7 @@ def passes(folder: Path, tests: str, name: str) -> bool:
         ("an optimizer", "tests/minitensor/test_optim.py", "rmsprop"),
     ],
 )
-def test_a_recipe_leads_to_tests_that_pass(title: str, tests: str, name: str, tmp_path: Path) -> None:
+def test_following_a_recipe_makes_its_tests_pass(title: str, tests: str, name: str, tmp_path: Path) -> None:
     for folder in ("minitensor", "gpt_numpy", "gpt_torch", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
@@ -53,7 +53,7 @@ def test_a_recipe_leads_to_tests_that_pass(title: str, tests: str, name: str, tm
     assert others
     for change in others:
         make(change, tmp_path)
-    if "operation" in title:  # for which a test fails until it has a case
+    if "operation" in title:  # a test fails until the operation has a case
         assert not passes(tmp_path, tests, name)
     make(last, tmp_path)
     assert passes(tmp_path, tests, name)

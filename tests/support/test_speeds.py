@@ -1,4 +1,4 @@
-"""Two workers run a small suite: what is slow is left out, what has to be alone is, and the tables are of both."""
+"""Two workers run a small suite: slow tests are left out, others run alone, and the tables cover both workers."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_slow():
     "test_many.py": TESTS + """
 @pytest.mark.parametrize("i", range(12))
 def test_many(i):
-    noted("many", 1.0 if i == 11 else 0.05)  # the last one goes on when only those that are alone are left
+    noted("many", 1.0 if i == 11 else 0.05)  # the last one is still running when only tests that run alone are left
     REPORT.add_operation("softmax", "float64", i * 1e-17, 0.0)
 """,
     "test_shared.py": TESTS + """
@@ -64,7 +64,7 @@ class Note(NamedTuple):
 
 
 def run(folder: Path, *arguments: str) -> tuple[str, list[Note]]:
-    """What pytest says, and what the tests noted."""
+    """What pytest prints, and the notes of the tests."""
     for name, text in {"pytest.ini": SETTINGS, **SUITE}.items():
         (folder / name).write_text(text, encoding="utf-8")
     notes = folder / "notes"
@@ -79,8 +79,8 @@ def run(folder: Path, *arguments: str) -> tuple[str, list[Note]]:
 
 
 @pytest.mark.slow("workers of its own")
-def test_two_workers_run_a_suite(tmp_path: Path) -> None:
-    said, notes = run(tmp_path)
+def test_slow_and_alone_tests_with_two_workers(tmp_path: Path) -> None:
+    output, notes = run(tmp_path)
     names = [note.name for note in notes]
     assert {name: names.count(name) for name in names} == {"many": 12, "set up": 1, "shared": 4, "alone": 4}
     assert len({note.worker for note in notes}) == 2
@@ -89,8 +89,8 @@ def test_two_workers_run_a_suite(tmp_path: Path) -> None:
     for note in notes:
         if note.name == "alone":
             assert all(other.ended <= note.began or note.ended <= other.began for other in notes if other is not note)
-    assert "1 slow tests were left out; with them: uv run pytest --all" in said
-    (row,) = (line.split() for line in said.splitlines() if line.startswith("softmax"))
+    assert "1 slow tests were left out; with them: uv run pytest --all" in output
+    (row,) = (line.split() for line in output.splitlines() if line.startswith("softmax"))
     assert row == ["softmax", "12", "1.1e-16", "0"]
     _, notes = run(tmp_path, "--all")
     assert "slow" in [note.name for note in notes]

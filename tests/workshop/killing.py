@@ -1,10 +1,10 @@
-"""Trainers killed with SIGKILL at random moments, and resumed: is what they leave the unbroken run, bit for bit?
+"""Trainers are killed with SIGKILL at random moments and resumed: does the result equal an uninterrupted run exactly?
 
     uv run python -m tests.workshop.killing                    50 kills of gpt-numpy and 50 of gpt-torch
     uv run python -m tests.workshop.killing --kills 500 numpy
 
-A fork server has the program loaded, and a trainer is its child. The trainer marks what it is doing in a page of memory
-that outlives it.
+Each trainer is forked from a server that has loaded the program. It records its current work in a memory-mapped file
+that survives it.
 """
 
 import argparse
@@ -30,7 +30,7 @@ WORK = ("starting", "a step", "evaluating", "writing a checkpoint", "writing the
 
 
 class Page:
-    """What the trainer is doing, and the step of the last checkpoint that it has finished."""
+    """The trainer's current work, and the step of the last checkpoint that it completed."""
 
     def __init__(self, path: Path) -> None:
         with path.open("r+b") as file:
@@ -54,21 +54,21 @@ class Page:
 
         return marked
 
-    def noting_the_step(self, save: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(folder: Path, checkpoint: Any, with_optimizer: bool = True) -> None:
+    def recording_the_step(self, save: Callable[..., Any]) -> Callable[..., Any]:
+        def recording(folder: Path, checkpoint: Any, with_optimizer: bool = True) -> None:
             save(folder, checkpoint, with_optimizer)
             if folder.name == "latest":
                 self.memory[8:] = checkpoint.state.step.to_bytes(8, "little")
 
-        return noted
+        return recording
 
 
 def mark_work(folder: Path) -> None:
-    """In the fork server: what trainers do is marked from now on."""
+    """Called in the fork server: trainers record their current work from now on."""
     page = Page(folder / "page")
     Trainer._step = page.marking("a step", Trainer._step)  # type: ignore[method-assign]
     Trainer._evaluate = page.marking("evaluating", Trainer._evaluate)  # type: ignore[method-assign]
-    save = page.marking("writing a checkpoint", page.noting_the_step(checkpoint.save_checkpoint))
+    save = page.marking("writing a checkpoint", page.recording_the_step(checkpoint.save_checkpoint))
     run_dir.save_checkpoint = save  # type: ignore[attr-defined]
     train.write_report = page.marking("writing the page", train.write_report)  # type: ignore[attr-defined]
 
@@ -96,32 +96,34 @@ class TrainerProcess:
         self.server = ForkServer(loaded + LAZY if engine == "torch" else loaded)
 
     def train(self, *arguments: str, killed_after: float | None = None) -> int:
-        """Its exit status; below 0 the signal that ended it."""
+        """Returns the exit status; negative: the signal that ended it."""
         self.page.memory[0] = 0
-        (self.folder / "said").unlink(missing_ok=True)
+        (self.folder / "output").unlink(missing_ok=True)
         code = "sys.exit(run(CLI, sys.argv[1:]))"
-        child = self.server.start(code, "train", *arguments, output=self.folder / "said", cwd=self.folder)
+        child = self.server.start(code, "train", *arguments, output=self.folder / "output", cwd=self.folder)
         if killed_after is not None:
             time.sleep(killed_after)
             child.send(signal.SIGKILL)
         return child.wait()
 
     @property
-    def said(self) -> str:
-        return (self.folder / "said").read_text(encoding="utf-8")
+    def output(self) -> str:
+        return (self.folder / "output").read_text(encoding="utf-8")
 
     def end(self) -> None:
         self.server.end()
 
 
-def killed(trainer: TrainerProcess, kills: int, steps: int, longest: float, seed: int) -> tuple[Counter[str], int]:
-    """One run after the other, killed after at most `longest` seconds each time, until there were so many kills: what
-    was going on, and how many runs that took. Each is compared with one that was not disturbed."""
+def kill_repeatedly(
+    trainer: TrainerProcess, kills: int, steps: int, longest: float, seed: int
+) -> tuple[Counter[str], int]:
+    """Trains one run after another, killing each process after at most `longest` seconds, until `kills` were killed.
+    Returns the work that was interrupted, and the number of runs; each run is compared with an uninterrupted one."""
     draw = random.Random(seed)
     machine = ["--threads", "2"] + (["--device", "cpu", "--no-self-test"] if trainer.engine == "torch" else [])
     begin = ["--data", "play.txt", *MODEL, *RECIPE, "--steps", str(steps), *machine]
-    assert trainer.train("--out", "whole", *begin) == 0, trainer.said
-    whole, found, number = trainer.folder / "whole", Counter[str](), 0
+    assert trainer.train("--out", "uninterrupted", *begin) == 0, trainer.output
+    reference, found, number = trainer.folder / "uninterrupted", Counter[str](), 0
     while found.total() < kills:
         out, number = f"broken-{number}", number + 1
         status, safe = -signal.SIGKILL, 0
@@ -134,9 +136,9 @@ def killed(trainer: TrainerProcess, kills: int, steps: int, longest: float, seed
                 found[trainer.page.work] += 1
                 safe = trainer.page.saved
                 assert not safe or RunDir(trainer.folder / out).checkpoint("latest").state.step >= safe
-        # one that was killed in its last moment, when all was written, has nothing left to do
-        assert status == 0 or f"{out} has done its {steps} steps" in trainer.said, trainer.said
-        assert_same_run(whole, trainer.folder / out)
+        # a run killed after its last write has nothing left to do
+        assert status == 0 or f"{out} has done its {steps} steps" in trainer.output, trainer.output
+        assert_same_run(reference, trainer.folder / out)
     return found, number
 
 
@@ -145,15 +147,15 @@ def main() -> None:
     parser.add_argument("engines", nargs="*", default=["numpy", "torch"], metavar="numpy|torch")
     parser.add_argument("--kills", type=int, default=50, help="of each (default 50)")
     parser.add_argument("--steps", type=int, default=1000, help="of each run (default 1000)")
-    parser.add_argument("--seed", type=int, default=0, help="decides the moments, as far as a clock allows (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments (default 0)")
     given = parser.parse_args()
     for engine in given.engines:
         with tempfile.TemporaryDirectory() as folder:
             trainer = TrainerProcess(engine, Path(folder))
-            found, number = killed(trainer, given.kills, given.steps, 1.0, given.seed)
+            found, number = kill_repeatedly(trainer, given.kills, given.steps, 1.0, given.seed)
             trainer.end()
         moments = ", ".join(f"{found[work]} {work}" for work in WORK)
-        print(f"gpt-{engine}: killed {found.total()} times ({moments}); {number} runs, each as if undisturbed")
+        print(f"gpt-{engine}: killed {found.total()} times ({moments}); {number} runs, equal to the uninterrupted one")
 
 
 if __name__ == "__main__":

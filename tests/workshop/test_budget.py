@@ -1,4 +1,4 @@
-"""Where the time of a training goes: every part has its own, together they are all of it."""
+"""The time budget of a training: every part is measured, and together they account for the total."""
 
 import re
 import subprocess
@@ -18,10 +18,8 @@ from gpt_numpy.workshop.train.budget import PARTS, in_words
 from tests.support.runs import Train, records
 
 
-def test_each_part_has_its_time(
-    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Each is made to take so long; the others take less."""
+def test_time_of_each_part(train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each part is delayed by a known time; the rest takes less."""
     slow = {
         (Engine, "train_step"): 0.02, (Engine, "loss"): 0.05, (trainer.Trainer, "_sample"): 0.11,
         (RunDir, "save_latest"): 0.03, (train_command, "write_report"): 0.1,
@@ -43,10 +41,10 @@ def test_each_part_has_its_time(
     for part, seconds in least.items():
         assert budget[part] >= seconds, part
     assert sum(budget.values()) <= end["seconds"] <= total
-    said = re.search(r"^took (.*): start (.*), first step .*, rest (.*) s$", capsys.readouterr().out, re.MULTILINE)
-    assert said
-    assert said[2].startswith("7.")
-    assert float(said[3]) <= total - sum(budget.values()) + 0.05
+    match = re.search(r"^took (.*): start (.*), first step .*, rest (.*) s$", capsys.readouterr().out, re.MULTILINE)
+    assert match
+    assert match[2].startswith("7.")
+    assert float(match[3]) <= total - sum(budget.values()) + 0.05
 
 
 def delayed(original: Callable[..., Any], seconds: float) -> Callable[..., Any]:
@@ -57,37 +55,35 @@ def delayed(original: Callable[..., Any], seconds: float) -> Callable[..., Any]:
     return function
 
 
-def test_seconds_are_shown_as_people_say_them() -> None:
+def test_seconds_are_formatted() -> None:
     assert [in_words(seconds) for seconds in (-0.01, 1.24, 59.9, 60.0, 119.6, 3725.0)] == [
         "0.0 s", "1.2 s", "59.9 s", "1:00", "2:00", "62:05",
     ]  # fmt: skip
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when a process began")
-def test_the_start_of_a_process_is_known() -> None:
+def test_process_start() -> None:
     code = "import time; time.sleep(0.5)\nfrom gpt_numpy.workshop.train import budget\nprint(budget.process_start())"
     before = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=True)
     assert before - 0.02 <= float(done.stdout) <= before + 0.4
 
 
-def test_what_steps_reported_is_read_by_the_clock_or_by_their_number(
-    train: Train, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A GPU that is far behind the clock must not let thousands of steps wait unread, or Ctrl-C would, too."""
-    waiting: list[int] = []
+def test_results_are_flushed_by_time_or_by_count(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or thousands of steps could be queued on a slow GPU, and Ctrl-C would have to wait for them."""
+    pending: list[int] = []
     flush = trainer.Trainer._flush
 
-    def noted(training: trainer.Trainer, bar: object) -> None:
-        waiting.append(len(training.metrics.pending))
+    def logged(training: trainer.Trainer, bar: object) -> None:
+        pending.append(len(training.metrics.pending))
         flush(training, bar)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(trainer.Trainer, "_flush", noted)
+    monkeypatch.setattr(trainer.Trainer, "_flush", logged)
     monkeypatch.setattr(metrics, "FLUSH_SECONDS", 1000.0)
     monkeypatch.setattr(metrics, "FLUSH_STEPS", 7)
     assert train("a", "--eval-every", "20", "--checkpoint-every", "20") == 0
-    assert waiting == [0, 0, 1, 7, 7, 5, 0]
-    waiting.clear()
+    assert pending == [0, 0, 1, 7, 7, 5, 0]
+    pending.clear()
     monkeypatch.setattr(metrics, "FLUSH_SECONDS", 0.0)
     assert train("b", "--eval-every", "20", "--checkpoint-every", "20") == 0
-    assert max(waiting) == 1
+    assert max(pending) == 1

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or is not there, and one that is not as it was written is never used."""
+"""Checkpoints are written atomically, and a damaged one is never used."""
 
 import errno
 import json
@@ -24,12 +24,12 @@ from gpt_numpy.workshop.runs import checkpoint
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, Damaged, load_checkpoint, save_checkpoint
 from gpt_numpy.workshop.runs.run_dir import RunDir
 from tests.support.engines import batch_of
-from tests.support.runs import FILES, PLAY, Train, assert_same_run, latest, records, restated
+from tests.support.runs import FILES, PLAY, Train, assert_same_run, latest, records, rewrite_state
 
 LATEST, BEST = Path("a/checkpoints/latest"), Path("a/checkpoints/best")
 
 
-# ---- written whole ----------------------------------------------------------------------------------------------
+# ---- atomic writes ----------------------------------------------------------------------------------------------
 
 
 class Interrupted(Exception):
@@ -46,10 +46,10 @@ def next_of(old: Checkpoint) -> Checkpoint:
 
 
 @pytest.mark.parametrize("call", range(11))
-def test_a_checkpoint_is_whole_whenever_the_writing_ends(
+def test_interrupted_save_leaves_old_or_new_checkpoint(
     call: int, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends at each sync, rename and removal in turn: the one before or the new one is there, all of it."""
+    """Interrupted at each fsync, rename and removal in turn: the old or the new checkpoint can be loaded."""
     train("a")
     old = load_checkpoint(LATEST, with_optimizer=True)
     new = next_of(old)
@@ -76,19 +76,19 @@ def test_a_checkpoint_is_whole_whenever_the_writing_ends(
     expected = {20: old, 21: new}[found.state.step]
     assert found.state == expected.state
     for kind in ("weights", "optimizer_state"):
-        kept, wanted = getattr(found, kind), getattr(expected, kind)
-        assert kept.keys() == wanted.keys()
-        assert all(np.array_equal(array, kept[name]) for name, array in wanted.items())
-    save_checkpoint(LATEST, new)  # and the next one tidies up
+        arrays, wanted = getattr(found, kind), getattr(expected, kind)
+        assert arrays.keys() == wanted.keys()
+        assert all(np.array_equal(array, arrays[name]) for name, array in wanted.items())
+    save_checkpoint(LATEST, new)  # the next save removes leftovers
     assert load_checkpoint(LATEST).state == new.state
     assert [path.name for path in LATEST.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def test_the_disk_has_all_of_a_checkpoint_before_it_counts(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_is_fsynced_before_it_is_renamed(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     train("a")
     done: list[str] = []
 
-    def noted(what: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    def logged(what: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def function(*given: Any) -> Any:
             done.append(what)
             return original(*given)
@@ -96,28 +96,28 @@ def test_the_disk_has_all_of_a_checkpoint_before_it_counts(train: Train, monkeyp
         return function
 
     old = load_checkpoint(LATEST, with_optimizer=True)
-    monkeypatch.setattr(os, "fsync", noted("sync", os.fsync))
-    monkeypatch.setattr(Path, "rename", noted("rename", Path.rename))
-    monkeypatch.setattr(Path, "replace", noted("replace", Path.replace))
+    monkeypatch.setattr(os, "fsync", logged("sync", os.fsync))
+    monkeypatch.setattr(Path, "rename", logged("rename", Path.rename))
+    monkeypatch.setattr(Path, "replace", logged("replace", Path.replace))
     RunDir(Path("a")).save_latest(old)
-    # what was recorded, four files and their folder; then what it is called
+    # metrics.jsonl, then four files and their folder; then the renames
     assert done == ["sync", *["sync"] * 5, "rename", "rename", "sync"]
     done.clear()
     RunDir(Path("a")).truncate_to([])
     assert done == ["sync", "replace"]
 
 
-def saves_without_end(folder: Path, old: Checkpoint) -> None:
+def save_forever(folder: Path, old: Checkpoint) -> None:
     new = next_of(old)
     while True:
         save_checkpoint(folder, old)
         save_checkpoint(folder, new)
 
 
-def test_who_reads_while_another_process_writes_sees_one_of_the_two(train: Train) -> None:
+def test_concurrent_reader_sees_old_or_new_checkpoint(train: Train) -> None:
     train("a")
     old = load_checkpoint(LATEST, with_optimizer=True)
-    writer = multiprocessing.get_context("spawn").Process(target=saves_without_end, args=(LATEST.resolve(), old))
+    writer = multiprocessing.get_context("spawn").Process(target=save_forever, args=(LATEST.resolve(), old))
     writer.start()
     try:
         weights = {20: old.weights, 21: next_of(old).weights}
@@ -148,23 +148,25 @@ def with_a_bit_flipped(path: Path) -> None:
 
 
 def replaced(path: Path) -> None:
-    """By that of another run with another tokenizer and another width."""
+    """By the file of another run with a different tokenizer and width."""
     shutil.copy(Path("b/checkpoints/latest") / path.name, path)
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("harm", [cut_short, with_a_bit_flipped, replaced, Path.unlink])
-def test_what_is_not_as_it_was_written_is_named_and_the_newest_whole_one_goes_on(
+def test_damaged_checkpoint_is_reported_and_best_is_resumed(
     harm: Callable[[Path], object], name: str, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if harm is replaced:
         Path("other.txt").write_text(PLAY.upper(), encoding="utf-8")
         train("b", "--data", "other.txt", "--n-embd", "16", "--steps", "25")
-    train("a", "--lr", "0")  # so that the best one is an older one
+    train("a", "--lr", "0")  # so that best is older than latest
     harm(LATEST / name)
-    named = "tokenizer.json" if harm is replaced and name == "state.json" else name  # the first that is of another run
+    named = (
+        "tokenizer.json" if harm is replaced and name == "state.json" else name
+    )  # the first file whose checksum differs
     capsys.readouterr()
-    if name != "optimizer.safetensors":  # which writing does not need
+    if name != "optimizer.safetensors":  # which generating does not need
         with pytest.raises(WrongUse, match=named):
             RunDir(Path("a")).checkpoint("latest")
     assert train("a", "--resume") == 0
@@ -172,12 +174,12 @@ def test_what_is_not_as_it_was_written_is_named_and_the_newest_whole_one_goes_on
     assert re.search(rf"^{LATEST}\b.*{named}.* It is skipped.$", out, re.MULTILINE)
     assert "going on after step 0 of 20" in out
     assert latest("a") == 20
-    assert (LATEST.parent / "latest.damaged").is_dir()  # somebody may make something of it
+    assert (LATEST.parent / "latest.damaged").is_dir()  # kept for inspection
     assert [record["step"] for record in records("a", "step")] == list(range(1, 21))
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_bit_counts(name: str, train: Train) -> None:
+def test_any_flipped_bit_is_detected(name: str, train: Train) -> None:
     train("a", "--steps", "1")
     path = LATEST / name
     data = path.read_bytes()
@@ -199,9 +201,7 @@ def same_json(a: bytes, b: bytes) -> bool:
         return False
 
 
-def test_a_best_one_that_is_damaged_is_refused_and_does_not_stop_the_run(
-    train: Train, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_best_checkpoint_is_refused_and_run_resumes(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     train("a")
     with_a_bit_flipped(BEST / "model.safetensors")
     with pytest.raises(Damaged, match=r"best/model.safetensors is not as it was written"):
@@ -210,10 +210,10 @@ def test_a_best_one_that_is_damaged_is_refused_and_does_not_stop_the_run(
     assert load_checkpoint(BEST).state.step == 25
 
 
-def test_one_that_cannot_be_read_now_is_not_passed_over(
+def test_unreadable_checkpoint_is_not_skipped(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It may be whole, and a resumed run would write over it."""
+    """It may be undamaged, and a resumed run would overwrite it."""
     train("a", "--lr", "0")
     before = {path: path.read_bytes() for path in Path("a").rglob("*") if path.is_file()}
 
@@ -228,7 +228,7 @@ def test_one_that_cannot_be_read_now_is_not_passed_over(
     assert {path: path.read_bytes() for path in Path("a").rglob("*") if path.is_file()} == before
 
 
-def test_where_none_is_whole_nothing_is_written(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_writes_nothing_if_all_checkpoints_are_damaged(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     train("a")
     for folder in (LATEST, BEST):
         cut_short(folder / "model.safetensors")
@@ -238,7 +238,7 @@ def test_where_none_is_whole_nothing_is_written(train: Train, capsys: pytest.Cap
     assert {path: path.read_bytes() for path in Path("a").rglob("*") if path.is_file()} == before
 
 
-# ---- of something else ------------------------------------------------------------------------------------------
+# ---- invalid content --------------------------------------------------------------------------------------------
 
 
 def without_a_tensor(arrays: dict[str, Any]) -> None:
@@ -250,53 +250,53 @@ def with_another_shape(arrays: dict[str, Any]) -> None:
     arrays[name] = arrays[name][:-1].copy()
 
 
-def with_whole_numbers(arrays: dict[str, Any]) -> None:
+def with_integers(arrays: dict[str, Any]) -> None:
     name = next(iter(arrays))
     arrays[name] = np.zeros(arrays[name].shape, np.int32)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
-@pytest.mark.parametrize("change", [without_a_tensor, with_another_shape, with_whole_numbers])
-def test_arrays_that_are_not_those_of_the_model_are_named_whatever_the_sums_say(
+@pytest.mark.parametrize("change", [without_a_tensor, with_another_shape, with_integers])
+def test_arrays_not_matching_the_model_are_refused_despite_valid_checksums(
     file: str, change: Callable[[dict[str, Any]], None], train: Train
 ) -> None:
     train("a", "--steps", "1")
     arrays = load_file(LATEST / file)
     change(arrays)
     save_file(arrays, LATEST / file)
-    restated(LATEST)
+    rewrite_state(LATEST)
     with pytest.raises(Damaged, match=r"is damaged: (exp_avg_?s?q?\.)?[a-z_.0]+ should be numbers \("):
         load_checkpoint(LATEST, with_optimizer=True)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
-def test_arrays_that_are_not_finite_are_worth_nothing(file: str, train: Train) -> None:
+def test_nonfinite_arrays_are_refused(file: str, train: Train) -> None:
     train("a", "--steps", "1")
     arrays = load_file(LATEST / file)
     name = sorted(arrays)[3]
     arrays[name].flat[0] = np.inf
     save_file(arrays, LATEST / file)
-    restated(LATEST)
+    rewrite_state(LATEST)
     with pytest.raises(Damaged, match=f"cannot be used: {re.escape(name)} contains NaN or infinity"):
         load_checkpoint(LATEST, with_optimizer=True)
 
 
-def test_tied_weights_have_both_names(train: Train) -> None:
+def test_tied_weights_are_saved_under_both_names(train: Train) -> None:
     train("a", "--tie-weights")
     assert train("a", "--resume", "--steps", "25") == 0
     arrays = load_file(LATEST / "model.safetensors")
     tied = arrays.pop("lm_head.weight")
     for changed in ({}, {"lm_head.weight": tied[:-1].copy()}):
         save_file({**arrays, **changed}, LATEST / "model.safetensors")
-        restated(LATEST)
+        rewrite_state(LATEST)
         with pytest.raises(Damaged, match=r"lm_head\.weight should be numbers"):
             load_checkpoint(LATEST)
 
 
-def test_weights_that_the_model_does_not_have_are_named(train: Train) -> None:
+def test_unknown_weights_are_refused(train: Train) -> None:
     train("a", "--steps", "1")
     save_file({**load_file(LATEST / "model.safetensors"), "extra": np.zeros(1)}, LATEST / "model.safetensors")
-    restated(LATEST)
+    rewrite_state(LATEST)
     with pytest.raises(Damaged, match="the model has no extra"):
         load_checkpoint(LATEST)
 
@@ -318,23 +318,23 @@ def test_weights_that_the_model_does_not_have_are_named(train: Train) -> None:
         ({"data": 5}, "data and digest are texts"),
     ],
 )
-def test_a_state_that_is_not_ours_is_one_line(changed: dict[str, Any], message: str, train: Train) -> None:
+def test_invalid_state_is_a_one_line_error(changed: dict[str, Any], message: str, train: Train) -> None:
     train("a", "--steps", "1")
-    restated(LATEST, **changed)
+    rewrite_state(LATEST, **changed)
     with pytest.raises(WrongUse, match=message) as raised:
         load_checkpoint(LATEST)
     assert "\n" not in str(raised.value)
 
 
-def test_a_newer_format_is_not_passed_over(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is whole, and may be worth more than what this version could go on from."""
+def test_newer_format_is_refused_and_not_skipped(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is undamaged, and newer than any checkpoint that this version could resume."""
     train("a", "--lr", "0")
-    restated(LATEST, format=4)
+    rewrite_state(LATEST, format=4)
     assert train("a", "--resume", "--steps", "22") == 2
     assert "latest is of format 4; this version reads 2 and 3" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_format_1_is_refused(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_format_1_is_refused(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     train("a")
     content = json.loads((LATEST / "state.json").read_text(encoding="utf-8"))
     old = {name: value for name, value in content.items() if name not in ("files", "sha256")}
@@ -343,8 +343,8 @@ def test_a_checkpoint_of_format_1_is_refused(train: Train, capsys: pytest.Captur
     assert "a/checkpoints/latest is of format 1; this version reads 2 and 3" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_format_2_is_read_and_goes_on_as_one_of_today(train: Train) -> None:
-    """Some names were others, and the best one had an optimizer state, too."""
+def test_format_2_is_read_and_resumed(train: Train) -> None:
+    """Format 2 used other field names, and its best checkpoint had an optimizer state too."""
     train("a")
     shutil.copytree("a", "b")
     names = {"last_eval_step": "judged", "evals_since_best": "since_best", "engine_options": "machine"}
@@ -353,16 +353,16 @@ def test_a_checkpoint_of_format_2_is_read_and_goes_on_as_one_of_today(train: Tra
         content = {names.get(name, name): value for name, value in content.items()}
         (folder / "state.json").write_text(json.dumps(content), encoding="utf-8")
         shutil.copy(LATEST / "optimizer.safetensors", folder)
-        restated(folder, format=2, files=dict.fromkeys(FILES[:-1]))
+        rewrite_state(folder, format=2, files=dict.fromkeys(FILES[:-1]))
     assert load_checkpoint(Path("b/checkpoints/latest")).state == load_checkpoint(LATEST).state
     for out in ("a", "b"):
         assert train(out, "--resume", "--steps", "25") == 0
     assert_same_run("a", "b")
-    restated(LATEST, format=2, data="dramatist")
+    rewrite_state(LATEST, format=2, data="dramatist")
     assert load_checkpoint(LATEST).state.data == "synthetic"
 
 
-def test_a_folder_without_a_checkpoint_is_a_wrong_use(tmp_path: Path) -> None:
+def test_folder_without_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match=r"state.json cannot be read: No such file"):
         load_checkpoint(tmp_path)
     (tmp_path / "state.json").write_text("{}", encoding="utf-8")

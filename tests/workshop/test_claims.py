@@ -1,4 +1,4 @@
-"""Each claim of the workshop, with a run for which it holds and one for which it does not."""
+"""Each claim of the workshop, with a run for which it holds and one for which it fails."""
 
 import itertools
 import math
@@ -48,8 +48,8 @@ def evidence(
         characters_per_token,
         None,
     )
-    made = State(GPTConfig(vocab_size=tokenizer.vocab_size), WORKSHOP, "play.txt", "")
-    return Evidence(replace(made, **state), tokenizer, data, list(records))
+    run = State(GPTConfig(vocab_size=tokenizer.vocab_size), WORKSHOP, "play.txt", "")
+    return Evidence(replace(run, **state), tokenizer, data, list(records))
 
 
 def about(words: str, run: Evidence) -> Claim:
@@ -57,14 +57,14 @@ def about(words: str, run: Evidence) -> Claim:
     return claim
 
 
-def test_the_parameters_are_counted() -> None:
+def test_number_of_parameters() -> None:
     full = replace(evidence().state, config=GPTConfig())
     claim = about("million", replace(evidence(), state=full))
     assert claim.found == "10,795,776; one of its 6 blocks has 1,774,464"
     assert claim.verdict == FAILS
 
 
-def test_the_pairs_are_counted() -> None:
+def test_number_of_pairs() -> None:
     counts = Counter(itertools.pairwise(PLAY))
     often = sum(count >= 10 for count in counts.values())
     claim = about("every pair", evidence())
@@ -74,9 +74,9 @@ def test_the_pairs_are_counted() -> None:
     assert about("every pair", evidence(text="ab" * 400)).verdict == FAILS
 
 
-def test_what_counting_alone_reaches_is_what_a_count_by_hand_reaches() -> None:
-    """In a text of 20 different characters, one of them followed by another one; so short that it matters how pairs
-    that never occurred are counted."""
+def test_losses_of_unigram_and_bigram_counts() -> None:
+    """In a text of 20 different characters in which q is always followed by u, so short that the smoothing of unseen
+    pairs matters."""
     random = np.random.default_rng(0)
     text = "".join("qu" if letter == 16 else chr(97 + letter) for letter in random.integers(0, 20, 150))
     split = int(0.9 * len(text))
@@ -106,7 +106,7 @@ RUNS: dict[str, tuple[str, Evidence, str]] = {
     "82 passes, another text": ("82 passes", evidence(step=5000), FAILS),
     "guess": ("knows nothing", evidence([evaluation(0, 3.0, math.log(len(set(PLAY))) + 0.1)]), HOLDS),
     "no guess": ("knows nothing", evidence([evaluation(0, 3.0, math.log(len(set(PLAY))) + 0.2)]), FAILS),
-    "not judged at the start": ("knows nothing", evidence([evaluation(1, 3.0, 3.0)]), DEPENDS),
+    "not evaluated at the start": ("knows nothing", evidence([evaluation(1, 3.0, 3.0)]), DEPENDS),
     "words": ("real words", evidence([evaluation(1, 1.8, 1.8, "x be question xx to qq that x")]), HOLDS),
     "half of them": ("real words", evidence([evaluation(1, 1.8, 1.8, "x be question xx qq x")]), HOLDS),
     "no words": ("real words", evidence([evaluation(1, 1.8, 1.8, "to quest xx qq that is")]), FAILS),
@@ -132,12 +132,12 @@ RUNS: dict[str, tuple[str, Evidence, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("words", "made", "verdict"), RUNS.values(), ids=RUNS)
-def test_a_verdict_is_what_the_run_shows(words: str, made: Evidence, verdict: str) -> None:
-    assert about(words, made).verdict == verdict
+@pytest.mark.parametrize(("words", "run", "verdict"), RUNS.values(), ids=RUNS)
+def test_verdicts(words: str, run: Evidence, verdict: str) -> None:
+    assert about(words, run).verdict == verdict
 
 
-def test_samples_are_of_the_nearest_evaluations() -> None:
+def test_samples_are_from_the_nearest_evaluations() -> None:
     losses = {0: 3.31, 10: 3.34, 20: 3.25, 30: 2.2, 40: 1.88, 50: 1.5}
     run = evidence([evaluation(step, loss, loss, str(step)) for step, loss in losses.items()])
     assert [(loss, one["sample"]) for loss, one in samples(run)] == [
@@ -148,7 +148,7 @@ def test_samples_are_of_the_nearest_evaluations() -> None:
     ]
 
 
-def test_the_command_shows_them_for_a_run(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_claims_of_a_run(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     train("a")
     capsys.readouterr()
     assert run(CLI, ["claims", "--run", "a"]) == 0
@@ -160,7 +160,7 @@ def test_the_command_shows_them_for_a_run(train: Train, capsys: pytest.CaptureFi
     assert max(map(len, shown.splitlines())) <= 160
 
 
-def test_a_run_without_its_text_is_refused_in_a_line(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_without_its_text_is_a_one_line_error(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     train("a")
     Path("play.txt").unlink()
     assert run(CLI, ["claims", "--run", "a"]) == 2

@@ -1,4 +1,4 @@
-"""gpt-numpy as a user meets it: its pages of help, its output, and one line for each wrong use."""
+"""The gpt-numpy command: its help, its output, and one line for each usage error."""
 
 import json
 import math
@@ -46,13 +46,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(corpus, "ADDRESS", "http://127.0.0.1:9/nobody-listens")
+    monkeypatch.setattr(corpus, "ADDRESS", "http://127.0.0.1:9/unreachable")
     monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: folder / "cache")
     return folder
 
 
 def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The real command in a process of its own, its output in pipes."""
+    """The real command in a new process, its output in pipes."""
     return subprocess.run(
         [sys.executable, "-c", MAIN, *arguments],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True,
@@ -60,10 +60,10 @@ def command(folder: Path, *arguments: str, **environment: str) -> subprocess.Com
     )  # fmt: skip
 
 
-# ---- as it should be --------------------------------------------------------------------------------------------
+# ---- normal use -------------------------------------------------------------------------------------------------
 
 
-def test_train_says_what_it_does(folder: Path) -> None:
+def test_train_output(folder: Path) -> None:
     done = command(folder, "train", *TINY)
     assert done.returncode == 0
     assert done.stderr == ""
@@ -79,14 +79,14 @@ def test_train_says_what_it_does(folder: Path) -> None:
         assert re.search(f"^{re.escape(line)}", done.stdout, re.MULTILINE), line
 
 
-def test_piped_output_has_no_control_characters_even_where_colour_is_forced(folder: Path) -> None:
+def test_piped_output_has_no_control_characters_even_with_forced_colour(folder: Path) -> None:
     for arguments in (["train", *TINY], ["eval"], ["generate", "--length", "20"], ["--help"], ["train", "--help"]):
         done = command(folder, *arguments, FORCE_COLOR="1", TTY_COMPATIBLE="1")
         assert done.returncode == 0
         assert not CONTROL.search(done.stdout + done.stderr), arguments
 
 
-def test_generate_repeats_itself_for_a_seed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_generate_is_reproducible_for_a_seed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = []
     for seed in ("7", "7", "8"):
         assert run(CLI, ["generate", "--prompt", "ROMEO", "--seed", seed, "--length", "50"]) == 0
@@ -106,7 +106,7 @@ def test_greedy_needs_no_seed(here: Path, capsys: pytest.CaptureFixture[str]) ->
     assert len(texts) == 1
 
 
-def test_eval_gives_the_loss_that_training_recorded(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eval_prints_the_loss_that_training_recorded(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(CLI, ["train", *TINY])
     best = re.search(r"best validation loss (\S+) at step (\d+): (\S+) bits", capsys.readouterr().out)
     assert best is not None
@@ -127,7 +127,7 @@ def test_eval_on_another_text(here: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "tokens of other.txt" in capsys.readouterr().out
 
 
-def test_bpe_is_told_of_per_token_and_per_character(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bpe_losses_are_printed_per_token_and_per_character(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(CLI, ["train", *TINY, "--tokenizer", "bpe", "--vocab-size", "300", "--out", "bpe"]) == 0
     out = capsys.readouterr().out
     per_token = json.loads((here / "bpe" / "config.json").read_text(encoding="utf-8"))["characters_per_token"]
@@ -145,9 +145,7 @@ def test_bpe_is_told_of_per_token_and_per_character(here: Path, capsys: pytest.C
     assert capsys.readouterr().out.startswith("naïve ☃ ")
 
 
-def test_the_best_checkpoint_is_judged_unless_the_latest_is_asked_for(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_eval_uses_best_checkpoint_unless_latest_is_given(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(CLI, ["train", *TINY, "--lr", "5", "--warmup", "0", "--grad-clip", "0", "--out", "worse"])
     assert RunDir(here / "worse").checkpoint("latest").state.best_step == 0
     for flags, step in (([], 0), (["--checkpoint", "latest"], 6)):
@@ -156,7 +154,7 @@ def test_the_best_checkpoint_is_judged_unless_the_latest_is_asked_for(
         assert f", step {step}, on" in capsys.readouterr().out
 
 
-def test_eval_wants_the_text_of_the_run_or_one_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eval_refuses_a_changed_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "mine.txt").write_text(PLAY, encoding="utf-8")
     assert run(CLI, ["train", *TINY, "--data", "mine.txt", "--out", "mine"]) == 0
     (here / "mine.txt").write_text(PLAY + "Enter", encoding="utf-8")
@@ -165,19 +163,19 @@ def test_eval_wants_the_text_of_the_run_or_one_by_name(here: Path, capsys: pytes
 
 
 @pytest.mark.parametrize(("size", "status"), [("17", 0), ("18", 2)])
-def test_a_text_of_just_one_window_will_do(here: Path, size: str, status: int) -> None:
-    (here / "short.txt").write_text("ab" * 10, encoding="utf-8")  # 18 to train on
+def test_text_needs_at_least_one_window(here: Path, size: str, status: int) -> None:
+    (here / "short.txt").write_text("ab" * 10, encoding="utf-8")  # 18 for training
     flags = ["--data", "short.txt", "--block-size", size, "--steps", "1", "--out", f"short-{size}"]
     assert run(CLI, ["train", *TINY, *flags]) == status
 
 
-def test_explain_reads_the_gradients_of_a_trained_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_prints_gradients_of_a_trained_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = ["--run", "latest", "--layer", "0", "--head", "1"]
     assert run(CLI, ["explain", "farewell!", *chosen, "--entry", "dS[3,1]"]) == 0
     out = capsys.readouterr().out
     assert "i = 3 'e', j = 1 'a'" in out
     assert "they agree" in out
-    assert "--checkpoint best --layer 0 --head 1 --entry" in out  # leads on in the same model
+    assert "--checkpoint best --layer 0 --head 1 --entry" in out  # hints lead to the same model
     checkpoint = find_run_dir("latest").checkpoint("best")
     engine = Engine(checkpoint.state.config, checkpoint.state.recipe)
     engine.load(checkpoint.weights, {}, 0)
@@ -188,7 +186,7 @@ def test_explain_reads_the_gradients_of_a_trained_model(here: Path, capsys: pyte
 
 
 @pytest.mark.parametrize(
-    ("text", "flags", "said"),
+    ("text", "flags", "message"),
     [
         ("fare ☃", [], "the character '☃' (U+2603 SNOWMAN) is not among the"),
         ("farewell! farewell!", [], "is 19 tokens of"),
@@ -196,19 +194,19 @@ def test_explain_reads_the_gradients_of_a_trained_model(here: Path, capsys: pyte
         ("farewell!", ["--seed", "1"], "--seed is for a fresh model"),
     ],
 )
-def test_what_a_trained_model_cannot_explain_is_one_line(
-    text: str, flags: list[str], said: str, here: Path, capsys: pytest.CaptureFixture[str]
+def test_invalid_explain_of_a_run_is_a_one_line_error(
+    text: str, flags: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(CLI, ["explain", text, "--run", "latest", "--entry", "dS[1,0]", *flags]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert said in err
+    assert message in err
 
 
 @pytest.mark.parametrize(
     "flags", [["--temperature", "9"], ["--top-k", "1"], ["--top-p", "0.01"], ["--greedy"]], ids=str
 )
-def test_each_flag_of_sampling_matters(here: Path, capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
+def test_each_sampling_flag_has_an_effect(here: Path, capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
     said = []
     for more in ([], flags):
         run(CLI, ["generate", "--seed", "1", "--length", "100", *more])
@@ -216,14 +214,14 @@ def test_each_flag_of_sampling_matters(here: Path, capsys: pytest.CaptureFixture
     assert said[0] != said[1]
 
 
-def test_threads_are_as_many_as_asked_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_number_of_threads(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(CLI, ["train", *TINY, "--threads", "3", "--out", "three"])
     assert "float32, 3 threads" in capsys.readouterr().out
     assert json.loads((here / "three" / "config.json").read_text(encoding="utf-8"))["threads"] == 3
 
 
 @pytest.mark.slow("a megabyte of text")
-def test_the_entropy_of_synthetic_plays_stands_beside_the_loss(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_entropy_of_synthetic_plays_is_printed_beside_the_loss(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(CLI, ["train", *TINY, "--data", "synthetic", "--block-size", "64", "--steps", "1", "--out", "synthetic"])
     assert re.search(r"^step +1 +train .* val .* \(floor 0\.58\d\) ", capsys.readouterr().out, re.MULTILINE)
     flags = ["--data", "synthetic", "--tokenizer", "bpe", "--vocab-size", "300", "--steps", "1", "--out", "by-bpe"]
@@ -233,7 +231,7 @@ def test_the_entropy_of_synthetic_plays_stands_beside_the_loss(here: Path, capsy
     assert re.search(r"^least possible +0\.58\d\d a character$", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_text_streams_as_it_is_made(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generated_text_is_streamed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[str] = []
 
     class Out(StringIO):
@@ -246,7 +244,7 @@ def test_text_streams_as_it_is_made(here: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pty there")
-def test_on_a_terminal_there_is_a_bar_and_text_cannot_steer_it(here: Path) -> None:
+def test_terminal_shows_progress_bar_and_no_control_characters_from_text(here: Path) -> None:
     (here / "steering.txt").write_text(PLAY.replace("!", "\x1b[2J!"), encoding="utf-8")
     flags = ["--data", "steering.txt", "--steps", "8", "--eval-every", "4", "--out", "terminal"]
     shown, status = on_a_terminal(here, "train", *TINY, *flags)
@@ -273,14 +271,14 @@ def on_a_terminal(folder: Path, *arguments: str) -> tuple[str, int]:
     try:
         while piece := os.read(leader, 1 << 16):
             shown += piece
-    except OSError:  # how a terminal says that nobody writes to it any more
+    except OSError:  # end of file of a pseudo-terminal
         pass
     os.close(leader)
     return shown.decode("utf-8", "replace"), process.wait(timeout=60)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no head there")
-def test_training_goes_on_when_nobody_reads_its_output(here: Path) -> None:
+def test_training_continues_if_its_output_is_closed(here: Path) -> None:
     line = f'"{sys.executable}" -c "{MAIN}" train {" ".join(TINY)} --out unread | head -n 1; exit ${{PIPESTATUS[0]}}'
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", line], cwd=here, env=environment, capture_output=True, text=True)
@@ -290,7 +288,7 @@ def test_training_goes_on_when_nobody_reads_its_output(here: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no bash there")
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_streams_that_are_closed_do_not_matter(here: Path, closed: str) -> None:
+def test_closed_streams_are_tolerated(here: Path, closed: str) -> None:
     line = f'"{sys.executable}" -c "{MAIN}" generate --prompt ROMEO --length 5 --seed 1 {closed}'
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", line], cwd=here, env=environment, capture_output=True, text=True)
@@ -315,7 +313,7 @@ def test_ctrl_c_saves_and_ends_with_status_130(folder: Path) -> None:
     assert (folder / "stopped" / "checkpoints" / "latest" / "state.json").exists()
 
 
-def test_a_reader_that_leaves_early_is_no_error(folder: Path) -> None:
+def test_generate_tolerates_a_broken_pipe(folder: Path) -> None:
     line = f'"{sys.executable}" -c "{MAIN}" generate --length 3000 | head -c 10; exit ${{PIPESTATUS[0]}}'
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True)
@@ -324,19 +322,19 @@ def test_a_reader_that_leaves_early_is_no_error(folder: Path) -> None:
     assert "Error" not in done.stderr
 
 
-def test_every_field_has_a_flag_with_its_meaning(folder: Path) -> None:
+def test_every_field_has_a_flag_with_help(folder: Path) -> None:
     page = command(folder, "train", "--help").stdout
     for kind in (GPTConfig, Recipe, CLI.options):
         for field in fields(kind):
             assert re.search(rf"^  --{field.name.replace('_', '-')}\b.*\n? +\S", page, re.MULTILINE), field.name
 
 
-def test_it_knows_which_flags_are_those_of_torch_alone() -> None:
+def test_flags_of_gpt_torch_only() -> None:
     ours, theirs = ({field.name for field in fields(options)} for options in (CLI.options, Options))
     assert CLI.flags_of_other_cli == {"--" + name.replace("_", "-"): "gpt-torch" for name in theirs - ours}
 
 
-# ---- wrong use --------------------------------------------------------------------------------------------------
+# ---- errors -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -368,7 +366,7 @@ def test_it_knows_which_flags_are_those_of_torch_alone() -> None:
         (["eval", "--run", "cache"], "cache is not the folder of a run"),
     ],
 )
-def test_a_wrong_use_is_one_line_and_status_2(
+def test_usage_error_is_one_line_and_status_2(
     arguments: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = sorted(here.glob("runs/*"))
@@ -380,7 +378,7 @@ def test_a_wrong_use_is_one_line_and_status_2(
     assert sorted(here.glob("runs/*")) == runs
 
 
-def test_without_a_run_there_is_nothing_to_write_with(
+def test_generate_without_a_run_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -389,24 +387,24 @@ def test_without_a_run_there_is_nothing_to_write_with(
 
 
 @pytest.mark.parametrize(
-    ("trouble", "said"),
+    ("error", "message"),
     [
         (MemoryError(), "out of memory; a smaller "),
         (OSError(28, "No space left on device", "runs/x"), "runs/x: No space left on device"),
     ],
 )
-def test_trouble_with_the_machine_is_one_line(
-    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, trouble: Exception, said: str
+def test_machine_failure_is_one_line_and_status_1(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
     def fail(*_: object) -> None:
-        raise trouble
+        raise error
 
     monkeypatch.setattr("gpt_numpy.engine.Engine.loss", fail)
     assert run(CLI, ["eval"]) == 1
-    assert capsys.readouterr().err.startswith(f"gpt-numpy: {said}")
+    assert capsys.readouterr().err.startswith(f"gpt-numpy: {message}")
 
 
-def test_a_folder_with_something_in_it_is_left_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nonempty_folder_is_refused_and_unchanged(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "occupied").mkdir()
     (here / "occupied" / "config.json").write_text("occupied", encoding="utf-8")
     assert run(CLI, ["train", *TINY, "--out", "occupied"]) == 2

@@ -1,4 +1,4 @@
-"""Where the text comes from, what is wrong with bad files, the download, and texts larger than memory."""
+"""The choice of the text, errors for invalid files, the download, and texts larger than memory."""
 
 import errno
 import hashlib
@@ -37,11 +37,11 @@ def console() -> Console:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder without data/, a cache that is empty, and no network."""
+def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder without data/, an empty cache, and no network."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path / "cache")
-    monkeypatch.setattr(corpus, "ADDRESS", "http://127.0.0.1:9/nobody-listens")
+    monkeypatch.setattr(corpus, "ADDRESS", "http://127.0.0.1:9/unreachable")
 
 
 def shown(console: Console) -> str:
@@ -55,21 +55,21 @@ def written(path: Path, content: str | bytes = PLAY) -> Path:
     return path
 
 
-# ---- the order --------------------------------------------------------------------------------------------------
+# ---- which text -------------------------------------------------------------------------------------------------
 
 
-def test_first_the_file_that_is_named(tmp_path: Path, console: Console) -> None:
+def test_named_file_comes_first(tmp_path: Path, console: Console) -> None:
     written(tmp_path / "data" / "input.txt", "other")
     found = find_corpus(str(written(tmp_path / "mine.txt")), console)
     assert "".join(found.chunks()) == PLAY
 
 
-def test_then_data_input_txt(tmp_path: Path, console: Console) -> None:
+def test_data_input_txt_is_the_default(tmp_path: Path, console: Console) -> None:
     written(tmp_path / "data" / "input.txt")
     assert "".join(find_corpus(None, console).chunks()) == PLAY
 
 
-def test_then_tiny_shakespeare_from_the_cache(
+def test_cached_tiny_shakespeare_is_the_next_default(
     tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(corpus, "SHA256", hashlib.sha256(PLAY.encode()).hexdigest())
@@ -79,7 +79,7 @@ def test_then_tiny_shakespeare_from_the_cache(
     assert "".join(found.chunks()) == PLAY
 
 
-def test_without_network_synthetic_plays_and_a_line_that_says_so(console: Console) -> None:
+def test_synthetic_plays_replace_a_failed_download_with_one_warning(console: Console) -> None:
     found = find_corpus(None, console)
     assert found.name == "synthetic plays"
     assert shown(console).count("\n") == 1
@@ -87,22 +87,22 @@ def test_without_network_synthetic_plays_and_a_line_that_says_so(console: Consol
     assert "synthetic" in shown(console)
 
 
-def test_synthetic_plays_by_name_comes_before_data_input_txt(tmp_path: Path, console: Console) -> None:
+def test_synthetic_by_name_comes_before_data_input_txt(tmp_path: Path, console: Console) -> None:
     written(tmp_path / "data" / "input.txt")
     assert find_corpus("synthetic", console).name == "synthetic plays"
 
 
-def test_synthetic_plays_by_name_needs_no_network_and_says_nothing(console: Console) -> None:
+def test_synthetic_by_name_needs_no_network_and_prints_nothing(console: Console) -> None:
     assert find_corpus("synthetic", console).name == "synthetic plays"
     assert shown(console) == ""
 
 
-def test_shakespeare_by_name_is_not_replaced(console: Console) -> None:
+def test_failed_download_of_named_shakespeare_is_an_error(console: Console) -> None:
     with pytest.raises(WrongUse, match=r"could not be read.*--data"):
         find_corpus("shakespeare", console)
 
 
-# ---- bad files --------------------------------------------------------------------------------------------------
+# ---- invalid files ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -115,21 +115,21 @@ def test_shakespeare_by_name_is_not_replaced(console: Console) -> None:
         ("Grüße".encode("utf-16"), "is not"),
     ],
 )
-def test_a_bad_file_is_one_line(content: bytes, message: str, tmp_path: Path, console: Console) -> None:
+def test_invalid_file_is_a_one_line_error(content: bytes, message: str, tmp_path: Path, console: Console) -> None:
     path = written(tmp_path / "bad.txt", content)
     with pytest.raises(WrongUse, match=f"bad.txt {message}") as raised:
         read_stats(TextFile(path), console)
     assert "\n" not in str(raised.value)
 
 
-def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match=r"gone.txt cannot be read: No such file"):
         TextFile(tmp_path / "gone.txt")
     with pytest.raises(WrongUse, match=r"is a folder; give the text file in it"):
         TextFile(tmp_path)
 
 
-def test_an_odd_byte_is_named_by_its_place_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_byte_is_reported_with_its_offset_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "CHUNK", 5)
     with pytest.raises(WrongUse, match="zero byte at 9"):
         list(TextFile(written(tmp_path / "a", b"text text\0text")).chunks())
@@ -137,7 +137,7 @@ def test_an_odd_byte_is_named_by_its_place_in_the_file(tmp_path: Path, monkeypat
         list(TextFile(written(tmp_path / "b", b"caf caf caf\xe9 au")).chunks())
 
 
-def test_a_mark_and_nothing_else_is_empty(tmp_path: Path, console: Console) -> None:
+def test_byte_order_mark_alone_is_empty(tmp_path: Path, console: Console) -> None:
     with pytest.raises(WrongUse, match="is empty"):
         read_stats(TextFile(written(tmp_path / "bom.txt", b"\xef\xbb\xbf")), console)
 
@@ -146,20 +146,20 @@ def test_a_mark_and_nothing_else_is_empty(tmp_path: Path, console: Console) -> N
 
 
 class Server:
-    """Sends the same answer to everyone, a piece of it at a time, and counts."""
+    """Sends the same response to every request, 100 bytes at a time, and counts the requests."""
 
     def __init__(self, status: int, body: bytes, pause: float, **headers: str) -> None:
         server = self
-        self.asked = 0
+        self.requests = 0
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                server.asked += 1
+                server.requests += 1
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(body)), **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                with suppress(OSError):  # whoever asked has left
+                with suppress(OSError):  # the client has disconnected
                     for i in range(0, len(body), 100):
                         self.wfile.write(body[i : i + 100])
                         time.sleep(pause)
@@ -191,47 +191,47 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
         server.http.server_close()
 
 
-def test_downloaded_once_and_kept(serve: Serve, console: Console, tmp_path: Path) -> None:
+def test_download_is_cached(serve: Serve, console: Console, tmp_path: Path) -> None:
     server = serve()
     for _ in range(3):
         assert "".join(find_corpus(None, console).chunks()) == PLAY
-    assert server.asked == 1
+    assert server.requests == 1
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["tinyshakespeare.txt"]
 
 
-def test_a_damaged_copy_is_fetched_again(serve: Serve, console: Console, tmp_path: Path) -> None:
+def test_damaged_cache_is_downloaded_again(serve: Serve, console: Console, tmp_path: Path) -> None:
     server = serve()
     written(tmp_path / "cache" / "tinyshakespeare.txt", PLAY[:-1])
     assert "".join(find_corpus(None, console).chunks()) == PLAY
-    assert server.asked == 1
+    assert server.requests == 1
 
 
 @pytest.mark.parametrize(("status", "body"), [(200, b"<html>Please log in</html>"), (404, b""), (200, b"")])
-def test_something_else_is_not_used(status: int, body: bytes, serve: Serve, console: Console, tmp_path: Path) -> None:
+def test_other_content_is_not_used(status: int, body: bytes, serve: Serve, console: Console, tmp_path: Path) -> None:
     serve(status, body)
     assert find_corpus(None, console).name == "synthetic plays"
     assert shown(console).count("\n") == 1
     assert not list(tmp_path.glob("cache/*"))
 
 
-def test_no_more_is_read_than_the_text_is_long(serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_stops_at_expected_size(serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     serve(200, b"x" * 1_000_000)
     monkeypatch.setattr(corpus, "SIZE", 1000)
     with pytest.raises(corpus.NotFetched, match=r"sent [0-9]{1,2},[0-9]{3} bytes"):
         corpus.tiny_shakespeare(console)
 
 
-def test_a_cache_that_cannot_be_written_is_no_disaster(serve: Serve, console: Console, tmp_path: Path) -> None:
+def test_unwritable_cache_is_only_a_warning(serve: Serve, console: Console, tmp_path: Path) -> None:
     serve()
     written(tmp_path / "cache", "a file")
     found = find_corpus(None, console)
     assert (found.name, found.data, found.size) == ("tiny Shakespeare", "shakespeare", len(PLAY.encode()))
     assert "".join(found.chunks()) == PLAY
-    said = f"{tmp_path}/cache/tinyshakespeare.txt cannot be written: File exists; next time it is downloaded again\n"
-    assert shown(console) == said
+    warning = f"{tmp_path}/cache/tinyshakespeare.txt cannot be written: File exists; next time it is downloaded again\n"
+    assert shown(console) == warning
 
 
-def test_a_disk_that_is_full_leaves_nothing_half_written(
+def test_full_disk_leaves_no_partial_cache(
     serve: Serve, console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve()
@@ -248,19 +248,19 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_a_page_that_it_was_redirected_to_is_not_the_text(
+def test_redirection_to_other_content_is_refused(
     status: int, serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = serve(200, b"<html>Please pay for this network</html>")
     redirecting = serve(status, b"", Location=page.address)
     assert find_corpus(None, console).name == "synthetic plays"
-    assert (redirecting.asked, page.asked) == (1, 1)
+    assert (redirecting.requests, page.requests) == (1, 1)
     assert "sent 40 bytes that are not tiny Shakespeare (SHA-256 differs)" in shown(console)
     assert shown(console).count("\n") == 1
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1:9/x", "//", "gopher:x", "http://[", ""])
-def test_a_redirection_to_anything_but_a_page_is_not_followed(
+def test_redirection_to_other_schemes_is_refused(
     target: str, serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(corpus, "TIMEOUT", 0.5)
@@ -269,23 +269,21 @@ def test_a_redirection_to_anything_but_a_page_is_not_followed(
     assert shown(console).count("\n") == 1
 
 
-def test_redirections_in_a_circle_end(serve: Serve, console: Console) -> None:
+def test_redirection_loop_ends(serve: Serve, console: Console) -> None:
     server = serve(302, b"", Location="/again")
     assert find_corpus(None, console).name == "synthetic plays"
-    assert server.asked < 20
+    assert server.requests < 20
     assert shown(console).count("\n") == 1
 
 
-def test_a_redirection_to_the_text_is_followed(serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redirection_to_the_text_is_followed(serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     text = serve()
     serve(302, b"", Location=text.address)
     assert "".join(find_corpus(None, console).chunks()) == PLAY
 
 
-def test_a_network_that_is_slow_is_waited_for_only_so_long(
-    serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each byte comes in time, the whole would not."""
+def test_slow_download_times_out(serve: Serve, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece arrives before the socket's timeout, the whole would take too long."""
     monkeypatch.setattr(corpus, "DEADLINE", 0.5)
     serve(200, PLAY.encode(), pause=0.2)
     began = time.monotonic()
@@ -295,35 +293,33 @@ def test_a_network_that_is_slow_is_waited_for_only_so_long(
     assert shown(console).count("\n") == 1
 
 
-def test_a_download_that_is_cut_off_is_not_the_text(serve: Serve, console: Console) -> None:
+def test_truncated_download_is_refused(serve: Serve, console: Console) -> None:
     serve(200, PLAY.encode()[:1000], **{"Content-Length": str(len(PLAY.encode()))})
     with pytest.raises(WrongUse, match=r"could not be read|SHA-256 differs"):
         find_corpus("shakespeare", console)
 
 
 @pytest.mark.parametrize("answer", [b"", b"what?\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nbroken off"])
-def test_a_network_that_is_none_is_waited_for_only_so_long(
-    answer: bytes, console: Console, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broken_server_times_out(answer: bytes, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setattr(corpus, "ADDRESS", f"http://127.0.0.1:{server.getsockname()[1]}/")
 
-        def odd() -> None:
+        def respond() -> None:
             connection, _ = server.accept()
             connection.recv(1000)
             if answer:
                 connection.sendall(answer)
                 connection.close()
 
-        threading.Thread(target=odd, daemon=True).start()
+        threading.Thread(target=respond, daemon=True).start()
         began = time.monotonic()
         assert find_corpus(None, console).name == "synthetic plays"
         assert time.monotonic() - began < 5
     assert shown(console).count("\n") == 1
 
 
-def test_the_real_address_and_sum() -> None:
+def test_address_checksum_and_size() -> None:
     code = "from gpt_numpy.workshop.data import corpus as d; print(d.ADDRESS, d.SHA256, d.SIZE)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     address, digest, size = done.stdout.split()
@@ -332,22 +328,22 @@ def test_the_real_address_and_sum() -> None:
     assert size == "1115394"
 
 
-# ---- as tokens --------------------------------------------------------------------------------------------------
+# ---- tokens -----------------------------------------------------------------------------------------------------
 
 
 @given(text(characters(exclude_categories=["Cs"], exclude_characters="\0\ufeff"), min_size=1))
-def test_a_file_read_in_small_pieces_is_the_text(tmp_path_factory: pytest.TempPathFactory, content: str) -> None:
+def test_file_read_in_small_chunks_is_unchanged(tmp_path_factory: pytest.TempPathFactory, content: str) -> None:
     path = written(tmp_path_factory.getbasetemp() / "pieces.txt", content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "CHUNK", 5)  # cuts characters in two
+        patch.setattr(corpus, "CHUNK", 5)  # splits characters
         assert "".join(TextFile(path).chunks()) == content
 
 
-def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
+def test_byte_order_mark_is_removed(tmp_path: Path) -> None:
     assert "".join(TextFile(written(tmp_path / "bom.txt", b"\xef\xbb\xbfabc")).chunks()) == "abc"
 
 
-def test_the_last_tenth_is_for_validation(tmp_path: Path, console: Console) -> None:
+def test_last_tenth_is_the_validation_split(tmp_path: Path, console: Console) -> None:
     file = TextFile(written(tmp_path / "play.txt"))
     stats = read_stats(file, console)
     tokenizer = train_tokenizer("char", 0, file, stats, console)
@@ -361,7 +357,7 @@ def test_the_last_tenth_is_for_validation(tmp_path: Path, console: Console) -> N
 
 
 @pytest.mark.parametrize("kind", ["char", "bpe"])
-def test_a_large_text_goes_through_a_file_once_and_is_the_same(
+def test_large_text_is_encoded_once_into_a_memmap(
     kind: str, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(corpus, "CHUNK", 100)
@@ -376,14 +372,14 @@ def test_a_large_text_goes_through_a_file_once_and_is_the_same(
         assert np.array_equal(large.train, small.train)
         assert np.array_equal(large.validation, small.validation)
         assert large.characters_per_token == small.characters_per_token
-        monkeypatch.setattr(tokenizer, "encode", None)  # the second time nothing is encoded
+        monkeypatch.setattr(tokenizer, "encode", None)  # the second time the cache is used
     if kind == "bpe":
         assert small.characters_per_token > 1.2
         whole = tokenizer.decode([*small.train.tolist(), *small.validation.tolist()])
         assert whole.decode() == PLAY
 
 
-def test_tokens_in_the_cache_are_those_of_this_text_and_this_tokenizer(
+def test_token_cache_depends_on_text_and_tokenizer(
     tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dataset, "IN_MEMORY", 0)
@@ -395,32 +391,30 @@ def test_tokens_in_the_cache_are_those_of_this_text_and_this_tokenizer(
             assert tokenizer.decode(data.train.tolist()).decode() == content[:90]
 
 
-def test_tokens_with_one_bit_flipped_are_made_again(
+def test_cached_tokens_with_a_flipped_bit_are_rebuilt(
     tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dataset, "IN_MEMORY", 0)
     file, tokenizer = TextFile(written(tmp_path / "text", "ab" * 50)), CharTokenizer("ab")
-    sound = encode_corpus(file, read_stats(file, console), tokenizer, console).train.tolist()
-    (kept,) = (tmp_path / "cache").iterdir()
-    data = bytearray(kept.read_bytes())
+    expected = encode_corpus(file, read_stats(file, console), tokenizer, console).train.tolist()
+    (cached,) = (tmp_path / "cache").iterdir()
+    data = bytearray(cached.read_bytes())
     data[7] ^= 64
-    kept.write_bytes(data)
-    assert encode_corpus(file, read_stats(file, console), tokenizer, console).train.tolist() == sound
+    cached.write_bytes(data)
+    assert encode_corpus(file, read_stats(file, console), tokenizer, console).train.tolist() == expected
 
 
-def test_damaged_tokens_are_made_again(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_token_cache_is_rebuilt(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset, "IN_MEMORY", 0)
     file, tokenizer = TextFile(written(tmp_path / "text", "ab" * 50)), CharTokenizer("ab")
     for size in (60, 0):
         encode_corpus(file, read_stats(file, console), tokenizer, console)
-        (kept,) = (tmp_path / "cache").iterdir()
-        kept.write_bytes(kept.read_bytes()[:size])
+        (cached,) = (tmp_path / "cache").iterdir()
+        cached.write_bytes(cached.read_bytes()[:size])
         assert len(encode_corpus(file, read_stats(file, console), tokenizer, console).train) == 90
 
 
-def test_tokens_that_come_to_nothing_leave_nothing(
-    tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_encoding_leaves_no_cache(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset, "IN_MEMORY", 0)
     file = TextFile(written(tmp_path / "text", "ab" * 50))
     with pytest.raises(WrongUse, match="is not among the 1 characters"):
@@ -428,7 +422,7 @@ def test_tokens_that_come_to_nothing_leave_nothing(
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_pieces_are_cut_where_bpe_may_be_cut(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_are_cut_at_bpe_boundaries(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     file = TextFile(written(tmp_path / "play.txt"))
     stats = read_stats(file, console)
     tokenizer = train_tokenizer("bpe", 300, file, stats, console)
@@ -438,12 +432,12 @@ def test_pieces_are_cut_where_bpe_may_be_cut(tmp_path: Path, console: Console, m
         assert [*data.train.tolist(), *data.validation.tolist()] == tokenizer.encode(PLAY).tolist()
 
 
-def test_a_line_without_end_is_cut_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_line_is_cut_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset, "MAX_UNCUT", 20)
     assert max(map(len, dataset._cut_at_seams(iter(["x" * 10] * 100)))) <= 30
 
 
-def test_the_entropy_of_synthetic_plays_is_known_for_bpe_too(console: Console) -> None:
+def test_entropy_of_synthetic_plays_with_bpe(console: Console) -> None:
     play = Synthetic()
     stats = read_stats(play, console)
     by_char, by_bpe = (
@@ -451,16 +445,16 @@ def test_the_entropy_of_synthetic_plays_is_known_for_bpe_too(console: Console) -
         for kind in ("char", "bpe")
     )
     assert by_bpe.floor == pytest.approx(by_char.floor, rel=0.02)
-    assert by_bpe.floor != by_char.floor  # another first token
+    assert by_bpe.floor != by_char.floor  # the first token differs, and is not predicted
 
 
-def test_a_file_is_found_from_every_folder(tmp_path: Path) -> None:
+def test_path_of_a_text_is_absolute(tmp_path: Path) -> None:
     written(tmp_path / "play.txt")
     assert TextFile(Path("play.txt")).data == str(tmp_path / "play.txt")
 
 
 @pytest.mark.parametrize("piece", [100, 1 << 20])
-def test_bpe_learns_from_the_training_part_alone(
+def test_bpe_is_trained_on_the_training_split_only(
     piece: int, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(corpus, "CHUNK", piece)
@@ -471,7 +465,7 @@ def test_bpe_learns_from_the_training_part_alone(
     assert len(tokenizer.encode(rare)) == len(rare)
 
 
-def test_validation_takes_at_most_a_million_tokens(tmp_path: Path, console: Console) -> None:
+def test_validation_split_has_at_most_a_million_tokens(tmp_path: Path, console: Console) -> None:
     file = TextFile(written(tmp_path / "long.txt", "0123456789\n" * 1_000_000))
     stats = read_stats(file, console)
     data = encode_corpus(file, stats, train_tokenizer("char", 0, file, stats, console), console)
@@ -479,7 +473,7 @@ def test_validation_takes_at_most_a_million_tokens(tmp_path: Path, console: Cons
     assert len(data.train) == 10_000_000
 
 
-def test_the_entropy_of_synthetic_plays_is_that_of_the_validation_part(console: Console) -> None:
+def test_entropy_of_synthetic_plays_is_of_the_validation_split(console: Console) -> None:
     play = Synthetic()
     stats = read_stats(play, console)
     data = encode_corpus(play, stats, train_tokenizer("char", 0, play, stats, console), console)
@@ -521,7 +515,7 @@ def test_memory_does_not_grow_with_the_text(kind: str, least: int, most: int, tm
     assert peaks[1] - peaks[0] < 10  # MB, for 38 or 15 MB more text
 
 
-def test_without_platformdirs_a_text_of_ones_own_is_enough(
+def test_own_text_needs_no_platformdirs(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "platformdirs", None)

@@ -17,7 +17,7 @@ TOKENS = np.arange(1000, dtype=np.uint16)
 
 
 @pytest.mark.parametrize("recipe", [EPOCHS, RANDOM], ids=["epochs", "random"])
-def test_a_batch_is_windows_and_what_follows_each_token(recipe: Recipe) -> None:
+def test_batch_is_windows_and_next_tokens(recipe: Recipe) -> None:
     x, y = batch_at(TOKENS, 8, recipe, 3).ids_and_targets()
     assert x.shape == y.shape == (4, 8)
     assert x.dtype == y.dtype == np.int64
@@ -26,7 +26,7 @@ def test_a_batch_is_windows_and_what_follows_each_token(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("recipe", [EPOCHS, RANDOM], ids=["epochs", "random"])
-def test_a_batch_depends_on_seed_and_step_alone(recipe: Recipe) -> None:
+def test_batch_depends_on_seed_and_step_only(recipe: Recipe) -> None:
     def starts(recipe: Recipe, step: int) -> list[int]:
         return list(starts_at(1000, 8, recipe, step))
 
@@ -39,7 +39,7 @@ def test_a_batch_depends_on_seed_and_step_alone(recipe: Recipe) -> None:
 
 
 @given(length=integers(10, 300), block_size=integers(1, 9), batch_size=integers(1, 50), step=integers(0, 1000))
-def test_windows_lie_in_the_text(length: int, block_size: int, batch_size: int, step: int) -> None:
+def test_windows_are_within_the_text(length: int, block_size: int, batch_size: int, step: int) -> None:
     for recipe in (EPOCHS, RANDOM):
         starts = starts_at(length, block_size, replace(recipe, batch_size=batch_size), step)
         assert len(starts) == batch_size
@@ -53,24 +53,24 @@ def test_random_windows_reach_both_ends() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 61, 200])
-def test_an_epoch_has_each_window_once_in_another_order_each_time(batch_size: int) -> None:
+def test_epoch_has_each_window_once_in_a_new_order(batch_size: int) -> None:
     recipe = replace(EPOCHS, batch_size=batch_size)
     count = (1000 - 16) // 16
     stream = [s for step in range(3 * count // batch_size + 2) for s in starts_at(1000, 16, recipe, step)]
     epochs = [stream[i * count : (i + 1) * count] for i in range(3)]
     for starts in epochs:
-        assert np.diff(sorted(starts)).tolist() == [16] * (count - 1)  # side by side, none twice
+        assert np.diff(sorted(starts)).tolist() == [16] * (count - 1)  # adjacent, none twice
     assert len({tuple(np.argsort(starts).tolist()) for starts in epochs}) == 3
-    assert len({min(starts) for starts in epochs}) > 1  # cut at other places too
+    assert len({min(starts) for starts in epochs}) > 1  # with different offsets
 
 
 @given(length=integers(2, 200), block_size=integers(1, 20), at_once=integers(1, 7))
-def test_evaluation_predicts_each_token_but_the_first_once(length: int, block_size: int, at_once: int) -> None:
-    asked: Counter[int] = Counter()
+def test_evaluation_predicts_each_token_once_except_the_first(length: int, block_size: int, at_once: int) -> None:
+    predicted: Counter[int] = Counter()
     for batch in adjacent_windows(np.arange(length), block_size, at_once):
         x, y = batch.ids_and_targets()
         assert np.array_equal(y, x + 1)
         assert x.shape[0] <= at_once
         assert x.shape[1] <= block_size
-        asked.update(y.ravel().tolist())
-    assert asked == Counter(range(1, length))
+        predicted.update(y.ravel().tolist())
+    assert predicted == Counter(range(1, length))

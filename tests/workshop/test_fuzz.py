@@ -1,4 +1,4 @@
-"""Input by chance, and input that means harm: it is used, or refused in one line, and nothing else ever happens."""
+"""Random and malicious input is either used or refused with a one-line error."""
 
 import io
 import json
@@ -32,7 +32,7 @@ from gpt_numpy.workshop.runs.checkpoint import load_checkpoint
 from gpt_numpy.workshop.runs.run_dir import RunDir
 from gpt_torch.cli import CLI as IN_TORCH
 from tests.support.report import REPORT
-from tests.support.runs import FILES, PLAY, TINY, restated
+from tests.support.runs import FILES, PLAY, TINY, rewrite_state
 
 ANY_TEXT = st.text(st.characters(exclude_characters="\0"), max_size=20)
 JSON = st.recursive(
@@ -41,12 +41,12 @@ JSON = st.recursive(
     max_leaves=10,
 )
 
-MANY = settings.get_profile("many")  # of what takes milliseconds
+MORE_EXAMPLES = settings.get_profile("many")  # for tests that take milliseconds
 
 
 @contextmanager
 def used_or_refused(kind: str) -> Iterator[None]:
-    """Whatever happens inside ends well or in one line."""
+    """The body succeeds or raises one of our one-line errors."""
     try:
         yield
     except (WrongUse, RunFailed):
@@ -55,7 +55,7 @@ def used_or_refused(kind: str) -> Iterator[None]:
         REPORT.add_input(kind, refused=False)
 
 
-def test_an_error_is_one_line_whatever_is_put_into_it() -> None:
+def test_error_message_is_always_one_line() -> None:
     assert str(WrongUse("a\nb\r\nc\x85d\u2028e\x1cf")) == "a b c d e f"
     assert len(str(RunFailed("x" * 100_000))) < 1010
 
@@ -105,7 +105,7 @@ COMMAND = st.sampled_from(["train", "train", "generate", "eval", "explain", "exp
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a text, a file that is none, and a run."""
+    """A folder with a text, a binary file, and a run."""
     home = tmp_path_factory.mktemp("home")
     (home / "play.txt").write_text(PLAY, encoding="utf-8")
     (home / "binary").write_bytes(bytes(range(256)))
@@ -116,7 +116,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(st.sampled_from([BY_HAND, IN_TORCH]), COMMAND, st.lists(FLAG, max_size=4))
-def test_any_command_line(
+def test_random_command_lines(
     home: Path, tmp_path_factory: pytest.TempPathFactory, cli: EngineCLI, command: str, flags: list[tuple[str, ...]]
 ) -> None:
     folder = shutil.copytree(home, tmp_path_factory.mktemp("any"), dirs_exist_ok=True)
@@ -133,7 +133,7 @@ def test_any_command_line(
         patch.chdir(folder)
         try:
             status = run(cli, arguments)
-        except SystemExit as ended:  # argparse's, after a page of help
+        except SystemExit as ended:  # from argparse, after --help
             status = ended.code if isinstance(ended.code, int) else 1
     shutil.rmtree(folder)
     said = f"{arguments}: {status}\n{out.getvalue()}{err.getvalue()}"
@@ -153,7 +153,7 @@ def trace() -> Trace:
     return Trace(subject_of(BY_HAND, {"text": "To be, or not"}).problem)
 
 
-@MANY
+@MORE_EXAMPLES
 @given(
     ANY_TEXT
     | st.text("dSQKVPLxW_qo[],0123456789- ", max_size=12)
@@ -162,7 +162,7 @@ def trace() -> Trace:
         st.lists(st.integers().map(str) | ANY_TEXT, max_size=3).map(",".join),
     )
 )  # fmt: skip
-def test_any_entry(trace: Trace, text: str) -> None:
+def test_random_entries(trace: Trace, text: str) -> None:
     with used_or_refused("--entry"):
         name, index = _entry(trace, text)
         assert trace.numbers[name][index].shape == ()
@@ -171,12 +171,12 @@ def test_any_entry(trace: Trace, text: str) -> None:
 # ---- tokenizers -------------------------------------------------------------------------------------------------
 
 BPE = BPETokenizer.train(iter([PLAY]), 300)
-KEPT = [json.loads(CharTokenizer(PLAY).to_json()), json.loads(BPE.to_json())]
+TOKENIZERS = [json.loads(CharTokenizer(PLAY).to_json()), json.loads(BPE.to_json())]
 
 
 @st.composite
-def changed(draw: st.DrawFn, original: SearchStrategy[Any]) -> Any:
-    """A table in which something, somewhere, is something else."""
+def modified(draw: st.DrawFn, original: SearchStrategy[Any]) -> Any:
+    """A JSON object with one value, at any depth, replaced or deleted."""
     content = json.loads(json.dumps(draw(original)))
     inside, name = None, None
     at: Any = content
@@ -197,9 +197,12 @@ def encodes(tokenizer: Tokenizer, text: str) -> None:
     tokenizer.decode(ids.tolist())
 
 
-@MANY
-@given(st.binary(max_size=100) | (changed(st.sampled_from(KEPT)) | JSON).map(lambda table: json.dumps(table).encode()))
-def test_any_tokenizer_file(data: bytes) -> None:
+@MORE_EXAMPLES
+@given(
+    st.binary(max_size=100)
+    | (modified(st.sampled_from(TOKENIZERS)) | JSON).map(lambda table: json.dumps(table).encode())
+)
+def test_random_tokenizer_files(data: bytes) -> None:
     with used_or_refused("tokenizer.json"):
         try:
             tokenizer = tokenizer_from(data)
@@ -208,9 +211,9 @@ def test_any_tokenizer_file(data: bytes) -> None:
         encodes(tokenizer, "to be")
 
 
-@MANY
+@MORE_EXAMPLES
 @given(ANY_TEXT, st.sampled_from([CharTokenizer(PLAY), BPE]))
-def test_any_text_in_tokens(text: str, tokenizer: Tokenizer) -> None:
+def test_random_texts_are_encoded(text: str, tokenizer: Tokenizer) -> None:
     with used_or_refused("texts to encode"):
         assert tokenizer.decode(tokenizer.encode(text).tolist()).decode() == text
 
@@ -218,9 +221,9 @@ def test_any_text_in_tokens(text: str, tokenizer: Tokenizer) -> None:
 # ---- the corpus -------------------------------------------------------------------------------------------------
 
 
-@MANY
+@MORE_EXAMPLES
 @given(st.binary(max_size=60) | ANY_TEXT.map(lambda text: text.encode("utf-8", "surrogatepass")))
-def test_any_text_file(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+def test_random_text_files(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.txt"
     path.write_bytes(data)
     with used_or_refused("text files"):
@@ -239,58 +242,58 @@ def cut(data: bytes, at: int, _: bytes) -> bytes:
     return data[:at]
 
 
-def put_in(data: bytes, at: int, more: bytes) -> bytes:
+def insert(data: bytes, at: int, more: bytes) -> bytes:
     return data[:at] + more + data[at:]
 
 
-def put_over(data: bytes, at: int, more: bytes) -> bytes:
+def overwrite(data: bytes, at: int, more: bytes) -> bytes:
     return data[:at] + more + data[at + len(more) :]
 
 
-@MANY
+@MORE_EXAMPLES
 @given(
-    st.sampled_from(FILES), st.sampled_from([cut, put_in, put_over]), st.integers(0, 3000), st.binary(max_size=8),
+    st.sampled_from(FILES), st.sampled_from([cut, insert, overwrite]), st.integers(0, 3000), st.binary(max_size=8),
     st.booleans(),
 )  # fmt: skip
-def test_any_damage_to_a_checkpoint(
+def test_random_damage_to_a_checkpoint(
     home: Path, tmp_path_factory: pytest.TempPathFactory, name: str, damage: Callable[[bytes, int, bytes], bytes],
-    at: int, more: bytes, with_right_sums: bool,
+    at: int, more: bytes, with_valid_checksums: bool,
 ) -> None:  # fmt: skip
     folder = tmp_path_factory.mktemp("any") / "latest"
     shutil.copytree(home / "run" / "checkpoints" / "latest", folder)
     data = (folder / name).read_bytes()
-    harmed = damage(data, at % (len(data) + 1), more)
-    (folder / name).write_bytes(harmed)
-    if with_right_sums and name != "state.json":
-        restated(folder)
+    damaged = damage(data, at % (len(data) + 1), more)
+    (folder / name).write_bytes(damaged)
+    if with_valid_checksums and name != "state.json":
+        rewrite_state(folder)
     with used_or_refused("damaged checkpoints"):
         checkpoint = load_checkpoint(folder, with_optimizer=True)
         assert len(list(generate(load_engine(BY_HAND, checkpoint, {"threads": 1}), [0], 3, Sampling(), 0))) == 3
-        assert with_right_sums or harmed == data or json.loads(harmed) == json.loads(data)  # but for white space
+        assert with_valid_checksums or damaged == data or json.loads(damaged) == json.loads(data)  # up to white space
 
 
-@MANY
+@MORE_EXAMPLES
 @given(st.data())
-def test_any_state(home: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_random_states(home: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     folder = tmp_path_factory.mktemp("any") / "latest"
     shutil.copytree(home / "run" / "checkpoints" / "latest", folder)
     kept = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    restated(folder, **data.draw(changed(st.just({name: kept[name] for name in kept if name != "files"}))))
+    rewrite_state(folder, **data.draw(modified(st.just({name: kept[name] for name in kept if name != "files"}))))
     with used_or_refused("state.json"):
         checkpoint = load_checkpoint(folder, with_optimizer=True)
         assert len(list(generate(load_engine(BY_HAND, checkpoint, {"threads": 1}), [0], 3, Sampling(), 0))) == 3
 
 
-# ---- what a run recorded ----------------------------------------------------------------------------------------
+# ---- records ----------------------------------------------------------------------------------------------------
 
 
-@MANY
+@MORE_EXAMPLES
 @given(st.data())
-def test_any_records(home: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_random_records(home: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     folder = tmp_path_factory.mktemp("any")
     lines = (home / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     kept = [json.loads(line) for line in lines]
-    records = data.draw(st.lists(changed(st.sampled_from(kept)) | st.sampled_from(kept) | JSON, max_size=8))
+    records = data.draw(st.lists(modified(st.sampled_from(kept)) | st.sampled_from(kept) | JSON, max_size=8))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records), encoding="utf-8")
     shutil.copy(home / "run" / "config.json", folder)
     with used_or_refused("metrics.jsonl"):

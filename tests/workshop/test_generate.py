@@ -1,4 +1,4 @@
-"""How the next token is chosen."""
+"""Sampling of the next token."""
 
 import numpy as np
 import pytest
@@ -13,16 +13,16 @@ PLAIN = Sampling(temperature=1.0, top_k=0)
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3]))
 
 
-def test_plain_chances_are_the_models() -> None:
+def test_default_probabilities_are_the_models() -> None:
     np.testing.assert_allclose(probabilities(LOGITS, PLAIN), [0.1, 0.4, 0.2, 0.3], rtol=1e-12)
 
 
-def test_temperature_is_a_power_of_the_chances() -> None:
+def test_temperature_is_an_exponent_of_probabilities() -> None:
     squares = np.array([0.01, 0.16, 0.04, 0.09])
     np.testing.assert_allclose(probabilities(LOGITS, Sampling(0.5, 0)), squares / squares.sum(), rtol=1e-12)
 
 
-def test_top_k_keeps_the_likeliest() -> None:
+def test_top_k_keeps_most_likely_tokens() -> None:
     np.testing.assert_allclose(probabilities(LOGITS, Sampling(1.0, 2)), [0, 4 / 7, 0, 3 / 7], rtol=1e-12)
     of_equals = probabilities(np.tile(np.array([0.0, 1.0, 0.5], np.float32), 2000), Sampling(1.0, 3))
     assert np.flatnonzero(of_equals).tolist() == [1, 4, 7]  # the first
@@ -31,11 +31,11 @@ def test_top_k_keeps_the_likeliest() -> None:
 @pytest.mark.parametrize(
     ("top_p", "kept"), [(0.3, [1]), (0.4, [1]), (0.41, [1, 3]), (0.75, [1, 2, 3]), (1.0, [0, 1, 2, 3])]
 )
-def test_top_p_keeps_the_fewest_that_reach_it(top_p: float, kept: list[int]) -> None:
+def test_top_p_keeps_fewest_tokens_that_reach_it(top_p: float, kept: list[int]) -> None:
     assert np.flatnonzero(probabilities(LOGITS, Sampling(1.0, 0, top_p))).tolist() == kept
 
 
-def test_greedy_is_the_likeliest() -> None:
+def test_greedy_picks_most_likely_token() -> None:
     assert probabilities(LOGITS, Sampling(greedy=True)).tolist() == [0, 1, 0, 0]
 
 
@@ -45,7 +45,7 @@ def test_greedy_is_the_likeliest() -> None:
     integers(0, 30),
     floats(0.001, 1),
 )
-def test_chances_are_chances_whatever_the_logits(logits: np.ndarray, temperature: float, k: int, p: float) -> None:
+def test_probabilities_are_valid_for_any_logits(logits: np.ndarray, temperature: float, k: int, p: float) -> None:
     found = probabilities(logits, Sampling(temperature, k, p))
     assert found.shape == logits.shape
     assert (found >= 0).all()
@@ -64,15 +64,15 @@ def test_chances_are_chances_whatever_the_logits(logits: np.ndarray, temperature
         ({"top_p": 1.5}, "top_p is a probability above 0 and at most 1, not 1.5"),
     ],
 )
-def test_bad_settings_are_refused(settings: dict[str, float], message: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         Sampling(**settings)  # type: ignore[arg-type]
 
 
-def test_the_usual_settings() -> None:
+def test_default_settings() -> None:
     assert Sampling() == Sampling(temperature=0.7, top_k=50, top_p=1.0, greedy=False)
 
 
-def test_without_a_prompt_a_text_begins_after_a_line() -> None:
+def test_default_prompt_is_a_newline() -> None:
     assert text_start(CharTokenizer("\tab\n")) == [1]
     assert text_start(CharTokenizer("ab")) == [0]

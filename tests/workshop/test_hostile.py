@@ -1,4 +1,4 @@
-"""Files from strangers: whatever is in them, nothing of it runs, and nothing is read that is far too large."""
+"""Untrusted files: no code in them runs, and oversized files are not read."""
 
 import json
 import os
@@ -24,20 +24,20 @@ from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.runs.checkpoint import Damaged, load_checkpoint
 from gpt_numpy.workshop.runs.run_dir import RunDir
 from gpt_torch.cli import CLI as IN_TORCH
-from tests.support.runs import PLAY, Train, restated
+from tests.support.runs import PLAY, Train, rewrite_state
 
 LATEST = Path("a/checkpoints/latest")
 DEEP = '{"a":' * 10_000 + "1" + "}" * 10_000
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line of an error."""
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The error message, which is a single line."""
     err = capsys.readouterr().err
     assert err.count("\n") == 1, err
     return err
 
 
-# ---- weights whose header lies ----------------------------------------------------------------------------------
+# ---- forged headers ---------------------------------------------------------------------------------------------
 
 
 def with_header(header: Any, data: bytes = bytes(8)) -> bytes:
@@ -49,52 +49,52 @@ def tensor(shape: list[int], begin: int, end: int, dtype: str = "F32") -> dict[s
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 
-LIES = {
-    "more than there is": with_header({"a": tensor([1 << 40], 0, 1 << 42)}),
+FORGED = {
+    "larger than the file": with_header({"a": tensor([1 << 40], 0, 1 << 42)}),
     "a shape larger than its bytes": with_header({"a": tensor([1 << 40], 0, 8)}),
     "a shape that overflows": with_header({"a": tensor([1 << 62, 1 << 62], 0, 8)}),
-    "nothing times a lot": with_header({"a": tensor([0, 1 << 62], 0, 0)}, b""),
-    "less than nothing": with_header({"a": tensor([-1], 0, 8)}),
-    "two in one place": with_header({"a": tensor([2], 0, 8), "b": tensor([2], 0, 8)}),
-    "a hole": with_header({"a": tensor([1], 4, 8)}),
-    "backwards": with_header({"a": tensor([2], 8, 0)}),
+    "an empty shape with a huge dimension": with_header({"a": tensor([0, 1 << 62], 0, 0)}, b""),
+    "a negative dimension": with_header({"a": tensor([-1], 0, 8)}),
+    "overlapping tensors": with_header({"a": tensor([2], 0, 8), "b": tensor([2], 0, 8)}),
+    "a gap": with_header({"a": tensor([1], 4, 8)}),
+    "end before begin": with_header({"a": tensor([2], 8, 0)}),
     "a header of 2^63 bytes": struct.pack("<Q", 1 << 63) + b"{}",
-    "a header without end": struct.pack("<Q", 100) + b"{}",
-    "a deep header": with_header(DEEP.encode()),
-    "numbers that NumPy does not have": with_header({"a": tensor([4], 0, 8, "BF16")}),
-    "numbers that nobody has": with_header({"a": tensor([2], 0, 8, "F99")}),
+    "a truncated header": struct.pack("<Q", 100) + b"{}",
+    "a deeply nested header": with_header(DEEP.encode()),
+    "a dtype that NumPy lacks": with_header({"a": tensor([4], 0, 8, "BF16")}),
+    "an unknown dtype": with_header({"a": tensor([2], 0, 8, "F99")}),
     "no header": b"",
     "a pickle": pickle.dumps({"a": 1}),
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_weights_whose_header_lies_are_refused(
-    lie: str, train: Train, capsys: pytest.CaptureFixture[str], tmp_path: Path
+@pytest.mark.parametrize("header", FORGED)
+def test_forged_safetensors_header_is_refused(
+    header: str, train: Train, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     train("a", "--steps", "1")
     for name in ("model.safetensors", "optimizer.safetensors"):
         shutil.copytree(LATEST, tmp_path / name)
-        (tmp_path / name / name).write_bytes(LIES[lie])
-        restated(tmp_path / name)
+        (tmp_path / name / name).write_bytes(FORGED[header])
+        rewrite_state(tmp_path / name)
         with pytest.raises(Damaged) as raised:
             load_checkpoint(tmp_path / name, with_optimizer=True)
         assert "\n" not in str(raised.value)
     (Path("there")).mkdir()
     Path("there/config.json").write_text(json.dumps({"n_layer": 1, "n_head": 1, "n_embd": 4}), encoding="utf-8")
     shutil.copy(LATEST / "tokenizer.json", "there/tokenizer.json")
-    Path("there/model.safetensors").write_bytes(LIES[lie])
+    Path("there/model.safetensors").write_bytes(FORGED[header])
     capsys.readouterr()
     assert run(IN_TORCH, ["import", "there", "--out", "b"]) == 2
-    assert said(capsys).startswith("gpt-torch: there")
+    assert error_line(capsys).startswith("gpt-torch: there")
     assert not Path("b").exists()
 
 
-# ---- far too large, far too deep --------------------------------------------------------------------------------
+# ---- oversized and deeply nested files --------------------------------------------------------------------------
 
 
 def huge(path: Path) -> None:
-    """A gigabyte, of which the disk keeps nothing."""
+    """A sparse file of a gigabyte."""
     with path.open("wb") as file:
         file.truncate(1 << 30)
 
@@ -105,7 +105,7 @@ def deep(path: Path) -> None:
 
 @pytest.fixture
 def little_memory() -> Iterator[None]:
-    """Half a gigabyte more than there is in use."""
+    """Limits memory to half a gigabyte more than is in use."""
     with Path("/proc/self/statm").open(encoding="utf-8") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
@@ -118,27 +118,27 @@ def little_memory() -> Iterator[None]:
 @pytest.mark.usefixtures("little_memory")
 @pytest.mark.parametrize("make", [huge, deep])
 @pytest.mark.parametrize("name", ["state.json", "tokenizer.json"])
-def test_a_file_that_is_far_too_large_or_deep_is_not_read(
+def test_oversized_or_deeply_nested_checkpoint_file_is_refused(
     make: Callable[[Path], None], name: str, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train("a", "--steps", "1")
     make(LATEST / name)
     if name != "state.json":
         kept = json.loads((LATEST / "state.json").read_text(encoding="utf-8"))
-        restated(LATEST, files={file: 0 for file in kept["files"] if file != name})  # no sum of this one
+        rewrite_state(LATEST, files={file: 0 for file in kept["files"] if file != name})  # without its checksum
     shutil.rmtree("a/checkpoints/best")
     capsys.readouterr()
     began = time.monotonic()
     assert run(BY_HAND, ["generate", "--run", "a"]) == 2
     assert time.monotonic() - began < 5
-    assert f"{LATEST / name} cannot be understood: it is " in said(capsys)
+    assert f"{LATEST / name} cannot be understood: it is " in error_line(capsys)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as on Linux")
 @pytest.mark.usefixtures("little_memory")
 @pytest.mark.parametrize("make", [huge, deep])
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors.index.json", "vocab.json"])
-def test_a_folder_with_a_file_that_is_far_too_large_or_deep_is_refused(
+def test_import_refuses_oversized_or_deeply_nested_file(
     make: Callable[[Path], None], name: str, there: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if name == "vocab.json":
@@ -146,7 +146,7 @@ def test_a_folder_with_a_file_that_is_far_too_large_or_deep_is_refused(
         (there / "merges.txt").write_text("", encoding="utf-8")
     make(there / name)
     assert run(IN_TORCH, ["import", "there", "--out", "b"]) == 2
-    assert str(Path("there") / name) in said(capsys)
+    assert str(Path("there") / name) in error_line(capsys)
 
 
 FILLED = [("config.json", huge), ("config.json", deep), ("metrics.jsonl", deep)]
@@ -154,13 +154,15 @@ A_GIGABYTE_READ = pytest.param("metrics.jsonl", huge, marks=pytest.mark.slow("a 
 
 
 @pytest.mark.parametrize(("name", "make"), [*FILLED, A_GIGABYTE_READ])
-def test_what_a_run_says_of_itself_may_be_anything(name: str, make: Callable[[Path], None], train: Train) -> None:
+def test_oversized_or_deeply_nested_run_files_are_ignored_on_resume(
+    name: str, make: Callable[[Path], None], train: Train
+) -> None:
     train("a")
     make(Path("a") / name)
     assert train("a", "--resume", "--steps", "21") == 0
 
 
-# ---- a folder of Hugging Face's ---------------------------------------------------------------------------------
+# ---- import from Hugging Face's format --------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -168,13 +170,13 @@ def there(train: Train, capsys: pytest.CaptureFixture[str]) -> Path:
     """A folder that can be imported."""
     train("a", "--steps", "1")
     assert run(IN_TORCH, ["export", "--run", "a", "there"]) == 0
-    assert run(IN_TORCH, ["import", "there", "--out", "sound"]) == 0
+    assert run(IN_TORCH, ["import", "there", "--out", "valid"]) == 0
     capsys.readouterr()
     return Path("there")
 
 
 class Bomb:
-    """Unpickled, it makes a folder."""
+    """Creates a folder when it is unpickled."""
 
     def __reduce__(self) -> Any:
         return os.mkdir, ("exploded",)
@@ -185,52 +187,52 @@ class Bomb:
     ["pytorch_model.bin", "optimizer.pt", "training_args.bin", "a.pkl", "a.pth", "scheduler", "readme.txt", "x.ckpt"],
 )
 @pytest.mark.parametrize("save", [torch.save, lambda bomb, path: path.write_bytes(pickle.dumps(bomb))])
-def test_a_folder_that_carries_a_pickle_is_refused(
+def test_import_refuses_folder_with_a_pickle(
     save: Callable[[Bomb, Path], object], name: str, there: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(Bomb(), there / name)
     assert run(IN_TORCH, ["import", "there", "--out", "b"]) == 2
-    assert f"there contains {name}, which can run code when it is opened" in said(capsys)
+    assert f"there contains {name}, which can run code when it is opened" in error_line(capsys)
     assert not Path("exploded").exists()
 
 
-def test_weights_that_are_not_finite_are_refused(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_refuses_nonfinite_weights(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arrays = load_file(there / "model.safetensors")
     arrays["transformer.ln_f.weight"][0] = np.nan
     save_file(arrays, there / "model.safetensors")
     assert run(IN_TORCH, ["import", "there", "--out", "b"]) == 2
-    assert said(capsys) == "gpt-torch: there: ln_f.weight contains NaN or infinity\n"
+    assert error_line(capsys) == "gpt-torch: there: ln_f.weight contains NaN or infinity\n"
 
 
-def test_weights_that_are_a_pickle_are_not_opened(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pickled_weights_are_not_loaded(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(Bomb(), there / "model.safetensors")
     assert run(IN_TORCH, ["import", "there", "--out", "b"]) == 2
-    assert "there/model.safetensors cannot be read" in said(capsys)
+    assert "there/model.safetensors cannot be read" in error_line(capsys)
     assert not Path("exploded").exists()
 
 
-def test_a_folder_that_carries_code_is_refused(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_refuses_folder_with_code(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (there / "modeling_gpt.py").write_text("import os; os.mkdir('exploded')", encoding="utf-8")
     assert run(IN_TORCH, ["import", "there", "--out", "b"]) == 2
-    assert "there contains modeling_gpt.py" in said(capsys)
+    assert "there contains modeling_gpt.py" in error_line(capsys)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
-def test_a_folder_that_asks_for_code_is_refused(name: str, there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_refuses_auto_map(name: str, there: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = json.loads((there / name).read_text(encoding="utf-8"))
     (there / name).write_text(json.dumps({**kept, "auto_map": {"AutoModel": "x--y.Z"}}), encoding="utf-8")
     assert run(IN_TORCH, ["import", "there", "--out", "b"]) == 2
-    assert f"there/{name} requires custom code (auto_map)" in said(capsys)
+    assert f"there/{name} requires custom code (auto_map)" in error_line(capsys)
 
 
 @pytest.mark.parametrize(
     "name", ["../a/checkpoints/latest/model.safetensors", "/etc/passwd", "..", "", "sub/x.safetensors", "\0"]
 )
-def test_names_with_path_tricks_are_not_followed(name: str, there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_refuses_path_traversal(name: str, there: Path, capsys: pytest.CaptureFixture[str]) -> None:
     index = {"weight_map": {"lm_head.weight": name}}
     (there / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     assert run(IN_TORCH, ["import", "there", "--out", "b"]) == 2
-    assert "there/model.safetensors.index.json does not list safetensors files of this folder" in said(capsys)
+    assert "there/model.safetensors.index.json does not list safetensors files of this folder" in error_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -240,46 +242,42 @@ def test_names_with_path_tricks_are_not_followed(name: str, there: Path, capsys:
      {"resid_pdrop": "much"}],
     ids=str,
 )  # fmt: skip
-def test_sizes_that_are_a_lie_are_refused(
-    change: dict[str, Any], there: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_import_refuses_false_sizes(change: dict[str, Any], there: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = json.loads((there / "config.json").read_text(encoding="utf-8"))
     (there / "config.json").write_text(json.dumps(kept | change), encoding="utf-8")
     assert run(IN_TORCH, ["import", "there", "--out", "b"]) == 2
-    assert said(capsys).startswith("gpt-torch: there")
+    assert error_line(capsys).startswith("gpt-torch: there")
 
 
-# ---- a run that means harm --------------------------------------------------------------------------------------
+# ---- malicious runs ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("data", ["/dev/zero", "/dev/stdin", "/", "\0", "pipe", "x" * 5000])
-def test_a_run_whose_text_is_no_file_does_not_wait_for_it(
+def test_text_that_is_not_a_regular_file_is_refused_at_once(
     data: str, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train("a")
     os.mkfifo("pipe")
     for which in ("latest", "best"):
-        restated(Path("a/checkpoints") / which, data=data)
+        rewrite_state(Path("a/checkpoints") / which, data=data)
     capsys.readouterr()
     assert run(BY_HAND, ["eval", "--run", "a"]) == 2
     assert train("a", "--resume", "--steps", "21") == 2
 
 
 @pytest.mark.parametrize("recipe", [{"batch_size": 10**12}, {"batch_size": 10**12, "order": "random"}], ids=str)
-def test_a_run_whose_batches_fit_nowhere_is_refused(
-    recipe: dict[str, Any], train: Train, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_absurd_batch_size_is_refused(recipe: dict[str, Any], train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     train("a", "--steps", "1")
     kept = json.loads((LATEST / "state.json").read_text(encoding="utf-8"))
-    restated(LATEST, recipe=kept["recipe"] | recipe)
+    rewrite_state(LATEST, recipe=kept["recipe"] | recipe)
     capsys.readouterr()
     assert train("a", "--resume", "--steps", "21") == 2
-    assert "a batch of 1,000,000,000,000 sequences takes" in said(capsys)
+    assert "a batch of 1,000,000,000,000 sequences takes" in error_line(capsys)
 
 
 @pytest.mark.parametrize("name", ["state.json", "tokenizer.json", "model.safetensors"])
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "zeros"])
-def test_what_is_no_file_is_not_read(
+def test_pipe_or_device_in_checkpoint_is_not_read(
     make: Callable[[Path], None], name: str, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train("a")
@@ -288,15 +286,15 @@ def test_what_is_no_file_is_not_read(
         make(Path("a/checkpoints") / which / name)
     capsys.readouterr()
     assert run(BY_HAND, ["generate", "--run", "a"]) == 2
-    assert f"best/{name} cannot be understood: it is not a file" in said(capsys)
+    assert f"best/{name} cannot be understood: it is not a file" in error_line(capsys)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_a_folder_with_a_pipe_is_refused(name: str, there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_refuses_pipe(name: str, there: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (there / name).unlink()
     os.mkfifo(there / name)
     assert run(IN_TORCH, ["import", "there", "--out", "b"]) == 2
-    assert f"there/{name} cannot be read: it is not a file" in said(capsys)
+    assert f"there/{name} cannot be read: it is not a file" in error_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -306,25 +304,25 @@ def test_a_folder_with_a_pipe_is_refused(name: str, there: Path, capsys: pytest.
                   "pad_type_id": 0, "pad_token": "x"}}],
     ids=["cut", "padded"],
 )  # fmt: skip
-def test_a_tokenizer_neither_cuts_nor_pads_a_text(kept: dict[str, Any]) -> None:
-    sound = BPETokenizer.train(iter([PLAY]), 300)
-    found = tokenizer_from(json.dumps({**json.loads(sound.to_json()), **kept}).encode())
-    assert found.encode(PLAY).tolist() == sound.encode(PLAY).tolist()
+def test_truncation_and_padding_of_tokenizer_are_ignored(kept: dict[str, Any]) -> None:
+    expected = BPETokenizer.train(iter([PLAY]), 300)
+    found = tokenizer_from(json.dumps({**json.loads(expected.to_json()), **kept}).encode())
+    assert found.encode(PLAY).tolist() == expected.encode(PLAY).tolist()
 
 
-def test_a_tokenizer_that_fails_is_one_line() -> None:
+def test_tokenizer_failure_is_an_error_message() -> None:
     model = {"type": "BPE", "vocab": {"a": 0}, "merges": [], "unk_token": "nope"}
     tokenizer = tokenizer_from(json.dumps({"version": "1.0", "added_tokens": [], "model": model}).encode())
     with pytest.raises(WrongUse, match="the tokenizer says"):
         tokenizer.encode("b")
 
 
-def test_half_a_character_is_none() -> None:
+def test_surrogate_in_tokenizer_is_refused() -> None:
     with pytest.raises(WrongUse, match=r"U\+D800\) is half of a surrogate pair"):
         tokenizer_from(b'{"kind": "char", "characters": "a\\ud800"}')
 
 
-def test_files_beside_a_checkpoint_are_not_touched(train: Train) -> None:
+def test_other_files_beside_a_checkpoint_are_not_loaded(train: Train) -> None:
     train("a")
     for place in (Path("a"), Path("a/checkpoints"), LATEST, Path("a/checkpoints/best")):
         for name in ("optimizer.pt", "model.pkl", "sitecustomize.py", "config.py"):
@@ -356,20 +354,20 @@ def browser() -> Iterator[Any]:
 
 def opened(browser: Any, path: Path) -> Any:
     page = browser.new_page()
-    page.complaints = []
-    page.on("pageerror", lambda error: page.complaints.append(str(error)))
-    page.on("dialog", lambda dialog: page.complaints.append(dialog.message))
+    page.problems = []
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on("dialog", lambda dialog: page.problems.append(dialog.message))
     page.goto(path.resolve().as_uri())
     page.wait_for_timeout(500)
     return page
 
 
 @pytest.mark.slow("a browser, in detail")
-def test_a_text_full_of_scripts_runs_nothing_on_a_page(
+def test_scripts_in_text_and_names_do_not_run_on_pages(
     browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    name = "<script>window.ran=1<"  # a file's name has no slash
+    name = "<script>window.ran=1<"  # file names cannot contain a slash
     Path(name).write_text(MARKUP * 60, encoding="utf-8")
     sampled = ["--n-layer", "1", "--n-head", "2", "--n-embd", "32", "--block-size", "32", "--batch-size", "8"]
     flags = ["--steps", "300", "--eval-every", "100", "--lr", "0.02", "--warmup", "5", "--threads", "2"]
@@ -377,13 +375,13 @@ def test_a_text_full_of_scripts_runs_nothing_on_a_page(
     samples = "".join(
         record["sample"] for record in RunDir(Path("<img src=x onerror=window.ran=1>")).records() if "sample" in record
     )
-    assert "<script>" in samples  # the model has learned to write them
+    assert "<script>" in samples  # the model has learned to generate them
     shown = opened(browser, Path("<img src=x onerror=window.ran=1>/report.html"))
     assert "window.ran=1" in shown.inner_text("body")
     explained = ["explain", MARKUP[:30], "--run", "<img src=x onerror=window.ran=1>", "--out", "page.html"]
     assert run(BY_HAND, [*explained, "--differences", "0"]) == 0
     for page in (shown, opened(browser, Path("page.html"))):
         assert page.evaluate("window.ran") is None
-        assert page.complaints == []
+        assert page.problems == []
         assert len(page.query_selector_all("script")) == 2
         assert not page.query_selector("img")

@@ -1,4 +1,4 @@
-"""What a loss is said to mean, and when a curve is warned of."""
+"""Phases of the loss, and warnings about the curve."""
 
 import math
 
@@ -25,7 +25,7 @@ FALLING = [2.5 * math.exp(-step / 300) + 1.5 + NOISE[step] for step in range(100
         (0.9, True, "learning by heart"),
     ],
 )
-def test_the_table_of_phases(loss: float, training: bool, meaning: str) -> None:
+def test_phase_of_a_loss(loss: float, training: bool, meaning: str) -> None:
     assert phase_of(loss, training).startswith(meaning)
 
 
@@ -33,30 +33,30 @@ def found(losses: list[float], evaluations: list[tuple[int, float, float]], sinc
     return "; ".join(diagnose(losses, [Evaluation(*one) for one in evaluations], since))
 
 
-def test_before_the_first_step_nothing_is_known_however_long_the_tokens_are() -> None:
+def test_before_first_step_model_knows_nothing() -> None:
     assert meaning_of(2.0, 2.0, at_start=True) == phase_of(2.0, at_start=True) == "knows nothing"
 
 
-def test_what_is_known_of_the_training_text_alone_is_said_so() -> None:
+def test_phase_of_training_loss_alone_is_marked() -> None:
     assert meaning_of(1.5, 1.6, at_start=False) == "real words"
     assert meaning_of(1.1, 1.6, at_start=False) == "real words; in training: names, phrases"
     assert meaning_of(0.8, 1.9, at_start=False).startswith("real words; in training: learning by heart")
 
 
-def test_a_healthy_run_is_left_alone() -> None:
+def test_healthy_run_has_no_warnings() -> None:
     evaluations = [(250 * i, 4.2 - 0.4 * i, 4.2 - 0.38 * i) for i in range(6)]
     for length in (0, 1, 50, 200, 1000):
         assert found(FALLING[:length], evaluations[: 1 + length // 250]) == ""
 
 
-def test_a_loss_that_does_not_fall() -> None:
+def test_loss_not_falling() -> None:
     flat = [4.17 + noise for noise in NOISE[:200]]
     assert "not falling" in found(flat, [])
-    assert "not falling" not in found(flat[:99], [])  # too early to say
+    assert "not falling" not in found(flat[:99], [])  # too early
 
 
 @pytest.mark.parametrize("at", [750, 751, 850, 960, 999])
-def test_a_spike_and_its_step(at: int) -> None:
+def test_spike_is_reported_with_its_step(at: int) -> None:
     losses = FALLING.copy()
     losses[at] = 4.0
     assert f"a spike: the loss of step {at + 1} was 4.00" in found(losses, [])
@@ -64,26 +64,26 @@ def test_a_spike_and_its_step(at: int) -> None:
     assert found(losses, []) == ""
 
 
-def test_a_spike_is_told_of_once() -> None:
+def test_spike_is_reported_once() -> None:
     losses = FALLING.copy()
     losses[749] = 4.0
     assert found(losses, [], since=250) == ""
     assert "a spike" in found(losses[:750], [], since=250)
 
 
-def test_overfitting_names_the_best_step() -> None:
+def test_overfitting_reports_best_step() -> None:
     evaluations = [(0, 4.2, 4.2), (250, 2.0, 2.1), (500, 1.5, 1.7), (750, 1.3, 1.75), (1000, 1.1, 1.85)]
     assert "overfitting: best was step 500, validation loss 1.700" in found(FALLING, evaluations)
-    assert "overfitting" not in found(FALLING, evaluations[:-1])  # once may be chance
+    assert "overfitting" not in found(FALLING, evaluations[:-1])  # one rise may be noise
     assert "overfitting" not in found(FALLING, [*evaluations, (1250, 1.0, 1.8)])  # it falls again
 
 
-def test_a_loss_that_rises_everywhere_is_not_overfitting() -> None:
+def test_rising_training_loss_is_not_overfitting() -> None:
     evaluations = [(0, 4.2, 4.2), (250, 2.0, 2.1), (500, 2.5, 2.6), (750, 3.0, 3.1)]
     assert "overfitting" not in found(FALLING, evaluations)
 
 
-def test_a_plateau() -> None:
+def test_plateau() -> None:
     evaluations = [(0, 4.2, 4.2), *((250 * i, 2.0 - 0.001 * i, 2.1 - 0.001 * i) for i in range(1, 6))]
     assert "a plateau" in found(FALLING, evaluations)
     assert "a plateau" not in found(FALLING, evaluations[:4])

@@ -1,4 +1,4 @@
-"""The page of a run: what it carries, that nothing from a run is markup in it, and that little or no data is enough."""
+"""The report page of a run: its data, escaping, and runs with little or no data."""
 
 import json
 import math
@@ -66,7 +66,7 @@ def refuse(constant: str) -> None:
 
 
 def data_of(page: Path) -> Any:
-    """What the script of the page will read."""
+    """The JSON that the script of the page reads."""
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(encoding="utf-8"))
     assert found
     return json.loads(found[1], parse_constant=refuse)
@@ -97,17 +97,17 @@ def test_losses_are_per_character_and_perplexity_per_token(tmp_path: Path) -> No
     assert data["curves"]["lr"]["mean"] == [step(1)["lr"]]
 
 
-def test_a_perplexity_beyond_all_numbers_is_none(tmp_path: Path) -> None:
+def test_overflowing_perplexity_is_null(tmp_path: Path) -> None:
     assert data_of(write_report(begin(tmp_path, [evaluation(1, 1000.0)])))["best"]["perplexity"] is None
 
 
-def test_each_diagnosis_once_with_its_first_and_last_step(tmp_path: Path) -> None:
-    records = [evaluation(i, 2.0, diagnoses=said) for i, said in enumerate([["a"], ["b", "a"], ["a"]])]
+def test_each_diagnosis_has_its_first_and_last_step(tmp_path: Path) -> None:
+    records = [evaluation(i, 2.0, diagnoses=texts) for i, texts in enumerate([["a"], ["b", "a"], ["a"]])]
     diagnoses = data_of(write_report(begin(tmp_path, records)))["diagnoses"]
     assert diagnoses == [{"text": "a", "first": 0, "last": 2}, {"text": "b", "first": 1, "last": 1}]
 
 
-def test_nothing_from_a_run_is_markup(tmp_path: Path) -> None:
+def test_run_content_is_escaped(tmp_path: Path) -> None:
     records = [evaluation(1, 2.0, HOSTILE, [HOSTILE])]
     page = write_report(begin(tmp_path, records, name=HOSTILE, recipe={HOSTILE: HOSTILE}))
     text, own = page.read_text(encoding="utf-8"), TEMPLATE.read_text(encoding="utf-8")
@@ -117,14 +117,14 @@ def test_nothing_from_a_run_is_markup(tmp_path: Path) -> None:
     assert data["config"]["name"] == data["evaluations"][0]["sample"] == data["diagnoses"][0]["text"] == HOSTILE
 
 
-def test_nothing_is_fetched(tmp_path: Path) -> None:
+def test_page_loads_nothing_external(tmp_path: Path) -> None:
     text = write_report(begin(tmp_path, [evaluation(1, 2.0)])).read_text(encoding="utf-8")
     assert "default-src 'none'" in text
     assert not re.search(r"://|\b(src|href|srcset)\s*=|@import|url\((?!#)|\bimport\b|fetch\(|XMLHttpRequest", text)
 
 
 @pytest.mark.parametrize("count", [1, 2, 999, 1000, 1001, 1999, 12345])
-def test_thinning_keeps_the_ends_and_the_extremes(count: int) -> None:
+def test_downsampling_keeps_ends_extremes_and_sum(count: int) -> None:
     values = np.random.default_rng(0).normal(size=count)
     starts = buckets(count)
     thin = downsampled(values, starts)
@@ -138,14 +138,14 @@ def test_thinning_keeps_the_ends_and_the_extremes(count: int) -> None:
     assert (thin["mean"] * sizes).sum() == pytest.approx(values.sum())
 
 
-def test_smoothing_keeps_a_line_and_tames_noise() -> None:
+def test_smoothing_keeps_lines_and_reduces_noise() -> None:
     line = np.linspace(4.0, 2.0, 500)
     noise = np.random.default_rng(0).normal(size=500)
     np.testing.assert_allclose(downsampled(line, buckets(500))["smooth"][:-5], line[:-5])
     assert downsampled(noise, buckets(500))["smooth"].std() < 0.5 * noise.std()
 
 
-def test_what_is_no_number_is_a_gap(tmp_path: Path) -> None:
+def test_nonfinite_values_are_gaps(tmp_path: Path) -> None:
     records = [step(1, 3.0), step(2, math.nan), step(3, math.inf), step(4, 1.0), evaluation(4, math.nan)]
     data = data_of(write_report(begin(tmp_path, records)))
     for name in ("mean", "low", "high"):
@@ -154,33 +154,33 @@ def test_what_is_no_number_is_a_gap(tmp_path: Path) -> None:
     assert data["evaluations"][0]["validation"] is data["evaluations"][0]["meaning"] is data["best"] is None
 
 
-def test_a_bucket_leaves_out_what_is_no_number() -> None:
+def test_buckets_ignore_nan() -> None:
     thin = downsampled(np.array([1.0, math.nan, 3.0, math.nan, math.nan]), np.array([0, 3]))
     assert [thin[name][0] for name in ("mean", "low", "high")] == [2.0, 1.0, 3.0]
     assert all(np.isnan(values[1]) for values in thin.values())
 
 
-def test_a_run_that_has_written_no_metrics(tmp_path: Path) -> None:
+def test_run_without_metrics(tmp_path: Path) -> None:
     (begin(tmp_path, []) / "metrics.jsonl").unlink()
     data = data_of(write_report(tmp_path))
     assert (data["curves"], data["evaluations"], data["best"]) == ({}, [], None)
 
 
-def test_a_last_line_that_is_cut_off(tmp_path: Path) -> None:
+def test_truncated_last_line_is_ignored(tmp_path: Path) -> None:
     metrics = begin(tmp_path, [step(1), step(2), evaluation(2, 2.0)]) / "metrics.jsonl"
     metrics.write_text(metrics.read_text(encoding="utf-8")[:-20], encoding="utf-8")
     data = data_of(write_report(tmp_path))
     assert (data["curves"]["last"], data["evaluations"]) == ([1, 2], [])
 
 
-def test_the_page_is_replaced_at_once(tmp_path: Path) -> None:
+def test_page_is_replaced_atomically(tmp_path: Path) -> None:
     old = write_report(begin(tmp_path, [])).stat().st_ino
     assert write_report(tmp_path).stat().st_ino != old
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "loss.svg", "metrics.jsonl", "report.html"}
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium")
-def test_the_script_fills_the_page_in_and_runs_nothing_else(tmp_path: Path) -> None:
+def test_script_fills_in_the_page_and_runs_nothing_else(tmp_path: Path) -> None:
     records = [evaluation(0, 4.2), *map(step, range(1, 50)), evaluation(49, 1.5, HOSTILE, [HOSTILE])]
     page = write_report(begin(tmp_path, records, name=HOSTILE))
     profile = tmp_path / "profile"
@@ -189,13 +189,13 @@ def test_the_script_fills_the_page_in_and_runs_nothing_else(tmp_path: Path) -> N
     shown = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=True).stdout
     assert '<dd>1.5000</dd><dd class="quiet">at step 49, the latest</dd>' in shown
     assert "<dd>24,680</dd>" in shown
-    assert shown.count('<circle class="point') == 1 + 2  # the legend's, and one for each evaluation
-    assert "Written" in shown  # the last that the script does
+    assert shown.count('<circle class="point') == 1 + 2  # the legend's, and one per evaluation
+    assert "Written" in shown  # the last thing that the script does
     assert "<img" not in shown
     assert shown.count("<script") == 2
 
 
-# ---- the picture ------------------------------------------------------------------------------------------------
+# ---- the plot ---------------------------------------------------------------------------------------------------
 
 
 def drawn(folder: Path) -> Any:
@@ -203,7 +203,7 @@ def drawn(folder: Path) -> Any:
     return ElementTree.parse(folder / "loss.svg").getroot()
 
 
-def test_the_picture_puts_each_evaluation_where_its_step_and_loss_are(tmp_path: Path) -> None:
+def test_plot_positions_of_evaluations(tmp_path: Path) -> None:
     losses = {0: 4.2, 10: 3.2, 100: 2.2}
     root = drawn(begin(tmp_path, [evaluation(number, loss) for number, loss in losses.items()]))
     places = [(float(c.get("cx")), float(c.get("cy"))) for c in root.iter(f"{SVG}circle")]
@@ -217,7 +217,7 @@ def test_the_picture_puts_each_evaluation_where_its_step_and_loss_are(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "kept",
+    "recorded",
     [
         [],
         [step(1)],
@@ -228,8 +228,8 @@ def test_the_picture_puts_each_evaluation_where_its_step_and_loss_are(tmp_path: 
     ],
     ids=["nothing", "a step", "an evaluation", "NaN", "infinite", "huge"],
 )
-def test_a_picture_of_little_is_a_picture(tmp_path: Path, kept: list[Record]) -> None:
-    root = drawn(begin(tmp_path, kept, name=HOSTILE))
+def test_plot_of_little_or_invalid_data(tmp_path: Path, recorded: list[Record]) -> None:
+    root = drawn(begin(tmp_path, recorded, name=HOSTILE))
     assert root.find(f"{SVG}title").text.startswith(HOSTILE[:20])
     assert not list(root.iter(f"{SVG}script"))
     for element in root.iter():

@@ -1,4 +1,4 @@
-"""Several seeds in one command: each a run of its own, and what they come to together."""
+"""Several seeds in one command: each is a separate run, and a summary gives their mean."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def summary(folder: str) -> Any:
     return json.loads((Path(folder) / "seeds.json").read_text(encoding="utf-8"))
 
 
-def test_each_seed_is_a_run_like_any_other_and_the_mean_is_theirs(
+def test_each_seed_is_an_ordinary_run_and_summary_is_their_mean(
     train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train_seeds("--seed", "5", "--out", "all") == 0
@@ -37,19 +37,19 @@ def test_each_seed_is_a_run_like_any_other_and_the_mean_is_theirs(
         validation = [record["val_loss"] for record in records(f"alone-{seed}", "evaluation")]
         losses.append(validation[-1])
         best.append(min(validation))
-    kept = summary("all")
-    assert [one["seed"] for one in kept["runs"]] == [5, 6, 7]
-    assert [one["val_loss"] for one in kept["runs"]] == losses
-    assert kept["mean"]["val_loss"] == {"mean": statistics.fmean(losses), "deviation": statistics.stdev(losses)}
-    assert kept["mean"]["best_val_loss"]["mean"] == statistics.fmean(best)
+    result = summary("all")
+    assert [one["seed"] for one in result["runs"]] == [5, 6, 7]
+    assert [one["val_loss"] for one in result["runs"]] == losses
+    assert result["mean"]["val_loss"] == {"mean": statistics.fmean(losses), "deviation": statistics.stdev(losses)}
+    assert result["mean"]["best_val_loss"]["mean"] == statistics.fmean(best)
     assert len({round(loss, 3) for loss in losses}) == 3
     for number in (*losses, statistics.fmean(losses), statistics.stdev(losses)):
         assert f" {number:.4f} " in table
-    assert kept["engine"].startswith("NumPy")
-    assert all(0 < one["seconds_in_steps"] < one["seconds"] for one in kept["runs"])
+    assert result["engine"].startswith("NumPy")
+    assert all(0 < one["seconds_in_steps"] < one["seconds"] for one in result["runs"])
 
 
-def test_interrupted_in_the_second_it_goes_on_there(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_seed_is_resumed(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     assert train_seeds("--out", "whole") == 0
     step = Engine.train_step
 
@@ -66,15 +66,19 @@ def test_interrupted_in_the_second_it_goes_on_there(train: Train, monkeypatch: p
     assert train_seeds("--out", "broken", "--resume", "--preset", "laptop") == 0
     for seed in (1337, 1338, 1339):
         assert_same_run(f"whole/seed-{seed}", f"broken/seed-{seed}")
-    kept = summary("broken")
-    assert kept["mean"]["val_loss"] == summary("whole")["mean"]["val_loss"]
-    assert [one["seconds"] is None for one in kept["runs"]] == [False, True, False]  # two sittings have no one time
-    assert kept["mean"]["seconds"]["mean"] is None
+    result = summary("broken")
+    assert result["mean"]["val_loss"] == summary("whole")["mean"]["val_loss"]
+    assert [one["seconds"] is None for one in result["runs"]] == [
+        False,
+        True,
+        False,
+    ]  # an interrupted run has no single duration
+    assert result["mean"]["seconds"]["mean"] is None
     assert train_seeds("--out", "broken", "--resume", "--steps", "25") == 0  # more than they have done
     assert [one["step"] for one in summary("broken")["runs"]] == [25, 25, 25]
 
 
-def test_the_newest_run_is_found_among_them(train: Train) -> None:
+def test_latest_finds_newest_seed(train: Train) -> None:
     assert train_seeds() == 0
     assert find_run_dir("latest").folder.name == "seed-1339"
 
@@ -87,7 +91,7 @@ def test_the_newest_run_is_found_among_them(train: Train) -> None:
         (["--seeds", "x"], "--seeds: invalid int value: 'x'"),
     ],
 )
-def test_a_wrong_number_of_seeds_is_one_line(
+def test_invalid_seeds_are_a_one_line_error(
     flags: list[str], line: str, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(CLI, ["train", *flags]) == 2
@@ -96,7 +100,7 @@ def test_a_wrong_number_of_seeds_is_one_line(
     assert error.count("\n") == 1
 
 
-def test_one_run_and_several_are_told_apart(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_of_one_run_and_of_seeds_are_distinguished(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     train("one")
     assert train_seeds("--out", "one") == 2
     assert "one holds a run; give another folder" in capsys.readouterr().err
@@ -105,7 +109,7 @@ def test_one_run_and_several_are_told_apart(train: Train, capsys: pytest.Capture
     assert f"two holds 2 runs; name one of them, such as {Path('two/seed-1337')}" in capsys.readouterr().err
 
 
-def test_seeds_do_not_go_over_one_that_is_there(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_seed_is_not_overwritten(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     train("all/seed-1337")
     before = records("all/seed-1337", "step")
     assert train_seeds("--out", "all") == 2

@@ -1,4 +1,4 @@
-"""What happens to laptops and clusters, done for real: kills, signals, full disks, folders that go, two at once."""
+"""Real failures: kills, signals, full disks, removed folders, two trainers at once."""
 
 import errno
 import os
@@ -27,26 +27,26 @@ from gpt_numpy.workshop.train.evaluate import EvalProgress
 from gpt_torch.cli import CLI as IN_TORCH
 from tests.support import ROOT
 from tests.support.runs import TINY, Train, assert_same_run, latest, records
-from tests.workshop.killing import TrainerProcess, killed
+from tests.workshop.killing import TrainerProcess, kill_repeatedly
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the harm is done as it is on Unix")
 
 
-# ---- killed -----------------------------------------------------------------------------------------------------
+# ---- kills ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow("trainers killed at random moments")
 @pytest.mark.alone
 @pytest.mark.parametrize("engine", ["numpy", "torch"])
-def test_killed_again_and_again_a_run_is_the_unbroken_run(engine: str, tmp_path: Path) -> None:
-    """The short form of `python -m tests.workshop.killing`."""
+def test_repeatedly_killed_run_equals_uninterrupted_run(engine: str, tmp_path: Path) -> None:
+    """A short version of `python -m tests.workshop.killing`."""
     trainer = TrainerProcess(engine, tmp_path)
-    found, _ = killed(trainer, kills=5, steps=150, longest=0.5, seed=0)
+    kills, _ = kill_repeatedly(trainer, kills=5, steps=150, longest=0.5, seed=0)
     trainer.end()
-    assert found.total() == 5
+    assert kills.total() == 5
 
 
-# ---- asked to end -----------------------------------------------------------------------------------------------
+# ---- signals ----------------------------------------------------------------------------------------------------
 
 LONG_STEPS = """
 import sys, threading
@@ -60,28 +60,28 @@ def endless(self, *batch):
 Engine.train_step = endless
 sys.exit(cli.main())
 """
-AS_IT_IS = "import sys; from gpt_numpy import cli; sys.exit(cli.main())"
+UNCHANGED = "import sys; from gpt_numpy import cli; sys.exit(cli.main())"
 
 
 def started(
-    folder: Path, code: str, *arguments: str, first: Callable[[], object] = lambda: None, **how: Any
+    folder: Path, code: str, *arguments: str, setup: Callable[[], object] = lambda: None, **settings: Any
 ) -> subprocess.Popen[str]:
-    """`first` is done in the new process."""
+    """`setup` runs in the new process."""
 
     def prepare() -> None:
         for number in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)  # whoever started the tests may have had them ignored
-        first()
+            signal.signal(number, signal.SIG_DFL)  # the process that started the tests may have ignored them
+        setup()
 
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments], cwd=folder, env=environment, text=True, encoding="utf-8",
-        preexec_fn=prepare, **how,
+        preexec_fn=prepare, **settings,
     )  # fmt: skip
 
 
-def says(process: subprocess.Popen[str], beginning: str) -> None:
-    """Wait until it says so."""
+def wait_for_line(process: subprocess.Popen[str], beginning: str) -> None:
+    """Wait until the process prints a line that begins like this."""
     assert process.stdout is not None
     assert any(line.startswith(beginning) for line in process.stdout), beginning
 
@@ -89,12 +89,12 @@ def says(process: subprocess.Popen[str], beginning: str) -> None:
 @pytest.mark.slow("trainers as processes of their own")
 @pytest.mark.alone
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
-def test_a_second_signal_does_not_wait_for_a_step_that_takes_long(
+def test_second_signal_ends_without_waiting_for_the_step(
     number: signal.Signals, status: int, train: Train, tmp_path: Path
 ) -> None:
     arguments = ["train", "--out", "a", "--data", "play.txt", *TINY]
     process = started(tmp_path, LONG_STEPS, *arguments, stdout=subprocess.PIPE)
-    says(process, "in a step")
+    wait_for_line(process, "in a step")
     process.send_signal(number)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=1)  # it waits for the step
@@ -105,14 +105,14 @@ def test_a_second_signal_does_not_wait_for_a_step_that_takes_long(
 
 
 @pytest.mark.alone
-def test_a_terminal_that_is_closed_saves_and_ends_the_run(train: Train, tmp_path: Path) -> None:
+def test_closing_the_terminal_saves_and_ends_the_run(train: Train, tmp_path: Path) -> None:
     import pty
 
     leader, follower = pty.openpty()
     arguments = ["train", "--out", "a", "--data", "play.txt", *TINY, "--steps", "1000000"]
     process = started(
-        tmp_path, AS_IT_IS, *arguments, stdin=follower, stdout=follower, stderr=follower,
-        first=lambda: os.login_tty(0),
+        tmp_path, UNCHANGED, *arguments, stdin=follower, stdout=follower, stderr=follower,
+        setup=lambda: os.login_tty(0),
     )  # fmt: skip
     os.close(follower)
     shown = b""
@@ -122,31 +122,31 @@ def test_a_terminal_that_is_closed_saves_and_ends_the_run(train: Train, tmp_path
     try:
         assert process.wait(timeout=60) == 128 + signal.SIGHUP
     finally:
-        process.kill()  # it would go on for a million steps
+        process.kill()  # or it would train for a million steps
     assert latest(tmp_path / "a") >= 10
     assert records(tmp_path / "a", "end")[-1]["reason"] == "it was stopped"
 
 
 @pytest.mark.slow("trainers as processes of their own")
 @pytest.mark.alone
-def test_under_nohup_a_terminal_that_is_closed_does_not_matter(train: Train, tmp_path: Path) -> None:
+def test_closing_the_terminal_is_ignored_under_nohup(train: Train, tmp_path: Path) -> None:
     process = started(
-        tmp_path, AS_IT_IS, "train", "--out", "a", "--data", "play.txt", *TINY, stdout=subprocess.PIPE,
-        first=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+        tmp_path, UNCHANGED, "train", "--out", "a", "--data", "play.txt", *TINY, stdout=subprocess.PIPE,
+        setup=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
     )  # fmt: skip
-    says(process, "step     0")
+    wait_for_line(process, "step     0")
     process.send_signal(signal.SIGHUP)
     process.communicate(timeout=60)
     assert process.returncode == 0
     assert latest(tmp_path / "a") == 20
 
 
-# ---- a disk that is full, or read-only --------------------------------------------------------------------------
+# ---- full and read-only disks -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own, of 400 kB."""
+    """A separate file system of 400 kB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if (
@@ -166,16 +166,16 @@ def fill(disk: Path) -> None:
 
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Lets something happen before a step."""
-    happens: dict[int, Callable[[], object]] = {}
+    """Runs a function before a given step."""
+    actions: dict[int, Callable[[], object]] = {}
     step = Engine.train_step
 
     def disturbed(self: Engine, batch: Batch, number: int) -> StepResult:
-        happens.pop(number, lambda: None)()
+        actions.pop(number, lambda: None)()
         return step(self, batch, number)
 
     monkeypatch.setattr(Engine, "train_step", disturbed)
-    return happens.__setitem__
+    return actions.__setitem__
 
 
 def files_of(folder: Path) -> dict[Path, bytes]:
@@ -183,19 +183,19 @@ def files_of(folder: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.alone
-def test_on_a_full_disk_training_goes_on_and_saves_again_when_there_is_room(
+def test_training_continues_on_a_full_disk_and_saves_once_space_is_free(
     small_disk: Path, train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--steps", "60", "--checkpoint-every", "4"]
-    train("whole", *flags)
-    kept = []
+    train("uninterrupted", *flags)
+    snapshots = []
 
     def full() -> None:
-        kept.append(files_of(small_disk / "a" / "checkpoints"))
+        snapshots.append(files_of(small_disk / "a" / "checkpoints"))
         fill(small_disk)
 
     def room() -> None:
-        kept.append(files_of(small_disk / "a" / "checkpoints"))
+        snapshots.append(files_of(small_disk / "a" / "checkpoints"))
         (small_disk / "ballast").unlink()
 
     at_step(6, full)
@@ -204,19 +204,21 @@ def test_on_a_full_disk_training_goes_on_and_saves_again_when_there_is_room(
     assert train(str(small_disk / "a"), *flags) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert kept[0] == kept[1]  # the last good ones are as they were
+    assert snapshots[0] == snapshots[1]  # the last good checkpoints are unchanged
     for name in ("metrics.jsonl", "checkpoints/latest", "checkpoints/best", "report.html"):
-        said = rf"{small_disk}/a/{name} cannot be written: No space left on device; the newest checkpoint is of step 4"
-        assert out.count(said) == 1, name
-    assert_same_run("whole", small_disk / "a")
+        warning = (
+            rf"{small_disk}/a/{name} cannot be written: No space left on device; the newest checkpoint is of step 4"
+        )
+        assert out.count(warning) == 1, name
+    assert_same_run("uninterrupted", small_disk / "a")
 
 
 @pytest.mark.alone
-def test_a_run_that_ends_on_a_full_disk_is_saved_elsewhere(
+def test_run_ending_on_a_full_disk_is_saved_in_temporary_folder(
     small_disk: Path, train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
-    train("whole")
+    train("uninterrupted")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     at_step(12, lambda: fill(small_disk))
     capsys.readouterr()
@@ -229,12 +231,12 @@ def test_a_run_that_ends_on_a_full_disk_is_saved_elsewhere(
     )
     assert latest(small_disk / "a") == 10
     assert train(str(other), "--resume", "--steps", "30") == 0
-    assert train("whole", "--resume", "--steps", "30") == 0
-    assert records(other, "step") == records("whole", "step")[20:]
+    assert train("uninterrupted", "--resume", "--steps", "30") == 0
+    assert records(other, "step") == records("uninterrupted", "step")[20:]
 
 
 @pytest.mark.alone
-def test_where_nothing_can_be_written_that_is_said(
+def test_lost_step_is_reported_if_temporary_folder_is_full_too(
     small_disk: Path, train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -248,9 +250,7 @@ def test_where_nothing_can_be_written_that_is_said(
 
 
 @pytest.mark.alone
-def test_a_run_does_not_begin_where_it_could_not_be_saved(
-    small_disk: Path, train: Train, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_does_not_start_on_a_full_disk(small_disk: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     fill(small_disk)
     assert train(str(small_disk / "a")) == 1
     err = capsys.readouterr().err
@@ -259,7 +259,7 @@ def test_a_run_does_not_begin_where_it_could_not_be_saved(
 
 
 @pytest.mark.alone
-def test_without_a_folder_for_temporary_files_too(
+def test_lost_step_is_reported_if_temporary_folder_is_missing(
     small_disk: Path, train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -273,9 +273,7 @@ def test_without_a_folder_for_temporary_files_too(
     assert err.endswith("(No such file or directory) can be written; the newest checkpoint is of step 10\n")
 
 
-def test_a_best_checkpoint_that_could_not_be_written_is_tried_again(
-    train: Train, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_save_of_best_checkpoint_is_retried(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([5.0, 4.0, 6.0, 6.0, 6.0])
     monkeypatch.setattr(trainer, "evaluate", lambda *_: iter([EvalProgress(1.0, next(losses))]))
     save, failed = RunDir.save_best, list[Checkpoint]()
@@ -295,7 +293,7 @@ def test_a_best_checkpoint_that_could_not_be_written_is_tried_again(
 
 
 @pytest.mark.alone
-def test_an_export_that_does_not_fit_leaves_nothing_behind(
+def test_failed_export_leaves_nothing_behind(
     small_disk: Path, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train("a")
@@ -312,7 +310,7 @@ def test_an_export_that_does_not_fit_leaves_nothing_behind(
 
 @pytest.fixture
 def forbid(tmp_path: Path) -> Iterator[Callable[[bool], None]]:
-    """Takes from this process the right to write; root has all rights, and becomes nobody."""
+    """Takes write permission from this process: root becomes the user nobody for a while."""
     if os.geteuid() != 0:
         pytest.skip("only root can become nobody and come back")
     for folder in (tmp_path, *tmp_path.parents[:2]):
@@ -321,22 +319,22 @@ def forbid(tmp_path: Path) -> Iterator[Callable[[bool], None]]:
     os.seteuid(0)
 
 
-def test_a_folder_that_becomes_read_only_is_said_once_and_training_goes_on(
+def test_training_continues_in_read_only_folder_with_one_warning(
     train: Train, at_step: Callable[..., None], forbid: Callable[[bool], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train("whole")
+    train("uninterrupted")
     at_step(7, lambda: forbid(True))
     at_step(13, lambda: forbid(False))
     capsys.readouterr()
     assert train("a") == 0
     out = capsys.readouterr().out
-    said = "a/checkpoints/latest cannot be written: Permission denied; the newest checkpoint is of step 0"
-    assert out.count(said) == 1
+    warning = "a/checkpoints/latest cannot be written: Permission denied; the newest checkpoint is of step 0"
+    assert out.count(warning) == 1
     assert "removed" not in out
-    assert_same_run("whole", "a")
+    assert_same_run("uninterrupted", "a")
 
 
-def test_a_read_only_folder_is_one_line(
+def test_read_only_folder_is_a_one_line_error(
     train: Train, forbid: Callable[[bool], None], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     train("a")
@@ -349,10 +347,10 @@ def test_a_read_only_folder_is_one_line(
         assert "Permission denied" in err
 
 
-# ---- a folder that goes -----------------------------------------------------------------------------------------
+# ---- removed folders --------------------------------------------------------------------------------------------
 
 
-def test_a_run_whose_folder_is_removed_ends_in_one_line(
+def test_removed_run_folder_is_a_one_line_error(
     train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     at_step(6, lambda: shutil.rmtree("a"))
@@ -363,7 +361,7 @@ def test_a_run_whose_folder_is_removed_ends_in_one_line(
     assert err.count("\n") == 1
 
 
-def test_a_folder_that_now_belongs_to_another_run_is_left_alone(
+def test_folder_taken_over_by_another_run_is_left_alone(
     train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = RunDir(Path("a"))
@@ -379,24 +377,24 @@ def test_a_folder_that_now_belongs_to_another_run_is_left_alone(
     assert "a was removed while it was trained" in capsys.readouterr().err
 
 
-def test_what_a_run_is_may_be_written_over_while_it_trains(train: Train, at_step: Callable[..., None]) -> None:
+def test_overwritten_config_does_not_affect_a_running_training(train: Train, at_step: Callable[..., None]) -> None:
     at_step(7, lambda: Path("a/config.json").write_text("[]", encoding="utf-8"))
     assert train("a") == 0
     assert "all steps are done" in Path("a/report.html").read_text(encoding="utf-8")
 
 
-# ---- two at once ------------------------------------------------------------------------------------------------
+# ---- two trainers -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow("trainers as processes of their own")
 @pytest.mark.alone
-def test_a_second_trainer_is_refused_until_the_first_is_dead(
+def test_second_trainer_is_refused_while_first_is_running(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["train", "--out", "a", "--data", "play.txt", *TINY, "--steps", "1000000"]
-    process = started(tmp_path, AS_IT_IS, *arguments, stdout=subprocess.PIPE)
+    process = started(tmp_path, UNCHANGED, *arguments, stdout=subprocess.PIPE)
     try:
-        says(process, "step     5")
+        wait_for_line(process, "step     5")
         for flags in (("--resume",), ()):
             capsys.readouterr()
             assert train("a", *flags) == 2
@@ -404,7 +402,7 @@ def test_a_second_trainer_is_refused_until_the_first_is_dead(
             by = rf"gpt-numpy: a is being trained, by process {process.pid} on "
             assert err.startswith(by)
             assert err.count("\n") == 1
-        assert run(CLI, ["generate", "--run", "a", "--length", "5"]) == 0  # to read is another matter
+        assert run(CLI, ["generate", "--run", "a", "--length", "5"]) == 0  # reading is allowed
     finally:
         process.kill()
         process.communicate()
@@ -412,18 +410,18 @@ def test_a_second_trainer_is_refused_until_the_first_is_dead(
     assert train("a", "--resume", "--steps", str(latest("a") + 1)) == 0
 
 
-def test_a_run_that_ended_before_it_saved_anything_is_begun_again(
+def test_run_killed_before_first_checkpoint_can_be_restarted(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def killed_here(*_: Any) -> None:
-        raise SystemExit  # with what it has written so far
+        raise SystemExit  # leaving what was written so far
 
     with monkeypatch.context() as patch:
         patch.setattr(RunDir, "save_latest", killed_here)
         with pytest.raises(SystemExit):
             train("a")
     assert {path.name for path in Path("a").iterdir()} == {LOCK, "config.json", "metrics.jsonl"}
-    (Path("a") / ".config.json.new").write_text("{", encoding="utf-8")  # it may end in the middle of anything
+    (Path("a") / ".config.json.new").write_text("{", encoding="utf-8")  # a write may be cut off anywhere
     assert train("a", "--resume") == 2
     assert "a holds no checkpoint; a run saves one before its first step: begin it again by train --out a" in (
         capsys.readouterr().err
@@ -432,7 +430,7 @@ def test_a_run_that_ended_before_it_saved_anything_is_begun_again(
     assert len(records("a", "step")) == 20
 
 
-def test_a_wrong_use_loses_nothing_of_a_folder(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refused_command_changes_no_files(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     for name in (LOCK, "metrics.jsonl", "config.json"):
         (Path("began") / name).parent.mkdir(exist_ok=True)
         (Path("began") / name).write_text("{}", encoding="utf-8")
@@ -442,11 +440,11 @@ def test_a_wrong_use_loses_nothing_of_a_folder(train: Train, capsys: pytest.Capt
     assert train("began", "--data", "missing.txt") == 2
     assert train("project") == 2
     assert "project is not empty; give another folder" in capsys.readouterr().err
-    (Path("began") / LOCK).write_text("{}", encoding="utf-8")  # who held it last
+    (Path("began") / LOCK).write_text("{}", encoding="utf-8")  # which records the last holder
     assert files_of(Path(".")) == before
 
 
-def test_a_run_that_came_between_looking_and_locking_is_not_written_over(
+def test_run_created_before_lock_is_taken_is_not_overwritten(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lock = RunDir.lock
@@ -462,7 +460,7 @@ def test_a_run_that_came_between_looking_and_locking_is_not_written_over(
     assert len(records("a", "step")) == 20
 
 
-def test_where_files_cannot_be_locked_a_run_goes_on_without(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_works_without_file_locks(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: Any) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 

@@ -18,15 +18,15 @@ PLAY = write_play(200_000)
 
 # ---- exact probabilities ----------------------------------------------------------------------------------------
 
-ANIMAL, MANY, DOES = Choice({"cat": 2, "cow": 1, "dog": 3}), Choice({"s ": 1, " ": 2}), Choice({"ran.": 1, "sat.": 4})
+ANIMAL, ENDING, DOES = Choice({"cat": 2, "cow": 1, "dog": 3}), Choice({"s ": 1, " ": 2}), Choice({"ran.": 1, "sat.": 4})
 
 
 def toy() -> Generator[Choice, str, None]:
-    """Small enough to write down all that it can write."""
+    """A grammar small enough to enumerate all its texts."""
     while True:
         animal = yield ANIMAL
         if animal != "cow":
-            yield MANY
+            yield ENDING
         else:
             yield Choice({" ": 1})
         yield DOES
@@ -40,7 +40,7 @@ def all_texts(characters: int) -> dict[str, float]:
         table = next(grammar)
         for choice in choices:
             if choice >= len(table.strings):
-                chance = 0.0  # counted under its other names already
+                chance = 0.0  # out of range: no such choice
                 break
             chance *= float(np.diff([0.0, *table.cumulative, 1.0])[choice])
             text += table.strings[choice]
@@ -50,7 +50,7 @@ def all_texts(characters: int) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("characters", [1, 2, 3, 4, 5, 9])
-def test_surprisals_are_those_of_a_count_of_all_texts(characters: int) -> None:
+def test_surprisals_match_enumeration_of_all_texts(characters: int) -> None:
     texts = all_texts(characters)
     assert sum(texts.values()) == pytest.approx(1)
     for text, chance in texts.items():
@@ -59,14 +59,14 @@ def test_surprisals_are_those_of_a_count_of_all_texts(characters: int) -> None:
         assert math.exp(-surprisal.sum()) == pytest.approx(chance)
 
 
-def test_what_is_written_is_as_frequent_as_it_is_likely() -> None:
+def test_sampled_frequencies_match_probabilities() -> None:
     texts = all_texts(3)
     counts = Counter(play_of(toy(), Sampler(seed), 3).text for seed in range(3000))
     for text, chance in texts.items():
         assert counts[text] / 3000 == pytest.approx(chance, abs=4 * math.sqrt(chance / 3000))
 
 
-def test_strings_that_cannot_be_told_apart_are_refused() -> None:
+def test_ambiguous_strings_are_refused() -> None:
     with pytest.raises(ValueError, match="'king' and 'kings' cannot be in one choice"):
         Choice({"kings": 1, "queen": 1, "king": 1})
 
@@ -75,27 +75,27 @@ def test_strings_that_cannot_be_told_apart_are_refused() -> None:
 
 
 @pytest.mark.parametrize("characters", [0, 1, 10, 1000])
-def test_a_play_is_as_long_as_asked(characters: int) -> None:
+def test_length_of_a_play(characters: int) -> None:
     play = write_play(characters)
     assert len(play.text) == len(play.surprisal) == characters
     assert play.text == PLAY.text[:characters]
 
 
-def test_seeds_are_plays() -> None:
+def test_play_depends_on_the_seed() -> None:
     assert write_play(1000, seed=5).text == write_play(1000, seed=5).text != write_play(1000, seed=6).text
 
 
-def test_it_has_the_65_characters() -> None:
+def test_play_has_the_65_characters() -> None:
     assert "".join(sorted(set(PLAY.text))) == CHARACTERS
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_read_back_a_play_is_as_likely_as_when_it_was_written(seed: int) -> None:
+def test_parsed_surprisals_match_sampled_surprisals(seed: int) -> None:
     play = write_play(20_000, seed)
     np.testing.assert_allclose(surprisal_of(play.text), play.surprisal, rtol=1e-12)
 
 
-def test_what_it_cannot_have_written_is_refused() -> None:
+def test_text_outside_the_grammar_is_refused() -> None:
     for at in (0, 700, 19_000):
         text = PLAY.text[:at] + "#" + PLAY.text[at + 1 : 20_000]
         with pytest.raises(ValueError, match=r"the grammar cannot produce .* at character") as raised:
@@ -104,7 +104,7 @@ def test_what_it_cannot_have_written_is_refused() -> None:
         assert at - 20 <= stopped <= at  # where the choice with the wrong character begins
 
 
-def test_the_play_stays_the_same_for_all_time() -> None:
+def test_default_play_is_unchanged() -> None:
     """Runs on it are resumed only with the very same text."""
     play = write_play()
     assert len(play.text) == 1_115_394
@@ -112,7 +112,7 @@ def test_the_play_stays_the_same_for_all_time() -> None:
     assert play.surprisal.mean() == pytest.approx(0.5832968480603018, rel=1e-9)
 
 
-def test_the_floor_is_the_same_for_every_play_and_far_below_what_pairs_of_characters_tell() -> None:
+def test_entropy_is_the_same_for_every_play_and_far_below_bigram_entropy() -> None:
     other = write_play(200_000, seed=1)
     error = math.hypot(*(play.surprisal.std() / math.sqrt(len(play.text)) for play in (PLAY, other)))
     assert abs(PLAY.surprisal.mean() - other.surprisal.mean()) < 5 * error
@@ -121,7 +121,7 @@ def test_the_floor_is_the_same_for_every_play_and_far_below_what_pairs_of_charac
     assert 0.4 < PLAY.surprisal.mean() < 0.5 * by_pairs
 
 
-def test_verbs_go_with_their_subjects() -> None:
+def test_verbs_agree_with_their_subjects() -> None:
     lines = PLAY.text.splitlines()
     assert sum(line.startswith("Thou art ") for line in lines) > 50
     wrong = re.compile(
@@ -130,7 +130,7 @@ def test_verbs_go_with_their_subjects() -> None:
     assert not wrong.search(PLAY.text)
 
 
-def test_whoever_is_called_tends_to_answer() -> None:
+def test_addressed_speaker_tends_to_answer() -> None:
     speeches = re.findall(r"^([A-Z ]+):\n(.*?)\n\n", PLAY.text, re.MULTILINE | re.DOTALL)
     answers = [
         (re.findall(r"(?:, )(\w+)[.!;?:-]+\n?$", speech), following[0])

@@ -1,4 +1,4 @@
-"""A run from its first step to its last: what is kept, going on as if nothing had happened, and when it ends."""
+"""A run from its first step to its last: its files, exact resumption, and how it ends."""
 
 import os
 import re
@@ -33,21 +33,21 @@ from gpt_torch.cli import CLI as IN_TORCH
 from tests.support.engines import batch_of
 from tests.support.runs import BEST_FILES, FILES, MODEL, PLAY, Train, assert_same_run, latest, records
 
-# ---- what a run keeps -------------------------------------------------------------------------------------------
+# ---- files and records ------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_a_folder(train: Train) -> None:
+def test_run_folder_contains_expected_files(train: Train) -> None:
     assert train("a") == 0
     files = sorted(path.relative_to("a").as_posix() for path in Path("a").rglob("*") if path.is_file())
-    kept = [f"checkpoints/best/{name}" for name in sorted(BEST_FILES)]
-    kept += [f"checkpoints/latest/{name}" for name in sorted(FILES)]
-    assert files == [".minitensor.lock", *kept, "config.json", "loss.svg", "metrics.jsonl", "report.html"]
+    checkpoints = [f"checkpoints/best/{name}" for name in sorted(BEST_FILES)]
+    checkpoints += [f"checkpoints/latest/{name}" for name in sorted(FILES)]
+    assert files == [".minitensor.lock", *checkpoints, "config.json", "loss.svg", "metrics.jsonl", "report.html"]
     assert [record["step"] for record in records("a", "step")] == list(range(1, 21))
     assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 15, 20]
 
 
-def test_the_best_checkpoint_is_that_of_the_lowest_validation_loss(train: Train) -> None:
-    train("a", "--lr", "5", "--grad-clip", "0")  # so fast that not every evaluation is better
+def test_best_checkpoint_has_lowest_validation_loss(train: Train) -> None:
+    train("a", "--lr", "5", "--grad-clip", "0")  # so high that not every evaluation improves
     evaluations = records("a", "evaluation")
     best = min(evaluations, key=lambda record: float(record["val_loss"]))
     assert best["step"] < 20
@@ -60,7 +60,7 @@ def test_the_best_checkpoint_is_that_of_the_lowest_validation_loss(train: Train)
     assert RunDir(Path("a")).checkpoint("latest").state.step == 20
 
 
-def test_the_validation_loss_is_that_of_the_saved_weights_over_every_window(train: Train) -> None:
+def test_validation_loss_is_mean_over_every_window(train: Train) -> None:
     train("a")
     saved = RunDir(Path("a")).checkpoint("latest")
     engine = Engine(saved.state.config, saved.state.recipe, threads=1)
@@ -78,7 +78,7 @@ def test_the_validation_loss_is_that_of_the_saved_weights_over_every_window(trai
     assert last.done == 1.0
 
 
-def test_equal_runs_are_equal_and_another_seed_is_another_run(train: Train) -> None:
+def test_runs_depend_on_the_seed_only(train: Train) -> None:
     train("a", "--dropout", "0.1")
     train("b", "--dropout", "0.1")
     train("c", "--dropout", "0.1", "--seed", "7")
@@ -86,77 +86,77 @@ def test_equal_runs_are_equal_and_another_seed_is_another_run(train: Train) -> N
     assert records("a", "step") != records("c", "step")
 
 
-def test_micro_batches_make_the_same_run_but_for_rounding(train: Train) -> None:
+def test_micro_batches_change_losses_only_by_rounding(train: Train) -> None:
     train("a")
     train("b", "--micro-batch", "1")
     losses = [[record["loss"] for record in records(folder, "step")] for folder in "ab"]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
-# ---- going on ---------------------------------------------------------------------------------------------------
+# ---- resume -----------------------------------------------------------------------------------------------------
 
 
 class Killed(BaseException):
-    """Ends a run as a power cut would: nothing is saved, nothing tidied."""
+    """Ends a run like a power cut: nothing is saved or cleaned up."""
 
 
-def dies(at: int, monkeypatch: pytest.MonkeyPatch) -> Callable[..., StepResult]:
-    """The engine dies before this step; gives the step that does not."""
+def fail_at(at: int, monkeypatch: pytest.MonkeyPatch) -> Callable[..., StepResult]:
+    """Makes the engine fail before this step; returns the original train_step."""
     step = Engine.train_step
 
-    def deadly(self: Engine, batch: Batch, number: int) -> StepResult:
+    def failing(self: Engine, batch: Batch, number: int) -> StepResult:
         if number == at:
             raise Killed
         return step(self, batch, number)
 
-    monkeypatch.setattr(Engine, "train_step", deadly)
+    monkeypatch.setattr(Engine, "train_step", failing)
     return step
 
 
 @pytest.mark.parametrize(
-    ("dies_at", "optimizer"), [*((at, "adamw") for at in (0, 3, 7, 10, 13, 19)), (0, "muon"), (13, "muon")]
+    ("killed_at", "optimizer"), [*((at, "adamw") for at in (0, 3, 7, 10, 13, 19)), (0, "muon"), (13, "muon")]
 )
-def test_a_run_that_died_and_was_resumed_is_the_unbroken_run(
-    dies_at: int, optimizer: str, train: Train, monkeypatch: pytest.MonkeyPatch
+def test_killed_and_resumed_run_equals_uninterrupted_run(
+    killed_at: int, optimizer: str, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train("whole", "--dropout", "0.1", "--optimizer", optimizer)
-    step = dies(dies_at, monkeypatch)
+    train("uninterrupted", "--dropout", "0.1", "--optimizer", optimizer)
+    step = fail_at(killed_at, monkeypatch)
     with pytest.raises(Killed):
-        train("broken", "--dropout", "0.1", "--optimizer", optimizer)
+        train("interrupted", "--dropout", "0.1", "--optimizer", optimizer)
     monkeypatch.setattr(Engine, "train_step", step)
-    assert train("broken", "--resume") == 0
-    assert_same_run("whole", "broken")
+    assert train("interrupted", "--resume") == 0
+    assert_same_run("uninterrupted", "interrupted")
 
 
 @pytest.mark.parametrize(
-    ("which", "dies_at"), [("best", 0), ("best", 10), ("best", 20), ("latest", 10), ("latest", 20)]
+    ("which", "killed_at"), [("best", 0), ("best", 10), ("best", 20), ("latest", 10), ("latest", 20)]
 )
-def test_a_run_that_died_between_an_evaluation_and_its_checkpoint_is_the_unbroken_run(
-    which: str, dies_at: int, train: Train, monkeypatch: pytest.MonkeyPatch
+def test_run_killed_between_evaluation_and_checkpoint_equals_uninterrupted_run(
+    which: str, killed_at: int, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train("whole")
+    train("uninterrupted")
     save = checkpoint.save_checkpoint
 
-    def deadly(folder: Path, checkpoint: Checkpoint, with_optimizer: bool = True) -> None:
-        if (folder.name, checkpoint.state.last_eval_step) == (which, dies_at):
+    def failing(folder: Path, checkpoint: Checkpoint, with_optimizer: bool = True) -> None:
+        if (folder.name, checkpoint.state.last_eval_step) == (which, killed_at):
             raise Killed
         save(folder, checkpoint, with_optimizer)
 
-    monkeypatch.setattr(run_dir, "save_checkpoint", deadly)
+    monkeypatch.setattr(run_dir, "save_checkpoint", failing)
     with pytest.raises(Killed):
-        train("broken")
-    assert records("broken", "evaluation")[-1]["step"] == dies_at
+        train("interrupted")
+    assert records("interrupted", "evaluation")[-1]["step"] == killed_at
     monkeypatch.setattr(run_dir, "save_checkpoint", save)
-    assert train("broken", "--resume") == 0
-    assert_same_run("whole", "broken")
+    assert train("interrupted", "--resume") == 0
+    assert_same_run("uninterrupted", "interrupted")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", [4, 5, 12])
-def test_a_signal_saves_and_the_run_goes_on_as_if_unbroken(
+def test_signal_saves_and_resumed_run_equals_uninterrupted_run(
     number: signal.Signals, moment: int, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train("whole")
+    train("uninterrupted")
     step = Engine.train_step
 
     def interrupted(self: Engine, batch: Batch, done: int) -> StepResult:
@@ -166,38 +166,38 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_unbroken(
 
     monkeypatch.setattr(Engine, "train_step", interrupted)
     before = signal.getsignal(number)
-    assert train("broken") == 128 + number
+    assert train("interrupted") == 128 + number
     assert signal.getsignal(number) is before
-    assert RunDir(Path("broken")).checkpoint("latest").state.step == moment + 1
+    assert RunDir(Path("interrupted")).checkpoint("latest").state.step == moment + 1
     monkeypatch.setattr(Engine, "train_step", step)
-    assert train("broken", "--resume") == 0
-    assert_same_run("whole", "broken")
+    assert train("interrupted", "--resume") == 0
+    assert_same_run("uninterrupted", "interrupted")
 
 
-def test_a_signal_while_judging_stops_the_judging(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    train("whole")
-    judged = 0
+def test_signal_during_evaluation_stops_it(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    train("uninterrupted")
+    evaluated = 0
     loss = Engine.loss
 
     def interrupted(self: Engine, batch: Batch) -> float:
-        nonlocal judged
-        judged += 1
-        if judged == 1:
+        nonlocal evaluated
+        evaluated += 1
+        if evaluated == 1:
             os.kill(os.getpid(), signal.SIGINT)
         return loss(self, batch)
 
     monkeypatch.setattr(Engine, "loss", interrupted)
-    assert train("broken") == 130
-    assert judged == 1
-    assert records("broken", "evaluation") == []
-    assert RunDir(Path("broken")).checkpoint("best").state.step == 0  # there is no best yet
+    assert train("interrupted") == 130
+    assert evaluated == 1
+    assert records("interrupted", "evaluation") == []
+    assert RunDir(Path("interrupted")).checkpoint("best").state.step == 0  # of the initial weights
     monkeypatch.setattr(Engine, "loss", loss)
-    assert train("broken", "--resume") == 0
-    assert_same_run("whole", "broken")
+    assert train("interrupted", "--resume") == 0
+    assert_same_run("uninterrupted", "interrupted")
 
 
-def test_a_signal_in_the_last_evaluation_loses_nothing(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    train("whole")
+def test_signal_during_last_evaluation_loses_nothing(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    train("uninterrupted")
     loss = Engine.loss
     steps: list[int] = []
     step = Engine.train_step
@@ -213,26 +213,26 @@ def test_a_signal_in_the_last_evaluation_loses_nothing(train: Train, monkeypatch
 
     monkeypatch.setattr(Engine, "train_step", counted)
     monkeypatch.setattr(Engine, "loss", interrupted)
-    assert train("broken") == 130
+    assert train("interrupted") == 130
     monkeypatch.setattr(Engine, "loss", loss)
-    assert train("broken", "--resume") == 0
-    assert_same_run("whole", "broken")
-    assert train("broken", "--resume") == 2
+    assert train("interrupted", "--resume") == 0
+    assert_same_run("uninterrupted", "interrupted")
+    assert train("interrupted", "--resume") == 2
 
 
-def test_on_another_machine_it_goes_on_with_as_many_threads(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_keeps_number_of_threads_on_another_machine(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "available_cores", lambda: 3)
-    train("whole", "--threads", "0")
-    whole_step = dies(12, monkeypatch)
+    train("uninterrupted", "--threads", "0")
+    original_step = fail_at(12, monkeypatch)
     with pytest.raises(Killed):
-        train("broken", "--threads", "0")
-    monkeypatch.setattr(Engine, "train_step", whole_step)
+        train("interrupted", "--threads", "0")
+    monkeypatch.setattr(Engine, "train_step", original_step)
     monkeypatch.setattr(engine_module, "available_cores", lambda: 1)
-    assert train("broken", "--resume") == 0
-    assert_same_run("whole", "broken")
+    assert train("interrupted", "--resume") == 0
+    assert_same_run("uninterrupted", "interrupted")
 
 
-def test_the_newest_run_is_found(train: Train) -> None:
+def test_latest_finds_newest_run(train: Train) -> None:
     train("runs/b")
     train("runs/a", "--seed", "2")
     assert find_run_dir("latest").folder == Path("runs/a")
@@ -243,14 +243,14 @@ def test_the_newest_run_is_found(train: Train) -> None:
     assert find_run_dir("latest").folder == Path("runs/a")
 
 
-def test_runs_that_begin_together_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_started_at_once_get_different_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folders = [new_run_dir(None, "laptop").folder for _ in range(5)]
     assert len(set(folders)) == 5
     assert all(folder.is_dir() for folder in folders)
 
 
-def test_a_text_that_moved_is_remembered(train: Train) -> None:
+def test_new_path_of_moved_text_is_saved(train: Train) -> None:
     train("a")
     Path("play.txt").rename("moved.txt")
     assert train("a", "--resume", "--steps", "22") == 2
@@ -258,34 +258,36 @@ def test_a_text_that_moved_is_remembered(train: Train) -> None:
     assert train("a", "--resume", "--steps", "24") == 0
 
 
-def test_a_damaged_record_costs_itself_alone(train: Train) -> None:
+def test_damaged_record_is_dropped_alone(train: Train) -> None:
     train("a")
     metrics = Path("a/metrics.jsonl")
     lines = metrics.read_text(encoding="utf-8").splitlines()
     lines[3] = lines[3][:10] + "\N{REPLACEMENT CHARACTER}"
     metrics.write_text("\n".join(lines), encoding="utf-8")
     assert train("a", "--resume", "--steps", "22") == 0
-    assert len(records("a", "step")) + len(records("a", "evaluation")) == len(lines) - 2 + 3  # the end is new
+    assert (
+        len(records("a", "step")) + len(records("a", "evaluation")) == len(lines) - 2 + 3
+    )  # one damaged, one end dropped; two steps and one evaluation added
     metrics.unlink()
     Path("a/config.json").write_text("{", encoding="utf-8")
     assert train("a", "--resume", "--steps", "23") == 0
 
 
-def test_since_the_best_is_counted_over_a_stop(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_patience_counter_survives_resume(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("a", "--lr", "0", "--patience", "3", "--steps", "10") == 0
     assert train("a", "--resume", "--steps", "100") == 0
     assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 15]
 
 
-def test_dropout_can_be_changed_in_a_run(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropout_can_be_changed_on_resume(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     train("a")
     used, step = [], Engine.train_step
 
-    def noted(self: Engine, batch: Batch, number: int) -> StepResult:
+    def recorded(self: Engine, batch: Batch, number: int) -> StepResult:
         used.append(self.config.dropout)
         return step(self, batch, number)
 
-    monkeypatch.setattr(Engine, "train_step", noted)
+    monkeypatch.setattr(Engine, "train_step", recorded)
     assert train("a", "--resume", "--steps", "21", "--dropout", "0.2") == 0
     assert RunDir(Path("a")).checkpoint("latest").state.config.dropout == 0.2
     assert used == [0.2]
@@ -293,7 +295,7 @@ def test_dropout_can_be_changed_in_a_run(train: Train, monkeypatch: pytest.Monke
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Ctrl-C does what it usually does, also where a script has started the tests in the background."""
+    """Restores the default action of Ctrl-C, which is ignored if a script runs the tests in the background."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -304,7 +306,7 @@ def interruptible() -> Iterator[None]:
 
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("size", "pause", "ends"), [(1, 0.0, True), (2, 0.0, False), (2, 0.1, True)])
-def test_a_second_signal_ends_at_once_unless_it_is_the_first_passed_on_by_a_launcher(
+def test_second_signal_ends_at_once_unless_forwarded_by_launcher(
     size: int, pause: float, ends: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signals, "SAME_SIGNAL", 0.05)
@@ -319,7 +321,7 @@ def test_a_second_signal_ends_at_once_unless_it_is_the_first_passed_on_by_a_laun
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_a_second_ctrl_c_saves_nothing_more(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_ctrl_c_ends_without_saving(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Engine.train_step
 
     def interrupted(self: Engine, batch: Batch, number: int) -> StepResult:
@@ -333,14 +335,14 @@ def test_a_second_ctrl_c_saves_nothing_more(train: Train, monkeypatch: pytest.Mo
     assert latest("a") == 0
 
 
-def test_after_a_run_signals_do_what_they_did_before(train: Train) -> None:
+def test_signal_handlers_are_restored_after_a_run(train: Train) -> None:
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in numbers]
     train("a", "--steps", "1")
     assert [signal.getsignal(number) for number in numbers] == before
 
 
-def test_more_steps_can_be_asked_for_later(train: Train) -> None:
+def test_resume_can_add_steps(train: Train) -> None:
     train("a")
     assert train("a", "--resume") == 2
     assert train("a", "--resume", "--steps", "25") == 0
@@ -359,7 +361,7 @@ def test_more_steps_can_be_asked_for_later(train: Train) -> None:
         (["--steps", "20"], "has done its 20 steps; to go on, --steps 40"),
     ],
 )
-def test_what_cannot_change_is_refused_and_nothing_is_lost(
+def test_resume_refuses_fixed_settings_and_changes_no_files(
     flags: list[str], message: str, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train("a")
@@ -372,7 +374,7 @@ def test_what_cannot_change_is_refused_and_nothing_is_lost(
     assert {path: path.read_bytes() for path in Path("a").rglob("*") if path.is_file()} == before
 
 
-def test_a_folder_with_a_run_is_not_overwritten(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_run_is_not_overwritten(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     train("a")
     assert train("a") == 2
     assert "a holds a run already; go on with it by --resume" in capsys.readouterr().err
@@ -381,24 +383,24 @@ def test_a_folder_with_a_run_is_not_overwritten(train: Train, capsys: pytest.Cap
 # ---- how it ends ------------------------------------------------------------------------------------------------
 
 
-def test_the_last_step_is_judged_wherever_it_is(train: Train) -> None:
+def test_last_step_is_evaluated(train: Train) -> None:
     train("a", "--steps", "18")
     assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 15, 18]
 
 
-def test_patience_starts_anew_at_each_best(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_restarts_at_each_best(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     validation = iter([5.0, 6.0, 4.0, 5.0, 5.0, 3.0])
     monkeypatch.setattr(trainer, "evaluate", lambda *_: iter([EvalProgress(1.0, next(validation))]))
     train("a", "--patience", "2", "--steps", "100")
     assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 15, 20]
 
 
-def test_an_early_end_is_saved(train: Train) -> None:
+def test_early_stop_is_saved(train: Train) -> None:
     assert train("a", "--patience", "1", "--lr", "0", "--steps", "100") == 0
     assert RunDir(Path("a")).checkpoint("latest").state.step == 5
 
 
-def test_each_evaluation_writes_another_sample_and_the_page(train: Train) -> None:
+def test_each_evaluation_writes_new_sample_and_report(train: Train) -> None:
     train("a", "--lr", "0", "--weight-decay", "0")
     evaluations = records("a", "evaluation")
     assert len({record["sample"] for record in evaluations}) == len(evaluations) == 5
@@ -407,25 +409,25 @@ def test_each_evaluation_writes_another_sample_and_the_page(train: Train) -> Non
     )
 
 
-def test_the_first_weights_depend_on_the_seed(train: Train) -> None:
+def test_initial_weights_depend_on_the_seed(train: Train) -> None:
     train("a", "--steps", "1")
     train("b", "--steps", "1", "--seed", "7")
     assert records("a", "evaluation")[0]["val_loss"] != records("b", "evaluation")[0]["val_loss"]
 
 
-def test_the_norm_is_recorded_as_it_was_before_clipping(train: Train) -> None:
+def test_recorded_grad_norm_is_before_clipping(train: Train) -> None:
     train("a", "--grad-clip", "0.001")
     assert all(record["grad_norm"] > 0.001 for record in records("a", "step"))
 
 
-def test_patience_ends_a_run_that_gets_no_better(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_patience_stops_run_without_improvement(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("a", "--patience", "2", "--lr", "0", "--steps", "100") == 0
     assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10]
     assert "no better in 2 evaluations: ended early, at step 10" in capsys.readouterr().out
     assert RunDir(Path("a")).checkpoint("latest").state.step == 10
 
 
-def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_last_checkpoint(
+def test_nan_loss_ends_run_and_keeps_last_checkpoint(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     step = Engine.train_step
@@ -440,9 +442,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_last_checkpoint(
     assert RunDir(Path("a")).checkpoint("latest").state.step == 10
 
 
-def test_a_learning_rate_that_is_far_too_high_ends_the_run_which_can_go_on_with_a_lower_one(
-    train: Train, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_diverged_run_can_be_resumed_with_lower_learning_rate(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("a", "--lr", "1e38") == 1
     err = capsys.readouterr().err
     assert re.fullmatch(
@@ -456,9 +456,9 @@ def test_a_learning_rate_that_is_far_too_high_ends_the_run_which_can_go_on_with_
     assert records("a", "step") == records("b", "step")
 
 
-@pytest.mark.parametrize("asked", [False, True], ids=["due", "asked to stop"])
-def test_weights_that_a_step_has_made_infinite_are_not_saved(
-    asked: bool, train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("stopping", [False, True], ids=["checkpoint due", "stop requested"])
+def test_nonfinite_weights_are_not_saved(
+    stopping: bool, train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     step = Engine.train_step
 
@@ -468,19 +468,19 @@ def test_weights_that_a_step_has_made_infinite_are_not_saved(
             weights = {name: array.copy() for name, array in self.weights().items()}
             weights["ln_f.weight"][0] = np.inf
             self.model.load_state_dict(weights)
-            if asked:
+            if stopping:
                 os.kill(os.getpid(), signal.SIGTERM)
         return found
 
     monkeypatch.setattr(Engine, "train_step", broken)
     assert train("a", "--checkpoint-every", "7") == 1
-    said = "step 14 has made ln_f.weight not finite. The newest checkpoint is of step 7; a lower --lr or"
-    assert said in capsys.readouterr().err
+    message = "step 14 has made ln_f.weight not finite. The newest checkpoint is of step 7; a lower --lr or"
+    assert message in capsys.readouterr().err
     monkeypatch.setattr(Engine, "train_step", step)
     assert train("a", "--resume") == 0
 
 
-def test_a_validation_loss_that_is_not_a_number_ends_the_run(
+def test_nan_validation_loss_ends_run(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loss, step = Engine.loss, Engine.train_step
@@ -499,7 +499,7 @@ def test_a_validation_loss_that_is_not_a_number_ends_the_run(
     assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10]
 
 
-def test_a_step_whose_gradient_is_not_a_number_is_not_saved(
+def test_step_with_nonfinite_gradient_is_not_saved(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     step = Engine.train_step
@@ -521,7 +521,7 @@ def test_a_step_whose_gradient_is_not_a_number_is_not_saved(
         (["--patience", "1", "--lr", "0"], 0, "it was no better in 1 evaluations"),
     ],
 )
-def test_how_a_run_ended_is_recorded_and_on_its_page(train: Train, flags: list[str], status: int, reason: str) -> None:
+def test_reason_of_end_is_in_records_and_report(train: Train, flags: list[str], status: int, reason: str) -> None:
     assert train("a", *flags) == status
     assert [record["reason"] for record in records("a", "end")] == [reason]
     assert f'"ended":"{reason}"' in Path("a/report.html").read_text(encoding="utf-8")
@@ -530,7 +530,7 @@ def test_how_a_run_ended_is_recorded_and_on_its_page(train: Train, flags: list[s
         assert [record["step"] for record in records("a", "end")] == [22]
 
 
-def test_what_is_recorded_is_what_was_done(train: Train) -> None:
+def test_records_match_the_recipe(train: Train) -> None:
     train("a")
     recipe = RunDir(Path("a")).checkpoint("latest").state.recipe
     assert [record["lr"] for record in records("a", "step")] == [recipe.lr_at(step) for step in range(20)]
@@ -540,14 +540,14 @@ def test_what_is_recorded_is_what_was_done(train: Train) -> None:
 
 
 @pytest.mark.parametrize("flags", [["--beta1", "0.5"], ["--beta2", "0.5"], ["--weight-decay", "0.9"]])
-def test_each_flag_of_adamw_matters(train: Train, flags: list[str]) -> None:
+def test_each_adamw_flag_has_an_effect(train: Train, flags: list[str]) -> None:
     train("plain")
     train("other", *flags)
     assert records("plain", "step")[0]["loss"] == records("other", "step")[0]["loss"]
     assert records("plain", "step")[-1]["loss"] != records("other", "step")[-1]["loss"]
 
 
-def test_a_run_in_another_thread_needs_no_signals(train: Train) -> None:
+def test_run_works_outside_main_thread(train: Train) -> None:
     status = []
     thread = threading.Thread(target=lambda: status.append(train("a")))
     thread.start()
@@ -558,7 +558,7 @@ def test_a_run_in_another_thread_needs_no_signals(train: Train) -> None:
 # ---- recipes ----------------------------------------------------------------------------------------------------
 
 
-def test_the_learning_rate_rises_in_a_line_and_falls_in_half_a_cosine() -> None:
+def test_linear_warmup_and_cosine_decay() -> None:
     recipe = Recipe(steps=1100, warmup=100, lr=1.0, final_lr=0.2)
     rates = [recipe.lr_at(step) for step in range(1101)]
     assert np.diff(rates[:101]) == pytest.approx(1 / 101)
@@ -568,7 +568,7 @@ def test_the_learning_rate_rises_in_a_line_and_falls_in_half_a_cosine() -> None:
     assert (np.diff(rates[100:]) < 0).all()
 
 
-def test_or_in_a_line() -> None:
+def test_linear_decay() -> None:
     recipe = Recipe(steps=1100, warmup=100, lr=1.0, final_lr=0.2, schedule="linear")
     rates = [recipe.lr_at(step) for step in range(1101)]
     assert rates[:101] == [replace(recipe, schedule="cosine").lr_at(step) for step in range(101)]
@@ -577,7 +577,7 @@ def test_or_in_a_line() -> None:
 
 
 @pytest.mark.parametrize("step", [0, 50, 100, 600])
-def test_both_optimizers_go_by_it(step: int) -> None:
+def test_both_optimizers_follow_the_schedule(step: int) -> None:
     recipe = Recipe(steps=1100, warmup=100, lr=0.5, muon_lr=2.0, final_lr=0.2, momentum=0.8, weight_decay=0.3)
     settings = settings_at(recipe, step)
     assert settings["muon"] == {"lr": 4.0 * recipe.lr_at(step), "momentum": 0.8, "weight_decay": 0.3}
@@ -585,7 +585,7 @@ def test_both_optimizers_go_by_it(step: int) -> None:
     assert settings["no_decay"] == {**settings["decay"], "weight_decay": 0.0}
 
 
-def test_the_presets_are_as_stated() -> None:
+def test_preset_values() -> None:
     laptop, workshop = PRESETS["laptop"], PRESETS["workshop"]
     assert (laptop.model.n_layer, laptop.model.n_head, laptop.model.n_embd, laptop.model.block_size) == (4, 4, 128, 64)
     assert (laptop.recipe.batch_size, laptop.recipe.steps) == (12, 2000)
@@ -596,7 +596,7 @@ def test_the_presets_are_as_stated() -> None:
     assert (recipe.optimizer, recipe.schedule, recipe.order, model.dropout) == ("adamw", "cosine", "random", 0.0)
 
 
-def test_other_presets_train_other_ways_and_not_other_models() -> None:
+def test_derived_presets_keep_the_model() -> None:
     for name, like in {"laptop-record": "laptop", "sprint": "workshop", "record": "workshop"}.items():
         assert replace(PRESETS[name].model, dropout=0.0) == PRESETS[like].model
     plain, record = PRESETS["laptop"].recipe, PRESETS["laptop-record"].recipe
@@ -605,7 +605,7 @@ def test_other_presets_train_other_ways_and_not_other_models() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("cli", [CLI, IN_TORCH], ids=["numpy", "torch"])
-def test_both_engines_train_by_every_preset(preset: str, cli: EngineCLI, train: Train) -> None:
+def test_both_engines_train_with_every_preset(preset: str, cli: EngineCLI, train: Train) -> None:
     flags = ["--data", "play.txt", *MODEL, "--steps", "3", "--threads", "1", "--preset", preset, "--out", preset]
     assert run(cli, ["train", *flags]) == 0
     assert latest(preset) == 3
@@ -629,6 +629,6 @@ def test_both_engines_train_by_every_preset(preset: str, cli: EngineCLI, train: 
         ({"patience": -1}, "patience is a whole number of at least 0, not -1"),
     ],
 )
-def test_a_bad_recipe_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_invalid_recipe_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         Recipe(**settings)
