@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import threading
 import time
@@ -248,7 +249,8 @@ def test_lost_process_ends_the_run_with_a_checkpoint(
     status, output = launch(server, 2, tmp_path, code, *TRAIN, "--parallel", how)
     assert status == 1, output  # of torchrun
     assert output.count(message) == 1, output
-    assert output.count("gpt-torch: ") == 1, output  # one line per cause
+    messages = re.findall(r"gpt-torch: .*", output)
+    assert len(messages) == len(set(messages)) <= 1 + (happens == FULL), output  # its reason, and that it was lost
     monkeypatch.chdir(tmp_path)
     assert RunDir(Path("a")).checkpoint("latest").state.step == saved
     assert [record["reason"] for record in records(tmp_path, "end")] == ["another process was lost"] * (rank != 0)
