@@ -178,6 +178,20 @@ def test_damaged_checkpoint_is_reported_and_best_is_resumed(
     assert [record["step"] for record in records("a", "step")] == list(range(1, 21))
 
 
+def test_resuming_from_the_best_checkpoint_says_that_the_optimizer_starts_anew(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train("a", "--eval-every", "15", "--lr", "0.01")
+    cut_short(LATEST / "model.safetensors")
+    capsys.readouterr()
+    assert train("a", "--resume", "--steps", "25") == 0
+    out = capsys.readouterr().out
+    best = re.findall(r"going on after step (\d+) of 25", out)
+    assert best in (["15"], ["20"])
+    assert f"{BEST} has no optimizer state: the optimizer starts anew\n" in out
+    assert latest("a") == 25
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_any_flipped_bit_is_detected(name: str, train: Train) -> None:
     train("a", "--steps", "1")

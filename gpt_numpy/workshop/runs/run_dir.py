@@ -164,7 +164,10 @@ class RunDir:
         """The latest; if that is damaged, the best, which has no optimizer state."""
         for folder in self._checkpoints("latest"):
             try:
-                return load_checkpoint(folder, with_optimizer=True)
+                checkpoint = load_checkpoint(folder, with_optimizer=True)
+                if checkpoint.state.step and not checkpoint.optimizer_state:
+                    console.say(f"{checkpoint.folder} has no optimizer state: the optimizer starts anew", "yellow")
+                return checkpoint
             except Damaged as error:
                 console.say(f"{error}. It is skipped.", "yellow")
                 self._damaged += [place for place in (find_checkpoint(folder),) if place]
