@@ -112,7 +112,7 @@ class Engine:
             parallel, size = self.options.parallel, self.processes.size
             self.wrapped_model = parallelize(self.model, self.device, self.dtype, parallel, size)
         self.parameters = dict(self.model.named_parameters())
-        self.optimizer = self._new_optimizer()
+        self.optimizer: MuonAdamW | None = None  # made for the first step: PyTorch then imports for seconds
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         # 1 once a loss or a gradient was not finite: that step and all later ones are skipped. On CUDA the optimizer
         # checks this on the device, so that the host need not wait.
@@ -135,7 +135,8 @@ class Engine:
     @raising_lost()
     @out_of_memory_as_memory_error()
     def train_step(self, batch: Batch, step: int) -> StepResult:
-        optimizer, recipe = self.optimizer, self.recipe
+        optimizer = self.optimizer = self.optimizer or self._new_optimizer()
+        recipe = self.recipe
         for_training(self.model, True)
         loss = None
         try:
@@ -265,6 +266,7 @@ class Engine:
     def _optimizer_memory(self) -> list[Tensor]:
         """Tensors as large as the optimizer state that is not allocated yet."""
         optimizer = self.optimizer
+        assert optimizer is not None
         return [
             torch.zeros_like(p)
             for group in optimizer.param_groups
@@ -320,7 +322,7 @@ class Engine:
         return self._gathered(self.model.state_dict())
 
     def optimizer_state(self) -> Arrays:
-        states = {p: state for p, state in self.optimizer.state.items() if state}
+        states = {p: state for p, state in self.optimizer.state.items() if state} if self.optimizer else {}
         if not states:  # before the first step
             return {}
         tensors = {f"{key}.{name}": states[p].get(key) for key in STATE_KEYS for name, p in self.parameters.items()}
@@ -338,9 +340,10 @@ class Engine:
         current = self.model.state_dict()
         loaded = {name: shard_like(current[name], torch.tensor(weight)) for name, weight in weights.items()}
         self.model.load_state_dict(loaded)
-        self.optimizer = self._new_optimizer()
+        self.optimizer = None
         if not optimizer_state:
             return
+        self.optimizer = self._new_optimizer()
         saved = optimizer_state.get(SCALER, np.empty(0))
         if saved.shape == (3,) and np.isfinite(saved).all():  # float16: steps may have been skipped
             scale, growth, step = saved.tolist()
