@@ -1,15 +1,15 @@
-"""Breaks the sources one small change at a time, and looks whether the tests notice.
+"""Breaks the sources one small change at a time, and checks whether the tests notice.
 
-    uv run python -m tests.mutation                   tape, tensors, operations and the model: two thousand changes
-    uv run python -m tests.mutation softmax linear    those of these sources that have such names
-    uv run python -m tests.mutation --sample 200      random ones of the workshop, the engines and Hugging Face
+    uv run python -m tests.mutation                   minitensor's core, tensors and operations, and the model
+    uv run python -m tests.mutation softmax linear    only the sources with such names
+    uv run python -m tests.mutation --sample 200      random changes of the workshop, the engines and Hugging Face
 
-What it finds goes to mutation.md, where what was found of sources that are not tried stays; a sample is only printed.
+The results go to mutation.md, where other sources keep theirs; those of a sample are only printed.
 
-changes.py has the changes. The tests of the fast half run once without any: that says which of them call which
-function, and how long each takes. Then each changed source runs in a process of its own against the tests that call
-the changed function, the shortest first, until one fails. What survives is either a line that no test looks at, or a
-change that changes nothing; those of the second kind are in unchanging.toml, each with its reason.
+changes.py makes the changes. First the tests of the fast half run without any, to record which tests call which
+function, and how long each takes. Then each changed source runs in its own process against the tests that call the
+changed function, the shortest first, until one fails. What survives is either a line that no test checks, or a change
+without effect; unchanging.toml lists the latter, each with its reason.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def tests_of(path: Path) -> list[str]:
 
 
 class Calls:
-    """A plugin of pytest that notes which test calls which function of some sources, and how long each test takes."""
+    """A plugin of pytest that records which tests call which function, and how long each test takes."""
 
     def __init__(self) -> None:
         self.tests: dict[tuple[Path, str], set[str]] = {}  # of a function; "" stands for all of them
@@ -94,7 +94,7 @@ class Calls:
         self.current = ""  # while tests are collected
 
     def noting(self, path: Path) -> str:
-        """The source, each function of which notes that it is called."""
+        """The source, with a call of `note` at the start of each function."""
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for where, function in functions(tree):
             self.tests[path, where] = set()
@@ -124,7 +124,7 @@ class Calls:
             self.failed = self.failed or report.nodeid
 
     def of(self, change: Change) -> dict[str, float]:
-        """The tests that call what is changed, the shortest first, and how long each takes."""
+        """The tests that call the changed function, the shortest first, and how long each takes."""
         callers = tuple(self.tests.get((change.path, change.where), [""]))  # outside functions: all tests
         return dict(sorted(((t, s) for t, s in self.seconds.items() if t.startswith(callers)), key=lambda one: one[1]))
 
@@ -163,7 +163,7 @@ class Verdict:
     noticed_by: str  # a test; nothing if the change survived
 
 
-def judge(change: Change, calls: Calls) -> Verdict:
+def verdict_on(change: Change, calls: Calls) -> Verdict:
     tests = calls.of(change)
     noticed_by = tests and forked(ask, change, tests, patience=LOADING + PATIENCE * sum(tests.values()))
     return Verdict(change, noticed_by or "")
@@ -178,7 +178,7 @@ def ask(change: Change, tests: dict[str, float]) -> str:
 
 
 class First:
-    """A plugin of pytest that runs some tests in a given order, and remembers the first that failed."""
+    """A plugin of pytest that runs only these tests, in this order, and records the first that failed."""
 
     def __init__(self, tests: dict[str, float]) -> None:
         self.order = {test: number for number, test in enumerate(tests)}
@@ -193,7 +193,7 @@ class First:
 
 
 def forked(function: Callable[..., Any], *arguments: Any, patience: float | None = None) -> Any:
-    """What the function returns in a process of its own, where nothing of the project is loaded yet."""
+    """The result of the function in its own process, in which nothing of the project is loaded yet."""
     here, there = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=answer, args=(there, function, *arguments))
     process.start()
@@ -264,7 +264,7 @@ def main() -> None:
     calls = note_calls(sources)
     wanted = [change for source in sources for change in changes(source)]
     sections, survived = read_report(), 0
-    found = judged(wanted, arguments.processes, calls)
+    found = verdicts_on(wanted, arguments.processes, calls)
     for path, verdicts in itertools.groupby(found, lambda verdict: verdict.change.path):
         sections[name_of(path)] = section(list(verdicts))
         survived = write_report(sections)
@@ -277,7 +277,7 @@ def sample(count: int, seed: int, processes: int) -> int:
     drawn = random.Random(seed).sample([change for source in SAMPLED for change in changes(source)], count)
     reasons, tried, survived, nothing = unchanging(), 0, 0, 0
     with contextlib.suppress(KeyboardInterrupt):
-        for verdict in judged(drawn, processes, note_calls(list(SAMPLED))):
+        for verdict in verdicts_on(drawn, processes, note_calls(list(SAMPLED))):
             tried += 1
             if not verdict.noticed_by:
                 explained = key(verdict.change) in reasons.get(name_of(verdict.change.path), {})
@@ -287,13 +287,13 @@ def sample(count: int, seed: int, processes: int) -> int:
     return survived
 
 
-def judged(wanted: list[Change], processes: int, calls: dict[Path, Calls]) -> Iterator[Verdict]:
+def verdicts_on(wanted: list[Change], processes: int, calls: dict[Path, Calls]) -> Iterator[Verdict]:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     pool = ThreadPoolExecutor(processes)
     with Progress(*columns, transient=True) as progress:
         task = progress.add_task("", total=len(wanted))
         try:
-            for number, verdict in enumerate(pool.map(lambda c: judge(c, calls[c.path]), wanted), 1):
+            for number, verdict in enumerate(pool.map(lambda c: verdict_on(c, calls[c.path]), wanted), 1):
                 change = verdict.change
                 progress.update(task, advance=1, description=change.path.name)
                 if not verdict.noticed_by:

@@ -102,9 +102,9 @@ score.AUTOGRAD = ["minitensor/test_erf.py", "minitensor/test_ops.py"]
 score.QUIETLY += ["-k", "erf or (test_agrees_with_torch and dropout)"]
 calls = score.note_calls([path])[path]
 change = next(c for c in score.changes(path) if c.after == "return (dy * keep / _scale(p), None)")
-print(len(calls.seconds), *calls.of(change), score.judge(change, calls).noticed_by, sep="\\n")
+print(len(calls.seconds), *calls.of(change), score.verdict_on(change, calls).noticed_by, sep="\\n")
 same = replace(change, source=path.read_text(encoding="utf-8"))
-print([score.judge(same, calls).noticed_by])
+print([score.verdict_on(same, calls).noticed_by])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     _, tests, *callers, noticed_by, unchanged = done.stdout.splitlines()

@@ -24,7 +24,7 @@ from gpt_numpy.workshop.engine import Batch, StepResult
 from gpt_numpy.workshop.optim import settings_at
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.runs import checkpoint, run_dir
-from gpt_numpy.workshop.runs.checkpoint import Checkpoint
+from gpt_numpy.workshop.runs.checkpoint import Checkpoint, load_checkpoint
 from gpt_numpy.workshop.runs.run_dir import RunDir, find_run_dir, new_run_dir
 from gpt_numpy.workshop.train import signals, trainer
 from gpt_numpy.workshop.train.distributed import Processes
@@ -111,6 +111,27 @@ def fail_at(at: int, monkeypatch: pytest.MonkeyPatch) -> Callable[..., StepResul
 
     monkeypatch.setattr(Engine, "train_step", failing)
     return step
+
+
+def test_best_checkpoint_of_a_later_step_stays_until_a_lower_loss_replaces_it(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = fail_at(17, monkeypatch)
+    with pytest.raises(Killed):
+        train("a", "--checkpoint-every", "100")
+    monkeypatch.setattr(Engine, "train_step", step)
+    best = Path("a/checkpoints/best")
+    before = best.joinpath("model.safetensors").read_bytes()
+    assert (load_checkpoint(best).state.step, latest("a")) == (15, 0)
+
+    capsys.readouterr()
+    assert train("a", "--resume", "--lr", "0") == 0  # which improves nothing
+    assert "checkpoints/best, of step 15, stays until a loss is below " in capsys.readouterr().out
+    assert best.joinpath("model.safetensors").read_bytes() == before
+    assert latest("a") == 20
+
+    assert train("a", "--resume", "--lr", "0.01", "--steps", "60") == 0
+    assert load_checkpoint(best).state.step > 20
 
 
 @pytest.mark.parametrize(

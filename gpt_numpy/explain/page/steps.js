@@ -4,7 +4,7 @@ const STEPS = [
   {
     title: "Start at the loss", known: ["p", "next"], asked: ["dZ"], forward: ["p", "l", "L"],
     text: "Nothing is known yet but the forward pass. The loss is the mean surprise, and through log and softmax " +
-      "together its gradient comes out as simply as can be: the chance that was given, less the right answer, over " +
+      "together its gradient comes out as simply as can be: the probability minus the target, over " +
       "the T positions of the mean.",
   }, {
     title: "The road back to Y", known: ["dZ"], asked: ["dN_f", "dR_f", "dY"], forward: ["Z"],

@@ -1,4 +1,4 @@
-"""The command generate: a trained model writes on."""
+"""The command generate: text from a trained model."""
 
 import sys
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from gpt_numpy.workshop.runs.run_dir import find_run_dir
 
 
 def generate_text(cli: EngineCLI, arguments: Sequence[str]) -> int:
-    parser = Parser(f"{cli.name} generate", "Let a trained model write on. The text alone goes to standard output.")
+    parser = Parser(f"{cli.name} generate", "Generate text with a trained model. Standard output gets only the text.")
     add_checkpoint_flags(parser)
     group = parser.add_argument_group("the text")
     group.add_argument("--prompt", metavar="TEXT", default="", help="the beginning of the text")

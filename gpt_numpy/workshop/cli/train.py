@@ -36,7 +36,7 @@ BPE_SIZE = 1024  # tokens of BPE without --vocab-size
 
 
 def train(cli: EngineCLI, arguments: Sequence[str]) -> int:
-    parser = Parser(f"{cli.name} train", "Train a model on a text. All that comes of it is in the run's folder.")
+    parser = Parser(f"{cli.name} train", "Train a model on a text. All results are in the run's folder.")
     group = parser.add_argument_group("the run")
     presets = "; ".join(f"{name}: {preset.meaning}" for name, preset in PRESETS.items())
     default_preset = cli.default_preset(cli.options())

@@ -1,7 +1,6 @@
 """The source of the text: --data; or data/input.txt; or tiny Shakespeare, downloaded once; or synthetic plays."""
 
 import codecs
-import hashlib
 import http.client
 import time
 import urllib.error
@@ -17,6 +16,7 @@ from uuid import uuid4
 from gpt_numpy.workshop.console import BYTES, Bar, Console
 from gpt_numpy.workshop.data.synthetic import Play, write_play
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
+from gpt_numpy.workshop.io import sha256
 
 CHUNK = 1 << 20  # bytes read at once
 
@@ -159,10 +159,10 @@ def tiny_shakespeare(console: Console) -> TextFile:
     name, data = "tiny Shakespeare", "shakespeare"
     path = cache_folder() / "tinyshakespeare.txt"
     with suppress(OSError):
-        if path.exists() and _sha256(path.read_bytes()) == SHA256:
+        if path.exists() and sha256(path.read_bytes()) == SHA256:
             return TextFile(path, name, data)
     content = _download(console)
-    if _sha256(content) != SHA256:
+    if sha256(content) != SHA256:
         raise NotFetched(f"{ADDRESS} sent {len(content):,} bytes that are not tiny Shakespeare (SHA-256 differs)")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,7 +193,3 @@ def _download(console: Console) -> bytes:
         reason = " ".join(str(getattr(error, "reason", None) or error).split())
         raise NotFetched(f"{ADDRESS} could not be read: {reason}") from None
     return bytes(data)
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -1,8 +1,8 @@
 """Synthetic plays: a random grammar in the look and the 65 characters of Shakespeare's, with a known entropy.
 
-It serves where no text can be had. The plays follow words, grammar and customs: a verb agrees with its subject, whoever
-is called by name tends to answer, no one speaks twice in a row. A model that has learned all of it reaches the mean of
-`surprisal`, the entropy of the plays, and none can do better.
+It serves where no text can be had. The plays follow words, grammar and customs: a verb agrees with its subject, a
+character who is called by name tends to answer, no one speaks twice in a row. A model that has learned all of it
+reaches the mean of `surprisal`, the entropy of the plays, and none can do better.
 
 A text is the result of choices: each takes one string from a list with probabilities, and the choices so far decide
 which list comes next. No string of a list is a prefix of another one in it, so that at most one sequence of choices
@@ -227,7 +227,7 @@ def grammar() -> Part:
 
 @cache
 def _speakers(before: str, called: str) -> Choice:
-    """Whoever was called tends to answer; nobody speaks twice."""
+    """A character who was called tends to answer; no one speaks twice in a row."""
     others = {f"{name.upper()}:\n": weight for name, weight in NAMES.items() if name.upper() != before}
     answer = f"{called.upper()}:\n"
     if answer not in others:

@@ -190,7 +190,7 @@ def _load_state(folder: Path) -> tuple[State, dict[str, str]]:
     with _damage_of(path):
         content = parse_object(read_limited(path, MAX_STATE))
         digest, number = content.pop("sha256", None), content.get("format")
-        if digest != _digest_of(content) and (digest, number) != (None, 1):  # which had no SHA-256 of its own
+        if digest != _digest_of(content) and (digest, number) != (None, 1):  # format 1 has no digest
             raise _changed(path)
         if number not in (2, FORMAT):
             raise WrongUse(f"{folder} is of format {number}; this version reads 2 and {FORMAT}")

@@ -88,7 +88,7 @@ class Trainer:
                 is_due = last or (step > 0 and step % recipe.checkpoint_every == 0)
                 is_due = is_due and self.saver.last_saved != self.state
                 if is_best or is_due:
-                    self._flush(bar)  # a step that went wrong ends the run here
+                    self._flush(bar)  # a nonfinite result ends the run here
                     self._save(is_best, is_due, last)
                 if last:
                     break
@@ -104,7 +104,7 @@ class Trainer:
 
     def _end(self, reason: str) -> None:
         end: Record = {"kind": "end", "step": self.state.step, "reason": reason}
-        if not self.is_resumed and self.metrics.warm:  # of a resumed run, these are not the times of all steps
+        if not self.is_resumed and self.metrics.warm:  # a resumed run has not timed all of its steps
             budget = {part: round(seconds, 3) for part, seconds in self.budget.seconds.items()}
             end.update(seconds=self.budget.total, seconds_in_steps=self.metrics.warm.seconds, budget=budget)
         self._record(end)
@@ -141,7 +141,7 @@ class Trainer:
     # -- evaluations --
 
     def _evaluate(self, bar: Bar, stop: Stop) -> bool:
-        """Whether the loss is the lowest so far. A signal ends an evaluation, which then counts for nothing."""
+        """Whether the loss is the lowest so far. A signal ends the evaluation without a result."""
         self._flush(bar)
         state, metrics = self.state, self.metrics
         with self.budget.measure("evaluation"):
@@ -212,7 +212,7 @@ class Trainer:
                 self.saver.save_latest(checkpoint, is_last)
 
     def _checkpoint(self, with_optimizer: bool) -> Checkpoint:
-        """All finite, so that a run can go on from it: a loss shows only in the next step what this one did."""
+        """RunFailed unless all of it is finite: the loss shows a bad update only in the next step."""
         weights = self.engine.weights()
         optimizer_state = self.engine.optimizer_state() if with_optimizer else {}
         for name, array in {**weights, **optimizer_state}.items():
@@ -221,8 +221,8 @@ class Trainer:
         return Checkpoint(self.state, self.tokenizer, weights, optimizer_state)
 
     def _save_alone(self) -> None:
-        """After another process was lost. This one is as it was after the latest step, and can save that, unless it has
-        only a part of the weights or its device waits for the lost process."""
+        """After another process was lost. This one still has the state after its latest step and saves that, unless it
+        holds only a shard of the weights or its device waits for the lost process."""
 
         def save() -> None:
             try:
