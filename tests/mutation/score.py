@@ -215,7 +215,7 @@ def answer(there: Connection, function: Callable[..., Any], *arguments: Any) -> 
     import resource  # Windows has none; nor can it fork
 
     os.setsid()
-    resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
+    resource.setrlimit(resource.RLIMIT_DATA, (16 << 30, 16 << 30))  # a browser reserves more addresses than that
     quiet = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(quiet, stream)
