@@ -273,6 +273,19 @@ def test_lost_step_is_reported_if_temporary_folder_is_missing(
     assert err.endswith("(No such file or directory) can be written; the newest checkpoint is of step 10\n")
 
 
+def test_first_checkpoint_that_cannot_be_written_is_a_one_line_error(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(RunDir, "save_latest", full)
+    assert train("a") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("gpt-numpy: step 0 is lost: neither a (No space left on device) nor a temporary folder ")
+    assert err.endswith("can be written; there is no checkpoint\n")
+
+
 def test_failed_save_of_best_checkpoint_is_retried(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([5.0, 4.0, 6.0, 6.0, 6.0])
     monkeypatch.setattr(trainer, "evaluate", lambda *_: iter([EvalProgress(1.0, next(losses))]))
