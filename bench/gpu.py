@@ -27,7 +27,8 @@ from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.runs.run_dir import RunDir
 from gpt_numpy.workshop.train.budget import in_words
 from gpt_torch.device import find_device
-from gpt_torch.engine import Engine, Options
+from gpt_torch.engine import Engine
+from gpt_torch.options import Options
 from gpt_torch.selftest import self_test
 
 TRAIN = "import sys; from gpt_torch.cli import main; sys.exit(main())"

@@ -14,7 +14,7 @@ from gpt_numpy.workshop.engine import Batch, Engine
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.train.distributed import available_cores
 from gpt_torch.engine import Engine as TorchEngine
-from gpt_torch.engine import Options
+from gpt_torch.options import Options
 
 NUMPY, EAGER, COMPILED = "gpt_numpy", "gpt_torch", "gpt_torch compiled"
 

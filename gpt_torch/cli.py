@@ -18,8 +18,9 @@ from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.run_dir import find_run_dir, new_run_dir
 from gpt_torch.device import find_device, remarks
 from gpt_torch.distributed import init_processes
-from gpt_torch.engine import Engine, Options
+from gpt_torch.engine import Engine
 from gpt_torch.huggingface import export, import_folder
+from gpt_torch.options import Options
 from gpt_torch.selftest import self_test
 
 

@@ -6,17 +6,14 @@ after it.
 """
 
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -29,9 +26,10 @@ from gpt_numpy.workshop.errors import RunFailed
 from gpt_numpy.workshop.optim import KEYS_OF_GROUP, STATE_KEYS, group_parameters, settings_at
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.rng import DROPOUT
-from gpt_numpy.workshop.train.distributed import Processes, check_threads
+from gpt_numpy.workshop.train.distributed import Processes
 from gpt_torch.attention import attending, attention_of
 from gpt_torch.cache import Cache
+from gpt_torch.compiled import CompiledWrongly, first_difference, is_from_compiler
 from gpt_torch.device import (
     ALLOWED,
     DTYPES,
@@ -45,42 +43,7 @@ from gpt_torch.device import (
 from gpt_torch.distributed import all_reduce_sum, full_tensor, parallelize, raising_lost, shard_like, split_rows
 from gpt_torch.model import GPT
 from gpt_torch.muon import MuonAdamW
-
-
-@dataclass(frozen=True)
-class Options:
-    """Flags that only this engine has."""
-
-    device: Annotated[str, "where the model runs: auto, cuda, cuda:N, mps or cpu"] = "auto"
-    dtype: Annotated[
-        Literal["auto", "float32", "tf32", "bfloat16", "float16"],
-        "precision of matrix products; auto: bfloat16 or float16 on CUDA, else float32",
-    ] = "auto"
-    attention: Annotated[
-        Literal["auto", "fused", "math"],
-        "one kernel, or the formula step by step; auto: fused, but math on MPS, where kernels have been wrong",
-    ] = "auto"
-    compile: Annotated[Literal["auto", "on", "off"], "torch.compile for training; auto: on CUDA only"] = "auto"
-    deterministic: Annotated[bool, "only deterministic operations; slower on a GPU"] = False
-    recompute: Annotated[bool, "store only the input of each block, recompute the rest: for long contexts"] = False
-    parallel: Annotated[
-        Literal["ddp", "fsdp"],
-        "under torchrun: the whole model on each device, or a shard of it, for models too large for one device",
-    ] = "ddp"
-    self_test: Annotated[bool, "before training, compare the device with float64 on the CPU"] = True
-    threads: Annotated[int, "CPU threads; 0: PyTorch's default"] = 0
-
-    def __post_init__(self) -> None:
-        check_threads(self.threads)
-        for name in ("dtype", "attention", "compile", "parallel"):
-            choices = get_args(get_type_hints(type(self))[name])
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {' or '.join(choices)}, not {getattr(self, name)!r}")
-        precision = find_precision(self.dtype, find_device(self.device))
-        if self.parallel == "fsdp" and not dist.is_initialized():
-            raise ValueError("parallel fsdp needs several processes; start them with torchrun")
-        if self.parallel == "fsdp" and precision == "float16":
-            raise ValueError("parallel fsdp does not support float16; use --dtype float32 or bfloat16")
+from gpt_torch.options import Options, is_compiled, optimizer_skips, set_global_flags
 
 
 class Engine:
@@ -397,57 +360,6 @@ class Reader:
         with self.engine.for_reading():
             logits, _ = model(torch.tensor([ids], device=device), cache=self.cache)
         return to_numpy(logits[0, -1].float())
-
-
-# ---- torch.compile ----------------------------------------------------------------------------------------------
-
-
-def is_compiled(option: str, device: torch.device) -> bool:
-    return option == "on" or (option == "auto" and device.type == "cuda")
-
-
-class CompiledWrongly(Exception):
-    pass
-
-
-def is_from_compiler(error: Exception) -> bool:
-    """Whether torch.compile failed, rather than the model."""
-    modules = CompiledWrongly.__module__, "torch._dynamo", "torch._inductor", "triton"
-    return any(kind.__module__.startswith(modules) for kind in type(error).__mro__)
-
-
-def first_difference(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], other: Mapping[str, Tensor], allowed: float
-) -> str | None:
-    """The first tensor whose error exceeds `allowed` times its norm plus three times the error of the other result.
-    An expected tensor that is not finite is ignored: the loss scale of float16 may still be too large."""
-    total = math.hypot(*(float(x.norm()) for name, x in expected.items() if x.ndim))
-    for name, x in expected.items():
-        size, error = float(x.norm()), float((found[name] - x).norm())
-        limit = allowed * size + 3.0 * float((other[name] - x).norm()) + 1e-6 * total
-        if math.isfinite(limit) and not error <= limit:
-            return (
-                f"{f'the gradient of {name}' if x.ndim else name} has a relative error of {error / (size or total):.1e}"
-            )
-    return None
-
-
-def optimizer_skips(device: torch.device, parallel: str, precision: str) -> bool:
-    """Whether the optimizer itself skips a step that is not finite, on the device. With float16 the scaler does; and
-    FSDP's sharded tensors cannot be combined with the flag, a plain tensor."""
-    return device.type == "cuda" and parallel != "fsdp" and precision != "float16"
-
-
-def set_global_flags(precision: str, deterministic: bool) -> None:
-    """PyTorch's flags for the whole process."""
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
-    if deterministic != torch.are_deterministic_algorithms_enabled():
-        torch.use_deterministic_algorithms(deterministic)
-
-
-# ---- helpers ----------------------------------------------------------------------------------------------------
 
 
 def for_training(model: GPT, yes: bool) -> None:

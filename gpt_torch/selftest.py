@@ -18,8 +18,9 @@ from gpt_numpy.workshop.errors import RunFailed
 from gpt_numpy.workshop.params import initial_weights
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_torch.device import ALLOWED, is_out_of_memory
-from gpt_torch.engine import Engine, Options
+from gpt_torch.engine import Engine
 from gpt_torch.model import GPT
+from gpt_torch.options import Options
 
 PIECES = 1, 31, 33  # tokens of consecutive reads: kernels have been wrong for few tokens and for odd numbers
 PAST_ALLOWED = 1e-6  # in any precision: masked positions contribute exactly nothing

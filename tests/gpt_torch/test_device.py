@@ -16,7 +16,8 @@ from gpt_torch import device
 from gpt_torch.attention import FUSED, OnMPS, attending, attention_of, formula
 from gpt_torch.cli import CLI
 from gpt_torch.device import find_device, find_precision, is_out_of_memory, peak_of, remarks, unused_gpu
-from gpt_torch.engine import Engine, Options
+from gpt_torch.engine import Engine
+from gpt_torch.options import Options
 from tests.gpt_torch.cards import USUAL_BUILD, cards
 from tests.support.engines import CONFIG, RECIPE
 from tests.support.runs import PLAY, TINY

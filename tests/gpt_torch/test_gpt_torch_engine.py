@@ -18,7 +18,8 @@ from gpt_numpy.workshop.optim import state_shapes
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.train.distributed import Processes
 from gpt_torch import selftest
-from gpt_torch.engine import Engine, Options, is_compiled, optimizer_skips
+from gpt_torch.engine import Engine
+from gpt_torch.options import Options, is_compiled, optimizer_skips
 from gpt_torch.selftest import self_test
 from tests.support.engines import COMPILER, CONFIG, RECIPE, RECIPES, assert_close, assert_same, batch, trained
 

@@ -13,7 +13,8 @@ from gpt_numpy.engine import Engine as NumpyEngine
 from gpt_numpy.workshop.errors import RunFailed
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_torch.device import ALLOWED
-from gpt_torch.engine import Engine, Options
+from gpt_torch.engine import Engine
+from gpt_torch.options import Options
 from tests.support.engines import RECIPE, RECIPES, Everything, assert_same, batch, batch_of
 
 DEVICE = os.environ.get("TEST_DEVICE", "cuda")

@@ -14,7 +14,8 @@ from gpt_numpy.workshop.params import parameter_count
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.train.distributed import Processes
 from gpt_torch.distributed import init_processes
-from gpt_torch.engine import Engine, Options
+from gpt_torch.engine import Engine
+from gpt_torch.options import Options
 from tests.support.engines import COMPILER, CONFIG, RECIPE, RECIPES, Everything, batch
 
 CPU = Options(device="cpu")

@@ -12,7 +12,7 @@ from gpt_numpy.engine import Engine as NumpyEngine
 from gpt_numpy.workshop.engine import Batch, Engine
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_torch.engine import Engine as TorchEngine
-from gpt_torch.engine import Options
+from gpt_torch.options import Options
 
 CONFIG = GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=8)
 RECIPE = Recipe(steps=10, batch_size=7, seed=0, lr=1e-2, warmup=2, grad_clip=0.5, weight_decay=0.1)

@@ -20,7 +20,7 @@ from gpt_numpy.workshop.cli.main import run
 from gpt_numpy.workshop.data import corpus
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.run_dir import RunDir, find_run_dir
-from gpt_torch.engine import Options
+from gpt_torch.options import Options
 from tests.support import ROOT
 from tests.support.engines import batch_of
 

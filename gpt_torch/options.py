@@ -1,0 +1,66 @@
+"""The flags that only the PyTorch engine has, and what they mean on a device."""
+
+import os
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_args, get_type_hints
+
+import torch
+import torch.distributed as dist
+
+from gpt_numpy.workshop.train.distributed import check_threads
+from gpt_torch.device import find_device, find_precision
+
+
+@dataclass(frozen=True)
+class Options:
+    """Flags that only this engine has."""
+
+    device: Annotated[str, "where the model runs: auto, cuda, cuda:N, mps or cpu"] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "tf32", "bfloat16", "float16"],
+        "precision of matrix products; auto: bfloat16 or float16 on CUDA, else float32",
+    ] = "auto"
+    attention: Annotated[
+        Literal["auto", "fused", "math"],
+        "one kernel, or the formula step by step; auto: fused, but math on MPS, where kernels have been wrong",
+    ] = "auto"
+    compile: Annotated[Literal["auto", "on", "off"], "torch.compile for training; auto: on CUDA only"] = "auto"
+    deterministic: Annotated[bool, "only deterministic operations; slower on a GPU"] = False
+    recompute: Annotated[bool, "store only the input of each block, recompute the rest: for long contexts"] = False
+    parallel: Annotated[
+        Literal["ddp", "fsdp"],
+        "under torchrun: the whole model on each device, or a shard of it, for models too large for one device",
+    ] = "ddp"
+    self_test: Annotated[bool, "before training, compare the device with float64 on the CPU"] = True
+    threads: Annotated[int, "CPU threads; 0: PyTorch's default"] = 0
+
+    def __post_init__(self) -> None:
+        check_threads(self.threads)
+        for name in ("dtype", "attention", "compile", "parallel"):
+            choices = get_args(get_type_hints(type(self))[name])
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {' or '.join(choices)}, not {getattr(self, name)!r}")
+        precision = find_precision(self.dtype, find_device(self.device))
+        if self.parallel == "fsdp" and not dist.is_initialized():
+            raise ValueError("parallel fsdp needs several processes; start them with torchrun")
+        if self.parallel == "fsdp" and precision == "float16":
+            raise ValueError("parallel fsdp does not support float16; use --dtype float32 or bfloat16")
+
+
+def is_compiled(option: str, device: torch.device) -> bool:
+    return option == "on" or (option == "auto" and device.type == "cuda")
+
+
+def optimizer_skips(device: torch.device, parallel: str, precision: str) -> bool:
+    """Whether the optimizer itself skips a step that is not finite, on the device. With float16 the scaler does; and
+    FSDP's sharded tensors cannot be combined with the flag, a plain tensor."""
+    return device.type == "cuda" and parallel != "fsdp" and precision != "float16"
+
+
+def set_global_flags(precision: str, deterministic: bool) -> None:
+    """PyTorch's flags for the whole process."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
+    if deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(deterministic)
