@@ -148,7 +148,7 @@ def pairs(page: Any, selector: str, first: str, second: str) -> list[tuple[str, 
 def test_an_account_says_all(reader: Reader, trace: Trace) -> None:
     reader.go("#dS[3,1]")
     page, found = reader.page, account(trace, "dS", (3, 1))
-    assert "“b” at 3 looks at “o” at 1" in page.text_content("#account")
+    assert "“b” at 3 attends to “o” at 1" in page.text_content("#account")
     derivation = page.text_content("#account .derivation")
     for factor in found.parts[0].factors:
         assert f"{factor.value:.4g}" in derivation

@@ -1,116 +1,114 @@
-// Break it: five classic mistakes, made in the page's own arithmetic. What goes wrong is counted against the file's
-// numbers, and shown with the checks that see it and those that cannot.
+// Break it: five classic mistakes, made in the page's own computation of the head. The results are compared with the
+// numbers of the file, and each check is shown with its verdict.
 
 const BREAKS = [
   {
     key: "scale", label: "forget 1/√D", right: "dQ = c * dS @ K;  dK = c * dS.T @ Q",
     wrong: "dQ = dS @ K;  dK = dS.T @ Q",
-    text: "The scores were scaled in the forward pass, so their gradient is scaled too. dQ and dK come out too " +
-      "large, by √D. Training goes on and is only worse: Adam even divides the factor out of the weights of Q " +
-      "and K.",
-    caught: "Gradcheck against central differences, and the comparison with torch.",
+    text: "The forward pass scales the scores, so the backward pass has the same factor. Without it, dQ and dK are " +
+      "too large by √D. Training still works, only worse: Adam even cancels the factor in the updates of W_q and W_k.",
+    caughtBy: "Gradcheck against central differences, and the comparison with torch.",
   }, {
     key: "rowsum", label: "forget softmax’s row sum", right: "dS = P * (dP - (P * dP).sum(-1))", wrong: "dS = P * dP",
-    text: "Softmax is treated as if each weight had only its own score. But the weights of a row share 1 between " +
-      "them, and what one gains the others lose.",
-    caught: "Gradcheck and torch; and a check that needs neither: each row of dS sums to 0, because adding the same " +
-      "number to all scores of a row changes nothing.",
+    text: "Softmax is treated as if each weight depended only on its own score. But the weights of a row sum to 1, " +
+      "so what one gains the others lose.",
+    caughtBy: "Gradcheck and torch; and a check that needs neither: each row of dS sums to 0, because adding the " +
+      "same number to all scores of a row changes nothing.",
   }, {
     key: "mask", label: "forget the mask", right: "S[j > i] = -inf;  P = softmax(S)", wrong: "P = softmax(S)",
-    text: "Each position now sees what comes after it, the answer included. (The gradient dY is held as it is " +
-      "here.)",
-    caught: "Not gradcheck: forward and backward make the same mistake, and differences of the same code agree with " +
-      "it. The comparison with torch sees it, and so does the causality test: change a later character, and no " +
-      "earlier output may change.",
+    text: "Each position now attends to later ones, which include the token it has to predict. (The gradient dY " +
+      "stays fixed.)",
+    caughtBy: "The comparison with torch, and the causality test: changing a later character must not change an " +
+      "earlier output. Not gradcheck: forward and backward have the same mistake, so differences of the same code " +
+      "agree with the gradient.",
   }, {
     key: "equals", label: "write = for +=", right: "dX += dQ @ W_q;  dX += dK @ W_k;  dX += dV @ W_v",
     wrong: "dX = dQ @ W_q;  dX = dK @ W_k;  dX = dV @ W_v",
-    text: "X is used three times, and each use overwrites what the one before it sent back. Only dV’s part is left. " +
-      "(What the other heads send is added as it should be.)",
-    caught: "Gradcheck of X, or of the embeddings that X comes from. The gradients of W_q, W_k, W_v and W_o stay " +
-      "right, so a gradcheck of these alone sees nothing.",
+    text: "X is used three times, and each gradient overwrites the one before. Only the part from V is left. (The " +
+      "gradient from the other heads is still added.)",
+    caughtBy: "Gradcheck of X, or of the embeddings that X comes from. The gradients of W_q, W_k, W_v and W_o stay " +
+      "right, so a gradcheck of these alone does not catch it.",
   }, {
     key: "transpose", label: "forget to transpose dS", right: "dK = c * dS.T @ Q", wrong: "dK = c * dS @ Q",
-    text: "dS is square, as many queries as keys, so there is no shape error. Every key gets the gradient of a " +
-      "query’s row.",
-    caught: "Gradcheck of K, and torch. A test with unequal numbers of queries and keys fails at once, with a shape " +
-      "error.",
+    text: "dS is square, with as many queries as keys, so there is no shape error. Each key’s gradient uses a row " +
+      "of dS instead of a column.",
+    caughtBy: "Gradcheck of K, and torch. A test with more keys than queries fails at once, with a shape error.",
   },
 ];
-const TOLERANCE = 1e-10; // of the matrix's largest entry; right arithmetic stays below 1e-14
+const TOLERANCE = 1e-10; // of the matrix's largest entry; without a mistake, errors stay below 1e-14
 const COMPARED = ["Q", "K", "V", "S", "P", "O", "Y", "dO", "dP", "dV", "dS", "dQ", "dK", "dX", "dR",
   "dW_q", "db_q", "dW_k", "db_k", "dW_v", "db_v", "dW_o", "db_o"];
 
-/** Each matrix against the file: its numbers, which of them are wrong, and the largest error. */
-function comparedWithFile(found) {
+/** For each matrix: its numbers, which of them are wrong, how many, and the largest relative error. */
+function compareWithFile(computed) {
   return COMPARED.filter(name => quantities.get(name)?.numbers).map(name => {
-    const right = quantities.get(name).numbers, numbers = found[name].of;
-    const own = largestOf(right), largest = quantities.get(name).isRounding(own) ? quantities.get(name).size || 1 : own;
-    const errors = numbers.map((x, n) => x === right[n] ? 0 : Math.abs(x - right[n]) / largest);
-    const wrong = Array.from(errors, error => !(error <= TOLERANCE));
-    const many = wrong.filter(Boolean).length, error = errors.reduce((most, one) => Math.max(most, one), 0);
-    return { name, numbers, wrong, many, error };
+    const quantity = quantities.get(name), right = quantity.numbers, numbers = computed[name].values;
+    const largest = largestMagnitude(right), scale = quantity.isRoundingError(largest) ? quantity.size || 1 : largest;
+    const errors = numbers.map((x, n) => x === right[n] ? 0 : Math.abs(x - right[n]) / scale);
+    const wrong = Array.from(errors, error => !(error <= TOLERANCE)); // NaN is never right
+    const wrongCount = wrong.filter(Boolean).length, error = errors.reduce((max, one) => Math.max(max, one), 0);
+    return { name, numbers, wrong, wrongCount, error };
   });
 }
 
-/** Once, unbroken: whether the page's arithmetic can be trusted to show what a mistake does. */
-function showOwn(given) {
+/** Checks the page's computation, without a mistake, against the file: the basis of all that Break it shows. */
+function showSelfCheck(inputs) {
   const line = byId("own");
-  if (!given) {
-    line.textContent = "This page cannot calculate by itself: some of what attention starts from is not on it.";
+  if (!inputs) {
+    line.textContent = "“Break it” is disabled: some inputs of this head did not fit on this page.";
     byId("breaks").disabled = true;
     return;
   }
-  const all = comparedWithFile(arithmetic(given, new Set())), largest = Math.max(...all.map(({ error }) => error));
-  const many = all.reduce((sum, { numbers }) => sum + numbers.length, 0), agrees = largest <= TOLERANCE;
+  const compared = compareWithFile(computeHead(inputs, new Set()));
+  const largest = Math.max(...compared.map(({ error }) => error)), agrees = largest <= TOLERANCE;
+  const count = compared.reduce((sum, { numbers }) => sum + numbers.length, 0);
   line.dataset.largest = largest;
   line.classList.toggle("wrong", !agrees);
-  const verdict = agrees ? "agrees with" : "DISAGREES with", by = agrees ? " to" : ": it is off by";
-  line.textContent = `This page’s own arithmetic ${verdict} the file’s ${count(many)} numbers of this head${by} ` +
-    `${rounded(largest, 1)} of each matrix’s largest entry.`;
+  line.textContent = `This page’s own computation of the head ${agrees ? "agrees" : "DISAGREES"} with the file’s ` +
+    `${formatCount(count)} numbers: off by at most ${formatRounded(largest, 1)} of each matrix’s largest entry.`;
 }
 
-function putSwitches(change) {
+function putSwitches(setMistakes) {
   for (const { key, label } of BREAKS) {
-    const line = put(byId("breaks"), "label");
-    const input = put(line, "input", { type: "checkbox", name: "break", value: key });
-    line.append(` ${label}`);
+    const switchLabel = put(byId("breaks"), "label");
+    const input = put(switchLabel, "input", { type: "checkbox", name: "break", value: key });
+    switchLabel.append(` ${label}`);
     input.onchange = () => {
       const checked = document.querySelectorAll("[name=break]:checked");
-      change(new Set(Array.from(checked, one => one.value)));
+      setMistakes(new Set(Array.from(checked, one => one.value)));
     };
   }
 }
 
-// ---- what goes wrong -----------------------------------------------------------------------------------------------
+// ---- the effects ---------------------------------------------------------------------------------------------------
 
-function showBroken(given, broken) {
-  for (const input of document.querySelectorAll("[name=break]")) input.checked = broken.has(input.value);
-  const shown = new Map(overriding);
-  overriding.clear();
-  const box = byId("damage"), line = byId("broken");
+function showMistakes(inputs, mistakes) {
+  for (const input of document.querySelectorAll("[name=break]")) input.checked = mistakes.has(input.value);
+  const before = new Map(overrides);
+  overrides.clear();
+  const box = byId("effects"), line = byId("effects-summary");
   box.replaceChildren();
-  box.hidden = line.hidden = !given || !broken.size;
+  box.hidden = line.hidden = !inputs || !mistakes.size;
   if (!box.hidden) {
-    const found = arithmetic(given, broken), compared = comparedWithFile(found);
-    const wrong = compared.filter(({ many }) => many), looksAhead = broken.has("mask");
-    for (const one of wrong) overriding.set(one.name, { ...one, looksAhead });
-    line.textContent = `${wrong.length} of this head’s ${compared.length} matrices go wrong; crosses mark the wrong ` +
-      "numbers. The others, Z, p, l and dY, are held as they are without the mistake. ";
-    put(line, "a", { href: "#damage" }, "What each check says");
+    const computed = computeHead(inputs, mistakes), compared = compareWithFile(computed);
+    const wrong = compared.filter(({ wrongCount }) => wrongCount), isUnmasked = mistakes.has("mask");
+    for (const one of wrong) overrides.set(one.name, { ...one, isUnmasked });
+    line.textContent = `${wrong.length} of this head’s ${compared.length} matrices have wrong entries, marked by ` +
+      "crosses. All other matrices, such as Z, p, l and dY, stay as they are without the mistake. ";
+    put(line, "a", { href: "#effects" }, "Results of the checks");
     line.lastChild.onclick = event => {
-      event.preventDefault(); // the address keeps the state of the page
+      event.preventDefault(); // the address is the state of the page
       box.scrollIntoView();
       box.querySelector("h2").focus();
     };
-    putDamage(box, given, broken, found, compared);
+    putEffects(box, inputs, mistakes, computed, compared);
   }
-  for (const [name, view] of views) if (overriding.has(name) || shown.has(name)) view.paint(true);
+  for (const [name, view] of views) if (overrides.has(name) || before.has(name)) view.paint(true);
 }
 
-function putDamage(box, given, broken, found, compared) {
-  put(box, "h2", { tabindex: -1 }, "What is broken, and who notices");
-  for (const { label, right, wrong, text, caught } of BREAKS.filter(({ key }) => broken.has(key))) {
+function putEffects(box, inputs, mistakes, computed, compared) {
+  put(box, "h2", { tabindex: -1 }, "The mistake, and which checks catch it");
+  for (const { label, right, wrong, text, caughtBy } of BREAKS.filter(({ key }) => mistakes.has(key))) {
     put(box, "h3", {}, label[0].toUpperCase() + label.slice(1));
     const code = put(box, "pre", { tabindex: 0, "aria-label": "the line, wrong and right" });
     put(code, "span", { class: "wrong" }, `wrong  ${wrong}\n`);
@@ -118,30 +116,30 @@ function putDamage(box, given, broken, found, compared) {
     put(box, "p", {}, text);
     const line = put(box, "p");
     put(line, "b", {}, "Caught by: ");
-    line.append(caught);
+    line.append(caughtBy);
   }
-  putCounts(box, given, broken, found, compared);
-  putOtherChecks(box, given, broken, found);
+  putComparison(box, inputs, mistakes, computed, compared);
+  putOtherChecks(box, inputs, mistakes, computed);
 }
 
-function putCounts(box, given, broken, found, compared) {
-  const table = put(put(box, "div", { class: "wide" }), "table", { class: "damage" });
-  put(table, "caption", {}, "Each matrix: compared with the file, as with torch; and gradcheck of this same code");
+function putComparison(box, inputs, mistakes, computed, compared) {
+  const table = put(put(box, "div", { class: "wide" }), "table", { class: "comparison" });
+  put(table, "caption", {}, "Each matrix compared with the file, as with torch; and gradcheck of the broken code");
   const head = put(put(table, "thead"), "tr"), body = put(table, "tbody");
-  const titles = ["matrix", "wrong entries", "largest error", "compared", "gradcheck"];
+  const titles = ["matrix", "wrong entries", "largest error", "comparison", "gradcheck"];
   for (const title of titles) put(head, "th", { scope: "col" }, title);
-  for (const { name, many, error, numbers } of compared) {
-    const row = put(body, "tr", { "data-broken": name, "data-wrong": many });
+  for (const { name, wrongCount, error, numbers } of compared) {
+    const row = put(body, "tr", { "data-broken": name, "data-wrong": wrongCount });
     putSymbol(putMath(put(row, "th", { scope: "row" })), name);
-    put(row, "td", { class: "number" }, many ? `${many} of ${numbers.length}` : "none");
-    const size = Number.isFinite(error) ? `${rounded(error, 3)} of the largest` : "not −∞ above the mask";
-    put(row, "td", { class: "number" }, many ? size : "–");
-    putVerdict(row, !many, "right", "WRONG");
+    put(row, "td", { class: "number" }, wrongCount ? `${wrongCount} of ${numbers.length}` : "none");
+    const size = Number.isFinite(error) ? `${formatRounded(error, 3)} of the largest` : "not masked with −∞";
+    put(row, "td", { class: "number" }, wrongCount ? size : "–");
+    putVerdict(row, !wrongCount, "right", "WRONG");
     if (!name.startsWith("d")) put(row, "td", { class: "quiet" }, "a forward value");
-    else if (name === "dR") put(row, "td", { class: "quiet" }, "not checked: it is X’s, through the layer norm");
+    else if (name === "dR") put(row, "td", { class: "quiet" }, "not checked: dX through the layer norm");
     else {
-      row.dataset.agrees = gradcheck(given, found, broken, name.slice(1)).agrees;
-      putVerdict(row, row.dataset.agrees === "true", "agrees", "OBJECTS");
+      row.dataset.agrees = gradcheck(inputs, computed, mistakes, name.slice(1)).agrees;
+      putVerdict(row, row.dataset.agrees === "true", "agrees", "DISAGREES");
     }
   }
 }
@@ -150,17 +148,18 @@ function putVerdict(row, isGood, good, bad) {
   return put(row, "td", { class: isGood ? "" : "wrong" }, isGood ? good : bad);
 }
 
-function putOtherChecks(box, given, broken, found) {
-  const T = given.X.rows, moved = leak(given, broken);
-  put(box, "h3", {}, "Two checks without a gradient to compare with");
+function putOtherChecks(box, inputs, mistakes, computed) {
+  const T = inputs.X.rows, leak = causalityLeak(inputs, mistakes);
+  put(box, "h3", {}, "Two checks that need no reference gradient");
   const causality = put(box, "p");
-  causality.append("Causality: when the last position reads something else, earlier outputs change by up to " +
-    `${rounded(moved, 3)}: `);
-  put(causality, "b", { id: "causality", class: moved ? "wrong" : "" }, moved ? "BROKEN, they look ahead" : "holds");
-  const sums = rowSums(found.dS), largest = largestOf(sums), isZero = largest <= TOLERANCE * largestOf(found.dS.of);
+  causality.append("Causality: when the input at the last position changes, earlier outputs change by up to " +
+    `${formatRounded(leak, 3)}: `);
+  put(causality, "b", { id: "causality", class: leak ? "wrong" : "" }, leak ? "BROKEN" : "holds");
+  const sums = rowSums(computed.dS), largest = largestMagnitude(sums);
+  const isZero = largest <= TOLERANCE * largestMagnitude(computed.dS.values);
   const line = put(box, "p");
-  line.append(`Row sums: the largest sum of a row of dS is ${rounded(largest, 3)}: `);
-  put(line, "b", { id: "sums", class: isZero ? "" : "wrong" }, isZero ? "0 but for rounding, as it must be" : "NOT 0");
+  line.append(`Row sums: the largest sum of a row of dS is ${formatRounded(largest, 3)}: `);
+  put(line, "b", { id: "sums", class: isZero ? "" : "wrong" }, isZero ? "0 up to rounding, as it must be" : "NOT 0");
   const table = put(put(box, "div", { class: "wide" }), "table", { class: "sums" });
   put(table, "caption", {}, "The sum of each row of dS");
   const head = put(table, "tr"), row = put(table, "tr");
@@ -168,6 +167,6 @@ function putOtherChecks(box, given, broken, found) {
   put(row, "th", { scope: "row" }, "sum");
   for (let i = 0; i < T; i++) {
     put(head, "th", { scope: "col" }, `${i} ${labelOf("i", i)}`);
-    put(row, "td", { class: isZero || sums[i] === 0 ? "" : "wrong" }, rounded(sums[i], 2));
+    put(row, "td", { class: isZero || sums[i] === 0 ? "" : "wrong" }, formatRounded(sums[i], 2));
   }
 }

@@ -1,187 +1,188 @@
-// The page as a whole. Its state is in its address, `#dS[3,1]&step=4&break=scale,mask`: every change goes there first,
-// and the page is shown as the address says. So links, reloading, back and forward all work the same way.
+// The state of the page is its address, `#dS[3,1]&step=4&break=scale,mask`. Every change updates the address first, and
+// the page is rendered from it, so that links, reload, back and forward all work the same way.
 
-const state = { entry: null, step: 0, broken: new Set() };
-const before = { address: null, broken: "", step: 0, isShown: false }; // as it was last shown
-let given = null; // what the page's own arithmetic starts from
-let current = null; // the account that is open
-let trail = []; // the entries visited on the way to this one; kept with each address in the history
-let isFollowing = false; // whether the next entry comes from a link in the account; any other begins a new trail
-let origin = null; // the matrix from which the account was opened, to return to
-let isReturning = false; // whether the account is closed to go on from its entry
+const state = { entry: null, step: 0, mistakes: new Set() };
+const rendered = { address: null, mistakes: "", step: 0, isComplete: false }; // the state that is on the screen
+let inputs = null; // of the page's own computation
+let current = null; // the open account
+let trail = []; // the entries visited on the way to this one, saved in the browser's history with each address
+let isLinkFollowed = false; // a link in the account extends the trail; any other way to an entry starts a new one
+let openedFrom = null; // the matrix that gets the focus back when the account is closed
+let isClosing = false; // closing the account leaves the active cell of its matrix where it is
 
 // ---- the address ---------------------------------------------------------------------------------------------------
 
-function addressOf({ entry, step, broken }) {
-  const parts = [entry && written(entry), step && `step=${step}`, broken.size && `break=${[...broken].join(",")}`];
+function formatAddress({ entry, step, mistakes }) {
+  const parts = [entry && formatEntry(entry), step && `step=${step}`,
+    mistakes.size && `break=${[...mistakes].join(",")}`];
   return `#${parts.filter(Boolean).join("&")}`;
 }
 
-/** What an address says: { entry, step, broken }, and in `error` what of it makes no sense. */
-function stateFrom(hash) {
-  const found = { entry: null, step: 0, broken: new Set(), error: "" };
+/** { entry, step, mistakes, error }, where `error` describes an invalid part. */
+function parseAddress(hash) {
+  const parsed = { entry: null, step: 0, mistakes: new Set(), error: "" };
   let text = hash.slice(1);
   try {
     text = decodeURIComponent(text);
   } catch {
-    return { ...found, error: "The address after # cannot be read." };
+    return { ...parsed, error: "The address after # cannot be decoded." };
   }
   for (const part of text.split("&").filter(Boolean)) {
     const [key, value] = part.split("=");
-    if (value === undefined) Object.assign(found, entryFrom(part));
-    else if (key === "step" && STEPS[value - 1]) found.step = Number(value);
+    if (value === undefined) Object.assign(parsed, parseEntry(part));
+    else if (key === "step" && STEPS[value - 1]) parsed.step = Number(value);
     else if (key === "break" && value.split(",").every(one => BREAKS.some(({ key }) => key === one)))
-      found.broken = new Set(value.split(","));
-    else found.error = `The address has “${part}”, which means nothing here.`;
+      parsed.mistakes = new Set(value.split(","));
+    else parsed.error = `The address contains “${part}”, which is not valid.`;
   }
-  return found;
+  return parsed;
 }
 
-const linkTo = entry => addressOf({ ...state, entry });
+const linkTo = entry => formatAddress({ ...state, entry });
 
-function go(changes) {
+function navigate(changes) {
   const { scrollX, scrollY } = window;
-  location.hash = addressOf({ ...state, ...changes });
-  window.scrollTo(scrollX, scrollY); // an empty address would go to the top
-  arrive(); // at once, not when the browser says so
+  location.hash = formatAddress({ ...state, ...changes });
+  window.scrollTo(scrollX, scrollY); // an empty address would scroll to the top
+  renderAddress(); // now; the hashchange event comes later
 }
 
-/** Shows what the address says. The trail goes with each address, so that going back shortens it again. */
-function arrive() {
-  if (before.address === location.hash && history.state?.trail) return; // `go` was here already
-  before.address = location.hash;
-  const { error, ...next } = stateFrom(location.hash);
-  const hasMoved = !isSame(next.entry, state.entry);
+/** Each address in the history has its own trail, so that going back shortens the trail as well. */
+function renderAddress() {
+  if (rendered.address === location.hash && history.state?.trail) return; // already rendered by navigate()
+  rendered.address = location.hash;
+  const { error, ...next } = parseAddress(location.hash);
+  const isNewEntry = !isSameEntry(next.entry, state.entry);
   Object.assign(state, next);
   if (history.state?.trail) trail = history.state.trail;
-  else if (hasMoved) trail = extended(trail, state.entry);
+  else if (isNewEntry) trail = extendTrail(trail, state.entry);
   history.replaceState({ trail }, "");
-  if (hasMoved && !state.entry && !isReturning) for (const view of views.values()) view.active = [0, 0];
-  isFollowing = isReturning = false;
+  if (isNewEntry && !state.entry && !isClosing) for (const view of views.values()) view.active = [0, 0];
+  isLinkFollowed = isClosing = false;
   byId("notice").textContent = error;
   byId("notice").hidden = !error;
-  show(hasMoved);
+  render(isNewEntry);
 }
 
-function extended(trail, entry) {
+function extendTrail(trail, entry) {
   if (!entry) return [];
-  const known = trail.findIndex(one => isSame(one, entry));
-  if (!isFollowing) return [entry];
-  return known < 0 ? [...trail, entry] : trail.slice(0, known + 1);
+  if (!isLinkFollowed) return [entry];
+  const visited = trail.findIndex(one => isSameEntry(one, entry));
+  return visited < 0 ? [...trail, entry] : trail.slice(0, visited + 1);
 }
 
-// ---- showing -------------------------------------------------------------------------------------------------------
+// ---- rendering -----------------------------------------------------------------------------------------------------
 
-function show(hasMoved = true) {
-  const broken = [...state.broken].join();
-  if (broken !== before.broken) showBroken(given, state.broken);
-  const wasInside = byId("account").contains(document.activeElement);
+function render(isNewEntry = true) {
+  const mistakes = [...state.mistakes].join();
+  if (mistakes !== rendered.mistakes) showMistakes(inputs, state.mistakes);
+  const hadFocus = byId("account").contains(document.activeElement);
   current = showAccount(state.entry, trail, linkTo);
-  if (wasInside && state.entry) byId("entry").focus({ preventScroll: true });
-  suggest();
-  light();
-  if (state.step !== before.step) {
-    showStep(state.step, go);
-    views.get(STEPS[state.step - 1]?.asked[0])?.figure.scrollIntoView({ block: "nearest" });
+  if (hadFocus && state.entry) byId("entry").focus({ preventScroll: true });
+  showSuggestions();
+  updateSelection();
+  if (state.step !== rendered.step) {
+    showStep(state.step, navigate);
+    views.get(STEPS[state.step - 1]?.computed[0])?.figure.scrollIntoView({ block: "nearest" });
   }
   const figure = views.get(state.entry?.name)?.figure;
-  if (hasMoved && before.isShown) figure?.scrollIntoView({ block: "nearest" });
-  Object.assign(before, { broken, step: state.step, isShown: true });
+  if (isNewEntry && rendered.isComplete) figure?.scrollIntoView({ block: "nearest" });
+  Object.assign(rendered, { mistakes, step: state.step, isComplete: true });
 }
 
-/** Frames the chosen entry and, in all matrices, those that it comes from. */
-function light() {
+/** Frames the selected entry and, in all matrices, its sources. */
+function updateSelection() {
   const sources = current ? sourcesOf(current) : [];
   for (const [name, view] of views) {
-    view.lit = sources.filter(one => one.name === name);
-    view.figure.toggleAttribute("data-lit", view.lit.length > 0);
-    view.chosen = state.entry?.name === name ? view.cellOf(state.entry.index) : null;
-    if (view.chosen && view.box) {
-      view.active = view.chosen;
-      view.bringIn(view.chosen);
+    view.sources = sources.filter(one => one.name === name);
+    view.figure.toggleAttribute("data-lit", view.sources.length > 0);
+    view.selected = state.entry?.name === name ? view.cellOf(state.entry.index) : null;
+    if (view.selected && view.box) {
+      view.active = view.selected;
+      view.scrollTo(view.selected);
     }
     view.paint();
   }
 }
 
 function openEntry(entry, by) {
-  origin = views.get(entry.name);
+  openedFrom = views.get(entry.name);
   hideTip();
-  go({ entry });
+  navigate({ entry });
   if (by === "keyboard") byId("entry").focus({ preventScroll: true });
 }
 
 function closeAccount() {
-  const view = origin ?? views.get(state.entry?.name);
   if (!state.entry) return;
-  const isInside = byId("account").contains(document.activeElement);
-  isReturning = true;
-  go({ entry: null });
-  if (isInside) view?.box?.focus({ preventScroll: true });
+  const view = openedFrom ?? views.get(state.entry.name);
+  const hadFocus = byId("account").contains(document.activeElement);
+  isClosing = true;
+  navigate({ entry: null });
+  if (hadFocus) view?.box?.focus({ preventScroll: true });
 }
 
-// ---- the head, the keys, the sizes ---------------------------------------------------------------------------------
+// ---- header, guide, events -----------------------------------------------------------------------------------------
 
-function showHead() {
-  document.title = `Attention, backwards: ${data.text}`;
-  byId("about").textContent = `Head ${data.head} (of ${data.heads}) of layer ${data.layer} (of ${data.layers}) reads ` +
-    `“${data.text}”. Every number of its backward pass is opened into the products that it is the sum of, down to the loss. ` +
-    `The model is ${data.model}; its loss on this text is ${rounded(data.loss, 5)}.`;
+function showHeader() {
+  document.title = `Attention gradients: ${data.text}`;
+  byId("about").textContent = `The backward pass of head ${data.head} (of ${data.heads}) in layer ${data.layer} (of ` +
+    `${data.layers}) on “${data.text}”: every number as a sum of products, traced back to the loss. The model is ` +
+    `${data.model}; its loss on this text is ${formatRounded(data.loss, 5)}.`;
   const line = byId("characters");
   data.reads.forEach((label, n) => {
-    const one = put(line, "span");
-    put(one, "small", {}, n);
-    one.append(label);
+    const character = put(line, "span");
+    put(character, "small", {}, n);
+    character.append(label);
   });
-  const last = put(line, "span", { class: "quiet" });
-  put(last, "small", {}, "next");
-  last.append(data.vocabulary[data.next.at(-1)] ?? "");
+  const next = put(line, "span", { class: "quiet" });
+  put(next, "small", {}, "next");
+  next.append(data.vocabulary[data.next.at(-1)] ?? "");
   byId("foot").append("Made by ");
   put(byId("foot"), "bdi", {}, data.command.join(""));
-  byId("foot").append(". The file needs no network and fetches nothing.");
+  byId("foot").append(". This file works offline.");
 }
 
 function showGuide() {
   const { cols: D } = quantities.get("Q"), T = data.reads.length;
-  const letters = [["i", "the position that looks, a row of S"], ["j", "the position looked at, a column of S"],
-    ["k", "a position that a sum runs over"], ["d", `one of the D = ${D} numbers of a head`],
-    ["m", `one of the C = ${data.width} channels of the stream`], ["u", "one of the numbers inside an MLP"],
-    ["v", "a token of the vocabulary"], ["a", "another channel or token, that a sum runs over"], ["c", `1/√D = 1/√${D}`],
-    ["T", `the number of positions, ${T}; all counting starts at 0`]];
+  const letters = [["i", "the position of the query, a row of S"], ["j", "the position of the key, a column of S"],
+    ["k", "a position that a sum runs over"], ["d", `one of the D = ${D} channels of a head`],
+    ["m", `one of the C = ${data.width} channels of the stream`], ["u", "a hidden unit of an MLP"],
+    ["v", "a token of the vocabulary"], ["a", "a channel or token that a sum runs over"], ["c", `1/√D = 1/√${D}`],
+    ["T", `the number of positions, ${T}; all indices count from 0`]];
   for (const [letter, meaning] of letters) {
     put(byId("indices"), "dt", {}, letter);
     put(byId("indices"), "dd", {}, meaning);
   }
 }
 
-/** The largest entries of some matrices, to begin with; anew each time, for links keep the state of the page. */
-function suggest() {
+/** Rendered again after every change, because the links contain the state of the page. */
+function showSuggestions() {
   const line = byId("suggestions");
-  line.textContent = "To begin with: ";
-  for (const [name, what] of [["dS", "of a score"], ["dX", "of the input"], ["dW_q", "of a weight"], ["L", ""]]) {
+  line.textContent = "Start with: ";
+  for (const [name, kind] of [["dS", "of a score"], ["dX", "of the input"], ["dW_q", "of a weight"], ["L", ""]]) {
     const quantity = quantities.get(name), { numbers, cols } = quantity;
     if (!numbers) continue;
-    const largest = largestOf(numbers), at = numbers.findIndex(x => Math.abs(x) === largest);
+    const largest = largestMagnitude(numbers), n = numbers.findIndex(x => Math.abs(x) === largest);
     if (name === "L") line.append("and the loss, ");
-    putLink(line, { name, index: quantity.index(Math.floor(at / cols), at % cols) }, linkTo);
-    line.append(name === "L" ? "." : `, the largest gradient ${what}; `);
+    putLink(line, { name, index: quantity.indexOf(Math.floor(n / cols), n % cols) }, linkTo);
+    line.append(name === "L" ? "." : `, the largest gradient ${kind}; `);
   }
 }
 
-function listen() {
+function addListeners() {
   document.onkeydown = event => {
     if (event.key === "Escape") closeAccount();
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "n" && state.step < STEPS.length) go({ step: state.step + 1 });
-    if (event.key === "p" && state.step > 1) go({ step: state.step - 1 });
+    if (event.key === "n" && state.step < STEPS.length) navigate({ step: state.step + 1 });
+    if (event.key === "p" && state.step > 1) navigate({ step: state.step - 1 });
   };
-  byId("walk").onclick = () => go({ step: state.step ? 0 : 1 });
+  byId("toggle-steps").onclick = () => navigate({ step: state.step ? 0 : 1 });
   document.querySelector(".skip").onclick = event => {
-    event.preventDefault(); // the address keeps the state of the page
+    event.preventDefault(); // the address is the state of the page
     byId("picture").focus();
   };
-  byId("account").onclick = event => { isFollowing ||= Boolean(event.target.closest("a")); };
-  window.onhashchange = arrive;
+  byId("account").onclick = event => { isLinkFollowed ||= Boolean(event.target.closest("a")); };
+  window.onhashchange = renderAddress;
   const repaint = () => { readTheme(); layoutAll(); };
   for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).onchange = repaint;
   let width = 0;
@@ -193,11 +194,11 @@ function listen() {
 }
 
 readTheme();
-showHead();
+showHeader();
 showGuide();
 drawPicture(openEntry);
-given = givenByFile();
-showOwn(given);
-putSwitches(broken => go({ broken }));
-listen();
-arrive();
+inputs = inputsFromFile();
+showSelfCheck(inputs);
+putSwitches(mistakes => navigate({ mistakes }));
+addListeners();
+renderAddress();

@@ -1,44 +1,44 @@
-// One matrix on the page: its name, size and formula, and a heatmap on canvas in which cells can be pointed at, walked
-// through with the arrow keys, and opened.
+// One matrix on the page: its name, size and formula, and a heatmap on a canvas. Each cell can be hovered, reached with
+// the arrow keys, and opened.
 
-const LEAST = 3, MOST = 16; // pixels of a cell
-const LABEL = 23; // pixels for the labels of rows: an index and a character
+const MIN_CELL = 3, MAX_CELL = 16; // pixels
+const ROW_LABEL = 23; // pixels: an index and a character
 const FONT = '"DejaVu Sans Mono", ui-monospace, Menlo, Consolas, monospace';
 
 // ---- colours -------------------------------------------------------------------------------------------------------
 
 const theme = {};
 
-/** Takes the colours from the style sheet: they change with light, dark and print. */
+/** Reads the colours from the style sheet: they differ in light mode, dark mode and print. */
 function readTheme() {
   const style = getComputedStyle(document.documentElement);
   const color = name => style.getPropertyValue(`--${name}`).trim();
   for (const name of ["page", "ink", "quiet", "hatch", "mark"]) theme[name] = color(name);
-  theme.wrong = channels(style.getPropertyValue("--wrong"));
-  for (const name of ["below", "above", "share"])
-    theme[name] = shades(["zero", `${name}-mid`, `${name}-end`].map(stop => channels(color(stop))));
+  theme.wrong = parseColor(style.getPropertyValue("--wrong"));
+  for (const name of ["negative", "positive", "probability"])
+    theme[name] = makeShades(["zero", `${name}-mid`, `${name}-end`].map(stop => parseColor(color(stop))));
 }
 
-const FINE = 255; // shades from the colour of zero to the end
-const shades = stops => Array.from({ length: FINE + 1 }, (_, n) => mixed(stops, n / FINE));
+const SHADES = 255; // from the colour of zero to the end of the scale
+const makeShades = stops => Array.from({ length: SHADES + 1 }, (_, n) => mixColors(stops, n / SHADES));
 
-const channels = color => [1, 3, 5].map(at => parseInt(color.slice(at, at + 2), 16));
+const parseColor = color => [1, 3, 5].map(at => parseInt(color.slice(at, at + 2), 16));
 
-/** The colour of a share (0 to 1) of the way from the colour of zero, over the middle one, to the end. */
-function mixed([zero, middle, end], share) {
-  const [from, to, part] = share < .5 ? [zero, middle, 2 * share] : [middle, end, 2 * share - 1];
+/** Interpolates from the colour of zero (fraction 0) over the middle one to the end (fraction 1). */
+function mixColors([zero, middle, end], fraction) {
+  const [from, to, part] = fraction < .5 ? [zero, middle, 2 * fraction] : [middle, end, 2 * fraction - 1];
   return from.map((channel, n) => Math.round(channel + (to[n] - channel) * part));
 }
 
-/** Where the number lies on its scale. The square root of the size lets small gradients be seen. */
-function colorOf(value, largest, isShare) {
-  if (Number.isNaN(value)) return theme.wrong; // shown as no number is
-  const part = largest ? Math.min(1, Math.abs(value) / largest) : 0;
-  if (isShare) return theme.share[Math.round(FINE * part)];
-  return (value < 0 ? theme.below : theme.above)[Math.round(FINE * Math.sqrt(part))];
+/** Probabilities have a linear scale; signed numbers a square root, so that small gradients stay visible. */
+function colorOf(value, largest, isProbability) {
+  if (Number.isNaN(value)) return theme.wrong; // a colour that no number has
+  const fraction = largest ? Math.min(1, Math.abs(value) / largest) : 0;
+  if (isProbability) return theme.probability[Math.round(SHADES * fraction)];
+  return (value < 0 ? theme.negative : theme.positive)[Math.round(SHADES * Math.sqrt(fraction))];
 }
 
-function hatch(context, x, y, width, height) {
+function drawHatching(context, x, y, width, height) {
   context.save();
   context.beginPath();
   context.rect(x, y, width, height);
@@ -46,13 +46,14 @@ function hatch(context, x, y, width, height) {
   context.strokeStyle = theme.hatch;
   context.lineWidth = 1;
   context.beginPath();
-  for (let at = x - height; at < x + width; at += 4) context.moveTo(at, y + height), context.lineTo(at + height, y);
+  for (let left = x - height; left < x + width; left += 4)
+    context.moveTo(left, y + height), context.lineTo(left + height, y);
   context.stroke();
   context.restore();
 }
 
-/** Sets the size of a canvas in CSS pixels, sharp on every screen; gives what draws on it. */
-function sized(canvas, width, height) {
+/** Sets the size of a canvas in CSS pixels, with the resolution of the screen, and returns its context. */
+function resizeCanvas(canvas, width, height) {
   const ratio = window.devicePixelRatio || 1, context = canvas.getContext("2d");
   canvas.width = Math.max(1, Math.round(width * ratio));
   canvas.height = Math.max(1, Math.round(height * ratio));
@@ -65,95 +66,97 @@ function sized(canvas, width, height) {
 // ---- a matrix ------------------------------------------------------------------------------------------------------
 
 const views = new Map(); // by the name of the quantity
-const overriding = new Map(); // numbers that are shown in the place of the file's: those of the broken code
+const overrides = new Map(); // the numbers of the broken code, shown instead of the file's
 
 class MatrixView {
-  /** `open` is called with an entry; `tallest` limits the height, and the rest scrolls. */
-  constructor(parent, quantity, { open, tallest = Infinity }) {
-    Object.assign(this, { quantity, open, tallest });
-    Object.assign(this, { active: [0, 0], isFocused: false, hover: null, lit: [], chosen: null });
-    this.isShare = quantity.kind === "share" || quantity.name === "next";
+  /** `open` is called with the entry to open; a matrix higher than `maxHeight` pixels scrolls. */
+  constructor(parent, quantity, { open, maxHeight = Infinity }) {
+    Object.assign(this, { quantity, open, maxHeight });
+    Object.assign(this, { active: [0, 0], isFocused: false, hovered: null, sources: [], selected: null });
+    this.isProbability = quantity.kind === "share" || quantity.name === "next";
     const { name, shape } = quantity;
     this.figure = put(parent, "figure", { "data-figure": name });
     const caption = put(this.figure, "figcaption"), title = put(caption, "b");
     putSymbol(putMath(title), name);
     put(caption, "span", { class: "quiet" }, shape.length ? shape.join(" × ") : "a number");
     this.badge = put(caption, "span", { class: "badge" });
-    if (quantity.formula) putWrapped(put(this.figure, "p", { class: "formula" }), quantity, quantity.formula);
+    if (quantity.formula) putFormula(put(this.figure, "p", { class: "formula" }), quantity, quantity.formula);
     this.grid = put(this.figure, "div", { class: "grid" });
     if (!quantity.numbers) {
       put(this.grid, "p", { class: "quiet", "data-matrix": name }, "Its numbers did not fit on this page.");
       return;
     }
-    this.above = put(this.grid, "canvas", { class: "above" }); // the labels of columns, and of rows
-    this.labels = put(this.grid, "canvas", { class: "labels" });
+    this.colLabels = put(this.grid, "canvas", { class: "col-labels" });
+    this.rowLabels = put(this.grid, "canvas", { class: "row-labels" });
     this.box = put(this.grid, "div", {
       "data-matrix": name, class: "box", tabindex: 0, role: "application", "aria-roledescription": "matrix",
-      "aria-label": `${name}, ${sizeInWords(quantity)}: ${quantity.meaning}. Arrow keys move, Enter opens a number.`,
+      "aria-label": `${name}, ${describeSize(quantity)}: ${quantity.meaning}. Arrow keys move, Enter opens a number.`,
     });
     this.canvas = put(this.box, "canvas");
     this.scale = put(this.figure, "p", { class: "scale" });
     this.ramp = put(this.scale, "canvas");
     this.largest = put(this.scale, "span");
-    this.listen();
+    this.addListeners();
   }
 
-  get numbers() { return overriding.get(this.quantity.name)?.numbers ?? this.quantity.numbers; }
-  indexAt([row, col]) { return this.quantity.index(row, col); }
-  entryAt(cell) { return { name: this.quantity.name, index: this.indexAt(cell) }; }
+  get numbers() { return overrides.get(this.quantity.name)?.numbers ?? this.quantity.numbers; }
+  indexOf([row, col]) { return this.quantity.indexOf(row, col); }
+  entryOf(cell) { return { name: this.quantity.name, index: this.indexOf(cell) }; }
   cellOf(index) { return index.length === 2 ? index : [0, index[0] ?? 0]; }
-  isHidden(cell) { return this.quantity.isHidden(this.indexAt(cell)); }
+  isMaskedAt(cell) { return this.quantity.isMaskedAt(this.indexOf(cell)); }
 
   // ---- size and colours --------------------------------------------------------------------------------------------
 
-  /** Finds the size of the cells. Matrices side by side have rows of one `height`, which the caller may give. */
+  /** Computes the size of the cells. Matrices side by side need equal row heights, so the caller may pass one. */
   layout(height) {
     if (!this.box) return;
     const { rows, cols, indices } = this.quantity;
     const [rowLetter, colLetter] = indices.length === 2 ? indices : ["", indices[0]];
     const hasRowLabels = Boolean(labelOf(rowLetter, 0)), ratio = window.devicePixelRatio || 1;
-    const whole = this.grid.clientWidth;
-    const fit = free => Math.max(LEAST, Math.min(MOST, Math.floor(free / cols * ratio) / ratio));
-    this.height = height ?? Math.max(rows > 1 ? 4 : 10, fit(whole - LABEL));
-    this.left = hasRowLabels && this.height >= 8 ? LABEL : 0;
-    this.width = fit(whole - this.left - 1);
+    const available = this.grid.clientWidth;
+    const fitCell = width => Math.max(MIN_CELL, Math.min(MAX_CELL, Math.floor(width / cols * ratio) / ratio));
+    this.height = height ?? Math.max(rows > 1 ? 4 : 10, fitCell(available - ROW_LABEL));
+    this.left = hasRowLabels && this.height >= 8 ? ROW_LABEL : 0;
+    this.width = fitCell(available - this.left - 1);
     this.top = labelOf(colLetter, 0) && this.width >= 7 ? 13 : 0;
-    this.labels.hidden = !this.left;
-    this.above.hidden = !this.top;
-    this.box.style.maxHeight = this.left ? "" : `${this.tallest}px`;
+    this.rowLabels.hidden = !this.left;
+    this.colLabels.hidden = !this.top;
+    this.box.style.maxHeight = this.left ? "" : `${this.maxHeight}px`;
     this.paint(true);
   }
 
-  /** Cells as single pixels, to be drawn enlarged. */
-  bitmap() {
-    const { rows, cols } = this.quantity, { numbers, isShare } = this, image = new ImageData(cols, rows);
-    const largest = this.largestNumber = this.quantity.isRounding(largestOf(numbers)) ? 0 : largestOf(numbers);
+  /** One pixel for each cell, enlarged when painted. */
+  drawBitmap() {
+    const { rows, cols } = this.quantity, { numbers, isProbability } = this, image = new ImageData(cols, rows);
+    const magnitude = largestMagnitude(numbers);
+    const largest = this.largestNumber = this.quantity.isRoundingError(magnitude) ? 0 : magnitude;
     for (let n = 0; n < numbers.length; n++) {
-      const color = colorOf(numbers[n], largest, isShare);
+      const color = colorOf(numbers[n], largest, isProbability);
       for (let channel = 0; channel < 3; channel++) image.data[4 * n + channel] = color[channel];
       image.data[4 * n + 3] = 255;
     }
-    const small = document.createElement("canvas");
-    small.width = cols;
-    small.height = rows;
-    small.getContext("2d").putImageData(image, 0, 0);
-    return small;
+    const bitmap = document.createElement("canvas");
+    bitmap.width = cols;
+    bitmap.height = rows;
+    bitmap.getContext("2d").putImageData(image, 0, 0);
+    return bitmap;
   }
 
-  paint(isNew = false) {
+  paint(isChanged = false) {
     if (!this.width) return;
-    if (isNew) {
-      this.cells = this.bitmap();
+    if (isChanged) {
+      this.bitmap = this.drawBitmap();
       this.paintLabels();
       this.paintScale();
     }
-    const { width, height, quantity: { rows, cols } } = this, context = sized(this.canvas, cols * width, rows * height);
+    const { width, height, quantity: { rows, cols } } = this;
+    const context = resizeCanvas(this.canvas, cols * width, rows * height);
     context.imageSmoothingEnabled = false;
-    context.drawImage(this.cells, 0, 0, cols * width, rows * height);
+    context.drawImage(this.bitmap, 0, 0, cols * width, rows * height);
     if (Math.min(width, height) >= 7) this.paintGaps(context);
-    if (this.quantity.isMasked) this.paintMask(context);
-    this.paintMarks(context);
-    this.paintLights(context);
+    if (this.quantity.hasMask) this.paintMask(context);
+    this.paintErrors(context);
+    this.paintFrames(context);
   }
 
   paintGaps(context) {
@@ -163,21 +166,21 @@ class MatrixView {
     for (let row = 1; row < rows; row++) context.fillRect(0, row * height - .5, cols * width, .5);
   }
 
-  /** The hatching, except where the broken code does look ahead. */
+  /** Hatches the masked entries, unless the broken code without a mask computes them. */
   paintMask(context) {
     const { width, height, quantity: { rows, cols } } = this;
-    if (overriding.get(this.quantity.name)?.looksAhead) return;
+    if (overrides.get(this.quantity.name)?.isUnmasked) return;
     context.fillStyle = theme.page;
     for (let row = 0; row < rows - 1; row++) {
       const x = (row + 1) * width, size = (cols - row - 1) * width;
       context.fillRect(x, row * height, size, height);
-      hatch(context, x, row * height, size, height);
+      drawHatching(context, x, row * height, size, height);
     }
   }
 
-  /** A wrong entry has a cross; in cells too small for one, a dot. */
-  paintMarks(context) {
-    const wrong = overriding.get(this.quantity.name)?.wrong, { width, height, quantity: { cols } } = this;
+  /** A cross on each wrong entry; a dot if the cell is too small. */
+  paintErrors(context) {
+    const wrong = overrides.get(this.quantity.name)?.wrong, { width, height, quantity: { cols } } = this;
     if (!wrong) return;
     const arm = Math.min(width, height) / 2 - 1.5;
     context.strokeStyle = context.fillStyle = theme.mark;
@@ -193,32 +196,32 @@ class MatrixView {
     context.stroke();
   }
 
-  /** The sources of the chosen entry in frames; the chosen one in its row and column; the cell of the keyboard. */
-  paintLights(context) {
+  /** Frames the sources of the selected entry; that entry, its row and its column; the cell with the keyboard focus. */
+  paintFrames(context) {
     const { rows, cols } = this.quantity;
-    for (const { rows: [top, bottom], cols: [left, right] } of this.lit)
-      this.frame(context, top, left, bottom, right, theme.ink, 1.5);
-    if (this.chosen) {
-      const [row, col] = this.chosen;
-      this.frame(context, row, 0, row, cols - 1, theme.quiet, 1);
-      this.frame(context, 0, col, rows - 1, col, theme.quiet, 1);
-      this.frame(context, row, col, row, col, theme.ink, 2.5);
+    for (const { rows: [top, bottom], cols: [left, right] } of this.sources)
+      this.drawFrame(context, top, left, bottom, right, theme.ink, 1.5);
+    if (this.selected) {
+      const [row, col] = this.selected;
+      this.drawFrame(context, row, 0, row, cols - 1, theme.quiet, 1);
+      this.drawFrame(context, 0, col, rows - 1, col, theme.quiet, 1);
+      this.drawFrame(context, row, col, row, col, theme.ink, 2.5);
     }
-    if (this.isFocused) this.frame(context, ...this.active, ...this.active, theme.ink, 2, [3, 2]);
-    if (this.hover) this.frame(context, ...this.hover, ...this.hover, theme.ink, 1);
+    if (this.isFocused) this.drawFrame(context, ...this.active, ...this.active, theme.ink, 2, [3, 2]);
+    if (this.hovered) this.drawFrame(context, ...this.hovered, ...this.hovered, theme.ink, 1);
   }
 
-  /** Drawn twice, the wider line in the colour of the page, so that it is seen on every cell. */
-  frame(context, top, left, bottom, right, color, line, dash = []) {
+  /** A wider line in the colour of the page is drawn first, so that the frame stands out on every cell. */
+  drawFrame(context, top, left, bottom, right, color, line, dash = []) {
     const { width, height, quantity: { rows, cols } } = this;
     const x = Math.max(line / 2, left * width), y = Math.max(line / 2, top * height);
-    const end = Math.min((right + 1) * width, cols * width - line / 2);
-    const foot = Math.min((bottom + 1) * height, rows * height - line / 2);
+    const xEnd = Math.min((right + 1) * width, cols * width - line / 2);
+    const yEnd = Math.min((bottom + 1) * height, rows * height - line / 2);
     for (const [style, size, dashes] of [[theme.page, line + 1.5, []], [color, line, dash]]) {
       context.strokeStyle = style;
       context.lineWidth = size;
       context.setLineDash(dashes);
-      context.strokeRect(x, y, end - x, foot - y);
+      context.strokeRect(x, y, xEnd - x, yEnd - y);
     }
     context.setLineDash([]);
   }
@@ -226,56 +229,56 @@ class MatrixView {
   paintLabels() {
     const { rows, cols, indices } = this.quantity, middle = n => (n + .5) * this.height + .5;
     if (this.top) {
-      const context = sized(this.above, cols * this.width, this.top);
-      this.write(context, cols, n => [(n + .5) * this.width, 7], n => labelOf(indices.at(-1), n), "center");
+      const context = resizeCanvas(this.colLabels, cols * this.width, this.top);
+      this.writeLabels(context, cols, n => [(n + .5) * this.width, 7], n => labelOf(indices.at(-1), n), "center");
     }
     if (!this.left) return;
-    const context = sized(this.labels, this.left, rows * this.height);
-    this.write(context, rows, n => [12, middle(n)], n => n, "right");
-    this.write(context, rows, n => [15, middle(n)], n => labelOf(indices[0], n), "left", theme.ink);
+    const context = resizeCanvas(this.rowLabels, this.left, rows * this.height);
+    this.writeLabels(context, rows, n => [12, middle(n)], n => n, "right");
+    this.writeLabels(context, rows, n => [15, middle(n)], n => labelOf(indices[0], n), "left", theme.ink);
   }
 
-  write(context, many, at, text, align, color = theme.quiet) {
+  writeLabels(context, count, positionOf, textOf, align, color = theme.quiet) {
     context.font = `${Math.min(11, Math.max(8, Math.min(this.height, this.width + 3) - 1.5))}px ${FONT}`;
     context.fillStyle = color;
     context.textAlign = align;
     context.textBaseline = "middle";
-    for (let n = 0; n < many; n++) context.fillText(text(n), ...at(n));
+    for (let n = 0; n < count; n++) context.fillText(textOf(n), ...positionOf(n));
   }
 
   paintScale() {
-    paintRamp(this.ramp, this.isShare ? "share" : "signed", 36);
-    this.largest.textContent = `${this.isShare ? "0 to" : "±"} ${rounded(this.largestNumber, 3)}`;
+    paintRamp(this.ramp, this.isProbability ? "probability" : "signed", 36);
+    this.largest.textContent = `${this.isProbability ? "0 to" : "±"} ${formatRounded(this.largestNumber, 3)}`;
   }
 
-  // ---- pointing, walking, opening ----------------------------------------------------------------------------------
+  // ---- pointer and keyboard ----------------------------------------------------------------------------------------
 
-  listen() {
+  addListeners() {
     const { canvas, box } = this;
-    canvas.onpointermove = event => this.point(this.cellUnder(event));
-    canvas.onpointerleave = () => this.point(null);
+    canvas.onpointermove = event => this.hover(this.cellUnder(event));
+    canvas.onpointerleave = () => this.hover(null);
     canvas.onclick = event => {
       const cell = this.cellUnder(event);
       if (!cell) return;
       this.active = cell;
-      this.open(this.entryAt(cell), "pointer");
+      this.open(this.entryOf(cell), "pointer");
     };
     box.onfocus = () => this.focus(box.matches(":focus-visible"));
     box.onblur = () => { this.isFocused = false; hideTip(); this.paint(); };
-    box.onkeydown = event => this.walk(event);
+    box.onkeydown = event => this.handleKey(event);
   }
 
   cellUnder({ offsetX, offsetY }) {
     const { rows, cols } = this.quantity;
     const cell = [Math.floor(offsetY / this.height), Math.floor(offsetX / this.width)];
     const isInside = cell[0] >= 0 && cell[0] < rows && cell[1] >= 0 && cell[1] < cols;
-    return isInside && !this.isHidden(cell) ? cell : null;
+    return isInside && !this.isMaskedAt(cell) ? cell : null;
   }
 
-  point(cell) {
-    if (String(cell) === String(this.hover)) return;
-    this.hover = cell;
-    if (cell) this.tell(cell); else hideTip();
+  hover(cell) {
+    if (String(cell) === String(this.hovered)) return;
+    this.hovered = cell;
+    if (cell) this.showTip(cell); else hideTip();
     this.paint();
   }
 
@@ -285,15 +288,15 @@ class MatrixView {
     this.paint();
   }
 
-  walk(event) {
+  handleKey(event) {
     const { rows, cols } = this.quantity, [row, col] = this.active;
     const to = {
       ArrowLeft: [row, col - 1], ArrowRight: [row, col + 1], ArrowUp: [row - 1, col], ArrowDown: [row + 1, col],
-      Home: [row, 0], End: [row, this.quantity.isMasked ? row : cols - 1],
+      Home: [row, 0], End: [row, this.quantity.hasMask ? row : cols - 1],
     }[event.key];
-    if (event.key === "Enter" || event.key === " ") this.open(this.entryAt(this.active), "keyboard");
+    if (event.key === "Enter" || event.key === " ") this.open(this.entryOf(this.active), "keyboard");
     else if (!to || event.ctrlKey || event.metaKey || event.altKey) return;
-    else if (to[0] >= 0 && to[0] < rows && to[1] >= 0 && to[1] < cols && !this.isHidden(to)) this.active = to;
+    else if (to[0] >= 0 && to[0] < rows && to[1] >= 0 && to[1] < cols && !this.isMaskedAt(to)) this.active = to;
     event.preventDefault();
     this.isFocused = true;
     if (to) this.announce();
@@ -301,51 +304,51 @@ class MatrixView {
   }
 
   announce() {
-    const { quantity: { name }, active } = this, place = placeOf(this.quantity, this.indexAt(active));
-    byId("say").textContent = `${name} ${place}: ${rounded(this.numbers[this.quantity.flat(this.indexAt(active))], 4)}`;
-    this.bringIn(active);
-    this.tell(active);
+    const { quantity, active } = this, index = this.indexOf(active), value = this.numbers[quantity.flatIndex(index)];
+    byId("say").textContent = `${quantity.name} ${describeIndex(quantity, index)}: ${formatRounded(value, 4)}`;
+    this.scrollTo(active);
+    this.showTip(active);
   }
 
-  /** Scrolls the box, and nothing else, so far that a cell is in sight. */
-  bringIn([row, col]) {
+  /** Scrolls a cell into view, in its box alone: scrollIntoView would scroll the page as well. */
+  scrollTo([row, col]) {
     const { box, width, height } = this;
     box.scrollLeft = Math.min(col * width, Math.max(box.scrollLeft, (col + 1) * width - box.clientWidth));
     box.scrollTop = Math.min(row * height, Math.max(box.scrollTop, (row + 1) * height - box.clientHeight));
   }
 
-  tell(cell) {
-    const { quantity, canvas, width, height } = this, index = this.indexAt(cell), at = quantity.flat(index);
-    const override = overriding.get(quantity.name), frame = canvas.getBoundingClientRect();
-    const broken = override?.wrong[at] ? override.numbers[at] : undefined;
-    showTip(this.entryAt(cell), { place: placeOf(quantity, index), value: quantity.at(index), broken },
-      { x: frame.left + (cell[1] + .5) * width, y: frame.top + cell[0] * height, height });
+  showTip(cell) {
+    const { quantity, canvas, width, height } = this, index = this.indexOf(cell), n = quantity.flatIndex(index);
+    const override = overrides.get(quantity.name), { left, top } = canvas.getBoundingClientRect();
+    const wrongValue = override?.wrong[n] ? override.numbers[n] : undefined;
+    showTip(this.entryOf(cell), { place: describeIndex(quantity, index), value: quantity.at(index), wrongValue },
+      { x: left + (cell[1] + .5) * width, y: top + cell[0] * height, height });
   }
 }
 
-function sizeInWords({ rows, cols, shape }) {
+function describeSize({ rows, cols, shape }) {
   if (!shape.length) return "a single number";
   return shape.length === 1 ? `a vector of ${cols}` : `${rows} rows by ${cols} columns`;
 }
 
 function paintRamp(canvas, kind, width = 64, height = 9) {
-  const context = sized(canvas, width, height);
-  if (kind === "hatched") return hatch(context, 0, 0, width, height);
+  const context = resizeCanvas(canvas, width, height), isProbability = kind === "probability";
+  if (kind === "hatched") return drawHatching(context, 0, 0, width, height);
   for (let x = 0; x < width; x++) {
-    const part = kind === "share" ? x / (width - 1) : 2 * x / (width - 1) - 1;
-    context.fillStyle = `rgb(${colorOf(part, 1, kind === "share")})`;
+    const value = isProbability ? x / (width - 1) : 2 * x / (width - 1) - 1;
+    context.fillStyle = `rgb(${colorOf(value, 1, isProbability)})`;
     context.fillRect(x, 0, 1, height);
   }
 }
 
 // ---- the tooltip ---------------------------------------------------------------------------------------------------
 
-function showTip(entry, { place, value, broken }, { x, y, height }) {
+function showTip(entry, { place, value, wrongValue }, { x, y, height }) {
   const tip = byId("tip");
   tip.replaceChildren();
   putSymbol(putMath(tip), entry.name, entry.index);
-  put(tip, "b", {}, ` ${aligned(value)}`);
-  if (broken !== undefined) put(tip, "div", { class: "wrong" }, `with the mistake ${aligned(broken)}`);
+  put(tip, "b", {}, ` ${formatAligned(value)}`);
+  if (wrongValue !== undefined) put(tip, "div", { class: "wrong" }, `with the mistake ${formatAligned(wrongValue)}`);
   put(tip, "div", { class: "quiet" }, place);
   tip.hidden = false;
   const left = Math.min(x - tip.offsetWidth / 2, document.documentElement.clientWidth - tip.offsetWidth - 6);
