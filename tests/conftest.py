@@ -2,6 +2,7 @@
 support/speeds.py (slow tests, and those that run alone) and support/tables.py (what it ends with)."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,11 +49,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    """Of PyTorch, whatever the last test has set: arrays are tiny, and threads that wait keep a core busy, which the
-    other workers need."""
-    import torch  # seconds, for which the process that only hands out the tests need not wait
-
-    if torch.get_num_threads() != 1:
+    """Of PyTorch, if it is loaded, and whatever the last test has set: arrays are tiny, and threads that wait keep a
+    core busy, which the other workers need."""
+    if (torch := sys.modules.get("torch")) and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
 
 

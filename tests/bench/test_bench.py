@@ -242,7 +242,6 @@ def test_where_accounts_for_all_time(tiny: None) -> None:
 
 
 @pytest.mark.slow("memory, in new processes")
-@pytest.mark.alone
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak of a process")
 def test_memory_grows_with_the_batch() -> None:
     few, many = (memory.peak(Settings(), NUMPY, rows, 64) for rows in (4, 32))

@@ -41,8 +41,6 @@ from tests.support.engines import CONFIG, RECIPES, assert_close, trained
 from tests.support.fork_server import ForkServer
 from tests.support.runs import rewrite_state
 
-starts_processes = pytest.mark.alone
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ForkServer]:
@@ -91,7 +89,6 @@ def together(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Ca
     return launched
 
 
-@starts_processes
 @pytest.mark.slow("several processes")
 @pytest.mark.parametrize(("size", "how", "name"), [(size, *case) for size in (2, 3) for case in cases(size)])
 def test_several_processes_compute_the_same_as_one(
@@ -196,8 +193,7 @@ def records(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 
-@starts_processes
-@pytest.mark.slow("torchrun")
+@pytest.mark.slow("several processes")
 def test_run_resumed_with_other_processes_equals_run_of_one(
     server: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +201,7 @@ def test_run_resumed_with_other_processes_equals_run_of_one(
     for folder in (several, one):
         folder.mkdir()
         (folder / "play.txt").write_text(PLAY, encoding="utf-8")
-    status, output = torchrun(2, several, program(ASKED, rank=1), *TRAIN)
+    status, output = launch(server, 2, several, program(ASKED, rank=1), *TRAIN)
     assert status == 1  # of torchrun
     assert output.count("stopped and saved at step 6; go on with --resume") == 1, output
     assert "gpt-torch: " not in output
@@ -228,8 +224,8 @@ def test_run_resumed_with_other_processes_equals_run_of_one(
     assert output.count("best validation loss") == 1  # only one process prints
 
 
-@starts_processes
 @pytest.mark.slow("several processes")
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("happens", "rank", "where", "after", "how", "message", "saved"),
     [
@@ -259,8 +255,8 @@ def test_lost_process_ends_the_run_with_a_checkpoint(
     assert [record["step"] for record in records(tmp_path, "step")] == list(range(1, 11))
 
 
-@starts_processes
 @pytest.mark.slow("several processes")
+@pytest.mark.alone
 @pytest.mark.parametrize("killed", [0, 2])
 def test_other_processes_end_within_a_minute_of_a_kill(
     killed: int, server: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -42,17 +42,20 @@ class Change:
 
 def changes(path: Path) -> Iterator[Change]:
     """All changes of a source, in its order."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    seen = {ast.unparse(tree)}
-    for where, statement, place, node in list(computed(tree)):
-        before = first_line(statement.get())
-        for replacement in replacements(node):
-            place.put(replacement)
-            source, after = ast.unparse(tree), first_line(statement.get())
-            if source not in seen:
-                seen.add(source)
-                yield Change(path, node.lineno, where, before, after, source)
-            place.put(node)
+    parts = [ast.Module([part], []) for part in ast.parse(path.read_text(encoding="utf-8")).body]
+    sources = [ast.unparse(part) for part in parts]
+    for i, part in enumerate(parts):
+        seen = {sources[i]}
+        for where, statement, place, node in list(computed(part)):
+            before = first_line(statement.get())
+            for replacement in replacements(node):
+                place.put(replacement)
+                changed, after = ast.unparse(part), first_line(statement.get())
+                if changed not in seen:
+                    seen.add(changed)
+                    source = "\n".join([*sources[:i], changed, *sources[i + 1 :]])
+                    yield Change(path, node.lineno, where, before, after, source)
+                place.put(node)
 
 
 # ---- where ------------------------------------------------------------------------------------------------------

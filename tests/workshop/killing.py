@@ -120,7 +120,9 @@ def kill_repeatedly(
     """Trains one run after another, killing each process after at most `longest` seconds, until `kills` were killed.
     Returns the work that was interrupted, and the number of runs; each run is compared with an uninterrupted one."""
     draw = random.Random(seed)
-    machine = ["--threads", "2"] + (["--device", "cpu", "--no-self-test"] if trainer.engine == "torch" else [])
+    # PyTorch's second thread would spin while it waits: on a busy machine a short run then takes minutes.
+    torch = ["--threads", "1", "--device", "cpu", "--no-self-test"]
+    machine = torch if trainer.engine == "torch" else ["--threads", "2"]
     begin = ["--data", "play.txt", *MODEL, *RECIPE, "--steps", str(steps), *machine]
     assert trainer.train("--out", "uninterrupted", *begin) == 0, trainer.output
     reference, found, number = trainer.folder / "uninterrupted", Counter[str](), 0

@@ -499,7 +499,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 @pytest.mark.slow("memory, with texts of megabytes")
-@pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in other units elsewhere")
 @pytest.mark.parametrize(("kind", "least", "most"), [("char", 2, 40), ("bpe", 5, 20)])
 def test_memory_does_not_grow_with_the_text(kind: str, least: int, most: int, tmp_path: Path) -> None:

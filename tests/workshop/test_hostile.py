@@ -24,6 +24,7 @@ from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.runs.checkpoint import Damaged, load_checkpoint
 from gpt_numpy.workshop.runs.run_dir import RunDir
 from gpt_torch.cli import CLI as IN_TORCH
+from tests.support.browser import launched
 from tests.support.runs import PLAY, Train, rewrite_state
 
 LATEST = Path("a/checkpoints/latest")
@@ -342,14 +343,8 @@ MARKUP = (
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as library:
-        browser = library.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 def opened(browser: Any, path: Path) -> Any:

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,9 +16,9 @@ from gpt_numpy.workshop.report import report
 from gpt_numpy.workshop.report.report import POINTS, TEMPLATE, buckets, downsampled
 from gpt_numpy.workshop.runs.run_dir import RunDir
 from gpt_numpy.workshop.train.phases import PHASES
+from tests.support.browser import BROWSER
 
 Record = dict[str, Any]
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)><!-- &lt; \u2028\u2029 {{data}}"
 
