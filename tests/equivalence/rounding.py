@@ -1,12 +1,12 @@
-"""What float32 does to a result, found in float64: how far rounding may move each number, with no float32 computed.
+"""The rounding errors of float32, estimated in float64 without computing in float32.
 
-A calculation is repeated in torch's float64, and after every operation, forwards and backwards, each number is moved up
-or down, by lot, by half a unit of float32's last place. What the result moves by is what nobody who computes in float32
-can avoid. Six throws are looked at, and the largest move of a tensor counts, but at least that of its own last place.
+A computation is repeated in torch's float64, and after every operation, in forward and backward, each number is moved
+up or down, at random, by half a unit in the last place of float32. The change of the result is an error that float32
+cannot avoid. The largest of six such changes counts for each tensor, or the rounding of its own entries if larger.
 
-A result may be off by 8 times that: there are many orders in which to add, and the throws may be lucky. Where numbers
-cancel, the moves are large by themselves, and so no tolerance needs to be widened for such cases. Layer norm, gelu and
-cross-entropy are computed in small steps here, since rounding within them counts too.
+A result may be off by 8 times that, since sums can be taken in any order, and six random changes may be small by
+chance. Where numbers cancel, the changes are large, so that no tolerance has to be widened for these cases. Layer norm,
+gelu and cross-entropy are computed in elementary steps, since rounding errors within them count too.
 """
 
 import math
@@ -23,31 +23,31 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.equivalence.problems import Arrays
 
-HALF_A_UNIT = 2.0**-24  # of float32's last place
-TIMES = 8.0
-LOTS = 99_991  # drawn ahead, since one by one they take longer than the operations; then the same ones again
+HALF_ULP = 2.0**-24  # half a unit in the last place of float32, relative
+TOLERANCE = 8.0  # in rounding errors
+SIGNS = 99_991  # drawn in advance, since drawing them one by one would dominate the run time, and reused in a cycle
 
 
-def moves(*ways: Callable[[], Arrays]) -> dict[str, float]:
-    """By how much, in norm, rounding to float32 moves each tensor that is computed, in one way or in several."""
+def rounding_errors(*computations: Callable[[], Arrays]) -> dict[str, float]:
+    """The norm of the rounding error of each tensor in float32, the largest over one or several computations of it."""
     found: dict[str, float] = {}
-    for way in ways:
+    for compute in computations:
         with rounding(unit=0.0):
-            exact = way()  # in the same small steps: what they differ by from torch's own is no rounding
-        for seed in range(6 // len(ways)):
+            exact = compute()  # in the same elementary steps, so that only rounding differs
+        for seed in range(6 // len(computations)):
             with rounding(seed):
-                moved = way()
+                rounded = compute()
             for name, value in exact.items():
-                move, least = float(np.linalg.norm(moved[name] - value)), HALF_A_UNIT * float(np.linalg.norm(value))
-                found[name] = max(found.get(name, 0.0), move, least)
+                error, least = float(np.linalg.norm(rounded[name] - value)), HALF_ULP * float(np.linalg.norm(value))
+                found[name] = max(found.get(name, 0.0), error, least)
     return found
 
 
 @contextmanager
-def rounding(seed: int = 0, unit: float = HALF_A_UNIT) -> Iterator[None]:
-    in_steps = {"layer_norm": layer_norm, "gelu": gelu, "cross_entropy": cross_entropy}
+def rounding(seed: int = 0, unit: float = HALF_ULP) -> Iterator[None]:
+    replacements = {"layer_norm": layer_norm, "gelu": gelu, "cross_entropy": cross_entropy}
     with ExitStack() as stack:
-        for name, function in in_steps.items():
+        for name, function in replacements.items():
             stack.enter_context(patch.object(F, name, function))
         if unit:
             stack.enter_context(Rounding(seed, unit))
@@ -55,39 +55,39 @@ def rounding(seed: int = 0, unit: float = HALF_A_UNIT) -> Iterator[None]:
 
 
 @lru_cache(maxsize=8)
-def lots(seed: int) -> torch.Tensor:
-    """1 or -1."""
-    return torch.randint(0, 2, (LOTS,), generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2.0 - 1.0
+def random_signs(seed: int) -> torch.Tensor:
+    """Each 1 or -1."""
+    return torch.randint(0, 2, (SIGNS,), generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2.0 - 1.0
 
 
 class Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, seed: int, unit: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.factors = 1.0 + unit * lots(seed)
+        self.factors = 1.0 + unit * random_signs(seed)
         self.taken = 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing here is compiled; to keep torch.compile away would load all of it, for seconds
+        return False  # nothing is compiled here, and skipping would import torch.compile, which takes seconds
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = operation(*args, **(kwargs or {}))
         if operation.is_view or operation.overloadpacket.__name__ in EXACT:
             return result
         if isinstance(result, tuple):
-            return tuple(map(self.move, result))
-        return self.move(result)
+            return tuple(map(self.perturb, result))
+        return self.perturb(result)
 
-    def move(self, x: Any) -> Any:
+    def perturb(self, x: Any) -> Any:
         if not (isinstance(x, torch.Tensor) and x.dtype == torch.float64):
             return x
-        if self.taken + x.numel() > LOTS:
+        if self.taken + x.numel() > SIGNS:
             self.taken = 0
         begin, self.taken = self.taken, self.taken + x.numel()
         return x.mul_(self.factors.as_strided(x.shape, x.stride(), begin))
 
 
-# Operations that only take numbers elsewhere.
+# Operations that only copy numbers.
 EXACT = {"clone", "_to_copy", "copy_", "cat", "where", "masked_fill", "gather", "index", "embedding", "zeros"}
 EXACT |= {"empty", "ones", "ones_like", "zeros_like", "new_zeros", "full", "fill_", "lift_fresh", "_unsafe_view"}
 

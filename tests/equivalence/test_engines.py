@@ -1,4 +1,4 @@
-"""What the workshop asks of an engine, asked of both, and of one going on where the other stopped."""
+"""What the workshop requires of an engine, for both engines, and for one that resumes from the other."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,7 +36,7 @@ each_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 
 @each_engine
 @each_recipe
-def test_training_learns(make: Make, recipe: Recipe) -> None:
+def test_training_reduces_the_loss(make: Make, recipe: Recipe) -> None:
     engine = make(CONFIG, replace(recipe, steps=60))
     losses = [float(engine.train_step(batch(), step).loss) for step in range(60)]
     assert losses[0] == pytest.approx(np.log(11), abs=0.1)
@@ -52,20 +52,20 @@ def test_training_learns(make: Make, recipe: Recipe) -> None:
 @pytest.mark.equivalence
 @each_recipe
 def test_both_engines_take_the_same_steps(config: GPTConfig, recipe: Recipe) -> None:
-    by_hand, in_torch = (trained(make(config, recipe)) for make in ENGINES.values())
-    assert_close(by_hand, in_torch, rtol=1e-3)
+    ours, theirs = (trained(make(config, recipe)) for make in ENGINES.values())
+    assert_close(ours, theirs, rtol=1e-3)
 
 
 @each_engine
 @pytest.mark.parametrize(
     "changed", [{"muon_lr": 0.1}, {"momentum": 0.5}, {"weight_decay": 3.0}, {"optimizer": "adamw"}]
 )
-def test_muon_goes_by_the_recipe_and_leaves_the_embedding_to_adamw(make: Make, changed: dict[str, Any]) -> None:
+def test_muon_follows_the_recipe_and_leaves_the_embedding_to_adamw(make: Make, changed: dict[str, Any]) -> None:
     usual, other = (trained(make(CONFIG, recipe)) for recipe in (RECIPES["muon"], replace(RECIPES["muon"], **changed)))
     matrix = "blocks.1.mlp.c_fc.weight"
     assert np.abs(usual[matrix] - other[matrix]).max() > 1e-3
     once, again = (
-        trained(make(CONFIG, recipe), range(1))  # after one step the other parameters have not seen a difference yet
+        trained(make(CONFIG, recipe), range(1))  # after one step, the other parameters are not affected yet
         for recipe in (RECIPES["muon"], replace(RECIPES["muon"], **changed))
     )
     if "weight_decay" not in changed:
@@ -74,15 +74,15 @@ def test_muon_goes_by_the_recipe_and_leaves_the_embedding_to_adamw(make: Make, c
 
 
 @each_engine
-def test_clipping_at_0_is_none(make: Make) -> None:
-    never, far = (trained(make(CONFIG, replace(RECIPE, grad_clip=clip))) for clip in (0.0, 1e9))
-    assert_close(never, far)
+def test_grad_clip_0_disables_clipping(make: Make) -> None:
+    disabled, unreached = (trained(make(CONFIG, replace(RECIPE, grad_clip=clip))) for clip in (0.0, 1e9))
+    assert_close(disabled, unreached)
 
 
 @each_engine
-@pytest.mark.parametrize(("name", "memory"), [("beta1", "exp_avg"), ("beta2", "exp_avg_sq")])
-def test_the_betas_are_those_of_the_recipe(make: Make, name: str, memory: str) -> None:
-    key = f"{memory}.tok_emb.weight"
+@pytest.mark.parametrize(("name", "moment"), [("beta1", "exp_avg"), ("beta2", "exp_avg_sq")])
+def test_betas_follow_the_recipe(make: Make, name: str, moment: str) -> None:
+    key = f"{moment}.tok_emb.weight"
     changed: dict[str, Any] = {name: 0.5}
     usual, other = trained(make(CONFIG))[key], trained(make(CONFIG, replace(RECIPE, **changed)))[key]
     assert not np.allclose(usual, other, rtol=1e-2, atol=0)
@@ -91,17 +91,17 @@ def test_the_betas_are_those_of_the_recipe(make: Make, name: str, memory: str) -
 @pytest.mark.equivalence
 @each_engine
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 6])
-def test_micro_batches_add_up_to_the_whole_batch(make: Make, micro_batch: int) -> None:
+def test_micro_batches_match_the_full_batch(make: Make, micro_batch: int) -> None:
     recipe = replace(RECIPE, micro_batch=micro_batch)
     assert_close(trained(make(CONFIG)), trained(make(CONFIG, recipe)))
 
 
 @each_engine
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_two_runs_agree_bit_for_bit(make: Make, dropout: float) -> None:
+def test_runs_are_reproducible_bit_for_bit(make: Make, dropout: float) -> None:
     config = replace(CONFIG, dropout=dropout)
     first = trained(make(config))
-    trained(make(replace(config, n_layer=1)))  # what else is drawn in the process does not matter
+    trained(make(replace(config, n_layer=1)))  # other random numbers drawn in the process must not matter
     assert_same(first, trained(make(config)))
 
 
@@ -118,7 +118,7 @@ def test_dropout_depends_on_seed_and_step(make: Make) -> None:
 
 @each_engine
 def test_dropout_differs_between_micro_batches(make: Make) -> None:
-    """The same row twice, one at a time, with other parts dropped each time."""
+    """The same row twice, in separate micro-batches, with different dropout masks."""
     engine = make(replace(CONFIG, dropout=0.3), replace(RECIPE, lr=0.0, weight_decay=0.0, micro_batch=1))
     row = batch(rows=1)
     once = engine.train_step(row, 0)
@@ -126,11 +126,11 @@ def test_dropout_differs_between_micro_batches(make: Make) -> None:
     assert float(both.loss) != pytest.approx(float(once.loss), rel=1e-5)
 
 
-# ---- what is not finite -----------------------------------------------------------------------------------------
+# ---- nonfinite values -------------------------------------------------------------------------------------------
 
 
-def on_the_device(config: GPTConfig, recipe: Recipe) -> Any:
-    """PyTorch's engine as it is on CUDA, where the optimizer itself skips a step."""
+def torch_as_on_cuda(config: GPTConfig, recipe: Recipe) -> Any:
+    """PyTorch's engine as on CUDA, where the optimizer itself skips nonfinite steps."""
     engine = ENGINES["torch"](config, recipe)
     engine.optimizer_skips = True
     return engine
@@ -140,56 +140,56 @@ def with_nan(weights: Everything) -> None:
     weights["blocks.1.mlp.c_fc.bias"][3] = np.nan
 
 
-def far_too_large(weights: Everything) -> None:
+def with_huge_weights(weights: Everything) -> None:
     weights["lm_head.weight"][:] = 3e38 * np.sign(weights["lm_head.weight"])
 
 
-def norm_too_large(weights: Everything) -> None:
+def with_huge_norm(weights: Everything) -> None:
     weights["ln_f.bias"][:] = 1e30
 
 
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
-@pytest.mark.parametrize("make", [*ENGINES.values(), on_the_device], ids=[*ENGINES, "torch as on CUDA"])
+@pytest.mark.parametrize("make", [*ENGINES.values(), torch_as_on_cuda], ids=[*ENGINES, "torch as on CUDA"])
 @pytest.mark.parametrize(
-    ("harm", "first"),
+    ("corrupt", "first"),
     [
         (with_nan, "blocks.1.mlp.c_fc.bias"),
-        (far_too_large, "the gradient of tok_emb.weight"),
-        (norm_too_large, None),  # of numbers that are finite
+        (with_huge_weights, "the gradient of tok_emb.weight"),
+        (with_huge_norm, None),  # all gradients are finite, their norm is not
     ],
 )
 @each_recipe
-def test_a_step_that_is_not_finite_changes_nothing_and_names_the_first(
-    make: Make, harm: Callable[[Everything], None], first: str | None, recipe: Recipe
+def test_nonfinite_step_changes_nothing_and_its_cause_is_named(
+    make: Make, corrupt: Callable[[Everything], None], first: str | None, recipe: Recipe
 ) -> None:
     engine, as_tensor = make(CONFIG, recipe), np.asarray if make is numpy_engine else torch.tensor
     trained(engine)
-    sound = {name: array.copy() for name, array in engine.weights().items()}
-    memory = {name: array.copy() for name, array in engine.optimizer_state().items()}
-    harmed = {name: array.copy() for name, array in sound.items()}
-    harm(harmed)
-    engine.load(harmed, memory, 3)
+    weights = {name: array.copy() for name, array in engine.weights().items()}
+    moments = {name: array.copy() for name, array in engine.optimizer_state().items()}
+    invalid = {name: array.copy() for name, array in weights.items()}
+    corrupt(invalid)
+    engine.load(invalid, moments, 3)
     found = engine.train_step(batch(seed=3), 3)
     assert not (np.isfinite(float(found.loss)) and np.isfinite(float(found.grad_norm)))
     assert engine.first_nonfinite(batch(seed=3), 3) == first
-    state = {name: as_tensor(array) for name, array in sound.items()}
-    engine.model.load_state_dict(state)  # all is well again, but nobody has told the engine that it is
+    state = {name: as_tensor(array) for name, array in weights.items()}
+    engine.model.load_state_dict(state)  # valid weights again, but the engine skips all steps until load
     engine.train_step(batch(seed=4), 4)
-    assert_same(dict(engine.weights()), sound)
-    assert_same(dict(engine.optimizer_state()), memory)
-    engine.load(sound, memory, 3)
-    undisturbed = make(CONFIG, recipe)
-    undisturbed.load(sound, memory, 3)
-    assert_same(trained(engine, range(3, 6)), trained(undisturbed, range(3, 6)))
+    assert_same(dict(engine.weights()), weights)
+    assert_same(dict(engine.optimizer_state()), moments)
+    engine.load(weights, moments, 3)
+    fresh = make(CONFIG, recipe)
+    fresh.load(weights, moments, 3)
+    assert_same(trained(engine, range(3, 6)), trained(fresh, range(3, 6)))
 
 
-# ---- its state --------------------------------------------------------------------------------------------------
+# ---- state ------------------------------------------------------------------------------------------------------
 
 
 @each_engine
 @pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, tie_weights=True), replace(CONFIG, dropout=0.2)])
 @each_recipe
-def test_another_engine_goes_on_from_a_state_as_the_first_would(make: Make, config: GPTConfig, recipe: Recipe) -> None:
+def test_loaded_engine_continues_like_the_first(make: Make, config: GPTConfig, recipe: Recipe) -> None:
     first = make(config, recipe)
     trained(first)
     second = make(config, recipe)
@@ -201,9 +201,7 @@ def test_another_engine_goes_on_from_a_state_as_the_first_would(make: Make, conf
 @pytest.mark.parametrize("tie_weights", [False, True])
 @pytest.mark.parametrize(("before", "after"), [("numpy", "torch"), ("torch", "numpy")])
 @each_recipe
-def test_one_engine_goes_on_from_what_the_other_saved(
-    before: str, after: str, tie_weights: bool, recipe: Recipe
-) -> None:
+def test_each_engine_continues_from_the_other(before: str, after: str, tie_weights: bool, recipe: Recipe) -> None:
     config = replace(CONFIG, tie_weights=tie_weights)
     first, second = ENGINES[before](config, recipe), ENGINES[after](config, recipe)
     trained(first)
@@ -213,18 +211,18 @@ def test_one_engine_goes_on_from_what_the_other_saved(
 
 @each_engine
 @each_recipe
-def test_what_an_engine_hands_out_is_a_snapshot(make: Make, recipe: Recipe) -> None:
+def test_weights_and_optimizer_state_are_snapshots(make: Make, recipe: Recipe) -> None:
     engine = make(CONFIG, recipe)
     trained(engine)
-    kept = {**engine.weights(), **engine.optimizer_state()}
-    before = {name: value.copy() for name, value in kept.items()}
+    arrays = {**engine.weights(), **engine.optimizer_state()}
+    before = {name: value.copy() for name, value in arrays.items()}
     trained(engine, range(3, 5))
-    assert_same(kept, before)
+    assert_same(arrays, before)
 
 
 @each_engine
 @each_recipe
-def test_the_optimizer_state_is_what_a_checkpoint_is_checked_for(make: Make, recipe: Recipe) -> None:
+def test_optimizer_state_has_the_shapes_checkpoints_require(make: Make, recipe: Recipe) -> None:
     config = replace(CONFIG, tie_weights=True)
     engine = make(config, recipe)
     assert engine.optimizer_state() == {}
@@ -237,10 +235,10 @@ def test_the_optimizer_state_is_what_a_checkpoint_is_checked_for(make: Make, rec
     assert len(shapes) == 2 * (count - hidden) + hidden
 
 
-# ---- reading and writing ----------------------------------------------------------------------------------------
+# ---- generation -------------------------------------------------------------------------------------------------
 
 
-def lively(make: Make, config: GPTConfig = CONFIG, recipe: Recipe = RECIPE) -> Any:
+def with_large_weights(make: Make, config: GPTConfig = CONFIG, recipe: Recipe = RECIPE) -> Any:
     """An engine whose weights are large enough for every part to matter."""
     engine = make(config, recipe)
     random = np.random.default_rng(1)
@@ -253,10 +251,10 @@ def lively(make: Make, config: GPTConfig = CONFIG, recipe: Recipe = RECIPE) -> A
 @each_engine
 @pytest.mark.parametrize("block_size", [1, 2, 3, 8])
 @pytest.mark.parametrize("prompt", [1, 5, 20])
-def test_cached_writing_is_writing_with_the_whole_window_read_anew_far_past_the_context(
+def test_cached_generation_matches_uncached_model_far_past_the_context(
     make: Make, block_size: int, prompt: int
 ) -> None:
-    engine = lively(make, replace(CONFIG, block_size=block_size))
+    engine = with_large_weights(make, replace(CONFIG, block_size=block_size))
     model = engine.model.double().eval()
     as_input = np.asarray if make is numpy_engine else torch.tensor
     text = [i % CONFIG.vocab_size for i in range(prompt)]
@@ -272,20 +270,20 @@ def test_cached_writing_is_writing_with_the_whole_window_read_anew_far_past_the_
             return seen[-1]
 
     engine.reader = Recording
-    written = text + list(generate(engine, text, 40, Sampling(), seed=3))
+    tokens = text + list(generate(engine, text, 40, Sampling(), seed=3))
     assert len(seen) == 40
     for i, logits in enumerate(seen):
-        so_far = written[: prompt + i]
+        so_far = tokens[: prompt + i]
         window = so_far[window_start(len(so_far), block_size) :]
-        anew = model(as_input([window]))[0][0, -1].detach().numpy()  # and no cache
-        digits = 1e-9 + np.finfo(logits.dtype).eps  # torch's engine hands them out in float32
-        np.testing.assert_allclose(logits, anew, rtol=digits, atol=digits)
+        expected = model(as_input([window]))[0][0, -1].detach().numpy()  # without a cache
+        digits = 1e-9 + np.finfo(logits.dtype).eps  # torch's engine returns them in float32
+        np.testing.assert_allclose(logits, expected, rtol=digits, atol=digits)
 
 
 @each_engine
-def test_dropout_is_off_while_reading_and_judging(make: Make) -> None:
-    engine = lively(make, replace(CONFIG, dropout=0.5), replace(RECIPE, lr=0.0, weight_decay=0.0))
-    plain = lively(make)
+def test_dropout_is_off_in_generation_and_evaluation(make: Make) -> None:
+    engine = with_large_weights(make, replace(CONFIG, dropout=0.5), replace(RECIPE, lr=0.0, weight_decay=0.0))
+    plain = with_large_weights(make)
     assert np.array_equal(engine.reader().read([1, 2, 3]), plain.reader().read([1, 2, 3]))
     engine.train_step(batch(), 0)
     assert engine.loss(batch()) == plain.loss(batch())

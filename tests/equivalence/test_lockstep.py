@@ -1,10 +1,10 @@
 """Both engines trained side by side: equal weights, batches, clipping, schedule, accumulation and AdamW, for 200 steps.
 
-Each step amplifies what was different before it, so what is wrong by a little anywhere shows in the end. In float64
-the two stay within 1e-8 after every step, also when one goes on from the other's checkpoint half-way. In float32 the
-loss, the gradient's norm and the weights stay as near to torch's float64 as rounding allows (see rounding.py). That is
-less near for the biases of keys: each shifts all scores of a row alike, so its gradient is zero but for rounding, and
-AdamW makes steps of any gradient, however small.
+Each step amplifies earlier differences, so even a small error shows in the end. In float64, the two stay within 1e-8
+after every step, also if one resumes from the other's checkpoint half-way. In float32, the loss, the gradient norm and
+the weights stay as close to torch's float64 as rounding allows (see rounding.py). That is less close for the biases of
+keys: they shift all scores of a row equally, so their gradients are zero up to rounding, and AdamW takes full steps
+for gradients of any size.
 """
 
 import math
@@ -20,7 +20,7 @@ from gpt_numpy.workshop.engine import Batch
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State, load_checkpoint, save_checkpoint
 from tests.equivalence.problems import Arrays
-from tests.equivalence.rounding import HALF_A_UNIT, TIMES, rounding
+from tests.equivalence.rounding import HALF_ULP, TOLERANCE, rounding
 from tests.support.engines import CONFIG, ENGINES, batch_of
 from tests.support.report import REPORT
 
@@ -40,31 +40,31 @@ class Step(NamedTuple):
     weights: Arrays
 
 
-def text(step: int) -> Batch:
-    """Rows that count up by 1, 2, 3 or 5, beginning anywhere: something to learn."""
+def counting_batch(step: int) -> Batch:
+    """Rows that count up by 1, 2, 3 or 5 from a random start, as something to learn."""
     random = np.random.default_rng(step)
     start, by = random.integers(0, CONFIG.vocab_size, (4, 1)), random.choice([1, 2, 3, 5], (4, 1))
     return batch_of((start + by * np.arange(CONFIG.block_size + 1)) % CONFIG.vocab_size)
 
 
-def new(engine: str, dtype: str = "float64") -> Any:
+def new_engine(engine: str, dtype: str = "float64") -> Any:
     made = ENGINES[engine](CONFIG, RECIPE)
-    return made if dtype == "float32" else in_float64(made)
+    return made if dtype == "float32" else to_float64(made)
 
 
-def in_float64(engine: Any) -> Any:
+def to_float64(engine: Any) -> Any:
     engine.model.double()
     return engine
 
 
 def train(engine: Any, first: int = 0, last: int = STEPS) -> Iterator[Step]:
     for step in range(first, last):
-        loss, grad_norm = engine.train_step(text(step), step)
+        loss, grad_norm = engine.train_step(counting_batch(step), step)
         yield Step(float(loss), float(grad_norm), {name: w.copy() for name, w in engine.weights().items()})
 
 
-def apart(a: Step, b: Step) -> tuple[float, ...]:
-    """How far a is from b, relative: in its loss, its gradient's norm, its weights together, and each parameter."""
+def relative_differences(a: Step, b: Step) -> tuple[float, ...]:
+    """Of the loss, the gradient norm, all weights, and each parameter of a, relative to b."""
     off = [float(np.linalg.norm(w - b.weights[name])) for name, w in a.weights.items()]
     size = [float(np.linalg.norm(w)) for w in b.weights.values()]
     weights = math.hypot(*off) / math.hypot(*size), *(o / s for o, s in zip(off, size, strict=True))
@@ -72,7 +72,7 @@ def apart(a: Step, b: Step) -> tuple[float, ...]:
 
 
 def assert_within_1e_8(number: int, differences: tuple[float, ...]) -> None:
-    assert all(difference < 1e-8 for difference in differences), f"after step {number}: {differences}"  # no NaN either
+    assert all(difference < 1e-8 for difference in differences), f"after step {number}: {differences}"  # NaN fails, too
 
 
 def report(number: int, dtype: str, differences: tuple[float, ...]) -> None:
@@ -81,50 +81,50 @@ def report(number: int, dtype: str, differences: tuple[float, ...]) -> None:
 
 
 @pytest.fixture(scope="module")
-def in_torch() -> list[Step]:
-    """Torch's training in float64."""
-    return list(train(new("torch")))
+def torch_steps() -> list[Step]:
+    """torch's training in float64."""
+    return list(train(new_engine("torch")))
 
 
-def test_the_training_is_one(in_torch: list[Step]) -> None:
-    """It learns, some of its gradients are clipped and some are not."""
-    assert in_torch[0].loss > 2.0
-    assert in_torch[-1].loss < 1.0
-    clipped = sum(step.grad_norm > RECIPE.grad_clip for step in in_torch)
+def test_training_learns_and_clips(torch_steps: list[Step]) -> None:
+    """The loss falls, and some but not all gradients are clipped."""
+    assert torch_steps[0].loss > 2.0
+    assert torch_steps[-1].loss < 1.0
+    clipped = sum(step.grad_norm > RECIPE.grad_clip for step in torch_steps)
     assert 0 < clipped < STEPS
 
 
-def test_float64_stays_within_1e_8(in_torch: list[Step]) -> None:
-    for number, (ours, theirs) in enumerate(zip(train(new("numpy")), in_torch, strict=True), 1):
-        differences = apart(ours, theirs)
+def test_float64_stays_within_1e_8(torch_steps: list[Step]) -> None:
+    for number, (ours, theirs) in enumerate(zip(train(new_engine("numpy")), torch_steps, strict=True), 1):
+        differences = relative_differences(ours, theirs)
         assert_within_1e_8(number, differences)
         report(number, "float64", differences)
 
 
 @pytest.mark.parametrize(("before", "after"), [("numpy", "torch"), ("torch", "numpy")])
-def test_a_checkpoint_handed_over_half_way_changes_nothing(
-    in_torch: list[Step], before: str, after: str, tmp_path: Path
+def test_checkpoint_of_other_engine_changes_nothing(
+    torch_steps: list[Step], before: str, after: str, tmp_path: Path
 ) -> None:
-    first, second = new(before), new(after)
+    first, second = new_engine(before), new_engine(after)
     list(train(first, last=HALF_WAY))
     tokenizer, state = CharTokenizer("abcdefghijk"), State(CONFIG, RECIPE, data="", digest="", step=HALF_WAY)
-    kept = Checkpoint(state, tokenizer, first.weights(), first.optimizer_state())
-    save_checkpoint(tmp_path / "half-way", kept)
+    saved = Checkpoint(state, tokenizer, first.weights(), first.optimizer_state())
+    save_checkpoint(tmp_path / "half-way", saved)
     checkpoint = load_checkpoint(tmp_path / "half-way", with_optimizer=True)
     second.load(checkpoint.weights, checkpoint.optimizer_state, checkpoint.state.step)
     rest = train(second, first=HALF_WAY)
-    for number, (ours, theirs) in enumerate(zip(rest, in_torch[HALF_WAY:], strict=True), HALF_WAY + 1):
-        assert_within_1e_8(number, apart(ours, theirs))
+    for number, (ours, theirs) in enumerate(zip(rest, torch_steps[HALF_WAY:], strict=True), HALF_WAY + 1):
+        assert_within_1e_8(number, relative_differences(ours, theirs))
 
 
-def test_float32_is_as_near_as_rounding_allows(in_torch: list[Step]) -> None:
-    rounded, by_hand = new("torch"), train(new("numpy", "float32"))
-    largest = np.full(3 + len(in_torch[0].weights), HALF_A_UNIT)  # what rounding has moved each by, up to this step
-    for number, (ours, theirs) in enumerate(zip(by_hand, in_torch, strict=True), 1):
+def test_float32_is_as_close_as_rounding_allows(torch_steps: list[Step]) -> None:
+    rounded, float32_steps = new_engine("torch"), train(new_engine("numpy", "float32"))
+    largest = np.full(3 + len(torch_steps[0].weights), HALF_ULP)  # the largest rounding errors up to this step
+    for number, (ours, theirs) in enumerate(zip(float32_steps, torch_steps, strict=True), 1):
         with rounding(number):
-            (moved,) = train(rounded, number - 1, number)
-        largest = np.maximum(largest, apart(moved, theirs))
-        differences = apart(ours, theirs)
+            (step,) = train(rounded, number - 1, number)
+        largest = np.maximum(largest, relative_differences(step, theirs))
+        differences = relative_differences(ours, theirs)
         times = differences / largest
-        assert times.max() <= TIMES, f"after step {number}: {times.max():.1f} times what rounding does"
+        assert times.max() <= TOLERANCE, f"after step {number}: {times.max():.1f} rounding errors"
         report(number, "float32", differences)

@@ -1,4 +1,4 @@
-"""The explanation of attention's gradients: its numbers are the model's, its formulas what the operations do."""
+"""explain: its numbers match those of the models, and its formulas match the operations."""
 
 import copy
 import json
@@ -40,51 +40,51 @@ from minitensor.ops.attention import (
     attention_weights_forward,
 )
 from tests.equivalence import problems
-from tests.equivalence.pair import by_hand, in_torch
-from tests.equivalence.problems import any_config, moved
+from tests.equivalence.pair import run_numpy, run_torch
+from tests.equivalence.problems import any_config, perturb
 from tests.support import ROOT
 
 
 class Drawn(NamedTuple):
     problem: Problem
-    whole: problems.Problem  # the same as a batch of one
+    batch: problems.Problem  # the same as a batch of one text
 
 
 def any_problem(seed: int) -> Drawn:
-    """Any model, one text, and one of its heads."""
+    """A random model, one text, and one head."""
     random = np.random.default_rng(seed)
     config = any_config(random)
     ids, targets = random.integers(0, config.vocab_size, (2, 1, random.integers(1, config.block_size + 1)))
-    weights = moved(initial_weights(config, 0), config, seed, 0.3)
+    weights = perturb(initial_weights(config, 0), config, seed, 0.3)
     layer, head = int(random.integers(config.n_layer)), int(random.integers(config.n_head))
-    every = {"lm_head.weight": weights["tok_emb.weight"], **weights}
+    all_weights = {"lm_head.weight": weights["tok_emb.weight"], **weights}
     return Drawn(
-        Problem(config, every, ids[0], targets[0], layer, head), problems.Problem(config, weights, ids, targets)
+        Problem(config, all_weights, ids[0], targets[0], layer, head), problems.Problem(config, weights, ids, targets)
     )
 
 
 def example(layer: int = 0, n_layer: int = 2, bias: bool = True) -> Problem:
-    """Small enough to look at every entry."""
+    """Small enough to check every entry."""
     config = GPTConfig(vocab_size=3, block_size=4, n_layer=n_layer, n_head=2, n_embd=4, bias=bias)
-    weights = moved(initial_weights(config, 0), config, 1, 0.4)
+    weights = perturb(initial_weights(config, 0), config, 1, 0.4)
     return Problem(config, weights, np.array([0, 1, 2, 1]), np.array([1, 2, 1, 0]), layer, 1)
 
 
 drawn = st.builds(any_problem, problems.SEEDS)
 
 
-def close(found: Array, expected: Array, size: Any = None) -> None:
-    """To rounding, beside the largest entry, or the sizes of the terms that were added up."""
+def assert_close(found: Array, expected: Array, size: Any = None) -> None:
+    """Equal up to rounding, relative to the largest entry, or to `size`, the sum of the absolute terms."""
     assert found.shape == expected.shape
     size = np.abs(expected).max(initial=0.0) if size is None else size
     assert (np.abs(found - expected) <= 1e-11 * size + 1e-18).all()
 
 
-# ---- the numbers are the model's --------------------------------------------------------------------------------
+# ---- numbers ----------------------------------------------------------------------------------------------------
 
 
-def of_head(numbers: dict[str, Array], problem: Problem) -> dict[str, Array]:
-    """What a run of the whole model says of this head, by the names of the explanation."""
+def numbers_of_head(numbers: dict[str, Array], problem: Problem) -> dict[str, Array]:
+    """The numbers of this head in a run of the model, by the names of the explanation."""
     n, h, C = problem.layer, problem.head, problem.config.n_embd
     D = C // problem.config.n_head
     rows, block = slice(h * D, (h + 1) * D), f"blocks.{n}"
@@ -102,52 +102,52 @@ def of_head(numbers: dict[str, Array], problem: Problem) -> dict[str, Array]:
     if problem.config.bias:
         found["db_o"] = numbers[f"d {block}.attn.c_proj.bias"]
     if n == 0:
-        past = Trace(problem).numbers["dY"]  # attention; the rest came through it
-        found["dR"] = numbers["d embedded"][0] - past
+        residual = Trace(problem).numbers["dY"]  # along the residual connection
+        found["dR"] = numbers["d embedded"][0] - residual
     return found
 
 
 @given(drawn)
-def test_its_numbers_are_those_of_the_model_that_trains(drawn: Drawn) -> None:
+def test_numbers_match_gpt_numpy(drawn: Drawn) -> None:
     numbers = Trace(drawn.problem).numbers
-    theirs = of_head(by_hand(drawn.whole, "staged"), drawn.problem)
+    theirs = numbers_of_head(run_numpy(drawn.batch, "staged"), drawn.problem)
     assert len(theirs) >= 19
     for name, expected in theirs.items():
-        close(np.where(np.isneginf(numbers[name]), 0.0, numbers[name]), expected)
+        assert_close(np.where(np.isneginf(numbers[name]), 0.0, numbers[name]), expected)
 
 
 @given(drawn)
-def test_its_column_of_torch_is_the_model_in_torch(drawn: Drawn) -> None:
+def test_torch_numbers_match_gpt_torch(drawn: Drawn) -> None:
     numbers = by_torch(drawn.problem)
-    for name, expected in of_head(in_torch(drawn.whole, "staged"), drawn.problem).items():
+    for name, expected in numbers_of_head(run_torch(drawn.batch, "staged"), drawn.problem).items():
         if name not in ("L", "dR"):
-            close(np.where(np.isneginf(numbers[name]), 0.0, numbers[name]), expected)
+            assert_close(np.where(np.isneginf(numbers[name]), 0.0, numbers[name]), expected)
 
 
 @given(drawn)
-def test_every_quantity_has_its_numbers(drawn: Drawn) -> None:
+def test_every_quantity_has_numbers(drawn: Drawn) -> None:
     trace = Trace(drawn.problem)
     assert set(trace.numbers) == set(trace.quantities)
     for quantity in trace.quantities.values():
         assert trace.numbers[quantity.name].ndim == len(quantity.indices)
 
 
-# ---- the formulas are what the operations do --------------------------------------------------------------------
+# ---- formulas ---------------------------------------------------------------------------------------------------
 
 
 @given(drawn)
-def test_every_formula_adds_up_to_the_number_of_the_tape(drawn: Drawn) -> None:
+def test_every_formula_matches_the_tape(drawn: Drawn) -> None:
     trace = Trace(drawn.problem)
     for quantity in trace.quantities.values():
         if quantity.terms:
             found, size = sums(trace, quantity)
             expected = np.where(np.isneginf(numbers := trace.numbers[quantity.name]), 0.0, numbers)
-            close(found, expected, size)
+            assert_close(found, expected, size)
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_each_term_is_what_the_operation_makes_of_that_entry(layer: int) -> None:
-    """The formula says what part of a gradient came from each entry before it; the tape, given that one alone, too."""
+def test_each_term_matches_the_backward_of_the_operation(layer: int) -> None:
+    """With a single nonzero entry in the source gradient, the formula and the tape must agree."""
     trace = Trace(example(layer))
     steps = 0
     for quantity in trace.quantities.values():
@@ -155,13 +155,13 @@ def test_each_term_is_what_the_operation_makes_of_that_entry(layer: int) -> None
             for index in map(tuple, visible_entries(trace, source)):
                 alone = np.zeros_like(trace.numbers[source])
                 alone[index] = trace.numbers[source][index]
-                close(by_formula(trace, quantity, source, alone), by_tape(trace, quantity, source, alone))
+                assert_close(by_formula(trace, quantity, source, alone), by_tape(trace, quantity, source, alone))
                 steps += 1
     assert steps > 350
 
 
 def sources(trace: Trace, quantity: Quantity) -> set[str]:
-    """The gradients that a gradient is made from by one operation; along the stream, with factor 1, there is none."""
+    """The gradients from which one operation computes this one; none along the residual stream, whose factor is 1."""
     if not quantity.is_gradient or quantity.name.startswith("dY"):
         return set()
     named = {factor.name for term in quantity.terms for factor in term.factors}
@@ -176,7 +176,7 @@ def by_formula(trace: Trace, quantity: Quantity, source: str, alone: Array) -> A
 
 
 def by_tape(trace: Trace, quantity: Quantity, source: str, alone: Array) -> Array:
-    """From one value of the tape to another, through the backward functions of the operations between them."""
+    """Through the backward functions of the operations between two values of the tape."""
     start, end = trace.problem.places[source[1:]], trace.problem.places[quantity.name[1:]]
     dy = np.zeros(trace.tensors[start.name].shape)
     dy[(0, *start.part)] = alone
@@ -187,26 +187,26 @@ def by_tape(trace: Trace, quantity: Quantity, source: str, alone: Array) -> Arra
 
 
 @given(drawn)
-def test_what_is_no_sum_is_what_its_formula_says(drawn: Drawn) -> None:
+def test_formulas_that_are_not_sums(drawn: Drawn) -> None:
     numbers = Trace(drawn.problem).numbers
     off = numbers["R"] - numbers["mean"][:, None]
-    close(numbers["var"], (off**2).mean(-1))
-    close(numbers["r"], 1 / np.sqrt(numbers["var"] + 0.00001))
-    close(numbers["n"], off * numbers["r"][:, None])
-    close(numbers["l"], -np.log((numbers["p"] * numbers["next"]).sum(-1)))
+    assert_close(numbers["var"], (off**2).mean(-1))
+    assert_close(numbers["r"], 1 / np.sqrt(numbers["var"] + 0.00001))
+    assert_close(numbers["n"], off * numbers["r"][:, None])
+    assert_close(numbers["l"], -np.log((numbers["p"] * numbers["next"]).sum(-1)))
     with np.errstate(over="raise"):
         for name, scores in (("P", numbers["S"]), ("p", numbers["Z"])):
-            powers = np.exp(scores)
-            close(numbers[name], powers / powers.sum(-1, keepdims=True))
+            exponentials = np.exp(scores)
+            assert_close(numbers[name], exponentials / exponentials.sum(-1, keepdims=True))
 
 
-def test_a_bias_of_the_keys_changes_nothing() -> None:
+def test_gradient_of_key_bias_is_zero() -> None:
     """It adds the same to all scores of a row."""
     trace = Trace(example())
     assert np.abs(trace.numbers["db_k"]).max() < 1e-17 < 1e-4 < np.abs(trace.numbers["db_q"]).max()
 
 
-def test_a_formula_is_read_as_it_is_written() -> None:
+def test_formula_is_parsed() -> None:
     factors = (Entry("P", ("i", "k")), Entry("dP", ("i", "k")))
     assert parsed("1/T l[i] - Σ_k P[i,k] dP[i,k]") == (
         Term(1, "", (Entry("1/T"), Entry("l", ("i",)))),
@@ -215,7 +215,7 @@ def test_a_formula_is_read_as_it_is_written() -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_every_factor_leads_to_a_quantity_and_at_last_to_the_loss(bias: bool) -> None:
+def test_factors_lead_from_scores_to_the_loss(bias: bool) -> None:
     for layer in (0, 1):
         problem = example(layer, bias=bias)
         known = quantities(problem.config, layer)
@@ -232,7 +232,7 @@ def test_every_factor_leads_to_a_quantity_and_at_last_to_the_loss(bias: bool) ->
 
 
 @given(drawn, st.randoms(use_true_random=False))
-def test_an_account_ends_in_the_value(drawn: Drawn, random: Any) -> None:
+def test_account_matches_the_value(drawn: Drawn, random: Any) -> None:
     trace = Trace(drawn.problem)
     name = random.choice(sorted(name for name, quantity in trace.quantities.items() if quantity.kind != "given"))
     index = tuple(int(n) for n in random.choice(visible_entries(trace, name)))
@@ -252,7 +252,7 @@ def test_an_account_ends_in_the_value(drawn: Drawn, random: Any) -> None:
                 assert factor.value == trace.numbers[factor.entry.name][tuple(map(int, factor.entry.indices))]
 
 
-def test_the_terms_of_dS_are_its_own_and_one_for_each_key_that_is_seen() -> None:
+def test_dS_has_its_own_term_and_one_for_each_visible_key() -> None:
     found = account(Trace(example()), "dS", (2, 1))
     assert sorted(" ".join(str(factor.entry) for factor in part.factors) for part in found.parts) == [
         "P[2,1] P[2,0] dP[2,0]", "P[2,1] P[2,1] dP[2,1]", "P[2,1] P[2,2] dP[2,2]", "P[2,1] dP[2,1]",
@@ -275,7 +275,7 @@ def test_all_ways_agree_on_every_gradient(layer: int) -> None:
 
 
 @given(drawn)
-def test_no_true_gradient_is_called_wrong(drawn: Drawn) -> None:
+def test_correct_gradients_are_not_reported_as_wrong(drawn: Drawn) -> None:
     trace = Trace(drawn.problem)
     assert verdict(trace, check_all(trace, by_torch(drawn.problem), 60)).wrong == 0
 
@@ -287,19 +287,19 @@ def test_every_gradient_of_attention_is_checked() -> None:
 
 @pytest.mark.parametrize("name", ["dS", "dW_k", "dY", "db_o", "dN_f"])
 @pytest.mark.parametrize("way", ["tape", "torch", "difference"])
-@pytest.mark.parametrize("wrong", [1e-4, math.nan])
-def test_a_way_that_differs_is_shown_as_wrong(name: str, way: str, wrong: float, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("error", [1e-4, math.nan])
+def test_differing_way_is_shown_as_wrong(name: str, way: str, error: float, monkeypatch: Any) -> None:
     trace = Trace(example())
     index = (2,) * trace.numbers[name].ndim if name != "dW_k" else (1, 2)
     torch = by_torch(trace.problem)
-    if way == "tape":  # its formula, made of other entries, stays right
-        trace.numbers[name] = off_by(trace.numbers[name], index, wrong)
+    if way == "tape":  # its formula uses other entries, and stays correct
+        trace.numbers[name] = with_error(trace.numbers[name], index, error)
     elif way == "torch":
-        torch[name] = off_by(torch[name], index, wrong)
+        torch[name] = with_error(torch[name], index, error)
     else:
         right = differences.differences
-        for room in (checks, differences):
-            monkeypatch.setattr(room, "differences", lambda *given: right(*given) + wrong)
+        for module in (checks, differences):
+            monkeypatch.setattr(module, "differences", lambda *given: right(*given) + error)
     labels = {"tape": "minitensor's tape", "torch": "torch, float64", "difference": "central difference"}
     ways = four_ways(trace, torch, account(trace, name, index))
     assert [one.label for one in ways if one.is_wrong] == [labels[way]]
@@ -308,37 +308,37 @@ def test_a_way_that_differs_is_shown_as_wrong(name: str, way: str, wrong: float,
 
 
 @pytest.mark.parametrize("way", ["torch", "difference"])
-@pytest.mark.parametrize("beyond", [0.5, 2.0])
-def test_what_is_allowed_is_allowed_and_no_more(way: str, beyond: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_errors_are_tolerated_up_to_the_tolerance(way: str, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     trace = Trace(example())
     torch, found = by_torch(trace.problem), account(trace, "dV", (2, 1))
     slope = checks.BEND * found.size + differences.resolution(trace)
     if way == "torch":
-        torch["dV"] = off_by(torch["dV"], (2, 1), beyond * checks.EXACT * found.size)
+        torch["dV"] = with_error(torch["dV"], (2, 1), factor * checks.EXACT * found.size)
     else:
-        monkeypatch.setattr(checks, "difference", lambda *_: found.value + beyond * slope)
-    assert any(one.is_wrong for one in four_ways(trace, torch, found)) == (beyond > 1)
+        monkeypatch.setattr(checks, "difference", lambda *_: found.value + factor * slope)
+    assert any(one.is_wrong for one in four_ways(trace, torch, found)) == (factor > 1)
     if way == "torch":
         one = verdict(trace, [one for one in check_all(trace, torch, 0) if one.name == "dV"])
-        assert (one.wrong > 0) == (beyond > 1)
-        assert one.exact == pytest.approx(beyond * checks.EXACT, rel=1e-4)
+        assert (one.wrong > 0) == (factor > 1)
+        assert one.exact == pytest.approx(factor * checks.EXACT, rel=1e-4)
 
 
-def test_the_allowance_is_small() -> None:
-    """Beside 1e-16, the rounding of a float64, and 1e-10, what a difference of this step is worth."""
+def test_tolerances_are_small() -> None:
+    """Compared with 1e-16, the rounding error of float64, and 1e-10, the error of a difference with this step."""
     trace = Trace(example())
     assert checks.EXACT <= 1e-10
     assert checks.BEND <= 1e-5
     assert differences.resolution(trace) < 1e-9
 
 
-def off_by(numbers: Array, index: tuple[int, ...], amount: float) -> Array:
+def with_error(numbers: Array, index: tuple[int, ...], amount: float) -> Array:
     changed = numbers.copy()
     changed[index] += amount
     return changed
 
 
-def test_differences_are_of_the_loss_at_two_places() -> None:
+def test_difference_is_central_difference_of_the_loss() -> None:
     trace = Trace(example())
     change = np.zeros((2, *trace.numbers["K"].shape))
     change[0, 1, 0], change[1, 1, 0] = differences.STEP, -differences.STEP
@@ -347,20 +347,20 @@ def test_differences_are_of_the_loss_at_two_places() -> None:
     assert above != trace.numbers["L"] != below
 
 
-def test_differences_that_cannot_all_be_afforded_are_shared_out() -> None:
+def test_limited_differences_are_shared_among_gradients() -> None:
     trace = Trace(example())
     checked = check_all(trace, {}, 100)
     taken = {one.name: len(one.slopes) for one in checked}
     assert sum(taken.values()) == 100
-    assert taken["db_q"] == 2  # all of a small one
+    assert taken["db_q"] == 2  # all entries of a small one
     assert taken["dW_q"] == 5
     assert taken["dS"] == taken["dX"] == 6
-    assert taken["dY_mlp1"] == 0  # attention's own come first
+    assert taken["dY_mlp1"] == 0  # those of attention come first
     found = verdict(trace, checked)
     assert (found.differences, found.has_torch, found.wrong) == (100, False, 0)
 
 
-def test_without_torch_its_column_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_column_is_empty_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     trace = Trace(example())
     assert by_torch(trace.problem) == {}
@@ -374,7 +374,7 @@ def test_without_torch_its_column_is_empty(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def matrices(text: str) -> dict[str, Array]:
-    """The matrices of the worked example, as the lesson writes them: fractions, and nothing above the mask."""
+    """The matrices of the worked example in the README: fractions, with empty cells above the mask."""
     found = {}
     for name, factor, rows in re.findall(r"(d?[A-Z]) = ([^$\n]*?)\\begin\{pmatrix\}(.*?)\\end", text, re.DOTALL):
         scale = {"": 1.0, "\\sqrt 2": 2**0.5, "\\ln 2": math.log(2), "\\frac{\\ln 2}{\\sqrt 2}": math.log(2) / 2**0.5}
@@ -383,24 +383,24 @@ def matrices(text: str) -> dict[str, Array]:
     return found
 
 
-def test_every_number_of_the_example_on_paper() -> None:
-    written = matrices((ROOT / "gpt_numpy" / "explain" / "README.md").read_text(encoding="utf-8"))
-    assert set(written) == {"Q", "K", "V", "P", "O", "dO", "dP", "dS", "dQ", "dK", "dV"}
-    scores, kept = attention_scores_forward(written["Q"], written["K"], is_causal=True)
+def test_worked_example_matches_the_operations() -> None:
+    readme = matrices((ROOT / "gpt_numpy" / "explain" / "README.md").read_text(encoding="utf-8"))
+    assert set(readme) == {"Q", "K", "V", "P", "O", "dO", "dP", "dS", "dQ", "dK", "dV"}
+    scores, saved = attention_scores_forward(readme["Q"], readme["K"], is_causal=True)
     P, _ = attention_weights_forward(scores)
-    dP, dV = attention_values_backward(written["dO"], P, written["V"])
+    dP, dV = attention_values_backward(readme["dO"], P, readme["V"])
     (dS,) = attention_weights_backward(dP, P)
-    dQ, dK, _ = attention_scores_backward(dS, *kept)
-    found = {"P": P, "O": attention_values_forward(P, written["V"])[0], "dP": np.tril(dP), "dS": dS, "dQ": dQ, "dK": dK}
+    dQ, dK, _ = attention_scores_backward(dS, *saved)
+    found = {"P": P, "O": attention_values_forward(P, readme["V"])[0], "dP": np.tril(dP), "dS": dS, "dQ": dQ, "dK": dK}
     for name, numbers in {**found, "dV": dV}.items():
-        close(numbers, written[name])
+        assert_close(numbers, readme[name])
 
 
-# ---- what the page carries --------------------------------------------------------------------------------------
+# ---- the page ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow("the full model")
-def test_a_page_of_32_characters_of_the_full_model_has_less_than_5_MB() -> None:
+def test_page_of_the_full_model_is_smaller_than_5_MB() -> None:
     config = GPTConfig(vocab_size=65, block_size=64)
     weights = {name: array.astype(np.float64) for name, array in initial_weights(config, 0).items()}
     ids = np.random.default_rng(0).integers(0, 65, 32)
@@ -408,9 +408,9 @@ def test_a_page_of_32_characters_of_the_full_model_has_less_than_5_MB() -> None:
     torch = by_torch(trace.problem)
     page = contents(trace, torch, check_all(trace, torch, 100), {})
     assert 2e6 < len(json.dumps(page)) < 4.8e6
-    carried = {one["name"] for one in page["quantities"] if "numbers" in one}
+    included = {one["name"] for one in page["quantities"] if "numbers" in one}
     needed = {*"XQKVSPOYZp", *(f"W_{x}" for x in "qkvo"), "next", "N_f", "W_lm"}
-    assert needed | {f"d{name}" for name in needed if name[0] not in "pn"} - {"dW_lm"} <= carried
+    assert needed | {f"d{name}" for name in needed if name[0] not in "pn"} - {"dW_lm"} <= included
 
 
 # ---- the command ------------------------------------------------------------------------------------------------
@@ -421,7 +421,7 @@ def explain(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
     return status, *capsys.readouterr()
 
 
-def test_an_entry_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_entry_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = explain(capsys, "To be, or not", "--entry", "dS[3,1]")
     assert (status, err) == (0, "")
     assert "dS[i,j] = P[i,j] (dP[i,j] - Σ_k P[i,k] dP[i,k])" in out
@@ -438,7 +438,7 @@ def test_an_entry_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert "they agree" in out
 
 
-def test_a_matrix_in_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matrix_in_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     status, out, _ = explain(capsys, "abcab", "--show", "P")
     assert status == 0
@@ -461,7 +461,7 @@ def test_every_kind_of_matrix_fits_the_terminal(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([""], "TEXT has 0 characters; give 2 to 64"),
         (["a"], "TEXT has 1 character;"),
@@ -490,18 +490,18 @@ def test_every_kind_of_matrix_fits_the_terminal(
         (["abc", "--heads", "1"], "--heads is not known; did you mean --head?"),
     ],
 )
-def test_a_wrong_use_is_one_clear_line(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_usage_error_is_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
     status, out, err = explain(capsys, *arguments)
     assert (status, out) == (2, "")
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_large_scores_are_no_trouble(capsys: pytest.CaptureFixture[str]) -> None:
+def test_large_logits_do_not_overflow(capsys: pytest.CaptureFixture[str]) -> None:
     problem = example()
     problem = replace(problem, weights={**problem.weights, "lm_head.weight": 1e4 * problem.weights["lm_head.weight"]})
     trace = Trace(problem)
@@ -510,7 +510,7 @@ def test_large_scores_are_no_trouble(capsys: pytest.CaptureFixture[str]) -> None
     assert not any(way.is_wrong for way in four_ways(trace, by_torch(problem), found))
 
 
-def test_numbers_that_are_none_are_shown_as_wrong() -> None:
+def test_nan_is_shown_as_wrong() -> None:
     problem = example()
     weight = problem.weights["blocks.0.attn.c_attn.weight"].copy()
     weight[2, 0] = np.nan
@@ -527,13 +527,13 @@ def test_numbers_that_are_none_are_shown_as_wrong() -> None:
     assert "nan" in shown.getvalue()
 
 
-def test_seeds_make_different_models(capsys: pytest.CaptureFixture[str]) -> None:
+def test_seeds_give_different_models(capsys: pytest.CaptureFixture[str]) -> None:
     losses = {explain(capsys, "abc", "--entry", "L", "--seed", seed)[1].splitlines()[0] for seed in "0123"}
     assert len(losses) == 4
 
 
 @pytest.mark.parametrize("text", ["-ab", 'it\'s "so"', "two\nlines", "$HOME `x` é☃", "a b"])
-def test_the_command_that_is_printed_works(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_command_works(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     _, first, _ = explain(capsys, "--entry", "l[0]", "--", text)
     _, out, _ = explain(capsys, "--entry", "L", "--", text)
     printed = next(line for line in out.splitlines() if line.startswith("each factor")).partition(": ")[2]
@@ -542,26 +542,26 @@ def test_the_command_that_is_printed_works(text: str, capsys: pytest.CaptureFixt
     assert again == first
 
 
-def test_what_cannot_be_seen_is_shown_by_a_sign(capsys: pytest.CaptureFixture[str]) -> None:
+def test_invisible_characters_are_shown_as_symbols(capsys: pytest.CaptureFixture[str]) -> None:
     out = explain(capsys, "a\n\t \u202eb", "--show", "P")[1]
-    for sign in ("↵", "⇥", "␣", "\N{REPLACEMENT CHARACTER}"):
-        assert sign in out
+    for symbol in ("↵", "⇥", "␣", "\N{REPLACEMENT CHARACTER}"):
+        assert symbol in out
 
 
-def test_smaller_terms_are_added_up_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_smaller_terms_are_summed_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     out = explain(capsys, "To be, or not", "--entry", "dR[3,1]")[1]
     rows = [line.split() for line in out.splitlines() if re.search(r"×|smaller ones", line)][1:]
     assert re.search(r"and 9 smaller ones", out)
     assert sum(float(row[-2]) for row in rows) == pytest.approx(float(rows[-1][-1]), rel=1e-4)
 
 
-def test_names(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_of_names(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = explain(capsys, "abc", "--show", "list")
     assert status == 0
     assert {"dS[i,j]", "W_q[d,m]", "L"} <= {line.split()[0] for line in out.splitlines()}
 
 
-def test_a_share_says_what_it_is_a_share_of() -> None:
+def test_softmax_entry_is_a_share_of_the_sum_of_exponentials() -> None:
     found = account(Trace(example()), "P", (2, 1))
     assert len(found.parts) == 3
     assert found.formula == pytest.approx(found.value)

@@ -1,4 +1,4 @@
-"""The page of attention's gradients, in a browser: every sum on it is NumPy's, and whatever a reader does works."""
+"""The page of explain in a browser: its sums match NumPy's, and all controls work."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.cli.main import run
 from gpt_numpy.workshop.params import initial_weights
 from gpt_numpy.workshop.report.report import embedded
-from tests.equivalence.problems import moved
+from tests.equivalence.problems import perturb
 from tests.support.browser import launched
 
 TEXT = "To be, or not"
@@ -39,7 +39,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return written(tmp_path_factory.mktemp("page") / "attention.html", TEXT)
+    return make_page(tmp_path_factory.mktemp("page") / "attention.html", TEXT)
 
 
 @pytest.fixture(scope="module")
@@ -47,22 +47,22 @@ def trace() -> Trace:
     return Trace(subject_of(CLI, {"text": TEXT}).problem)
 
 
-def written(path: Path, *arguments: str) -> Path:
+def make_page(path: Path, *arguments: str) -> Path:
     assert run(CLI, ["explain", *arguments, "--out", str(path)]) == 0
     return path
 
 
 class Reader:
-    """Somebody with the page open. Whatever the page complains of, or asks a network for, is kept."""
+    """The page in a browser. All messages, errors and requests of the page are recorded."""
 
     def __init__(self, browser: Any, file: Path, **settings: Any) -> None:
         self.file = file
         self.page = browser.new_context(**settings).new_page()
-        self.complaints: list[str] = []
+        self.messages: list[str] = []
         self.requests: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.complaints.append(dialog.message))
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.messages.append(dialog.message))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.open()
 
@@ -72,7 +72,7 @@ class Reader:
         self.page.wait_for_selector("#own[data-largest]")
 
     def go(self, state: str) -> None:
-        """To another address of the same page."""
+        """Goes to another address of the same page."""
         self.page.evaluate("state => { location.hash = state }", state)
         self.page.wait_for_timeout(20)
 
@@ -84,21 +84,21 @@ class Reader:
 
 
 @pytest.fixture(scope="module")
-def one_reader(browser: Any, file: Path) -> Reader:
+def shared_reader(browser: Any, file: Path) -> Reader:
     return Reader(browser, file)
 
 
 @pytest.fixture
-def reader(one_reader: Reader, file: Path) -> Iterator[Reader]:
-    one_reader.go("#")
-    yield one_reader
-    assert one_reader.complaints == []
-    assert {url.partition("#")[0] for url in one_reader.requests} <= {"about:blank", file.as_uri()}, (
-        "asked for something"
+def reader(shared_reader: Reader, file: Path) -> Iterator[Reader]:
+    shared_reader.go("#")
+    yield shared_reader
+    assert shared_reader.messages == []
+    assert {url.partition("#")[0] for url in shared_reader.requests} <= {"about:blank", file.as_uri()}, (
+        "the page made requests"
     )
 
 
-# ---- what it says -----------------------------------------------------------------------------------------------
+# ---- contents ---------------------------------------------------------------------------------------------------
 
 
 ENTRIES = "dS[3,1] dX[2,5] dW_q[0,3]"
@@ -111,7 +111,7 @@ more = [pytest.param(entry, marks=in_detail) for entry in MORE.split()]
 
 
 @pytest.mark.parametrize("entry", [*ENTRIES.split(), *more])
-def test_the_sum_of_an_entry_is_numpys(entry: str, reader: Reader, trace: Trace) -> None:
+def test_sum_of_entry_matches_numpy(entry: str, reader: Reader, trace: Trace) -> None:
     name, *index = re.findall(r"\w+", entry)
     expected = account(trace, name, tuple(map(int, index)))
     reader.go(f"#{entry}")
@@ -130,7 +130,7 @@ def test_the_sum_of_an_entry_is_numpys(entry: str, reader: Reader, trace: Trace)
 
 
 def all_of(page: Any, selector: str, name: str) -> list[str]:
-    """A data attribute of everything that is selected."""
+    """A data attribute of all selected elements."""
     return [one.get_attribute(f"data-{name}") for one in page.query_selector_all(selector)]
 
 
@@ -139,7 +139,7 @@ def pairs(page: Any, selector: str, first: str, second: str) -> list[tuple[str, 
 
 
 @in_detail
-def test_an_account_says_all(reader: Reader, trace: Trace) -> None:
+def test_account_shows_all_details(reader: Reader, trace: Trace) -> None:
     reader.go("#dS[3,1]")
     page, found = reader.page, account(trace, "dS", (3, 1))
     assert "“b” at 3 attends to “o” at 1" in page.text_content("#account")
@@ -159,11 +159,11 @@ def test_an_account_says_all(reader: Reader, trace: Trace) -> None:
 
 def links(page: Any, selector: str) -> list[str]:
     """The entries that links lead to."""
-    return [decoded(link.get_attribute("href")).partition("&")[0] for link in page.query_selector_all(selector)]
+    return [fragment(link.get_attribute("href")).partition("&")[0] for link in page.query_selector_all(selector)]
 
 
 @in_detail
-def test_the_command_of_an_entry_gives_the_same_number(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_of_entry_prints_the_same_number(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:
     reader.go("#dK[5,3]")
     command = shlex.split(reader.page.text_content("#account pre"))
     capsys.readouterr()
@@ -172,7 +172,7 @@ def test_the_command_of_an_entry_gives_the_same_number(reader: Reader, capsys: p
 
 
 @in_detail
-def test_it_suggests_the_largest(reader: Reader, trace: Trace) -> None:
+def test_suggestions_are_the_largest_entries(reader: Reader, trace: Trace) -> None:
     reader.open()
     for link in links(reader.page, "#suggestions a"):
         name, *index = re.findall(r"\w+", link)
@@ -182,12 +182,12 @@ def test_it_suggests_the_largest(reader: Reader, trace: Trace) -> None:
 
 
 @in_detail
-def test_arrows_lead_from_matrix_to_matrix(reader: Reader) -> None:
+def test_arrows_connect_the_matrices(reader: Reader) -> None:
     assert len(reader.page.query_selector_all("#flow > svg > path")) > 20
 
 
 @in_detail
-def test_every_quantity_opens_and_nothing_is_wrong(reader: Reader, trace: Trace) -> None:
+def test_every_quantity_opens_without_errors(reader: Reader, trace: Trace) -> None:
     for quantity in trace.quantities.values():
         shape = trace.numbers[quantity.name].shape
         last = [length - 1 for length in shape]
@@ -199,58 +199,58 @@ def test_every_quantity_opens_and_nothing_is_wrong(reader: Reader, trace: Trace)
         assert not reader.page.query_selector_all("#account .wrong"), entry
 
 
-def test_from_a_score_down_to_the_loss_by_its_links_and_back(reader: Reader) -> None:
+def test_links_lead_from_score_to_loss_and_back(reader: Reader) -> None:
     reader.go("#dS[3,1]")
     walked = ["dS"]
     for name in ("dP", "dO", "dY", "dR_f", "dN_f", "dZ", "p", "Z"):
         reader.page.click(f"#account tr[data-term] a[href^='#{name}'], #account tr[data-term] a[href^='#{name}%5B']")
         walked.append(name)
-        assert decoded(reader.page.url).startswith(f"{name}[")
+        assert fragment(reader.page.url).startswith(f"{name}[")
     for name in reversed(walked[:-1]):
         reader.page.go_back()
         reader.page.wait_for_function("name => decodeURIComponent(location.hash).startsWith(`#${name}[`)", arg=name)
-    assert decoded(reader.page.url) == "dS[3,1]"
+    assert fragment(reader.page.url) == "dS[3,1]"
     assert reader.page.is_visible("#account")
 
 
-def decoded(url: str) -> str:
-    """What stands after the # of an address."""
+def fragment(url: str) -> str:
+    """The part of a URL after #, decoded."""
     return unquote(url.partition("#")[2])
 
 
-def test_its_own_arithmetic_agrees_with_the_file(reader: Reader) -> None:
+def test_arithmetic_of_the_page_matches_the_file(reader: Reader) -> None:
     assert reader.number("#own", "largest") < 1e-13
 
 
 @in_detail
 @pytest.mark.parametrize(("name", "index"), [("dS", (3, 1)), ("dU_mlp0", "the smallest")])
 @pytest.mark.parametrize("way", ["torch", "difference"])
-@pytest.mark.parametrize("beyond", [0.5, 2.0])
-def test_the_page_allows_what_python_allows(
-    name: str, index: Any, way: str, beyond: float, browser: Any, file: Path, trace: Trace, tmp_path: Path
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_page_and_python_have_the_same_tolerances(
+    name: str, index: Any, way: str, factor: float, browser: Any, file: Path, trace: Trace, tmp_path: Path
 ) -> None:
-    """A number in the file is changed, by half of what is allowed and by twice as much."""
-    if index == "the smallest":  # made of one product that is nothing beside the others
+    """A number in the file is changed by half and by twice the tolerance."""
+    if index == "the smallest":  # a single product, tiny beside the other entries
         index = tuple(int(n) for n in np.unravel_index(np.abs(trace.numbers[name]).argmin(), trace.numbers[name].shape))
     size = account(trace, name, index).size
     allowed = EXACT * size if way == "torch" else BEND * size + resolution(trace)
-    reader = Reader(browser, changed(file, tmp_path, name, way, index, beyond * allowed))
+    reader = Reader(browser, with_changed_number(file, tmp_path, name, way, index, factor * allowed))
     reader.go(f"#{name}[{','.join(map(str, index))}]")
-    assert all_of(reader.page, "#account [data-way].wrong", "way") == ([way] if beyond > 1 else [])
+    assert all_of(reader.page, "#account [data-way].wrong", "way") == ([way] if factor > 1 else [])
     relative = reader.number(f"#account [data-way={way}]", "relative")
-    assert relative == pytest.approx(beyond * allowed / size, rel=0.35)  # the right number is not quite right either
+    assert relative == pytest.approx(factor * allowed / size, rel=0.35)  # the correct number has a rounding error, too
 
 
-def changed(file: Path, folder: Path, name: str, way: str, index: tuple[int, ...], amount: float) -> Path:
+def with_changed_number(file: Path, folder: Path, name: str, way: str, index: tuple[int, ...], amount: float) -> Path:
     """The page with one number changed."""
-    before, text, after = parts_of(file)
+    before, text, after = split_page(file)
     data = json.loads(text)
     record = next(one for one in data["quantities"] if one["name"] == name)
-    numbers = unpacked(record[way])
-    place = int(np.ravel_multi_index(index, record["shape"]))
+    numbers = unpack(record[way])
+    position = int(np.ravel_multi_index(index, record["shape"]))
     if way == "difference" and "measured" in record:
-        place = int(np.flatnonzero(unpacked(record["measured"]) == place)[0])
-    numbers[place] += amount
+        position = int(np.flatnonzero(unpack(record["measured"]) == position)[0])
+    numbers[position] += amount
     record[way] = base64.b64encode(numbers.tobytes()).decode("ascii")
     page = folder / "changed.html"
     page.write_text(before + embedded(data) + after, encoding="utf-8")
@@ -259,9 +259,9 @@ def changed(file: Path, folder: Path, name: str, way: str, index: tuple[int, ...
 
 @in_detail
 @pytest.mark.parametrize("way", ["torch", "difference", "numbers"])
-def test_what_is_wrong_in_the_file_is_shown_as_wrong(way: str, browser: Any, file: Path, tmp_path: Path) -> None:
-    """One number of dS in the file is changed: the account says so, and the page's own arithmetic too."""
-    reader = Reader(browser, changed(file, tmp_path, "dS", way, (3, 1), 1e-4))
+def test_wrong_number_in_the_file_is_shown_as_wrong(way: str, browser: Any, file: Path, tmp_path: Path) -> None:
+    """One number of dS is changed: the account shows it, and, if it is the tape's, the page's own arithmetic too."""
+    reader = Reader(browser, with_changed_number(file, tmp_path, "dS", way, (3, 1), 1e-4))
     reader.go("#dS[3,1]")
     wrong = all_of(reader.page, "#account [data-way].wrong", "way")
     assert wrong == {"torch": ["torch"], "difference": ["difference"], "numbers": ["tape", "torch", "difference"]}[way]
@@ -270,21 +270,21 @@ def test_what_is_wrong_in_the_file_is_shown_as_wrong(way: str, browser: Any, fil
     assert (reader.number("#own", "largest") > 1e-4) == (way == "numbers")
 
 
-def parts_of(file: Path) -> tuple[str, str, str]:
+def split_page(file: Path) -> tuple[str, str, str]:
     """The page before its data, the data, and the page after."""
     before, rest = file.read_text(encoding="utf-8").split(' id="data">')
     text, after = rest.split("</script>", 1)
     return f'{before} id="data">', text, f"</script>{after}"
 
 
-def unpacked(text: str) -> Any:
+def unpack(text: str) -> Any:
     kind = "<f4" if text.startswith(",") else "<f8"
     return np.frombuffer(base64.b64decode(text.removeprefix(",")), kind).astype("<f8")
 
 
 @in_detail
-def test_a_difference_that_was_not_taken_is_said(browser: Any, tmp_path: Path) -> None:
-    reader = Reader(browser, written(tmp_path / "page.html", "To be, or", "--differences", "60"))
+def test_difference_that_was_not_taken_is_shown_as_not_measured(browser: Any, tmp_path: Path) -> None:
+    reader = Reader(browser, make_page(tmp_path / "page.html", "To be, or", "--differences", "60"))
     reader.go("#dS[7,7]")
     measured = reader.number("#account [data-way=difference]", "value")
     assert measured == pytest.approx(reader.number("#account [data-way=tape]", "value"), rel=1e-4, abs=1e-9)
@@ -294,11 +294,11 @@ def test_a_difference_that_was_not_taken_is_said(browser: Any, tmp_path: Path) -
     assert not reader.page.query_selector_all("#account .wrong")
 
 
-# ---- break it ---------------------------------------------------------------------------------------------------
+# ---- mistakes ---------------------------------------------------------------------------------------------------
 
 
-def broken_by_numpy(trace: Trace, mistake: str) -> dict[str, Any]:
-    """The gradients of a backward with one mistake in it, in NumPy."""
+def gradients_with_mistake(trace: Trace, mistake: str) -> dict[str, Any]:
+    """The gradients of a backward pass with one mistake, in NumPy."""
     n, c = trace.numbers, trace.constants["c"]
     S, P, dP = n["S"], n["P"], n["dP"]
     if mistake == "mask":
@@ -322,28 +322,28 @@ MISTAKES = ["rowsum", *(pytest.param(name, marks=in_detail) for name in ("scale"
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_makes_wrong_what_it_makes_wrong_in_numpy(mistake: str, reader: Reader, trace: Trace) -> None:
+def test_mistake_has_the_same_effects_as_in_numpy(mistake: str, reader: Reader, trace: Trace) -> None:
     reader.page.check(f"input[name=break][value={mistake}]")
-    assert f"break={mistake}" in decoded(reader.page.url)
+    assert f"break={mistake}" in fragment(reader.page.url)
     wrong = dict(pairs(reader.page, "tr[data-broken]", "broken", "wrong"))
-    found = broken_by_numpy(trace, mistake)
+    found = gradients_with_mistake(trace, mistake)
     for name, numbers in found.items():
         right = trace.numbers[name]
         off = np.abs(numbers - right) > 1e-9 * np.abs(right).max() + 1e-15
         assert int(wrong.get(name, 0)) == off.sum(), name
     agrees = dict(pairs(reader.page, "tr[data-agrees]", "broken", "agrees"))
     assert len(agrees) == 15
-    for name, verdict in agrees.items():  # a forgotten mask is in the forward pass too, where differences follow it
+    for name, verdict in agrees.items():  # without the mask, the differences change too, and agree
         assert verdict == ("true" if mistake == "mask" or not int(wrong[name]) else "false"), name
     assert ("BROKEN" in reader.page.text_content("#causality")) == (mistake == "mask")
     assert ("NOT" in reader.page.text_content("#sums")) == (mistake == "rowsum")
     reader.page.uncheck(f"input[name=break][value={mistake}]")
-    assert "break" not in decoded(reader.page.url)
+    assert "break" not in fragment(reader.page.url)
     assert not [count for count in all_of(reader.page, "tr[data-broken]", "wrong") if int(count)]
 
 
 @in_detail
-def test_the_account_of_a_broken_entry_shows_both_numbers(reader: Reader, trace: Trace) -> None:
+def test_account_with_a_mistake_shows_both_numbers(reader: Reader, trace: Trace) -> None:
     reader.go("#dQ[4,3]&break=scale")
     text = reader.page.text_content("#account").replace("\N{MINUS SIGN}", "-")
     right = trace.numbers["dQ"][4, 3]
@@ -351,14 +351,14 @@ def test_the_account_of_a_broken_entry_shows_both_numbers(reader: Reader, trace:
         assert f"{number:.4g}".lstrip("-")[:5] in text
 
 
-# ---- as it is used ----------------------------------------------------------------------------------------------
+# ---- interaction ------------------------------------------------------------------------------------------------
 
 
 def test_clicking_a_cell_opens_its_account(reader: Reader, trace: Trace) -> None:
     canvas = reader.page.locator("[data-matrix=dP] canvas")
     size, (rows, columns) = canvas.bounding_box(), trace.numbers["dP"].shape
     canvas.click(position={"x": size["width"] * 2.5 / columns, "y": size["height"] * 7.5 / rows})
-    assert decoded(reader.page.url) == "dP[7,2]"
+    assert fragment(reader.page.url) == "dP[7,2]"
     assert reader.number("#account [data-way=tape]", "value") == trace.numbers["dP"][7, 2]
 
 
@@ -374,13 +374,13 @@ def test_hovering_shows_the_number(reader: Reader, trace: Trace) -> None:
 
 
 @in_detail
-def test_the_keyboard_reaches_everything(reader: Reader) -> None:
+def test_matrices_can_be_navigated_by_keyboard(reader: Reader) -> None:
     reader.open()
     page = reader.page
     page.focus("[data-matrix=dS]")
-    for key in ["ArrowDown"] * 3 + ["ArrowRight"] * 7 + ["Enter"]:  # further right nobody looks
+    for key in ["ArrowDown"] * 3 + ["ArrowRight"] * 7 + ["Enter"]:  # cells further right are masked
         page.keyboard.press(key)
-    assert decoded(page.url) == "dS[3,3]"
+    assert fragment(page.url) == "dS[3,3]"
     assert page.is_visible("#account")
     assert page.evaluate("document.querySelector('#account').contains(document.activeElement)")
     page.keyboard.press("Escape")
@@ -388,11 +388,11 @@ def test_the_keyboard_reaches_everything(reader: Reader) -> None:
     assert page.evaluate("document.activeElement.dataset.matrix") == "dS"
     for key in ["Home", "ArrowUp", "End", "Enter"]:
         page.keyboard.press(key)
-    assert decoded(page.url) == "dS[2,2]"
+    assert fragment(page.url) == "dS[2,2]"
 
 
 @in_detail
-def test_every_matrix_is_announced(reader: Reader) -> None:
+def test_every_matrix_has_an_accessible_name(reader: Reader) -> None:
     reader.open()
     page = reader.page
     for box in page.query_selector_all("[data-matrix][tabindex]"):
@@ -407,26 +407,26 @@ def test_every_matrix_is_announced(reader: Reader) -> None:
 
 
 @in_detail
-def test_the_steps_walk_the_whole_backward_pass(reader: Reader) -> None:
+def test_steps_cover_the_backward_pass(reader: Reader) -> None:
     page = reader.page
     page.keyboard.press("n")
-    said = []
+    texts = []
     while True:
         step = page.get_attribute("#step", "data-step")
-        said.append(page.text_content("#step"))
-        assert f"step={step}" in decoded(page.url)
+        texts.append(page.text_content("#step"))
+        assert f"step={step}" in fragment(page.url)
         page.keyboard.press("n")
         if page.get_attribute("#step", "data-step") == step:
             break
-    assert len(said) == len(set(said)) >= 10
-    together = " ".join(said)
+    assert len(texts) == len(set(texts)) >= 10
+    joined = " ".join(texts)
     for name in ("Z", "Y", "O", "V", "P", "S", "Q", "K", "X"):
-        assert f"d{name}" in together
+        assert f"d{name}" in joined
     page.keyboard.press("p")
-    assert page.get_attribute("#step", "data-step") == str(len(said) - 1)
+    assert page.get_attribute("#step", "data-step") == str(len(texts) - 1)
 
 
-def test_a_link_restores_everything(reader: Reader) -> None:
+def test_link_restores_the_state(reader: Reader) -> None:
     reader.open("#dK[2,3]&step=4&break=scale,transpose")
     assert reader.page.get_attribute("#step", "data-step") == "4"
     assert checked_boxes(reader.page) == ["scale", "transpose"]
@@ -441,7 +441,7 @@ def checked_boxes(page: Any) -> list[str]:
 @pytest.mark.parametrize(
     "address", ["dS[1,3]", "dS[99,0]", "dS", "dQQ[1,1]", "<b>", "dS[1", "step=99", "break=all", "%", "dS[1,0]=2"]
 )
-def test_an_address_that_makes_no_sense_is_one_line(address: str, reader: Reader) -> None:
+def test_invalid_address_is_reported_in_one_line(address: str, reader: Reader) -> None:
     reader.open(f"#{address}")
     assert reader.page.is_visible("#notice")
     assert 10 < len(reader.page.text_content("#notice")) < 150
@@ -453,7 +453,7 @@ def test_an_address_that_makes_no_sense_is_one_line(address: str, reader: Reader
 @in_detail
 @pytest.mark.parametrize("width", [360, 768, 1440])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_every_screen(width: int, scheme: str, browser: Any, file: Path) -> None:
+def test_page_fits_every_screen(width: int, scheme: str, browser: Any, file: Path) -> None:
     reader = Reader(browser, file, viewport={"width": width, "height": 800}, color_scheme=scheme)
     for state in ("", "#dS[3,1]&step=6&break=rowsum", "#dR_mlp0[3,3]"):
         reader.open(state)
@@ -462,17 +462,17 @@ def test_it_fits_every_screen(width: int, scheme: str, browser: Any, file: Path)
         int, re.findall(r"\d+", reader.page.evaluate("getComputedStyle(document.body).backgroundColor"))
     )
     assert (red + green + blue > 384) == (scheme == "light")
-    assert reader.complaints == []
+    assert reader.messages == []
 
 
 def brightness(page: Any) -> int:
-    """Of the background: 0 to 765."""
+    """The brightness of the background, from 0 to 765."""
     red, green, blue = re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))
     return int(red) + int(green) + int(blue)
 
 
 @in_detail
-def test_paper_is_light_and_has_no_switches(browser: Any, file: Path) -> None:
+def test_print_is_light_and_has_no_switches(browser: Any, file: Path) -> None:
     reader = Reader(browser, file, color_scheme="dark")
     reader.open("#dS[3,1]")
     reader.page.emulate_media(media="print")
@@ -482,30 +482,30 @@ def test_paper_is_light_and_has_no_switches(browser: Any, file: Path) -> None:
     assert reader.page.is_visible("#account table")
 
 
-# ---- what it is made of -----------------------------------------------------------------------------------------
+# ---- the file ---------------------------------------------------------------------------------------------------
 
 
 @in_detail
 @pytest.mark.parametrize(
     "text", ["</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>{{data}}", "\u2028\u202e\x1b[1m é☃"]
 )
-def test_no_text_is_markup(text: str, browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_is_never_markup(text: str, browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "WORK", 0.0)  # without differences
-    reader = Reader(browser, written(tmp_path / "page.html", text))
+    reader = Reader(browser, make_page(tmp_path / "page.html", text))
     reader.go("#dS[3,1]")
     assert reader.page.is_visible("#account")
-    assert reader.complaints == []
+    assert reader.messages == []
     assert not reader.page.query_selector("img")
     assert len(reader.page.query_selector_all("script")) == 2
 
 
-def test_nothing_is_fetched(file: Path) -> None:
-    before, _, after = parts_of(file)
+def test_page_fetches_nothing(file: Path) -> None:
+    before, _, after = split_page(file)
     assert "default-src 'none'" in before
     assert not re.search(r"://|\bsrc\s*=|@import|url\((?!#)|\bimport\b|fetch\(|XMLHttpRequest", before + after)
 
 
-def test_all_files_of_the_page_are_in_it() -> None:
+def test_page_contains_all_files_of_its_folder() -> None:
     assert {path.name for path in FOLDER.iterdir()} == {*SCRIPTS, "page.html", "style.css"}
 
 
@@ -513,25 +513,25 @@ def test_all_files_of_the_page_are_in_it() -> None:
 @pytest.mark.parametrize(
     "changes", [{"bias": False, "tie_weights": True, "n_head": 1, "n_layer": 1}, {"gelu": "tanh", "n_layer": 3}]
 )
-def test_other_models_fit_the_page(changes: dict[str, Any], browser: Any, tmp_path: Path) -> None:
+def test_page_works_for_other_models(changes: dict[str, Any], browser: Any, tmp_path: Path) -> None:
     config = GPTConfig(**{"vocab_size": 3, "block_size": 4, "n_layer": 2, "n_head": 2, "n_embd": 8, **changes})
-    layer = config.n_layer - 1
-    problem = Problem(config, doubles(config), np.array([0, 1, 2, 1]), np.array([1, 2, 1, 0]), layer, config.n_head - 1)
+    layer, head = config.n_layer - 1, config.n_head - 1
+    problem = Problem(config, float64_weights(config), np.array([0, 1, 2, 1]), np.array([1, 2, 1, 0]), layer, head)
     reader = Reader(browser, page_of(problem, tmp_path))
     assert reader.number("#own", "largest") < 1e-13
     for name in ("dS[2,1]", "dX[1,3]", "dR[3,3]", "dY[0,0]", "P[3,2]"):
         reader.go(f"#{name}")
         assert reader.page.query_selector("#account [data-total]")
         assert not reader.page.query_selector_all("#account .wrong")
-    assert reader.complaints == []
+    assert reader.messages == []
 
 
 @in_detail
-def test_a_large_page_opens_quickly(browser: Any, tmp_path: Path) -> None:
-    """32 characters of a model 128 wide. Two seconds are promised; a busy machine gets four, and three tries."""
+def test_large_page_opens_quickly(browser: Any, tmp_path: Path) -> None:
+    """32 characters, width 128. It should take at most two seconds; a busy machine gets four, and three tries."""
     config = GPTConfig(vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128)
     ids = np.random.default_rng(0).integers(0, 65, 32)
-    page = page_of(Problem(config, doubles(config), ids[:-1], ids[1:], 0, 0), tmp_path, most=0)
+    page = page_of(Problem(config, float64_weights(config), ids[:-1], ids[1:], 0, 0), tmp_path, most=0)
     assert 4e6 < page.stat().st_size < 5e6
     reader, times = Reader(browser, page), []
     for _ in range(3):
@@ -541,21 +541,21 @@ def test_a_large_page_opens_quickly(browser: Any, tmp_path: Path) -> None:
 
 
 @in_detail
-def test_numbers_that_are_none_are_shown_as_wrong(browser: Any, tmp_path: Path) -> None:
+def test_nan_is_shown_as_wrong(browser: Any, tmp_path: Path) -> None:
     config = GPTConfig(vocab_size=3, block_size=4, n_layer=1, n_head=2, n_embd=8)
-    weights = doubles(config)
+    weights = float64_weights(config)
     weights["blocks.0.attn.c_attn.weight"][0, 0] = np.nan
     reader = Reader(browser, page_of(Problem(config, weights, np.arange(3), np.arange(3), 0, 0), tmp_path))
     assert not reader.number("#own", "largest") < 1
     reader.go("#dS[2,1]")
     assert set(all_of(reader.page, "#account [data-way].wrong", "way")) >= {"tape", "torch"}
     assert "NaN" in reader.page.text_content("#account")
-    assert reader.complaints == []
+    assert reader.messages == []
 
 
-def doubles(config: GPTConfig) -> dict[str, Any]:
+def float64_weights(config: GPTConfig) -> dict[str, Any]:
     weights = {
-        name: array.astype(np.float64) for name, array in moved(initial_weights(config, 0), config, 1, 0.3).items()
+        name: array.astype(np.float64) for name, array in perturb(initial_weights(config, 0), config, 1, 0.3).items()
     }
     return {"lm_head.weight": weights["tok_emb.weight"], **weights}
 

@@ -1,15 +1,15 @@
-"""One entry for each operation: how to make inputs for it, what torch calls it, and how to compose it from others.
+"""A case for each operation: how to draw inputs, the same function in torch, and a composition of smaller operations.
 
-    make        asks a Source (strategies.py) for an Example; of several options the first is the typical one
-    torch       the same function in torch, with the settings' names of minitensor
-    composed    the same function from smaller operations, for the fused ones
-    analytic    whether NumPy computes it on complex numbers, so that the complex step can judge it
-    float32     the tolerance in float32, relative to the largest entry; 2e-6 is about 16 roundings, and 1e-5 stands
-                where an exponential or a power multiplies the rounding of its input by up to 50
-    cancels     if it subtracts nearly equal numbers on the way (1 - y^2 in tanh's slope), how large they are: the
-                largest input to this power
+    make        draws an Example from a Source (strategies.py); the first of several options is the typical one
+    torch       the same function in torch, taking minitensor's names for the settings
+    composed    for fused operations, the same function composed of smaller ones
+    analytic    whether the forward also works on complex numbers, as the complex step requires
+    float32     the tolerance in float32, relative to the largest entry: 2e-6 is about 16 rounding errors; 1e-5 is for
+                exponentials and powers, which amplify the rounding error of their input by up to 50
+    cancels     if intermediate steps subtract nearly equal numbers (1 - y^2 in the derivative of tanh), their size, as
+                a power of the largest input
 
-Where numbers cancel, torch's own entries are only good to a rounding of those numbers, and the judge allows as much.
+Where numbers cancel, torch's own result carries the rounding error of those numbers, so as much is tolerated.
 """
 
 import math
@@ -40,12 +40,12 @@ class Case:
 # ---- elementwise ------------------------------------------------------------------------------------------------
 
 
-def one(low: float = -8.0, high: float = 8.0) -> Callable[[Source], Example]:
+def unary(low: float = -8.0, high: float = 8.0) -> Callable[[Source], Example]:
     return lambda source: Example([source.values(source.shape(), low, high)])
 
 
-def two(low: float = -1e6, high: float = 1e6) -> Callable[[Source], Example]:
-    """Two arrays that broadcast together, or one array given twice."""
+def binary(low: float = -1e6, high: float = 1e6) -> Callable[[Source], Example]:
+    """Two broadcastable arrays, or the same array twice."""
 
     def make(source: Source) -> Example:
         a_shape, b_shape = source.shapes(2)
@@ -90,7 +90,7 @@ def make_where(source: Source) -> Example:
 def make_clip(source: Source) -> Example:
     bounds = source.choice([{"min": -1.0, "max": 1.0}, {"min": 0.0}, {"max": 0.5}, {}])
     x = source.values(source.shape())
-    # Releases of torch differ in the slope at a bound; test_ops.py says what it is here.
+    # Versions of torch differ in the gradient at a bound; test_corners.py tests ours.
     for bound in bounds.values():
         x = np.where(np.abs(x - bound) < 1e-3, x + 0.25, x)
     return Example([x], dict(bounds))
@@ -122,11 +122,11 @@ def make_var(source: Source) -> Example:
 
 
 def torch_reduction(function: Callable[..., Any]) -> Callable[..., Any]:
-    def reduced(x: torch.Tensor, *, axis: Any, keepdims: bool, **settings: Any) -> Any:
+    def reduce(x: torch.Tensor, *, axis: Any, keepdims: bool, **settings: Any) -> Any:
         dims = tuple(range(x.ndim)) if axis is None else axis
         return function(x, dim=dims, keepdim=keepdims, **settings) if x.ndim else function(x, dim=-1, **settings)
 
-    return reduced
+    return reduce
 
 
 # ---- shape ------------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def make_getitem(source: Source) -> Example:
     n, last = len(x), x.shape[-1]
     repeated = source.integers((3,), -n, n - 1)
     options: list[Any] = [
-        repeated,  # a place may be read twice
+        repeated,  # an entry may be read twice
         source.booleans(x.shape),
         slice(None, None, 2),
         source.integer(-n, n - 1),
@@ -183,10 +183,10 @@ def make_getitem(source: Source) -> Example:
 
 
 def torch_getitem(x: torch.Tensor, *, index: Any) -> Any:
-    def converted(part: Any) -> Any:
+    def convert(part: Any) -> Any:
         return torch.tensor(part) if isinstance(part, np.ndarray) else part
 
-    return x[tuple(map(converted, index)) if isinstance(index, tuple) else converted(index)]
+    return x[tuple(map(convert, index)) if isinstance(index, tuple) else convert(index)]
 
 
 def make_cat(source: Source) -> Example:
@@ -241,7 +241,7 @@ def composed_split_heads(x: Tensor, *, n_head: int) -> tuple[Tensor, ...]:
 
 
 def make_merge_heads(source: Source) -> Example:
-    sizes = [source.choice(few) for few in ([2, 1, 0], [2, 1, 3], [3, 1, 0], [2, 1, 0])]
+    sizes = [source.choice(options) for options in ([2, 1, 0], [2, 1, 3], [3, 1, 0], [2, 1, 0])]
     return Example([source.values(tuple(sizes))])
 
 
@@ -396,7 +396,7 @@ def make_scores(source: Source) -> Example:
     if kind == "added":
         mask = source.values(source.choice([(T, S), (1, S), (), (*batch, T, S)]))
     elif kind == "boolean":
-        mask = source.booleans(source.choice([(T, S), (*batch, 1, S)]))  # whole rows may be masked
+        mask = source.booleans(source.choice([(T, S), (*batch, 1, S)]))  # all keys of a row may be masked
     settings = {"is_causal": source.choice([False, True]), "scale": source.choice([None, 0.3])}
     settings["offset"] = source.choice([0, 1])
     return Example([source.values((*batch, T, D), -9, 9), source.values((*batch, S, D), -9, 9), mask], settings)
@@ -406,8 +406,8 @@ def torch_scores(q: Any, k: Any, mask: Any, *, is_causal: bool, scale: float | N
     scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-    past = torch.ones(scores.shape[-2:], dtype=torch.bool).tril(offset)
-    return scores.masked_fill(~past, -math.inf) if is_causal else scores
+    visible = torch.ones(scores.shape[-2:], dtype=torch.bool).tril(offset)
+    return scores.masked_fill(~visible, -math.inf) if is_causal else scores
 
 
 def composed_scores(
@@ -429,13 +429,13 @@ def make_weights(source: Source) -> Example:
 
 
 def torch_weights(scores: torch.Tensor, *, subtract_max: bool = True) -> Any:
-    blind = (scores == -math.inf).all(-1, keepdim=True)
-    return scores.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
+    all_masked = (scores == -math.inf).all(-1, keepdim=True)
+    return scores.masked_fill(all_masked, 0.0).softmax(-1).masked_fill(all_masked, 0.0)
 
 
 def composed_weights(scores: Tensor, *, subtract_max: bool = True) -> Tensor:
-    blind = (scores.array == -math.inf).all(-1, keepdims=True)
-    return composed_softmax(scores.masked_fill(blind, 0.0), axis=-1).masked_fill(blind, 0.0)
+    all_masked = (scores.array == -math.inf).all(-1, keepdims=True)
+    return composed_softmax(scores.masked_fill(all_masked, 0.0), axis=-1).masked_fill(all_masked, 0.0)
 
 
 def make_attention_values(source: Source) -> Example:
@@ -454,7 +454,7 @@ def make_attention(source: Source) -> Example:
 
 
 def torch_attention(q: Any, k: Any, v: Any, mask: Any, keep: Any, *, p: float, **settings: Any) -> Any:
-    if keep is None and not (settings["is_causal"] and mask is not None):  # torch takes one of the two
+    if keep is None and not (settings["is_causal"] and mask is not None):  # torch accepts only one of them
         return TF.scaled_dot_product_attention(q, k, v, attn_mask=mask, **settings)
     weights = torch_weights(torch_scores(q, k, mask, **settings))
     return (weights if keep is None else torch_dropout(weights, keep, p=p)) @ v
@@ -469,26 +469,26 @@ def composed_attention(
 
 CASES: dict[str, Case] = {
     # elementwise
-    "add": Case(two(), torch.add),
-    "sub": Case(two(), torch.sub),
-    "mul": Case(two(), torch.mul),
+    "add": Case(binary(), torch.add),
+    "sub": Case(binary(), torch.sub),
+    "mul": Case(binary(), torch.mul),
     "mul_number": Case(make_number, lambda x, *, number: x * number),
-    "div": Case(two(), torch.div),
+    "div": Case(binary(), torch.div),
     "div_number": Case(make_number, lambda x, *, number: x / number),
     "cast": Case(make_cast, torch_cast, analytic=False),
-    "neg": Case(one(), torch.neg),
+    "neg": Case(unary(), torch.neg),
     "pow": Case(make_pow, torch.pow, float32=1e-5),
     "pow_number": Case(make_pow_number, lambda x, *, number: torch.pow(x, number)),
-    "exp": Case(one(-50, 50), torch.exp, float32=1e-5),
+    "exp": Case(unary(-50, 50), torch.exp, float32=1e-5),
     "log": Case(make_log, torch.log),
-    "sqrt": Case(one(0, 1e6), torch.sqrt),
-    "tanh": Case(one(-30, 30), torch.tanh, cancels=0),
-    "erf": Case(one(-30, 30), torch.erf, cancels=0),
-    "sigmoid": Case(one(-50, 50), torch.sigmoid, analytic=False, cancels=0),
-    "relu": Case(one(), torch.relu, analytic=False),
-    "abs": Case(one(), torch.abs, analytic=False),
-    "maximum": Case(two(), torch.maximum, analytic=False),
-    "minimum": Case(two(), torch.minimum, analytic=False),
+    "sqrt": Case(unary(0, 1e6), torch.sqrt),
+    "tanh": Case(unary(-30, 30), torch.tanh, cancels=0),
+    "erf": Case(unary(-30, 30), torch.erf, cancels=0),
+    "sigmoid": Case(unary(-50, 50), torch.sigmoid, analytic=False, cancels=0),
+    "relu": Case(unary(), torch.relu, analytic=False),
+    "abs": Case(unary(), torch.abs, analytic=False),
+    "maximum": Case(binary(), torch.maximum, analytic=False),
+    "minimum": Case(binary(), torch.minimum, analytic=False),
     "where": Case(make_where, torch.where),
     "clip": Case(make_clip, torch_clip, analytic=False),
     # reductions

@@ -1,4 +1,4 @@
-"""What the random code of test_api_fuzz.py shares: what can be passed, what comes of it, and how two results differ."""
+"""Shared by the generators of random code for test_api_fuzz.py: arguments, outcomes, and how two outcomes differ."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,26 +9,26 @@ import torch
 
 import minitensor
 
-# ---- what can be passed -----------------------------------------------------------------------------------------
+# ---- arguments --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Given:
-    """An argument, how it is written, and how each library gets it."""
+class Argument:
+    """An argument: its source code, and how to make it for a library."""
 
-    text: str
+    code: str
     make: Callable[[Any], Any]
 
 
-def plain(value: object) -> Given:
-    return Given(repr(value), lambda library: value)
+def literal(value: object) -> Argument:
+    return Argument(repr(value), lambda library: value)
 
 
-def several(*values: object) -> list[Given]:
-    return [plain(value) for value in values]
+def literals(*values: object) -> list[Argument]:
+    return [literal(value) for value in values]
 
 
-def array(text: str, values: Any, requires_grad: bool = True) -> Given:
+def array(kind: str, values: Any, requires_grad: bool = True) -> Argument:
     """Named by its dtype and shape; floats require grad."""
     values = np.asarray(values)
 
@@ -36,11 +36,11 @@ def array(text: str, values: Any, requires_grad: bool = True) -> Given:
         made = library.tensor(values)
         return made.requires_grad_(requires_grad) if values.dtype.kind == "f" else made
 
-    return Given(f"{text}{list(values.shape)}".replace(" ", ""), make)
+    return Argument(f"{kind}{list(values.shape)}".replace(" ", ""), make)
 
 
-def dtype(name: str) -> Given:
-    return Given(f"dtype.{name}", lambda library: getattr(torch if library is torch else np, name))
+def dtype(name: str) -> Argument:
+    return Argument(f"dtype.{name}", lambda library: getattr(torch if library is torch else np, name))
 
 
 rng = np.random.default_rng(11)
@@ -54,25 +54,25 @@ DOUBLES = [array("float64", rng.uniform(-2.0, 2.0, (2, 3)))]
 INTEGERS = [array("int64", rng.integers(0, 3, shape)) for shape in ((2, 3), (3,), (2,), ())]
 BYTES = [array("uint8", rng.integers(0, 3, (2, 3)).astype(np.uint8))]
 BOOLEANS = [array("bool", rng.random(shape) < 0.5) for shape in ((2, 3), (3,), (3, 3), ())]
-NUMBERS = several(2, -1, 0, 0.5, -1.5, 3.0, True)
-WRONG = several(None, "a", 1j, {}, [0, 1], [1.0, 2.0], (), float("nan"))
+NUMBERS = literals(2, -1, 0, 0.5, -1.5, 3.0, True)
+WRONG = literals(None, "a", 1j, {}, [0, 1], [1.0, 2.0], (), float("nan"))
 TENSORS = [*FLOATS, *FLOATS, *DOUBLES, *INTEGERS, *BOOLEANS, *BYTES, *EMPTY]
 OPERANDS = [*TENSORS, *NUMBERS, *NUMBERS]
-FLAGS = several(True, False)
-DTYPES = [*map(dtype, ("float32", "float64", "int64", "int32", "uint8")), *several(None, float, int, bool)]
+FLAGS = literals(True, False)
+DTYPES = [*map(dtype, ("float32", "float64", "int64", "int32", "uint8")), *literals(None, float, int, bool)]
 
 
-def text(given: Given | list[Given]) -> str:
-    return f"[{', '.join(map(text, given))}]" if isinstance(given, list) else given.text
+def code(argument: Argument | list[Argument]) -> str:
+    return f"[{', '.join(map(code, argument))}]" if isinstance(argument, list) else argument.code
 
 
-def written(inputs: Sequence[Given | list[Given]], settings: dict[str, Any]) -> str:
-    return ", ".join([*map(text, inputs), *(f"{name}={text(given)}" for name, given in settings.items())])
+def code_of_arguments(inputs: Sequence[Argument | list[Argument]], settings: dict[str, Any]) -> str:
+    return ", ".join([*map(code, inputs), *(f"{name}={code(argument)}" for name, argument in settings.items())])
 
 
-# ---- what comes of it -------------------------------------------------------------------------------------------
+# ---- outcomes ---------------------------------------------------------------------------------------------------
 
-REFUSALS = (
+ERRORS = (
     RuntimeError,
     AssertionError,
     ValueError,
@@ -87,16 +87,16 @@ REFUSALS = (
 
 @dataclass
 class Outcome:
-    """Values, and the gradients of the inputs; or why there are none."""
+    """The values, and the gradients of the inputs; or the error."""
 
-    refused: str
+    error: str
     values: list[Any]
     gradients: list[Any]
-    line: int = 0  # of a script, which is refused
+    line: int = 0  # the one that raises, in a script
 
 
-class Drawn(Protocol):
-    """Something that both libraries can run; str() writes it as a line of code."""
+class Program(Protocol):
+    """Code that both libraries can run; str() gives it as a single line."""
 
     @property
     def name(self) -> str: ...
@@ -106,30 +106,30 @@ class Drawn(Protocol):
 
 @dataclass(frozen=True)
 class Script:
-    """Lines of code. What is compared is what `look` finds in the end, or whether a line is refused."""
+    """Lines of code. The outcome is what `observe` returns after the last line, or the line that raises."""
 
     name: str
     lines: list[str]
-    names: Callable[[Any], dict[str, Any]]
-    look: Callable[[dict[str, Any]], list[Any]]
+    namespace: Callable[[Any], dict[str, Any]]
+    observe: Callable[[dict[str, Any]], list[Any]]
 
     def __str__(self) -> str:
         return "; ".join(self.lines)
 
     def run(self, library: Any) -> Outcome:
-        names = self.names(library)
-        done = 0
+        names = self.namespace(library)
+        line_number = 0
         try:
             for line in self.lines:
                 exec(line, names)
-                done += 1
-            return Outcome("", [numbers(value) for value in self.look(names)], [])
-        except REFUSALS as error:
-            return Outcome(f"{type(error).__name__}: {error}", [], [], done)
+                line_number += 1
+            return Outcome("", [to_numpy(value) for value in self.observe(names)], [])
+        except ERRORS as error:
+            return Outcome(f"{type(error).__name__}: {error}", [], [], line_number)
 
 
 def backward(library: Any, values: Sequence[Any]) -> None:
-    """From every value that has a gradient, with a random one."""
+    """Backpropagates a random gradient from every value that requires grad."""
     results = [value for value in values if isinstance(value, library.Tensor) and value.requires_grad]
     for i, value in enumerate(results):
         size = int(np.prod(tuple(value.shape)))
@@ -138,32 +138,32 @@ def backward(library: Any, values: Sequence[Any]) -> None:
         value.backward(upstream, retain_graph=True)
 
 
-def numbers(value: Any) -> Any:
+def to_numpy(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().resolve_conj().numpy()
     return np.array(value.array) if isinstance(value, minitensor.Tensor) else value
 
 
-def differ(ours: Outcome, theirs: Outcome) -> str:
-    """In one line; nothing if they agree. A mistake may be refused sooner than torch does."""
-    if ours.refused and theirs.refused:
-        return f"line {theirs.line}: torch {theirs.refused}; here an answer" if ours.line > theirs.line else ""
-    if bool(ours.refused) != bool(theirs.refused):
-        return f"torch {theirs.refused or 'answers'}; here {ours.refused or 'an answer'}"
+def describe_difference(ours: Outcome, theirs: Outcome) -> str:
+    """In one line; empty if they agree. minitensor may raise an error at an earlier line than torch."""
+    if ours.error and theirs.error:
+        return f"line {theirs.line}: torch: {theirs.error}; ours: no error" if ours.line > theirs.line else ""
+    if bool(ours.error) != bool(theirs.error):
+        return f"torch: {theirs.error or 'no error'}; ours: {ours.error or 'no error'}"
     for kind in ("values", "gradients"):
         a, b = getattr(ours, kind), getattr(theirs, kind)
         if len(a) != len(b):
-            return f"{len(b)} {kind}; here {len(a)}"
+            return f"{kind}: torch has {len(b)}, we have {len(a)}"
         for x, y in zip(a, b, strict=True):
-            if unlike(x, y):
+            if is_different(x, y):
                 shown = [
                     f"{z.dtype}{list(z.shape)} {z.tolist()}" if isinstance(z, np.ndarray) else repr(z) for z in (y, x)
                 ]
-                return f"{kind}: torch {shown[0]:.90}; here {shown[1]:.90}"
+                return f"{kind}: torch: {shown[0]:.90}; ours: {shown[1]:.90}"
     return ""
 
 
-def unlike(x: Any, y: Any) -> bool:
+def is_different(x: Any, y: Any) -> bool:
     if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)):
         return type(x) is not type(y) or (x != y and x == x)
     if x.dtype != y.dtype or x.shape != y.shape:

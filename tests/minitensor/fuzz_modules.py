@@ -1,5 +1,5 @@
-"""Random modules put together line by line: parts and parameters under several names, buffers, and states that fit or
-do not. What is compared is every list of names, in its order, and the values after load_state_dict."""
+"""Random modules, assembled line by line: submodules and parameters under several names, buffers, and states that match
+or do not. All lists of names, in order, and the values after load_state_dict are compared."""
 
 import random
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 
 from tests.minitensor.fuzz import Script
 
-PARTS = [
+MODULES = [
     "nn.Linear(2, 2)",
     "nn.Linear(2, 3, bias=False)",
     "nn.LayerNorm(2)",
@@ -68,7 +68,7 @@ CHANGES = [
     "m.t = nn.Parameter(ones(2))",
     "del m.t",
 ]
-STATES = [  # what is done to a state before it is loaded; `names` are those of the module
+STATES = [  # changes of a state before it is loaded; `names` are its keys
     "state.pop(names[0])",
     "state.pop(names[-1])",
     "state['other'] = ones(2)",
@@ -81,49 +81,49 @@ STATES = [  # what is done to a state before it is loaded; `names` are those of 
 LOADS = ["", ", strict=False", ", False", ", strict=True", ", strict=False"]
 
 
-def names(library: Any) -> dict[str, Any]:
+def namespace(library: Any) -> dict[str, Any]:
     def ones(*size: int) -> Any:
         return library.tensor(np.ones(size, np.float32))
 
-    def filled(state: Any, seed: int = 0) -> dict[str, Any]:
-        """The same names with other values."""
-        random = np.random.default_rng(seed)
-        return {name: library.tensor(random.standard_normal(tuple(value.shape))) for name, value in state.items()}
+    def fill(state: Any, seed: int = 0) -> dict[str, Any]:
+        """The same names with random values."""
+        rng = np.random.default_rng(seed)
+        return {name: library.tensor(rng.standard_normal(tuple(value.shape))) for name, value in state.items()}
 
     class M(library.nn.Module):  # type: ignore[misc]
         pass
 
-    return {"nn": library.nn, "float64": library.float64, "ones": ones, "filled": filled, "m": M(), "loaded": ([], [])}
+    return {"nn": library.nn, "float64": library.float64, "ones": ones, "fill": fill, "m": M(), "loaded": ([], [])}
 
 
-def look(names: dict[str, Any]) -> list[Any]:
+def observe(names: dict[str, Any]) -> list[Any]:
     m, (missing, unexpected) = names["m"], names["loaded"]
-    named = [list(found) for found in (m.named_parameters(), m.named_buffers(), m.state_dict().items())]
-    lists = [[name for name, _ in found] for found in named]
-    lists += [[name for name, _ in m.named_modules(remove_duplicate=kept)] for kept in (True, False)]
+    named = [list(listed) for listed in (m.named_parameters(), m.named_buffers(), m.state_dict().items())]
+    lists = [[name for name, _ in listed] for listed in named]
+    lists += [[name for name, _ in m.named_modules(remove_duplicate=flag)] for flag in (True, False)]
     lists += [[name for name, _ in m.named_children()], missing, sorted(unexpected)]
     flags = [[module.training for module in m.modules()], [p.requires_grad for p in m.parameters()]]
-    counts = [len(list(found)) for found in (m.parameters(), m.buffers(), m.modules(), m.children())]
-    return [*lists, *flags, *counts, *(value for found in named for _, value in found)]
+    counts = [len(list(listed)) for listed in (m.parameters(), m.buffers(), m.modules(), m.children())]
+    return [*lists, *flags, *counts, *(value for listed in named for _, value in listed)]
 
 
-def draw(chance: random.Random) -> Script:
-    lines = [f"m.a = {chance.choice(PARTS)}", f"m.b = {chance.choice([*PARTS, *SHARED[:3]])}"]
-    for _ in range(chance.randint(0, 5)):
-        kind = chance.random()
-        name = chance.choice("abcdw")
+def draw(rng: random.Random) -> Script:
+    lines = [f"m.a = {rng.choice(MODULES)}", f"m.b = {rng.choice([*MODULES, *SHARED[:3]])}"]
+    for _ in range(rng.randint(0, 5)):
+        kind = rng.random()
+        name = rng.choice("abcdw")
         if kind < 0.4:
-            lines.append(f"m.{name} = {chance.choice([*PARTS, *SHARED])}")
+            lines.append(f"m.{name} = {rng.choice([*MODULES, *SHARED])}")
         elif kind < 0.6:
-            lines.append(f"m.{name} = {chance.choice(VALUES)}")
+            lines.append(f"m.{name} = {rng.choice(VALUES)}")
         elif kind < 0.8:
-            lines.append(f"m.register_buffer({chance.choice(BUFFERS)})")
+            lines.append(f"m.register_buffer({rng.choice(BUFFERS)})")
         else:
-            lines.append(chance.choice(CHANGES).format(*chance.sample("ab", 2)))
-    lines.append("m.load_state_dict(filled(m.state_dict(), 1))")
-    if chance.random() < 0.6:
-        lines.append("state = filled(m.state_dict()); names = [*state]")
-        lines += [chance.choice(STATES).format() for _ in range(chance.choice([0, 1, 1, 2]))]
-        lines.append(f"loaded = m.load_state_dict(state{chance.choice(LOADS)})")
-        return Script("load_state_dict", lines, names, look)
-    return Script("nn.Module", lines, names, look)
+            lines.append(rng.choice(CHANGES).format(*rng.sample("ab", 2)))
+    lines.append("m.load_state_dict(fill(m.state_dict(), 1))")
+    if rng.random() < 0.6:
+        lines.append("state = fill(m.state_dict()); names = [*state]")
+        lines += [rng.choice(STATES).format() for _ in range(rng.choice([0, 1, 1, 2]))]
+        lines.append(f"loaded = m.load_state_dict(state{rng.choice(LOADS)})")
+        return Script("load_state_dict", lines, namespace, observe)
+    return Script("nn.Module", lines, namespace, observe)

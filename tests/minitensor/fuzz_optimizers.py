@@ -1,4 +1,4 @@
-"""Random optimizers that train a few parameters, step by step, and the clipping of their gradients."""
+"""Random optimizers over several steps, and gradient clipping."""
 
 import inspect
 import random
@@ -27,7 +27,7 @@ SETTINGS: dict[str, list[str]] = {
     "ns_steps": ["5", "1", "0"],
     "adjust_lr_fn": ["None", "'original'", "'match_rms_adamw'", "'other'"],
 }
-TOGETHER = {  # which go with each other
+COMBINATIONS = {  # settings that belong together
     "SGD": [
         "momentum=0.9, nesterov=True",
         "lr=0.1, momentum=0.5, nesterov=True, weight_decay=0.1",
@@ -41,7 +41,7 @@ MISTAKES: dict[str, list[str]] = {
     "ns_steps": ["100", "-1", "2.5"],
     "nesterov": ["1", "0"],
 }
-USUAL_MISTAKES = ["-0.1", "None", "'a'", "nan", "1j", "[0.1]"]
+COMMON_MISTAKES = ["-0.1", "None", "'a'", "nan", "1j", "[0.1]"]
 PARAMS = [
     "p",
     "p[:1]",
@@ -73,7 +73,7 @@ GROUPS = [
     "[{'params': p, 'lr': -1.0}]",
     "[{'params': p, 'speed': 3}]",
 ]
-BETWEEN = [  # steps
+BETWEEN_STEPS = [
     "o.zero_grad()",
     "o.zero_grad(set_to_none=False)",
     "o.param_groups[0]['lr'] = 0.05",
@@ -86,39 +86,39 @@ BETWEEN = [  # steps
 ]
 
 
-def names(library: Any) -> dict[str, Any]:
-    """What the lines speak of. `p` is set by the first of them."""
-    random = np.random.default_rng(5)
+def namespace(library: Any) -> dict[str, Any]:
+    """The variables of the lines; the first line sets `p`."""
+    rng = np.random.default_rng(5)
 
     def make(shape: tuple[int, ...], dtype: str = "float64") -> Any:
-        return library.tensor(random.standard_normal(shape).astype(dtype)).requires_grad_()
+        return library.tensor(rng.standard_normal(shape).astype(dtype)).requires_grad_()
 
-    def give(params: Any, seed: int, *missing: int) -> None:
-        """Gradients, but to those."""
-        random = np.random.default_rng(seed)
+    def set_grads(params: Any, seed: int, *missing: int) -> None:
+        """Random gradients, and None for the `missing` ones."""
+        rng = np.random.default_rng(seed)
         for i, p in enumerate(params):
-            g = random.standard_normal(tuple(p.shape)) * 10.0 ** random.integers(-2, 2)
+            g = rng.standard_normal(tuple(p.shape)) * 10.0 ** rng.integers(-2, 2)
             p.grad = None if i in missing else library.tensor(np.asarray(g, str(p.dtype).removeprefix("torch.")))
 
-    def turned(saved: dict[str, Any]) -> dict[str, Any]:
-        """A state whose matrices lie column by column."""
+    def fortran(saved: dict[str, Any]) -> dict[str, Any]:
+        """The state with its matrices in Fortran order."""
 
-        def turn(value: Any) -> Any:
+        def convert(value: Any) -> Any:
             if getattr(value, "ndim", 0) < 2:
                 return value
             return np.asfortranarray(value) if isinstance(value, np.ndarray) else value.T.contiguous().T
 
-        return {**saved, "state": {i: {k: turn(v) for k, v in kept.items()} for i, kept in saved["state"].items()}}
+        return {**saved, "state": {i: {k: convert(v) for k, v in kept.items()} for i, kept in saved["state"].items()}}
 
     return {
-        "optim": library.optim, "utils": library.nn.utils, "make": make, "give": give, "turned": turned, "p": [],
-        "o": None, "nan": float("nan"), "inf": float("inf"), "found": None, "tensor": library.tensor,
+        "optim": library.optim, "utils": library.nn.utils, "make": make, "set_grads": set_grads, "fortran": fortran,
+        "p": [], "o": None, "nan": float("nan"), "inf": float("inf"), "found": None, "tensor": library.tensor,
         "constants": [library.tensor(np.ones(2))], "integers": [library.tensor(np.ones(2, int))],
     }  # fmt: skip
 
 
-def look(names: dict[str, Any]) -> list[Any]:
-    """Muon's numbers are not torch's, which computes them in bfloat16: tests/minitensor/test_optim.py has them."""
+def observe(names: dict[str, Any]) -> list[Any]:
+    """Without the values of Muon, which torch computes in bfloat16; tests/minitensor/test_optim.py compares them."""
     p, o = names["p"], names["o"]
     if type(o).__name__ == "Muon":
         return [(tuple(x.shape), x.grad is None) for x in p]
@@ -127,69 +127,67 @@ def look(names: dict[str, Any]) -> list[Any]:
     return [*p, *(x.grad for x in p), names["found"], *settings]
 
 
-def draw(chance: random.Random) -> Script:
-    return of_clipping(chance) if chance.random() < 0.25 else of_optimizer(chance)
+def draw(rng: random.Random) -> Script:
+    return draw_clipping(rng) if rng.random() < 0.25 else draw_optimizer(rng)
 
 
-def parameters(chance: random.Random, shapes: list[tuple[int, ...]]) -> str:
+def draw_parameters(rng: random.Random, shapes: list[tuple[int, ...]]) -> str:
     dtypes = ["", "", ", 'float32'"]
-    made = [f"make({chance.choice(shapes)}{chance.choice(dtypes)})" for _ in range(chance.randint(1, 4))]
+    made = [f"make({rng.choice(shapes)}{rng.choice(dtypes)})" for _ in range(rng.randint(1, 4))]
     return f"p = [{', '.join(made)}]"
 
 
-def of_optimizer(chance: random.Random) -> Script:
-    kind = chance.choice(KINDS)
-    signature = [*SETTINGS] if chance.random() < 0.02 else settings_of(kind)
-    written = [f"{name}={value(chance, name)}" for name in signature if chance.random() < 0.4]
-    if chance.random() < 0.3:
-        written = [value(chance, name) for name in signature[: chance.randint(0, 3)]]
-    elif kind in TOGETHER and chance.random() < 0.3:
-        written = [chance.choice(TOGETHER[kind])]
-    elif chance.random() < 0.02:
-        written.append("speed=3")
-    params = "p" if chance.random() < 0.6 else chance.choice([*PARAMS, *GROUPS, *GROUPS])
-    make = f"o = optim.{kind}({', '.join([params, *written])})"
-    lines = [parameters(chance, [(2, 3), (4, 2), (3, 3)] if kind == "Muon" else SHAPES), make]
-    resumed = chance.randint(1, 4)
-    for step in range(chance.randint(1, 5)):
-        missing = f", {chance.randint(0, 3)}" if chance.random() < 0.4 else ""
-        lines += [f"give(p, {step}{missing})", "o.step()"]
-        if chance.random() < 0.2:
-            lines.append(chance.choice(BETWEEN))
-        if step == resumed:
-            lines += ["saved = o.state_dict()", make, f"o.load_state_dict({chance.choice(['saved', 'turned(saved)'])})"]
-    return Script(kind, lines, names, look)
+def draw_optimizer(rng: random.Random) -> Script:
+    kind = rng.choice(KINDS)
+    signature = [*SETTINGS] if rng.random() < 0.02 else settings_of(kind)
+    arguments = [f"{name}={draw_value(rng, name)}" for name in signature if rng.random() < 0.4]
+    if rng.random() < 0.3:
+        arguments = [draw_value(rng, name) for name in signature[: rng.randint(0, 3)]]
+    elif kind in COMBINATIONS and rng.random() < 0.3:
+        arguments = [rng.choice(COMBINATIONS[kind])]
+    elif rng.random() < 0.02:
+        arguments.append("speed=3")
+    params = "p" if rng.random() < 0.6 else rng.choice([*PARAMS, *GROUPS, *GROUPS])
+    make = f"o = optim.{kind}({', '.join([params, *arguments])})"
+    lines = [draw_parameters(rng, [(2, 3), (4, 2), (3, 3)] if kind == "Muon" else SHAPES), make]
+    resume_step = rng.randint(1, 4)
+    for step in range(rng.randint(1, 5)):
+        missing = f", {rng.randint(0, 3)}" if rng.random() < 0.4 else ""
+        lines += [f"set_grads(p, {step}{missing})", "o.step()"]
+        if rng.random() < 0.2:
+            lines.append(rng.choice(BETWEEN_STEPS))
+        if step == resume_step:
+            lines += ["saved = o.state_dict()", make, f"o.load_state_dict({rng.choice(['saved', 'fortran(saved)'])})"]
+    return Script(kind, lines, namespace, observe)
 
 
 def settings_of(kind: str) -> list[str]:
     return [*inspect.signature(getattr(optim, kind)).parameters][1:]
 
 
-def value(chance: random.Random, name: str) -> str:
-    if chance.random() < 0.08:
-        return chance.choice([*MISTAKES.get(name, USUAL_MISTAKES) * 3, *USUAL_MISTAKES])
-    return chance.choice(SETTINGS[name])
+def draw_value(rng: random.Random, name: str) -> str:
+    if rng.random() < 0.08:
+        return rng.choice([*MISTAKES.get(name, COMMON_MISTAKES) * 3, *COMMON_MISTAKES])
+    return rng.choice(SETTINGS[name])
 
 
-def of_clipping(chance: random.Random) -> Script:
-    name = chance.choice(CLIPPING)
-    lines = [parameters(chance, SHAPES), f"give(p, {chance.randint(0, 9)}{chance.choice(['', '', ', 0'])})"]
-    if chance.random() < 0.2:
-        lines.append(f"p[-1].grad = p[-1].grad * {chance.choice(['nan', 'inf', '0.0'])}")
-    params = chance.choice(["p", "p", "iter(p)", "p[0]", "[]", "tuple(p)", "None", "[3]", "constants"])
+def draw_clipping(rng: random.Random) -> Script:
+    name = rng.choice(CLIPPING)
+    lines = [draw_parameters(rng, SHAPES), f"set_grads(p, {rng.randint(0, 9)}{rng.choice(['', '', ', 0'])})"]
+    if rng.random() < 0.2:
+        lines.append(f"p[-1].grad = p[-1].grad * {rng.choice(['nan', 'inf', '0.0'])}")
+    params = rng.choice(["p", "p", "iter(p)", "p[0]", "[]", "tuple(p)", "None", "[3]", "constants"])
     if name == "get_total_norm":
-        params = chance.choice(
-            [f"[x.grad for x in {params}]", "[x.grad for x in p if x.grad is not None]", "p[0].grad"]
-        )
-    bound = chance.choice(["0.5", "1.0", "1", "1e6", "0.0", "inf", "nan", "-1.0", "None", "'a'", "'1'", "True"])
-    norm = chance.choice(["2.0", "2.0", "1", "inf", "'inf'", "0", "-1", "0.5", "3", "-inf", "None", "'a'", "True"])
-    total = chance.choice(["tensor(2.0)", "tensor(0.1)", "2.0", "None", "tensor(nan)", "tensor(inf)", "tensor(0.0)"])
-    written = [params]
-    written += [bound] if name != "get_total_norm" else []
-    written += [total] if name == "clip_grads_with_norm_" else []
-    if name != "clip_grads_with_norm_" and chance.random() < 0.6:
-        written.append(chance.choice([norm, f"norm_type={norm}"]))
-        if chance.random() < 0.4:
-            written.append(f"error_if_nonfinite={chance.choice(['True', 'False'])}")
-    lines.append(f"found = utils.{name}({', '.join(written)})")
-    return Script(name, lines, names, look)
+        params = rng.choice([f"[x.grad for x in {params}]", "[x.grad for x in p if x.grad is not None]", "p[0].grad"])
+    bound = rng.choice(["0.5", "1.0", "1", "1e6", "0.0", "inf", "nan", "-1.0", "None", "'a'", "'1'", "True"])
+    norm = rng.choice(["2.0", "2.0", "1", "inf", "'inf'", "0", "-1", "0.5", "3", "-inf", "None", "'a'", "True"])
+    total = rng.choice(["tensor(2.0)", "tensor(0.1)", "2.0", "None", "tensor(nan)", "tensor(inf)", "tensor(0.0)"])
+    arguments = [params]
+    arguments += [bound] if name != "get_total_norm" else []
+    arguments += [total] if name == "clip_grads_with_norm_" else []
+    if name != "clip_grads_with_norm_" and rng.random() < 0.6:
+        arguments.append(rng.choice([norm, f"norm_type={norm}"]))
+        if rng.random() < 0.4:
+            arguments.append(f"error_if_nonfinite={rng.choice(['True', 'False'])}")
+    lines.append(f"found = utils.{name}({', '.join(arguments)})")
+    return Script(name, lines, namespace, observe)

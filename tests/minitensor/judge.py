@@ -1,14 +1,14 @@
-"""The judge: runs an operation and torch on the same example, and says how far apart they are, entry by entry.
+"""Runs an operation and its torch equivalent on the same example, and compares the results entry by entry.
 
-An entry passes if it differs from torch's float64 by at most
+An entry passes if it differs from torch's float64 result by at most
 
     float64    1e-10 of torch's entry + 1e-12 of the entry's natural size
-    float32    the case's own tolerance times the largest natural size in the tensor
+    float32    the tolerance of the case times the largest natural size in the tensor
 
-The natural size of an entry is the largest that torch makes of it on inputs a tenth away and upstream gradients of
-flipped signs. It tells an entry that is small from one that is what cancellation left over, such as the 1e-17 that
-remains when equal numbers are normalised. A tolerance from the entry alone would forbid rounding there, and one from
-nowhere (1e-8, say) would let wrong gradients through.
+The natural size of an entry is its largest absolute value in torch, also with inputs perturbed by about 10 % and random
+signs of the upstream gradient. It distinguishes small entries from what cancellation leaves, such as the 1e-17 that
+remains when equal numbers are normalised. A tolerance relative to the entry alone would not allow for rounding there,
+and a fixed one (1e-8, say) would accept wrong gradients.
 
 NaN and infinity pass only where torch has the same.
 """
@@ -34,7 +34,7 @@ RTOL, NATURAL = 1e-10, 1e-12
 
 @dataclass
 class Outcome:
-    """The outputs as one row, the shape of each, and the gradient of each input, None for inputs without."""
+    """The outputs, flattened and concatenated; the gradient of each input, or None; and the shapes of the outputs."""
 
     y: Array
     gradients: list[Array | None]
@@ -45,14 +45,12 @@ Run = Callable[[Example, Array], Outcome]
 
 
 def upstream(seed: int) -> Array:
-    """A random gradient for the outputs. A plain sum would be blind: the true gradient of a softmax's sum is zero."""
-    return (
-        np.random.default_rng(seed).standard_normal(4096, np.float32).astype(np.float64)
-    )  # more than any example has outputs
+    """A random gradient for the outputs. Ones would hide errors: the gradient of the sum of a softmax is zero."""
+    return np.random.default_rng(seed).standard_normal(4096, np.float32).astype(np.float64)  # longer than any output
 
 
 def rounded_to_float32(example: Example) -> Example:
-    """The same example on values that float32 can hold, and whose products and quotients it can hold too."""
+    """The same example with values exact in float32; those below 1e-8 become 0, so that quotients stay finite."""
     rounded: dict[int, Array] = {}
     for a in example.arrays:
         if _is_float(a):
@@ -60,11 +58,11 @@ def rounded_to_float32(example: Example) -> Example:
     return Example([rounded.get(id(a), a) for a in example.arrays], example.settings)
 
 
-# ---- three ways to run an example -------------------------------------------------------------------------------
+# ---- running an example -----------------------------------------------------------------------------------------
 
 
 def through_engine(function: Callable[..., Any], dtype: Any = np.float64) -> Run:
-    """Run a function of tensors on minitensor's tape."""
+    """Runs a function of tensors with minitensor."""
 
     def run(example: Example, dy: Array) -> Outcome:
         leaves: dict[int, Tensor] = {}
@@ -76,7 +74,7 @@ def through_engine(function: Callable[..., Any], dtype: Any = np.float64) -> Run
                 inputs.append(leaves[id(array)])
             else:
                 floats = array.dtype.kind == "f"
-                # Around the array as it lies in memory, not a copy: operations must take any layout.
+                # Not copied, to keep the memory layout: operations must support any.
                 tensor = wrap(array.astype(dtype, order="K", copy=False) if floats else array)
                 leaves[id(array)] = tensor.requires_grad_(floats)
                 inputs.append(tensor)
@@ -87,24 +85,24 @@ def through_engine(function: Callable[..., Any], dtype: Any = np.float64) -> Run
         first = grad(joined, wanted, upstream, retain_graph=True, allow_unused=True)
         again = grad(joined, wanted, upstream, allow_unused=True)
         for one, two in zip(first, again, strict=True):
-            assert _same(one, two), "a second backward over the same graph gives another gradient"
+            assert _same(one, two), "a second backward over the same graph gives a different gradient"
         found = dict(zip(map(id, wanted), first, strict=True))
-        parts = [y] if isinstance(y, Tensor) else y
-        assert all(type(part.array) is np.ndarray for part in parts), "NumPy made a scalar of the result"
-        shapes = [part.shape for part in parts]
+        outputs = [y] if isinstance(y, Tensor) else y
+        assert all(type(part.array) is np.ndarray for part in outputs), "the result is a NumPy scalar, not an array"
+        shapes = [part.shape for part in outputs]
         return Outcome(joined.array, [_gradient(found, x) for x in inputs], shapes)
 
     return run
 
 
 def operation(op: Any) -> Callable[..., Any]:
-    """An op as a function of tensors. What it saves is read-only, so that a backward that writes there is caught."""
+    """An op as a function of tensors. Saved arrays are read-only, so that a backward that writes to them raises."""
 
     def forward(*arrays: Any, **settings: Any) -> Any:
         y, saved = op.forward(*arrays, **settings)
-        for kept in itertools.chain(saved, *(several for several in saved if isinstance(several, list))):
-            if isinstance(kept, np.ndarray):
-                kept.setflags(write=False)
+        for array in itertools.chain(saved, *(arrays for arrays in saved if isinstance(arrays, list))):
+            if isinstance(array, np.ndarray):
+                array.setflags(write=False)
         return y, saved
 
     guarded = object.__new__(Op)
@@ -113,7 +111,7 @@ def operation(op: Any) -> Callable[..., Any]:
 
 
 def through_torch(function: Callable[..., Any]) -> Run:
-    """Run a function of torch tensors in float64."""
+    """Runs a function of torch tensors, in float64."""
 
     def run(example: Example, dy: Array) -> Outcome:
         leaves: dict[int, torch.Tensor] = {}
@@ -147,11 +145,11 @@ def _same(one: Tensor | None, two: Tensor | None) -> bool:
     return np.array_equal(one.array, two.array, equal_nan=True)
 
 
-# ---- judging by the forward alone -------------------------------------------------------------------------------
+# ---- numerical gradients ----------------------------------------------------------------------------------------
 
 
-def check_by_forward(case: Case, op: Any, example: Example, dy: Array) -> None:
-    """The op's gradients against complex steps, or central differences, of its forward on plain arrays."""
+def check_numerically(case: Case, op: Any, example: Example, dy: Array) -> None:
+    """Checks the op's gradients against complex steps or central differences of its forward."""
 
     def forward(*arrays: Any) -> Array:
         y = op.forward(*arrays, **example.settings)[0]
@@ -159,54 +157,54 @@ def check_by_forward(case: Case, op: Any, example: Example, dy: Array) -> None:
 
     dy = dy[: forward(*example.arrays).size]
     found = through_engine(operation(op))(example, dy).gradients
-    judge, rtol = (complex_step, 1e-12) if case.analytic else (central_difference, 1e-7)
-    for i, (expected, got) in enumerate(zip(judge(forward, example.arrays, dy), found, strict=True)):
-        assert (expected is None) == (got is None), f"input {i}: a gradient where there is none, or none where there is"
+    numerical, rtol = (complex_step, 1e-12) if case.analytic else (central_difference, 1e-7)
+    for i, (expected, got) in enumerate(zip(numerical(forward, example.arrays, dy), found, strict=True)):
+        assert (expected is None) == (got is None), f"input {i}: expected {'no' if expected is None else 'a'} gradient"
         if expected is not None and got is not None:
             np.testing.assert_allclose(got, expected, rtol, rtol * np.abs(expected).max(initial=1.0), equal_nan=False)
 
 
-# ---- comparing --------------------------------------------------------------------------------------------------
+# ---- comparison -------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class Truth:
-    """What torch finds for an example, and how large each entry naturally is."""
+class Reference:
+    """torch's result for an example, and the natural size of each entry."""
 
     case: Case
     outcome: Outcome
     natural: Outcome
 
     def compare(self, found: Outcome, float32: bool = False) -> tuple[float, float]:
-        """Largest error of the outputs and of the gradients, relative to the natural sizes; AssertionError where one is
-        too large. `float32` says that it was found in float32."""
+        """The largest error of the outputs and of the gradients, relative to the natural sizes; raises AssertionError
+        if one exceeds the tolerance. `float32`: whether `found` was computed in float32."""
         expected, natural, tolerance = self.outcome, self.natural, self.case.float32 if float32 else None
         assert found.shapes == expected.shapes, f"output: shape {found.shapes}, torch has {expected.shapes}"
         forward = _error("output", found.y, expected.y, natural.y, tolerance)
         backward = 0.0
         for i, (g, e, n) in enumerate(zip(found.gradients, expected.gradients, natural.gradients, strict=True)):
-            assert (g is None) == (e is None), f"input {i}: one side has a gradient, the other none"
+            assert (g is None) == (e is None), f"input {i}: torch has {'no' if e is None else 'a'} gradient"
             if g is not None and e is not None and n is not None:
                 backward = max(backward, _error(f"gradient of input {i}", g, e, n, tolerance))
         return forward, backward
 
 
-def truth(case: Case, example: Example, dy: Array) -> Truth:
+def reference(case: Case, example: Example, dy: Array) -> Reference:
     torch_run = through_torch(case.torch)
     expected = torch_run(example, dy)
     natural = _natural_sizes(torch_run, example, dy, expected)
     if case.cancels is not None:
         largest = max(np.abs(a[np.isfinite(a)]).max(initial=1.0) for a in example.arrays if _is_float(a))
         slack = 0.1 * largest**case.cancels
-        slopes = slack * np.abs(dy[: expected.y.size]).max(initial=0.0)
+        gradient_slack = slack * np.abs(dy[: expected.y.size]).max(initial=0.0)
         natural = Outcome(
-            natural.y + slack, [None if g is None else g + slopes for g in natural.gradients], natural.shapes
+            natural.y + slack, [None if g is None else g + gradient_slack for g in natural.gradients], natural.shapes
         )
-    return Truth(case, expected, natural)
+    return Reference(case, expected, natural)
 
 
 def compare(case: Case, got: Run, example: Example, dy: Array, float32: bool = False) -> tuple[float, float]:
-    return truth(case, example, dy).compare(got(example, dy), float32)
+    return reference(case, example, dy).compare(got(example, dy), float32)
 
 
 def _natural_sizes(run: Run, example: Example, dy: Array, expected: Outcome) -> Outcome:
@@ -218,7 +216,7 @@ def _natural_sizes(run: Run, example: Example, dy: Array, expected: Outcome) -> 
         outcome = run(Example(moved, example.settings), dy * rng.choice([-1.0, 1.0], dy.shape))
         y = np.fmax(y, np.abs(outcome.y))
         for i, own in enumerate(gradients):
-            if own is not None:  # an array given twice gets the gradients of both uses, which may cancel
+            if own is not None:  # the gradients of both uses of an array passed twice are added, and may cancel
                 both = zip(example.arrays, outcome.gradients, strict=True)
                 uses = [np.abs(g) for a, g in both if a is example.arrays[i] and g is not None]
                 gradients[i] = np.fmax(own, np.sum(uses, axis=0))

@@ -1,10 +1,10 @@
-"""What the tests feed to operations.
+"""Inputs of operations.
 
 A case describes its inputs once, by asking a Source for sizes, values and choices. There are two sources:
 
-    Drawn      hypothesis decides: edge cases, and small failing examples
-    Typical    a seeded generator decides: no size below 2, no value special, nothing symmetric. Such an example shows
-               an error in any entry of a gradient, which the judging of the judge needs.
+    Drawn      hypothesis chooses: edge cases, and small failing examples
+    Typical    a seeded generator chooses: no size below 2, no special values, no symmetry. Such an example reveals an
+               error in any entry of a gradient, as test_judge.py requires.
 """
 
 from collections.abc import Sequence
@@ -24,17 +24,17 @@ Shape = tuple[int, ...]
 
 @dataclass
 class Example:
-    """Inputs of one call: arrays by position (None where an optional one is left out), settings by name."""
+    """Inputs of one call: arrays by position (None for an omitted optional one), settings by name."""
 
     arrays: list[Any]
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        arrays = ", ".join(_shown(a) for a in self.arrays)
+        arrays = ", ".join(_format(a) for a in self.arrays)
         return f"Example([{arrays}], {self.settings})"
 
 
-def _shown(array: Any) -> str:
+def _format(array: Any) -> str:
     if not isinstance(array, np.ndarray):
         return repr(array)
     layout = "" if array.flags.c_contiguous else f" (strides {array.strides})"
@@ -49,7 +49,7 @@ class Source(Protocol):
     def shape(self, min_dims: int = 0, max_dims: int = 3, min_side: int = 0) -> Shape: ...
 
     def shapes(self, count: int) -> list[Shape]:
-        """Shapes that broadcast together."""
+        """Broadcastable shapes."""
         ...
 
     def values(self, shape: Shape, low: float = -8.0, high: float = 8.0) -> Array: ...
@@ -60,7 +60,7 @@ class Source(Protocol):
 
 
 class Typical:
-    """An ordinary example."""
+    """Ordinary values from a seeded generator."""
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -87,10 +87,10 @@ class Typical:
         return np.asarray(self.rng.random(shape) < 0.6)
 
 
-# Made once for the same arguments: to make a strategy takes hypothesis longer than to draw from it.
+# Cached, since constructing a strategy takes hypothesis longer than drawing from it.
 INTEGERS, ARRAYS = cache(st.integers), cache(hnp.arrays)
 SHAPES, BROADCASTABLE = cache(hnp.array_shapes), cache(hnp.mutually_broadcastable_shapes)
-LAYOUTS = st.sampled_from(["plain", "plain", "fortran", "every other", "backwards"])
+LAYOUTS = st.sampled_from(["contiguous", "contiguous", "fortran", "strided", "reversed"])
 
 
 @cache
@@ -100,8 +100,8 @@ def floats(low: float, high: float) -> st.SearchStrategy[float]:
 
 
 class Drawn:
-    """Hypothesis's choice, with what breaks gradients made likely: ties, zeros of both signs, large and tiny values,
-    sizes 0 and 1, arrays that are not contiguous."""
+    """Drawn by hypothesis, with likely edge cases: ties, zeros of both signs, large and tiny values, sizes 0 and 1, and
+    non-contiguous arrays."""
 
     def __init__(self, draw: Any) -> None:
         self.draw = draw
@@ -120,10 +120,10 @@ class Drawn:
         return list(self.draw(BROADCASTABLE(num_shapes=count, min_side=0, max_side=4, max_dims=3)).input_shapes)
 
     def values(self, shape: Shape, low: float = -8.0, high: float = 8.0) -> Array:
-        equal = self.draw(INTEGERS(0, 7)) == 0  # all entries the same
+        equal = self.draw(INTEGERS(0, 7)) == 0  # all entries are the same
         if equal:
             return np.full(shape, self.draw(floats(low, high)), np.float64)
-        return self._laid_out(self.draw(ARRAYS(np.float64, shape, elements=floats(low, high), fill=st.nothing())))
+        return self._with_layout(self.draw(ARRAYS(np.float64, shape, elements=floats(low, high), fill=st.nothing())))
 
     def integers(self, shape: Shape, low: int, high: int) -> Array:
         array: Array = self.draw(ARRAYS(np.int64, shape, elements=INTEGERS(low, high), fill=st.nothing()))
@@ -133,13 +133,13 @@ class Drawn:
         array: Array = self.draw(ARRAYS(np.bool_, shape))
         return array
 
-    def _laid_out(self, array: Array) -> Array:
-        """The same values, in one of the ways in which NumPy may hold them."""
+    def _with_layout(self, array: Array) -> Array:
+        """The same values in a random memory layout."""
         layout = self.draw(LAYOUTS)
         if layout == "fortran":
             return np.asfortranarray(array) if array.ndim else array
-        if layout == "every other" and array.ndim:
+        if layout == "strided" and array.ndim:
             return np.repeat(array, 2, axis=-1)[..., ::2]
-        if layout == "backwards" and array.ndim:
+        if layout == "reversed" and array.ndim:
             return np.ascontiguousarray(array[..., ::-1])[..., ::-1]
         return array

@@ -1,4 +1,4 @@
-"""Corners that examples drawn at random may miss: defaults, infinities, nothing at all, and no warnings on the way."""
+"""Corner cases that random examples may miss: defaults, infinities, empty arrays, and spurious warnings."""
 
 import inspect
 import math
@@ -19,14 +19,12 @@ from tests.minitensor.strategies import Example, Typical
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, for log(0) and the like
 
-# ---- more than a piece ------------------------------------------------------------------------------------------
+# ---- pieces -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_gelu_of_more_than_a_piece_that_is_turned(
-    approximate: str, dtype: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gelu_of_transposed_array_in_pieces(approximate: str, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     x, dy = np.random.default_rng(0).standard_normal((2, 300, 201)).astype(dtype).swapaxes(1, 2)
     piece = 1 << 14
     monkeypatch.setattr("minitensor.arrays.PIECE", piece)
@@ -47,7 +45,7 @@ def test_gelu_of_more_than_a_piece_that_is_turned(
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp", "cross_entropy", "attention_weights"])
 @pytest.mark.parametrize("row", [[1000.0, 999.0, -1000.0], [-1000.0, -1001.0, -999.5], [-np.inf, 2000.0, 1.0]])
-def test_large_scores_neither_overflow_nor_vanish(name: str, row: list[float]) -> None:
+def test_large_scores_neither_overflow_nor_underflow(name: str, row: list[float]) -> None:
     example = Example([np.array([row, row[::-1]])])
     if name == "logsumexp":
         example.settings = {"axis": -1, "keepdims": False}
@@ -65,20 +63,20 @@ def test_logsumexp_of_infinities() -> None:
         assert Tensor(row).logsumexp(0).item() == expected
 
 
-def test_the_branch_not_taken_does_not_matter() -> None:
-    """An infinite gradient times 0 would be NaN: the gradient is chosen, not multiplied."""
+def test_gradient_of_unselected_entries_is_zero() -> None:
+    """Also for infinite upstream gradients: the gradient is selected, not multiplied by 0, which would give NaN."""
     dy, mask = np.array([np.inf, np.nan, 3.0]), np.array([True, True, False])
     _, da, db = OPS["where"].backward(dy, mask)
     assert da is not None
     assert db is not None
     assert da[2] == 0.0
     assert db.tolist() == [0.0, 0.0, 3.0]
-    kept, _ = OPS["masked_fill"].backward(dy, mask)
-    assert kept is not None
-    assert kept.tolist() == [0.0, 0.0, 3.0]
+    dx, _ = OPS["masked_fill"].backward(dy, mask)
+    assert dx is not None
+    assert dx.tolist() == [0.0, 0.0, 3.0]
 
 
-def test_the_power_0_of_a_large_number_warns_of_nothing() -> None:
+def test_zeroth_power_of_large_number_raises_no_warning() -> None:
     _, saved = OPS["pow"].forward(np.array([1e30], np.float32), np.array([0.0], np.float32))
     with np.errstate(all="raise"):
         da, db = OPS["pow"].backward(np.array([1.0], np.float32), *saved)
@@ -89,8 +87,8 @@ def test_the_power_0_of_a_large_number_warns_of_nothing() -> None:
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.0, 2.0), (0.0, 0.0), (np.inf, 0.0)])
-def test_a_power_that_does_not_move_has_slope_zero_whatever_comes_back(a: float, b: float) -> None:
-    """0^b does not depend on b, and a^0 not on a."""
+def test_gradient_of_constant_power_is_zero_for_any_upstream(a: float, b: float) -> None:
+    """0^b is constant in b, and a^0 is constant in a."""
     a_array, b_array = np.array([a]), np.array([b])
     _, saved = OPS["pow"].forward(a_array, b_array)
     with np.errstate(all="raise" if np.isfinite(a) else "ignore"):
@@ -106,16 +104,16 @@ def test_a_power_that_does_not_move_has_slope_zero_whatever_comes_back(a: float,
         assert db.tolist() == [0.0]
 
 
-def test_clip_has_slope_zero_at_its_bounds() -> None:
+def test_gradient_of_clip_is_zero_at_its_bounds() -> None:
     x = Tensor([-1.0, 0.0, 1.0], requires_grad=True)
     (gradient,) = grad(x.clip(-1.0, 1.0), x, [3.0, 5.0, 7.0])
     assert gradient is not None
     assert gradient.tolist() == [0.0, 5.0, 0.0]
 
 
-# ---- what an operation does by itself ---------------------------------------------------------------------------
+# ---- defaults, attention in blocks, and empty arrays ------------------------------------------------------------
 
-USUAL: dict[str, Any] = {  # torch without settings
+DEFAULTS: dict[str, Any] = {  # the same function in torch, with default settings
     "softmax": lambda x: x.softmax(-1), "log_softmax": lambda x: x.log_softmax(-1), "gelu": TF.gelu,
     "layer_norm": lambda x, *_: TF.layer_norm(x, x.shape[-1:]), "cross_entropy": TF.cross_entropy, "linear": TF.linear,
     "embedding": TF.embedding, "attention": lambda q, k, v, *_: TF.scaled_dot_product_attention(q, k, v),
@@ -134,12 +132,12 @@ def has_defaults(name: str) -> bool:
     return any(parameter.default is not parameter.empty for parameter in parameters)
 
 
-def test_every_op_with_defaults_is_among_the_usual() -> None:
-    assert set(USUAL) == set(filter(has_defaults, OPS))
+def test_every_op_with_defaults_is_listed() -> None:
+    assert set(DEFAULTS) == set(filter(has_defaults, OPS))
 
 
-@pytest.mark.parametrize("name", list(USUAL))
-def test_settings_left_out_are_torchs(name: str) -> None:
+@pytest.mark.parametrize("name", list(DEFAULTS))
+def test_defaults_match_torch(name: str) -> None:
     source = Typical(0)
     x = source.values((2, 1, 3, 4))
     arrays, settings = {
@@ -153,13 +151,13 @@ def test_settings_left_out_are_torchs(name: str) -> None:
         "stack": ([x, x + 1.0], {}),
         "split": ([x], {"sizes": (1, 1)}),
     }.get(name, ([x], {}))
-    case, run = replace(CASES[name], torch=USUAL[name]), through_engine(operation(OPS[name]))
+    case, run = replace(CASES[name], torch=DEFAULTS[name]), through_engine(operation(OPS[name]))
     compare(case, run, Example(arrays, settings), upstream(0))
 
 
-@pytest.mark.parametrize("size", [1.0, 30.0, 1000.0])  # of queries and keys: e^1000 would overflow
+@pytest.mark.parametrize("size", [1.0, 30.0, 1000.0])  # scale of queries and keys; e^1000 would overflow
 @pytest.mark.parametrize(
-    "kind", ["causal", "boolean", "added", "dropped", "more keys", "fewer keys", "shared keys", "no heads", "scaled"]
+    "kind", ["causal", "boolean", "added", "dropout", "more keys", "fewer keys", "shared keys", "no heads", "scaled"]
 )
 def test_attention_over_several_blocks_of_queries(kind: str, size: float) -> None:
     source = Typical(0)
@@ -167,7 +165,7 @@ def test_attention_over_several_blocks_of_queries(kind: str, size: float) -> Non
     batch = () if kind == "no heads" else (1,) if kind == "shared keys" else (2,)
     q, k, v = source.values((*batch, T, 3)), source.values((*batch[1:], U, 3)), source.values((*batch[1:], U, 2))
     mask = {"boolean": source.booleans((T, U)), "added": source.values((T, U)) * 400.0}.get(kind)
-    keep = source.booleans((*batch, T, U)) if kind == "dropped" else None
+    keep = source.booleans((*batch, T, U)) if kind == "dropout" else None
     scale = 1000.0 if kind == "scaled" else None
     settings = {"is_causal": True, "p": 0.0 if keep is None else 0.25, "scale": scale}
     assert T > BLOCK
@@ -178,21 +176,21 @@ def test_attention_over_several_blocks_of_queries(kind: str, size: float) -> Non
 @pytest.mark.parametrize(
     ("dtype", "q", "k", "keys"),
     [
-        (np.float64, 1.0, 705.0, 1000),  # e^705 is a number of float64, a thousand times that is none
+        (np.float64, 1.0, 705.0, 1000),  # e^705 is finite in float64, 1000 e^705 is not
         (np.float32, 1.0, 85.0, 1000),
         (np.float16, 1.0, 10.0, 1000),
         (np.float32, 1.0, 88.7 - math.log(1000) + 0.5, 1000),
-        (np.float32, 7.0, 12.674691, 1),  # rounded up, the product is the first number whose exponential is none
+        (np.float32, 7.0, 12.674691, 1),  # rounded up, the product is the smallest number whose exponential overflows
     ],
 )
 def test_sums_of_exponentials_do_not_overflow(dtype: Any, q: float, k: float, keys: int) -> None:
-    """Keys that are equal have equal weights, whatever their scores."""
+    """Equal keys have equal weights, whatever their scores."""
     ones = np.ones((keys, 1), dtype)
     y, _ = OPS["attention_blocked"].forward(np.full((2, 1), q, dtype), ones * dtype(k), ones, scale=1.0)
     assert y.tolist() == [[pytest.approx(1.0, rel=1e-2)]] * 2
 
 
-def test_lengths_that_float32_cannot_square_are_not_taken_for_small() -> None:
+def test_attention_if_squared_norms_underflow_or_overflow() -> None:
     q, k = np.full((2, 1), 1e-23, np.float32), np.array([[3e18], [2e18]], np.float32)
     y, _ = OPS["attention_blocked"].forward(q, k, np.array([[1.0], [0.0]], np.float32), scale=1e8)
     assert y.tolist() == [[1.0], [1.0]]  # the scores are 3000 and 2000
@@ -203,7 +201,7 @@ def test_lengths_that_float32_cannot_square_are_not_taken_for_small() -> None:
 
 
 @pytest.mark.parametrize("value", [3.3, 1e6])
-def test_a_row_that_is_constant_is_0_but_for_rounding(value: float) -> None:
+def test_layer_norm_of_constant_row_is_zero_up_to_rounding(value: float) -> None:
     x = np.full((2, 384), value, np.float32)
     y, _ = OPS["layer_norm"].forward(x, eps=1e-5)
     largest = np.abs(y).max()
@@ -211,7 +209,7 @@ def test_a_row_that_is_constant_is_0_but_for_rounding(value: float) -> None:
     assert value != 1e6 or largest == 0
 
 
-def test_attention_of_nothing_is_nothing() -> None:
+def test_attention_without_queries() -> None:
     k = np.ones((2, 3))
     y, saved = OPS["attention_blocked"].forward(np.ones((0, 3)), k, k)
     dq, dk, dv, *_ = OPS["attention_blocked"].backward(np.ones((0, 3)), *saved)
@@ -219,17 +217,17 @@ def test_attention_of_nothing_is_nothing() -> None:
     assert dk.tolist() == dv.tolist() == [[0.0] * 3] * 2  # type: ignore[union-attr]
 
 
-def test_attention_to_nothing_is_zero() -> None:
-    q, nothing = np.ones((2, 3)), np.ones((0, 3))
-    y, saved = OPS["attention_blocked"].forward(q, nothing, nothing)
+def test_attention_without_keys_is_zero() -> None:
+    q, empty = np.ones((2, 3)), np.ones((0, 3))
+    y, saved = OPS["attention_blocked"].forward(q, empty, empty)
     assert y.tolist() == [[0.0] * 3] * 2
     dq, dk, dv, *_ = OPS["attention_blocked"].backward(np.ones((2, 3)), *saved)
     assert (dq.tolist(), dk.shape, dv.shape) == ([[0.0] * 3] * 2, (0, 3), (0, 3))  # type: ignore[union-attr]
 
 
-def test_rows_of_nothing_are_normalised_to_nothing() -> None:
-    x, nothing = np.ones((2, 0)), np.ones(0)
-    y, saved = OPS["layer_norm"].forward(x, nothing, nothing)
+def test_layer_norm_of_empty_rows() -> None:
+    x, empty = np.ones((2, 0)), np.ones(0)
+    y, saved = OPS["layer_norm"].forward(x, empty, empty)
     assert [a.shape for a in (y, *OPS["layer_norm"].backward(x, *saved)) if a is not None] == [
         (2, 0),
         (2, 0),
@@ -239,13 +237,13 @@ def test_rows_of_nothing_are_normalised_to_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "attention_weights"])
-def test_a_softmax_of_nothing_is_nothing(name: str) -> None:
+def test_softmax_of_empty_rows(name: str) -> None:
     y, saved = OPS[name].forward(np.ones((2, 0)))
     (dx,) = OPS[name].backward(np.ones((2, 0)), *saved)
     assert y.shape == (2, 0) == dx.shape  # type: ignore[union-attr]
 
 
-def test_no_ids_at_all_leave_the_table_alone() -> None:
+def test_gradient_of_embedding_without_ids_is_zero() -> None:
     y, saved = OPS["embedding"].forward(np.zeros((2, 0), int), np.ones((5, 3)))
     _, dweight = OPS["embedding"].backward(np.ones((2, 0, 3)), *saved)
     assert y.shape == (2, 0, 3)
@@ -254,7 +252,7 @@ def test_no_ids_at_all_leave_the_table_alone() -> None:
 
 
 @pytest.mark.parametrize("wrong", [-1, 5])
-def test_a_wrong_id_among_right_ones_is_named(wrong: int) -> None:
+def test_embedding_reports_invalid_id(wrong: int) -> None:
     with pytest.raises(IndexError, match=f"id {wrong} is outside"):
         OPS["embedding"].forward(np.array([0, 1, wrong, 4]), np.ones((5, 3)))
 
@@ -262,8 +260,8 @@ def test_a_wrong_id_among_right_ones_is_named(wrong: int) -> None:
 @pytest.mark.parametrize(
     ("a", "b"), [((2, 3, 4), (4, 5)), ((3, 4), (4, 5)), ((4,), (4, 5)), ((3, 4), (4,)), ((4,), (4,)), ((2, 3, 4), (4,))]
 )
-def test_gradients_of_a_matrix_product_are_summed_up_where_one_matrix_serves_all(a: Any, b: Any) -> None:
-    """Not by the engine, which would need the gradient of each use first."""
+def test_matmul_backward_sums_over_broadcast_axes(a: Any, b: Any) -> None:
+    """If the engine summed, it would need the gradients of all uses in memory first."""
     y, saved = OPS["matmul"].forward(np.ones(a), np.ones(b))
     da, db = OPS["matmul"].backward(np.ones_like(y), *saved)
     assert da is not None
@@ -271,7 +269,7 @@ def test_gradients_of_a_matrix_product_are_summed_up_where_one_matrix_serves_all
     assert (da.shape, db.shape) == (a, b)
 
 
-def test_the_slope_of_a_mean_of_nothing_is_nothing() -> None:
+def test_gradient_of_mean_of_empty_array_is_empty() -> None:
     _, saved = OPS["mean"].forward(np.ones((0, 3)), axis=None, keepdims=False)
     with np.errstate(all="raise"):
         (dx,) = OPS["mean"].backward(np.array(1.0), *saved)

@@ -1,4 +1,4 @@
-"""What the engine promises (core.py): right sums in any graph, no memory kept, no wrong gradient."""
+"""The engine (core.py): correct gradients in any graph, no memory leaks, and errors instead of wrong gradients."""
 
 import copy
 import gc
@@ -26,7 +26,7 @@ def gradient(x: Tensor) -> Array:
     return x.grad.array
 
 
-# ---- the right sums ---------------------------------------------------------------------------------------------
+# ---- accumulation -----------------------------------------------------------------------------------------------
 
 
 def test_diamond() -> None:
@@ -37,7 +37,7 @@ def test_diamond() -> None:
     assert gradient(a).tolist() == [12.0]  # c = 4 a^2, 8 a
 
 
-def test_sixty_diamonds_in_a_row_take_each_node_once() -> None:
+def test_backward_visits_each_node_once() -> None:
     x = a = leaf(1.0)
     for _ in range(60):  # 2^60 paths
         a = a + a
@@ -45,7 +45,7 @@ def test_sixty_diamonds_in_a_row_take_each_node_once() -> None:
     assert gradient(x).tolist() == [2.0**60]
 
 
-def test_a_leaf_used_at_several_depths() -> None:
+def test_leaf_used_at_several_depths() -> None:
     x = leaf(2.0, 3.0)
     y = x * (x + x.exp() * x)  # x^2 + x^2 e^x
     y.backward(np.array([1.0, -2.0]))
@@ -59,17 +59,17 @@ def test_equal_constants_are_not_merged() -> None:
     assert (gradient(a).item(), gradient(b).item()) == (2.0, 3.0)
 
 
-def test_gradients_add_up_over_backwards() -> None:
+def test_gradients_accumulate_over_backwards() -> None:
     x = leaf(1.0, 2.0)
     y = (x * x).sum()
     y.backward(retain_graph=True)
     first = gradient(x)
     y.backward()
     assert gradient(x).tolist() == [4.0, 8.0]
-    assert first.tolist() == [2.0, 4.0]  # what was read before stays as it was
+    assert first.tolist() == [2.0, 4.0]  # a gradient read earlier is not modified
 
 
-def test_outputs_of_split_that_nobody_used_count_as_zero() -> None:
+def test_unused_outputs_of_split_contribute_zeros() -> None:
     x = leaf(1.0, 2.0, 3.0, 4.0)
     first, _, last = x.split([1, 2, 1])
     (first * 5.0 + last * 7.0).backward()
@@ -79,7 +79,7 @@ def test_outputs_of_split_that_nobody_used_count_as_zero() -> None:
     assert gradient(narrow).tolist() == [0.0, 2.0, 0.0]
 
 
-def test_outputs_of_split_that_nobody_used_have_no_gradient_themselves() -> None:
+def test_unused_outputs_of_split_have_no_gradient() -> None:
     first, second = leaf(1.0, 2.0).split(1)
     found = mt.grad(first * 5.0, [first, second], allow_unused=True)
     assert [None if g is None else g.tolist() for g in found] == [[5.0], None]
@@ -88,7 +88,7 @@ def test_outputs_of_split_that_nobody_used_have_no_gradient_themselves() -> None
     assert second.grad is None
 
 
-def test_an_output_of_split_keeps_its_gradient_alone() -> None:
+def test_retain_grad_of_one_output_of_split() -> None:
     first, second = leaf(1.0, 2.0).split(1)
     first.retain_grad()
     (first * second).backward()
@@ -96,14 +96,14 @@ def test_an_output_of_split_keeps_its_gradient_alone() -> None:
     assert second.grad is None
 
 
-def test_the_gradient_of_a_number_is_an_array() -> None:
-    """Though NumPy makes its own kind of number of what is computed from arrays without axes."""
+def test_gradient_of_scalar_is_an_array() -> None:
+    """Although NumPy's operations on 0-d arrays return scalars."""
     x = leaf(2.0).sum().detach().requires_grad_()
     x.exp().backward()
     assert type(gradient(x)) is np.ndarray
 
 
-def test_retained_gradients_of_results() -> None:
+def test_retained_gradients_of_intermediate_results() -> None:
     x = leaf(1.0, 2.0)
     y = x * 3.0
     parts = y.split(1)
@@ -115,7 +115,7 @@ def test_retained_gradients_of_results() -> None:
     assert z.grad is None
 
 
-def test_grad_returns_gradients_and_touches_no_grad() -> None:
+def test_grad_does_not_set_grad_attributes() -> None:
     x, y, unused = leaf(2.0), leaf(3.0), leaf(4.0)
     inner = x * y
     z = inner * inner
@@ -130,16 +130,16 @@ def test_grad_returns_gradients_and_touches_no_grad() -> None:
     assert y.grad is None
 
 
-def test_grad_leaves_what_lies_below_alone() -> None:
+def test_grad_does_not_free_the_graph_of_its_inputs() -> None:
     w = leaf(1.0, 2.0)
     h = w * w
     y = (h * h).sum()
     assert mt.grad(y, h)[0].tolist() == [2.0, 8.0]  # type: ignore[union-attr]
-    h.sum().backward()  # its own graph was not walked, so it is not freed
+    h.sum().backward()  # its own graph was not traversed, so it is not freed
     assert gradient(w).tolist() == [2.0, 4.0]
 
 
-def test_a_copy_of_a_leaf_is_a_leaf_of_its_own() -> None:
+def test_deepcopy_of_leaf_is_independent() -> None:
     x = leaf(1.0, 2.0)
     x.grad = mt.tensor(np.ones(2))
     twin = copy.deepcopy(x)
@@ -158,7 +158,7 @@ def test_a_copy_of_a_leaf_is_a_leaf_of_its_own() -> None:
         copy.copy(x)
 
 
-def test_a_chain_of_100_000_operations() -> None:
+def test_chain_of_100_000_operations() -> None:
     x = y = leaf(1.0)
     for _ in range(100_000):
         y = y + 1.0
@@ -167,7 +167,7 @@ def test_a_chain_of_100_000_operations() -> None:
     z = x
     for _ in range(100_000):
         z = z * 1.0
-    del z  # never walked: dropping it must not recurse either
+    del z  # never traversed: deleting it must not recurse either
 
 
 # ---- memory -----------------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def test_a_chain_of_100_000_operations() -> None:
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    """Whatever holds memory in a cycle now holds it for good."""
+    """Without garbage collection, a reference cycle never frees its memory."""
     gc.collect()
     gc.disable()
     yield
@@ -183,7 +183,7 @@ def no_collector() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_collector")
-def test_results_that_no_backward_needs_are_not_kept() -> None:
+def test_results_not_needed_by_backward_are_freed() -> None:
     x = Tensor(np.ones(10), requires_grad=True)
     shifted, squashed = x + 1.0, x.exp()
     alive = [weakref.ref(shifted.array), weakref.ref(squashed.array)]
@@ -191,12 +191,12 @@ def test_results_that_no_backward_needs_are_not_kept() -> None:
     del shifted, squashed
     assert [array() is not None for array in alive] == [False, True]  # exp's backward needs its result, add's nothing
     y.backward(np.ones(10))
-    assert alive[1]() is None  # freed by the walk, though y is still here
+    assert alive[1]() is None  # freed by backward, although y is alive
     assert y.shape == (10,)
 
 
 @pytest.mark.usefixtures("no_collector")
-def test_a_dropped_graph_is_gone_at_once() -> None:
+def test_dropped_graph_is_freed_immediately() -> None:
     x = leaf(1.0, 2.0)
     y = x.exp().tanh()
     node = weakref.ref(y)
@@ -207,7 +207,7 @@ def test_a_dropped_graph_is_gone_at_once() -> None:
 
 
 @pytest.mark.usefixtures("no_collector")
-def test_memory_is_flat_over_1000_steps() -> None:
+def test_memory_does_not_grow_over_1000_steps() -> None:
     mt.manual_seed(0)
     model = mt.nn.Sequential(mt.nn.Linear(8, 16), mt.nn.GELU(), mt.nn.LayerNorm(16), mt.nn.Linear(16, 4))
     optimizer = mt.optim.AdamW(model.parameters())
@@ -219,7 +219,7 @@ def test_memory_is_flat_over_1000_steps() -> None:
         mt.optim.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
-    # Python keeps up to 2,000 freed tuples of each length for later use: have it fill those lists now.
+    # Python keeps up to 2,000 freed tuples of each length for reuse: fill these free lists first.
     assert [tuple(range(n)) for n in range(1, 20) for _ in range(2000)]
     tracemalloc.start()
     try:
@@ -234,7 +234,7 @@ def test_memory_is_flat_over_1000_steps() -> None:
     assert abs(growth) < 10_000, f"{growth} bytes more after 900 steps"  # a step's arrays are 30 kB
 
 
-def test_no_gradient_can_be_written_to() -> None:
+def test_gradients_are_read_only() -> None:
     a, b, upstream = leaf(1.0, 2.0), leaf(3.0, 4.0), mt.tensor(np.array([[5.0], [6.0]]))
     c = (a + b).reshape(2, 1)
     c.retain_grad()
@@ -246,11 +246,11 @@ def test_no_gradient_can_be_written_to() -> None:
             array = array.base
 
 
-def test_gradients_share_no_memory_with_what_was_given() -> None:
+def test_gradients_share_no_memory_with_inputs() -> None:
     a, b, upstream = leaf(1.0, 2.0), leaf(3.0, 4.0), np.array([5.0, 6.0])
     c = a + b
     c.retain_grad()
-    d = c.reshape(2, 1).expand(2, 3).transpose(0, 1)  # views all the way
+    d = c.reshape(2, 1).expand(2, 3).transpose(0, 1)  # only views
     d.backward(np.broadcast_to(upstream, (3, 2)))
     c = a + b
     c.backward(upstream)
@@ -260,44 +260,44 @@ def test_gradients_share_no_memory_with_what_was_given() -> None:
     assert gradient(a).tolist() == gradient(b).tolist() == [20.0, 24.0]
 
 
-# ---- nothing saved can change -----------------------------------------------------------------------------------
+# ---- saved arrays cannot change ---------------------------------------------------------------------------------
 
 
-def test_arrays_from_outside_may_change_without_harm() -> None:
-    mine, constant, mask, index = np.array([2.0, 3.0]), np.array([5.0, 7.0]), np.array([True, False]), np.array([1, 1])
-    x = Tensor(mine, requires_grad=True)
+def test_changing_input_arrays_does_not_affect_gradients() -> None:
+    data, constant, mask, index = np.array([2.0, 3.0]), np.array([5.0, 7.0]), np.array([True, False]), np.array([1, 1])
+    x = Tensor(data, requires_grad=True)
     y = (x * x + x * constant + x.masked_fill(mask, 0.0)).sum() + x[index].sum() + x[None][:, index].sum()
-    for array in (mine, constant, index):
+    for array in (data, constant, index):
         array[:] = 0
     mask[:] = True
     y.backward()
     assert gradient(x).tolist() == [4.0 + 5.0, 6.0 + 7.0 + 1.0 + 4.0]
 
 
-def test_a_read_only_view_of_an_array_that_can_change_is_copied() -> None:
-    mine = np.array([2.0, 3.0])
-    view = mine[:]
+def test_read_only_view_of_writable_array_is_copied() -> None:
+    data = np.array([2.0, 3.0])
+    view = data[:]
     view.setflags(write=False)
     x = Tensor(view, requires_grad=True)
     y = (x * x).sum()
-    mine[:] = 0.0
+    data[:] = 0.0
     y.backward()
     assert gradient(x).tolist() == [4.0, 6.0]
 
 
-def test_an_array_is_copied_even_if_it_is_read_only_now() -> None:
-    mine = np.array([2.0, 3.0])
-    earlier_view = mine[:]
-    mine.setflags(write=False)
-    x = Tensor(mine, requires_grad=True)
+def test_read_only_array_with_writable_view_is_copied() -> None:
+    data = np.array([2.0, 3.0])
+    earlier_view = data[:]
+    data.setflags(write=False)
+    x = Tensor(data, requires_grad=True)
     y = (x * x).sum()
     earlier_view[:] = 0.0
     y.backward()
     assert gradient(x).tolist() == [4.0, 6.0]
 
 
-@pytest.mark.filterwarnings("ignore:Setting the shape")  # NumPy 2.5 advises against it, and still allows it
-def test_the_shape_of_what_numpy_gives_is_the_callers_own() -> None:
+@pytest.mark.filterwarnings("ignore:Setting the shape")  # deprecated in NumPy 2.5
+def test_setting_the_shape_of_numpy_result_does_not_affect_tensor() -> None:
     x, c = leaf(1.0, 1.0, 1.0), mt.tensor(np.array([1.0, 10.0, 100.0]))
     y = (x * c).sum()
     c.numpy().shape = (3, 1)
@@ -306,7 +306,7 @@ def test_the_shape_of_what_numpy_gives_is_the_callers_own() -> None:
     assert gradient(x).tolist() == [1.0, 10.0, 100.0]
 
 
-def test_no_array_under_a_result_can_be_written_to() -> None:
+def test_results_and_their_bases_are_read_only() -> None:
     x = Tensor(np.ones((2, 3, 4)), requires_grad=True)
     w = Tensor(np.ones((5, 4)), requires_grad=True)
     for result in (mt.functional.linear(x, w), x.amax(1), x.transpose(0, 1), x[0], mt.cat(x.split(1))):
@@ -316,7 +316,7 @@ def test_no_array_under_a_result_can_be_written_to() -> None:
             array = array.base
 
 
-def test_the_core_alone_is_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_core_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core.Tensor, "of_results", core.Tensor)
     x, c = core.wrap(np.array([2.0, 3.0])), core.wrap(np.array([5.0, 7.0]))
     x.node = core.Node(None, (), (), x.array)
@@ -328,7 +328,7 @@ def test_the_core_alone_is_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert c.grad is y.grad is None
 
 
-def test_from_numpy_shares_the_memory_of_an_array_that_stays_writable() -> None:
+def test_from_numpy_shares_memory_with_writable_array() -> None:
     array = np.arange(6.0)
     with mt.no_grad():
         x = mt.from_numpy(array[::2])
@@ -339,7 +339,7 @@ def test_from_numpy_shares_the_memory_of_an_array_that_stays_writable() -> None:
         x.numpy()[0] = 1.0
 
 
-def test_from_numpy_refuses_what_could_go_wrong_later() -> None:
+def test_from_numpy_refuses_unsupported_use() -> None:
     with pytest.raises(RuntimeError, match="the array may change, so nothing made from it can be recorded"):
         mt.from_numpy(np.ones(2))
     with mt.no_grad():
@@ -364,7 +364,7 @@ WRITES: dict[str, Callable[[Tensor, Tensor], Any]] = {
 
 
 @pytest.mark.parametrize("how", list(WRITES))
-def test_writing_into_a_tensor_is_refused_and_changes_nothing(how: str) -> None:
+def test_writing_to_tensor_raises_and_changes_nothing(how: str) -> None:
     x = leaf(2.0, 3.0)
     y = x.exp()
     with pytest.raises((ValueError, TypeError, RuntimeError), match=r"read-only|in place"):
@@ -373,7 +373,7 @@ def test_writing_into_a_tensor_is_refused_and_changes_nothing(how: str) -> None:
     assert gradient(x).tolist() == np.exp([2.0, 3.0]).tolist()
 
 
-def test_new_values_between_forward_and_backward_leave_the_recorded_gradient_alone() -> None:
+def test_new_values_after_forward_do_not_affect_backward() -> None:
     x = leaf(2.0, 3.0)
     y = (x * x).sum()
     optimizer = mt.optim.SGD([x], lr=1.0)
@@ -388,7 +388,7 @@ def test_new_values_between_forward_and_backward_leave_the_recorded_gradient_alo
     assert x.tolist() == [93.0, 193.0]
 
 
-def test_in_place_on_a_result_is_recorded() -> None:
+def test_in_place_operations_on_results_are_recorded() -> None:
     x = leaf(2.0)
     y = x * 3.0
     other_name = y
@@ -401,7 +401,7 @@ def test_in_place_on_a_result_is_recorded() -> None:
     assert (y.item(), gradient(x).item()) == (5.5, 6.0)
 
 
-def test_a_retained_gradient_follows_what_is_changed_in_place() -> None:
+def test_retained_gradient_is_that_of_the_modified_tensor() -> None:
     x = leaf(2.0)
     y = x * 3.0
     y.retain_grad()
@@ -411,7 +411,7 @@ def test_a_retained_gradient_follows_what_is_changed_in_place() -> None:
     assert gradient(x).tolist() == [9.0]
 
 
-def test_in_place_without_a_record_updates_a_leaf() -> None:
+def test_in_place_operation_under_no_grad_updates_leaf() -> None:
     x = leaf(2.0)
     with no_grad():
         for p in (x,):
@@ -421,16 +421,16 @@ def test_in_place_without_a_record_updates_a_leaf() -> None:
     assert x.tolist() == [1.5]
 
 
-# ---- recording or not -------------------------------------------------------------------------------------------
+# ---- no_grad ----------------------------------------------------------------------------------------------------
 
 
-def test_no_grad_ends_with_an_exception() -> None:
+def test_no_grad_ends_on_exception() -> None:
     with pytest.raises(ZeroDivisionError), no_grad():
         1 / 0  # noqa: B018
     assert is_grad_enabled()
 
 
-def test_no_grad_nests_and_decorates() -> None:
+def test_no_grad_can_be_nested_and_used_as_decorator() -> None:
     @no_grad()
     def inside(depth: int) -> list[bool]:
         return [is_grad_enabled(), *(inside(depth - 1) if depth else [])]
@@ -446,8 +446,8 @@ def test_no_grad_nests_and_decorates() -> None:
     assert is_grad_enabled()
 
 
-def test_no_grad_over_a_generator_is_refused() -> None:
-    """Its body runs while its caller's does, so it would record, or lose what is sent to it."""
+def test_no_grad_refuses_generator_functions() -> None:
+    """Its body runs between steps of the caller: operations would be recorded, or values sent to it would be lost."""
 
     def steps() -> Iterator[bool]:
         yield is_grad_enabled()
@@ -456,7 +456,7 @@ def test_no_grad_over_a_generator_is_refused() -> None:
         no_grad()(steps)
 
 
-def test_no_grad_is_each_threads_own() -> None:
+def test_no_grad_is_thread_local() -> None:
     entered, leave, seen = threading.Event(), threading.Event(), []
 
     def other() -> None:
@@ -476,7 +476,7 @@ def test_no_grad_is_each_threads_own() -> None:
     assert is_grad_enabled()
 
 
-def test_threads_can_differentiate_over_shared_leaves() -> None:
+def test_concurrent_grad_with_shared_leaves() -> None:
     w = Tensor(np.linspace(-1.0, 1.0, 12).reshape(3, 4), requires_grad=True)
     inputs = [np.random.default_rng(i).standard_normal((5, 3)) for i in range(8)]
 
@@ -495,10 +495,10 @@ def test_threads_can_differentiate_over_shared_leaves() -> None:
     assert all(np.array_equal(found[i], expected[i]) for i in range(8))
 
 
-# ---- errors that say what to do ---------------------------------------------------------------------------------
+# ---- error messages ---------------------------------------------------------------------------------------------
 
 
-def test_second_backward_over_a_freed_graph() -> None:
+def test_second_backward_over_freed_graph_raises() -> None:
     x = leaf(1.0)
     y = x * x
     y.backward()
@@ -507,7 +507,7 @@ def test_second_backward_over_a_freed_graph() -> None:
     assert gradient(x).tolist() == [2.0]
 
 
-def test_backward_over_a_graph_of_which_a_part_is_freed_changes_nothing() -> None:
+def test_backward_over_partly_freed_graph_raises_and_changes_nothing() -> None:
     x, other = leaf(1.0), leaf(2.0)
     shared = x * x
     first, second = shared * 2.0, shared * other
@@ -518,10 +518,10 @@ def test_backward_over_a_graph_of_which_a_part_is_freed_changes_nothing() -> Non
 
 
 @pytest.mark.parametrize("allow_unused", [False, True])
-def test_grad_does_not_pass_a_freed_part_by(allow_unused: bool) -> None:
+def test_grad_through_freed_part_raises(allow_unused: bool) -> None:
     x = leaf(1.0, 1.0)
     y = x * x * 2.0
-    w = (y * y).sum() + (x * 3.0).sum()  # one way to x leads through y
+    w = (y * y).sum() + (x * 3.0).sum()  # one path to x leads through y
     y.sum().backward()
     with pytest.raises(RuntimeError, match="a part of it, was freed"):
         mt.grad(w, x, allow_unused=allow_unused)
@@ -529,7 +529,7 @@ def test_grad_does_not_pass_a_freed_part_by(allow_unused: bool) -> None:
         w.backward()
 
 
-def test_a_freed_result_can_still_be_what_is_asked_for() -> None:
+def test_freed_result_can_be_an_input_of_grad() -> None:
     x = leaf(3.0)
     y = x * x
     w = y * y
@@ -539,7 +539,7 @@ def test_a_freed_result_can_still_be_what_is_asked_for() -> None:
     assert dy.tolist() == [18.0]
 
 
-def test_a_part_that_leads_elsewhere_may_be_freed() -> None:
+def test_freed_part_that_does_not_lead_to_input_is_ignored() -> None:
     x, z = leaf(3.0), leaf(2.0)
     y = x * x
     w = y * z
@@ -549,7 +549,7 @@ def test_a_part_that_leads_elsewhere_may_be_freed() -> None:
     assert dz.tolist() == [9.0]
 
 
-def test_gradients_of_several_outputs_are_those_of_their_sum() -> None:
+def test_grad_of_several_outputs_is_that_of_their_sum() -> None:
     x = leaf(2.0, 3.0)
     y, z = x * x, (x * 5.0).sum()
     (dx,) = mt.grad([y, z], x, [mt.tensor(np.array([1.0, 10.0])), None], retain_graph=True)
@@ -562,19 +562,19 @@ def test_gradients_of_several_outputs_are_those_of_their_sum() -> None:
         mt.grad([z, z], x, [None])
 
 
-def test_after_an_error_in_a_backward_that_is_said() -> None:
+def test_backward_after_failed_backward_raises() -> None:
     def failing(dy: Array) -> tuple[Array]:
-        raise ArithmeticError("no such slope")
+        raise ArithmeticError("no derivative")
 
     x = leaf(1.0)
     y = apply(Op("failing", lambda x: (x * 1.0, ()), failing), x).exp()
     del OPS["failing"]
-    for error, message in ((ArithmeticError, "no such slope"), (RuntimeError, "or by one that ended in an error")):
+    for error, message in ((ArithmeticError, "no derivative"), (RuntimeError, "or by one that ended in an error")):
         with pytest.raises(error, match=message):
             y.backward()
 
 
-def twice(x: Tensor) -> None:
+def backward_twice(x: Tensor) -> None:
     x.sum().backward()
     assert x.grad is not None
     x.grad.sum().backward()
@@ -586,51 +586,51 @@ ERRORS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "gradient of another shape": (lambda x: (x * 2.0).backward(np.ones(3)), r"has shape \(3,\), the tensor \(2,\)"),
     "no graph": (lambda x: x.detach().sum().backward(), "has no graph.*set requires_grad=True"),
     "under no_grad": (lambda x: no_grad()(lambda: x.sum())().backward(), "made under no_grad"),
-    "grad of a gradient": (lambda x: twice(x), "has no graph"),
-    "grad by a constant": (lambda x: mt.grad(x.sum(), mt.ones(2)), "input 0 does not require grad"),
-    "grad by an unused input": (lambda x: mt.grad(x.sum(), leaf(1.0)), "not made from input 0; allow_unused=True"),
-    "numpy of what requires grad": (lambda x: x.numpy(), r"use \.detach\(\)\.numpy\(\)"),
-    "np function of what requires grad": (lambda x: np.exp(x), r"use \.detach\(\)\.numpy\(\)"),
+    "grad of a gradient": (lambda x: backward_twice(x), "has no graph"),
+    "grad for a constant": (lambda x: mt.grad(x.sum(), mt.ones(2)), "input 0 does not require grad"),
+    "grad for an unused input": (lambda x: mt.grad(x.sum(), leaf(1.0)), "not made from input 0; allow_unused=True"),
+    "numpy of a tensor that requires grad": (lambda x: x.numpy(), r"use \.detach\(\)\.numpy\(\)"),
+    "np function of a tensor that requires grad": (lambda x: np.exp(x), r"use \.detach\(\)\.numpy\(\)"),
     "item of several": (lambda x: x.item(), r"shape \(2,\) is not one number"),
-    "truth of several": (lambda x: bool(x > 0), "not one number"),
-    "integers that want gradients": (lambda x: Tensor([1, 2], requires_grad=True), "only floats have gradients"),
-    "stop wanting, not a leaf": (lambda x: (x * 2.0).requires_grad_(False), r"use \.detach\(\)"),
+    "bool of several": (lambda x: bool(x > 0), "not one number"),
+    "integers that require grad": (lambda x: Tensor([1, 2], requires_grad=True), "only floats have gradients"),
+    "requires_grad_(False) on a result": (lambda x: (x * 2.0).requires_grad_(False), r"use \.detach\(\)"),
     "retain_grad of a constant": (lambda x: mt.ones(2).retain_grad(), "does not require grad"),
-    "grad that does not fit": (
+    "grad of another dtype": (
         lambda x: setattr(x, "grad", mt.ones(2)),
         r"float32 \(2,\) is no gradient for .*float64",
     ),
     "grad of another shape": (lambda x: setattr(x, "grad", mt.tensor(np.ones(3))), r"\(3,\) is no gradient"),
     "grad of a constant": (lambda x: setattr(x.detach(), "grad", x.detach()), "keeps no gradient; call requires_grad_"),
     "not a tensor": (lambda x: mt.exp(ONES), "exp: its inputs are tensors, not ndarray; make one"),
-    "not a tensor, the third": (
+    "third input not a tensor": (
         lambda x: mt.apply(OPS["layer_norm"], x, None, 3.0),  # type: ignore[arg-type]
         "layer_norm: its inputs are tensors, not float",
     ),
-    "not a tensor, softmax": (lambda x: mt.functional.softmax(ONES, 0), "softmax: its inputs are tensors, not ndarray"),
+    "softmax of an array": (lambda x: mt.functional.softmax(ONES, 0), "softmax: its inputs are tensors, not ndarray"),
     "matmul of a number": (lambda x: x[0] @ x, r"\(\) @ \(2,\) do not fit"),
     "matmul by a number": (lambda x: x @ x[0], r"\(2,\) @ \(\) do not fit"),
-    "matmul misfit": (lambda x: x @ np.ones((3, 2)), r"\(2,\) @ \(3, 2\) do not fit"),
-    "embedding outside": (lambda x: mt.functional.embedding([3], mt.ones(3, 2)), "id 3 is outside .* rows 0 to 2"),
-    "target outside": (
+    "matmul mismatch": (lambda x: x @ np.ones((3, 2)), r"\(2,\) @ \(3, 2\) do not fit"),
+    "id out of range": (lambda x: mt.functional.embedding([3], mt.ones(3, 2)), "id 3 is outside .* rows 0 to 2"),
+    "target out of range": (
         lambda x: mt.functional.cross_entropy(mt.ones(1, 3), [3]),
         "target 3 is not one of the 3 classes",
     ),
-    "linear misfit": (lambda x: mt.functional.linear(x, mt.ones(3, 4)), r"\(2,\) and weight \(3, 4\) do not fit"),
-    "layer_norm misfit": (
+    "linear mismatch": (lambda x: mt.functional.linear(x, mt.ones(3, 4)), r"\(2,\) and weight \(3, 4\) do not fit"),
+    "layer_norm mismatch": (
         lambda x: mt.functional.layer_norm(x, (2,), mt.ones(3)),
         r"weight has shape \(3,\), normalized_shape is \(2,\)",
     ),
-    "attention misfit": (
+    "attention mismatch": (
         lambda x: mt.functional.scaled_dot_product_attention(mt.ones(2, 3), mt.ones(2, 4), mt.ones(2, 4)),
         r"query \(2, 3\), key \(2, 4\) and value \(2, 4\) do not fit",
     ),
-    "data that does not fit": (lambda x: setattr(x, "data", np.ones(3)), r"shape \(2,\) cannot take .* \(3,\)"),
+    "data of another shape": (lambda x: setattr(x, "data", np.ones(3)), r"shape \(2,\) cannot take .* \(3,\)"),
     "two dtypes": (lambda x: x + mt.ones(2), r"add: inputs are float64 and float32; convert one, x.to\('float64'\)"),
     "text": (lambda x: Tensor(["a"]), "holds floats, integers or booleans"),
-    "nothing": (lambda x: mt.tensor(None), "holds floats, integers or booleans"),  # type: ignore[arg-type]
-    "nothing, as floats": (lambda x: mt.tensor(None, dtype=np.float32), "holds floats"),  # type: ignore[arg-type]
-    "nothing as a target": (lambda x: mt.functional.mse_loss(x, None), "holds floats"),  # type: ignore[arg-type]
+    "None": (lambda x: mt.tensor(None), "holds floats, integers or booleans"),  # type: ignore[arg-type]
+    "None as floats": (lambda x: mt.tensor(None, dtype=np.float32), "holds floats"),  # type: ignore[arg-type]
+    "None as a target": (lambda x: mt.functional.mse_loss(x, None), "holds floats"),  # type: ignore[arg-type]
     "complex": (lambda x: x * 1j, "holds floats, integers or booleans, not complex128"),
     "half precision": (lambda x: x.to(np.float16), "computes in float32 and float64, not in float16"),
     "an array in half precision": (lambda x: Tensor(np.ones(2, np.float16)), "not in float16; convert"),
@@ -643,13 +643,13 @@ ERRORS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 
 
 @pytest.mark.parametrize("what", list(ERRORS))
-def test_error(what: str) -> None:
+def test_error_message(what: str) -> None:
     act, message = ERRORS[what]
     with pytest.raises((RuntimeError, TypeError, ValueError, IndexError, NotImplementedError), match=message):
         act(leaf(1.0, 2.0))
 
 
-# ---- wrong operations -------------------------------------------------------------------------------------------
+# ---- invalid operations -----------------------------------------------------------------------------------------
 
 BACKWARDS: dict[str, tuple[Callable[..., Any], str]] = {
     "too few": (lambda dy: (dy,), "bad: backward gave 1 gradients for 2 inputs"),
@@ -662,7 +662,7 @@ BACKWARDS: dict[str, tuple[Callable[..., Any], str]] = {
 
 
 @pytest.mark.parametrize("how", list(BACKWARDS))
-def test_what_a_backward_returns_is_checked_and_the_op_named(how: str) -> None:
+def test_invalid_backward_result_names_the_op(how: str) -> None:
     backward, message = BACKWARDS[how]
     bad = Op("bad", lambda a, b: (a + b, ()), backward)
     try:
@@ -675,36 +675,36 @@ def test_what_a_backward_returns_is_checked_and_the_op_named(how: str) -> None:
         del OPS["bad"]
 
 
-def test_a_backward_that_writes_into_what_others_read_is_an_error() -> None:
-    def greedy(dy: Array, saved: Array) -> tuple[Array]:
+def test_backward_that_writes_to_shared_array_raises() -> None:
+    def write_to_dy(dy: Array, saved: Array) -> tuple[Array]:
         return (np.multiply(dy, 2.0, out=dy),)
 
-    def hungry(dy: Array, saved: Array) -> tuple[Array]:
+    def write_to_saved(dy: Array, saved: Array) -> tuple[Array]:
         return (np.multiply(saved, dy, out=saved),)
 
-    def hungrier(dy: Array, saved: tuple[Array]) -> tuple[Array]:
-        return hungry(dy, *saved)
+    def write_to_nested(dy: Array, saved: tuple[Array]) -> tuple[Array]:
+        return write_to_saved(dy, *saved)
 
-    for backward in (greedy, hungry, hungrier):
+    for backward in (write_to_dy, write_to_saved, write_to_nested):
         two = np.full(2, 2.0)
-        saved = ((two,),) if backward is hungrier else (two,)
+        saved = ((two,),) if backward is write_to_nested else (two,)
         op = Op("writes", lambda x, saved=saved: (x * 2.0, saved), backward)
         del OPS["writes"]
         a, b = leaf(1.0, 2.0), leaf(1.0, 2.0)
-        both = apply(op, a) + b * 1.0  # of one gradient, two readers
+        both = apply(op, a) + b * 1.0  # both terms read the same gradient
         with pytest.raises(ValueError, match="read-only"):
             both.backward(np.ones(2))
 
 
-def test_an_op_needs_a_forward_and_a_backward() -> None:
+def test_op_needs_forward_and_backward() -> None:
     for forward, backward in ((lambda x: (x, ()), None), (None, lambda dy: (dy,))):
         with pytest.raises(TypeError, match="'half' needs a forward and a backward"):
             Op("half", forward, backward)  # type: ignore[arg-type]
     assert "half" not in OPS
 
 
-def test_dtypes_that_are_equal_are_the_same() -> None:
-    """NumPy has one object for float32 alone, and another for float32 with a note on it."""
-    noted = np.dtype(np.float32, metadata={"unit": "m"})
-    assert noted is not np.dtype(np.float32)
-    assert (wrap(np.ones(3, noted)) + mt.ones(3)).tolist() == [2.0, 2.0, 2.0]
+def test_dtype_with_metadata_is_accepted() -> None:
+    """In NumPy, float32 with metadata is equal to float32, but not the same object."""
+    annotated = np.dtype(np.float32, metadata={"unit": "m"})
+    assert annotated is not np.dtype(np.float32)
+    assert (wrap(np.ones(3, annotated)) + mt.ones(3)).tolist() == [2.0, 2.0, 2.0]

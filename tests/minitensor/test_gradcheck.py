@@ -1,4 +1,4 @@
-"""The checker for users: right gradients pass, wrong ones are named."""
+"""gradcheck: correct gradients pass, wrong ones are reported."""
 
 import numpy as np
 import pytest
@@ -13,30 +13,30 @@ rng = np.random.default_rng(0)
 X, W = rng.standard_normal((2, 3)), rng.standard_normal((3, 4))
 
 
-def test_right_gradients_pass() -> None:
+def test_correct_gradients_pass() -> None:
     assert gradcheck(lambda x, w: (x @ w).tanh().softmax(-1), (X, W))
     assert gradcheck(lambda x: F.gelu(x), X)
     assert gradcheck(lambda x, ids: F.embedding(ids, x), (X, np.array([1, 0, 1])))
     assert gradcheck(lambda x, unused: x * 2.0, (X, W))
 
 
-def test_a_wrong_gradient_is_named() -> None:
+def test_wrong_gradient_is_reported() -> None:
     wrong = Op("wrong", lambda x: (x**3, (x,)), lambda dy, x: (dy * 3 * x * x * (1 + 1e-5 * (x == x.max())),))
     try:
 
         def cube(x: Tensor) -> Tensor:
             return apply(wrong, x)
 
-        place = tuple(int(i) for i in np.unravel_index(X.argmax(), X.shape))
-        with pytest.raises(GradcheckError, match=rf"input 0 at \({place[0]}, {place[1]}\).*1 of 6 entries are wrong"):
+        i, j = np.unravel_index(X.argmax(), X.shape)
+        with pytest.raises(GradcheckError, match=rf"input 0 at \({i}, {j}\).*1 of 6 entries are wrong"):
             gradcheck(cube, X)
         assert not gradcheck(cube, X, raise_exception=False)
     finally:
         del OPS["wrong"]
 
 
-def test_a_gradient_that_a_plain_sum_could_not_see() -> None:
-    """The true gradient of sum(softmax(x)) is zero; with the wrong sign it is zero too."""
+def test_random_upstream_reveals_wrong_softmax_gradient() -> None:
+    """The gradient of sum(softmax(x)) is zero, and so is one with the wrong sign."""
     softmax = OPS["softmax"]
 
     def negated(dy: Array, y: Array, axis: int) -> tuple[Array]:
@@ -62,7 +62,7 @@ def test_every_input_is_checked() -> None:
         del OPS["second"]
 
 
-def test_the_step_can_be_chosen() -> None:
+def test_step_can_be_set() -> None:
     with pytest.raises(GradcheckError, match=r"step 0\.1"):
         gradcheck(lambda x: x**3, X, eps=0.1)
 
@@ -72,12 +72,12 @@ def test_float32_is_refused() -> None:
         gradcheck(lambda x: x * 2.0, X.astype(np.float32))
 
 
-def test_nan_is_never_right() -> None:
+def test_nan_is_rejected() -> None:
     with np.errstate(all="ignore"), pytest.raises(GradcheckError):
         gradcheck(lambda x: (x - 100.0).log() * 0.0 + x, X)
 
 
-def test_the_two_judges_agree() -> None:
+def test_central_difference_matches_complex_step() -> None:
     def forward(x: Array, w: Array) -> Array:
         y: Array = np.tanh(x @ w)
         return y

@@ -1,7 +1,7 @@
-"""A torch user guesses right: the same line of code, once with torch and once with minitensor.
+"""The same lines of code with torch and with minitensor.
 
-Each line is run twice, with `torch`, `F` and the tensors being torch's or minitensor's. Values and gradients (under a
-random upstream gradient) must agree, and what torch refuses must be refused here.
+Each line runs twice, with `torch`, `F` and the tensors of torch or of minitensor. Values and gradients (for a random
+upstream gradient) must agree, and lines that raise an error in torch must raise one in minitensor.
 """
 
 from typing import Any
@@ -341,8 +341,8 @@ F.scaled_dot_product_attention(q[..., :0], k[..., :0], v)
 y ** number
 """.strip().splitlines()
 
-# Not differentiable: only the values are compared.
-PLAIN = """
+# Without gradients: only the values are compared.
+WITHOUT_GRADIENT = """
 x > 0
 x >= y
 x <= x
@@ -556,7 +556,7 @@ x.reshape(2, -3)
 """.strip().splitlines()
 
 
-def run(line: str, library: Any, F: Any, tensor: Any) -> tuple[Any, dict[str, Any]]:
+def run_line(line: str, library: Any, F: Any, tensor: Any) -> tuple[Any, dict[str, Any]]:
     names = {
         name: tensor(array).requires_grad_() if array.dtype.kind == "f" else tensor(array)
         for name, array in ARRAYS.items()
@@ -565,19 +565,19 @@ def run(line: str, library: Any, F: Any, tensor: Any) -> tuple[Any, dict[str, An
 
 
 def with_torch(line: str) -> tuple[Any, dict[str, Any]]:
-    return run(line, torch, torch.nn.functional, torch.tensor)
+    return run_line(line, torch, torch.nn.functional, torch.tensor)
 
 
 def with_minitensor(line: str) -> tuple[Any, dict[str, Any]]:
-    return run(line, minitensor, functional, minitensor.tensor)
+    return run_line(line, minitensor, functional, minitensor.tensor)
 
 
-def plain(value: Any) -> Any:
-    """A result as NumPy's, whichever library it comes from."""
+def to_numpy(value: Any) -> Any:
+    """A result of either library as NumPy arrays."""
     if isinstance(value, torch.Tensor | minitensor.Tensor):
         return value.detach().numpy()
     if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
+        return [to_numpy(part) for part in value]
     return value
 
 
@@ -593,7 +593,7 @@ def test_same_values_and_gradients(line: str) -> None:
         assert tuple(a.shape) == b.shape
         if b.dtype != np.float64:
             continue
-        np.testing.assert_allclose(plain(b), plain(a), 1e-12, 1e-14)
+        np.testing.assert_allclose(to_numpy(b), to_numpy(a), 1e-12, 1e-14)
         dy = upstream(i)[: a.numel()].reshape(b.shape)
         their_sum, our_sum = their_sum + (a * torch.tensor(dy)).sum(), our_sum + (b * dy).sum()
     their_sum.backward()
@@ -602,12 +602,12 @@ def test_same_values_and_gradients(line: str) -> None:
         a, b = their_names[name].grad, our_names[name].grad
         assert (a is None) == (b is None), name
         if a is not None:
-            np.testing.assert_allclose(plain(b), plain(a), 1e-10, 1e-12, err_msg=name)
+            np.testing.assert_allclose(to_numpy(b), to_numpy(a), 1e-10, 1e-12, err_msg=name)
 
 
-@pytest.mark.parametrize("line", PLAIN)
-def test_same_plain_results(line: str) -> None:
-    theirs, ours = plain(with_torch(line)[0]), plain(with_minitensor(line)[0])
+@pytest.mark.parametrize("line", WITHOUT_GRADIENT)
+def test_same_values_without_gradients(line: str) -> None:
+    theirs, ours = to_numpy(with_torch(line)[0]), to_numpy(with_minitensor(line)[0])
     np.testing.assert_array_equal(ours, theirs)
     if isinstance(theirs, np.ndarray):
         assert ours.dtype == theirs.dtype
@@ -617,16 +617,16 @@ def test_same_plain_results(line: str) -> None:
 
 
 @pytest.mark.parametrize("line", REFUSED)
-def test_refused_by_both(line: str) -> None:
+def test_both_libraries_raise(line: str) -> None:
     errors = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
     with pytest.raises(errors):
-        plain(with_torch(line)[0])
+        to_numpy(with_torch(line)[0])
     with pytest.raises(errors) as caught:
-        plain(with_minitensor(line)[0])
-    assert len(str(caught.value)) > 15, "an error says what is wrong"
+        to_numpy(with_minitensor(line)[0])
+    assert len(str(caught.value)) > 15, "the message is too short"
 
 
-def test_numpy_beside_tensors_gives_tensors_of_the_tensors_dtype() -> None:
+def test_numpy_operands_take_the_dtype_of_the_tensor() -> None:
     x = minitensor.tensor([1.0, 2.0], requires_grad=True)
     array = np.array([3.0, 4.0])
     for result in (array + x, array * x, x - array, array / x, array**x, np.float64(2) * x, x / np.float64(3), 2 - x):
@@ -657,34 +657,34 @@ def test_repr(tensor: minitensor.Tensor, text: str) -> None:
     assert repr(tensor) == text
 
 
-def test_repr_of_a_large_tensor_is_short() -> None:
+def test_repr_of_large_tensor_is_abbreviated() -> None:
     assert len(repr(minitensor.zeros(1000, 1000))) < 500
     assert "..." in repr(minitensor.zeros(201))
     assert "..." not in repr(minitensor.zeros(200))
     assert f"{minitensor.zeros(2)}" == "tensor([0., 0.])"
 
 
-# ---- what torch does, or is here, that one line does not show --------------------------------------------------------
+# ---- more than one line -----------------------------------------------------------------------------------------
 
 
-def test_the_dtype_of_a_tensor_stays_beside_numpys_numbers() -> None:
+def test_numpy_scalars_do_not_change_the_dtype() -> None:
     x = minitensor.ones(2)
     assert x.clip(np.float64(0), 1).dtype == x.masked_fill(x > 0, np.float64(2)).dtype == np.float32
     assert (minitensor.tensor([1.0, 2.0], dtype=np.float64) + minitensor.tensor([1, 2])).dtype == np.float64
     assert minitensor.tensor(minitensor.tensor([1, 2]), dtype=np.float64).dtype == np.float64
 
 
-def test_a_result_of_one_number_is_an_array() -> None:
-    assert type(minitensor.tensor(2.0).exp().array) is np.ndarray  # of which NumPy makes a number of its own
+def test_scalar_result_is_an_array() -> None:
+    assert type(minitensor.tensor(2.0).exp().array) is np.ndarray  # np.exp of a 0-d array is a scalar
 
 
-def test_values_are_shared_where_they_can_be() -> None:
+def test_conversions_share_memory() -> None:
     x = minitensor.ones(2)
     assert minitensor.Tensor(x).array is x.array
     assert np.shares_memory(np.asarray(x), x.array)
 
 
-def test_a_gradient_can_be_set_and_is_kept() -> None:
+def test_grad_can_be_assigned() -> None:
     x, given = minitensor.ones(2, requires_grad=True), minitensor.tensor([3.0, 4.0])
     x.grad = given
     assert x.grad is given
@@ -694,10 +694,10 @@ def test_a_gradient_can_be_set_and_is_kept() -> None:
     assert isinstance(x.grad, minitensor.Tensor)
     x.requires_grad = False
     assert not x.requires_grad
-    x.grad = None  # there is none to forget
+    x.grad = None  # allowed, although it has none
 
 
-def test_a_gradient_that_is_changed_leaves_that_of_another_tensor_alone() -> None:
+def test_gradients_can_be_changed_independently() -> None:
     a, b = minitensor.ones(2, requires_grad=True), minitensor.ones(2, requires_grad=True)
     ((a + b) * 2.0).sum().backward()
     assert a.grad is not None
@@ -707,7 +707,7 @@ def test_a_gradient_that_is_changed_leaves_that_of_another_tensor_alone() -> Non
     assert b.grad.tolist() == [2.0, 2.0]
 
 
-def test_a_graph_is_freed_by_its_gradient() -> None:
+def test_grad_frees_the_graph() -> None:
     x = minitensor.ones(2, requires_grad=True)
     y = x.exp().sum()
     minitensor.grad(y, x)
@@ -715,29 +715,29 @@ def test_a_graph_is_freed_by_its_gradient() -> None:
         minitensor.grad(y, x)
 
 
-def test_a_constant_can_be_changed_in_place() -> None:
+def test_constant_can_be_changed_in_place() -> None:
     x = minitensor.ones(2)
     x += 1.0
     assert x.tolist() == [2.0, 2.0]
 
 
-def test_a_plain_number_is_not_kept_as_an_array() -> None:
+def test_python_numbers_are_not_converted_to_arrays() -> None:
     x = minitensor.ones(2, requires_grad=True)
     made = [str(y.grad_fn) for y in (x * 2, x / 2, x**2, x**0.5)]
     assert made == ["<mul_number>", "<div_number>", "<pow_number>", "<pow_number>"]
 
 
-def test_arrays_alone_are_put_together() -> None:
+def test_cat_and_stack_accept_arrays() -> None:
     assert minitensor.stack([np.ones(1), np.zeros(1)]).tolist() == [[1.0], [0.0]]
     assert minitensor.cat([np.ones(1)]).tolist() == [1.0]
 
 
-def test_what_is_put_together_takes_the_dtype_of_the_first_floats_or_else_of_the_first_tensor() -> None:
+def test_cat_has_the_dtype_of_first_float_or_else_first_tensor() -> None:
     short, long, floats = (minitensor.ones(1, dtype=dtype) for dtype in (np.int32, np.int64, np.float32))
     assert minitensor.cat([long, floats]).dtype == np.float32
     assert minitensor.cat([np.ones(1, int), short]).dtype == np.int32
 
 
-def test_a_number_is_not_gone_through() -> None:
+def test_iteration_over_scalar_raises() -> None:
     with pytest.raises(TypeError, match="iteration over a 0-d tensor"):
         iter(minitensor.tensor(1.0))

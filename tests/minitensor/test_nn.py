@@ -1,4 +1,4 @@
-"""Modules against torch's: the same code builds both, the same names address both."""
+"""Modules against torch's: the same code builds both, and all names are the same."""
 
 import threading
 from collections.abc import Callable
@@ -17,7 +17,7 @@ rng = np.random.default_rng(3)
 
 
 def build(nn: Any) -> Any:
-    """Every layer, inside the containers."""
+    """A model with every layer and container."""
 
     class Block(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -36,7 +36,7 @@ def build(nn: Any) -> Any:
             self.emb = nn.Embedding(5, 6)
             self.body = nn.Sequential(Block(), nn.GELU(), nn.LayerNorm((6,), eps=1e-3, bias=False))
             self.head = nn.Linear(6, 5, bias=False)
-            self.head.weight = self.emb.weight  # shared
+            self.head.weight = self.emb.weight  # tied
 
         def forward(self, ids: Any) -> Any:
             return self.head(self.body(self.emb(ids)))
@@ -44,15 +44,15 @@ def build(nn: Any) -> Any:
     return Model()
 
 
-def pair() -> tuple[Any, Any]:
-    """The same model in both, float64, with the same weights."""
+def build_both() -> tuple[Any, Any]:
+    """The same model in both libraries, in float64, with the same weights."""
     theirs, ours = build(torch.nn).double(), build(nn).double()
     ours.load_state_dict({name: value.numpy() for name, value in theirs.state_dict().items()})
     return theirs, ours
 
 
 def test_same_names_shapes_and_order() -> None:
-    theirs, ours = pair()
+    theirs, ours = build_both()
     for listing in ("named_parameters", "state_dict"):
         a, b = (getattr(model, listing)() for model in (theirs, ours))
         a, b = (x.items() if isinstance(x, dict) else x for x in (a, b))
@@ -62,7 +62,7 @@ def test_same_names_shapes_and_order() -> None:
 
 
 def test_same_outputs_and_gradients() -> None:
-    theirs, ours = pair()
+    theirs, ours = build_both()
     ids = rng.integers(0, 5, (2, 7))
     a, b = theirs(torch.tensor(ids)), ours(ids)
     np.testing.assert_allclose(b.detach().numpy(), a.detach().numpy(), 1e-12, 1e-12)
@@ -73,8 +73,8 @@ def test_same_outputs_and_gradients() -> None:
         np.testing.assert_allclose(q.grad.numpy(), p.grad.numpy(), 1e-10, 1e-12, err_msg=name)
 
 
-def test_weights_start_as_torchs_do() -> None:
-    """The same distributions: equal bounds, equal spread."""
+def test_initial_weights_match_torch() -> None:
+    """Equal standard deviations and mean absolute values."""
     mt.manual_seed(0)
     torch.manual_seed(0)
     makes: list[Callable[[Any], Any]] = [
@@ -92,7 +92,7 @@ def test_weights_start_as_torchs_do() -> None:
     assert nn.Embedding(3, 2, padding_idx=1).weight[1].tolist() == [0.0, 0.0]
 
 
-def test_manual_seed_repeats_weights_and_masks() -> None:
+def test_manual_seed_makes_weights_and_masks_reproducible() -> None:
     def draw() -> list[Any]:
         mt.manual_seed(5)
         return [nn.Linear(3, 3).weight.tolist(), mt.functional.dropout(mt.ones(50)).tolist(), mt.randn(2).tolist()]
@@ -100,7 +100,7 @@ def test_manual_seed_repeats_weights_and_masks() -> None:
     assert draw() == draw()
 
 
-def test_dropout_only_in_training() -> None:
+def test_dropout_is_active_only_in_training() -> None:
     mt.manual_seed(0)
     model, x = nn.Sequential(nn.Dropout(0.25)), mt.ones(4000)
     kept = model(x).numpy()
@@ -112,16 +112,16 @@ def test_dropout_only_in_training() -> None:
     assert not np.array_equal(model(x).numpy(), model(x).numpy())
 
 
-def test_dropout_draws_for_every_entry() -> None:
+def test_dropout_draws_each_entry_independently() -> None:
     kept = mt.functional.dropout(mt.ones(50, 40)).numpy() > 0
     assert len({tuple(row) for row in kept.tolist()}) == 50
     q = mt.ones(2, 3, 40, 8)
     mt.manual_seed(0)
     once = mt.functional.scaled_dot_product_attention(q, q, mt.randn(2, 3, 40, 8), dropout_p=0.5).numpy()
-    assert np.unique(once).size > 0.9 * once.size  # each query drops other keys, so hardly two means agree
+    assert np.unique(once).size > 0.9 * once.size  # each query drops different keys, so hardly any results are equal
 
 
-def test_threads_draw_from_generators_of_their_own() -> None:
+def test_threads_have_separate_generators() -> None:
     mt.manual_seed(1)
     expected = mt.randn(3).tolist()
     mt.manual_seed(1)
@@ -131,7 +131,7 @@ def test_threads_draw_from_generators_of_their_own() -> None:
     assert mt.randn(3).tolist() == expected
 
 
-def test_lists_of_modules() -> None:
+def test_sequential_and_module_list() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
     model.append(nn.Tanh())
     assert [type(part).__name__ for part in model] == ["Linear", "ReLU", "Linear", "Tanh"]
@@ -148,14 +148,14 @@ def test_lists_of_modules() -> None:
         nn.ModuleList([3])  # type: ignore[list-item]
 
 
-def test_settings_of_layers() -> None:
+def test_layer_settings() -> None:
     assert nn.LayerNorm(3, elementwise_affine=False).weight is None
     assert nn.LayerNorm(3, elementwise_affine=False).bias is None
     assert not nn.Parameter(np.ones(2), requires_grad=False).requires_grad
-    fine = nn.Linear(2, 2, dtype=np.float64).weight.array
-    assert not np.array_equal(fine, fine.astype(np.float32))
-    fine = nn.Embedding(2, 2, dtype=np.float64).weight.array
-    assert not np.array_equal(fine, fine.astype(np.float32))
+    weight = nn.Linear(2, 2, dtype=np.float64).weight.array
+    assert not np.array_equal(weight, weight.astype(np.float32))
+    weight = nn.Embedding(2, 2, dtype=np.float64).weight.array
+    assert not np.array_equal(weight, weight.astype(np.float32))
     embedding = nn.Embedding(3, 2, padding_idx=1)
     embedding(np.array([0, 1])).sum().backward()
     assert embedding.weight.grad is not None
@@ -180,7 +180,7 @@ def test_state_dict_is_a_snapshot() -> None:
     assert model.weight.tolist() == values
 
 
-def test_load_state_dict_names_all_that_does_not_fit_and_changes_nothing() -> None:
+def test_load_state_dict_reports_all_mismatches_and_changes_nothing() -> None:
     model: Any = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
     before = {name: value.tolist() for name, value in model.state_dict().items()}
     wrong = {"0.weight": np.ones((3, 2)), "0.bias": np.ones(2), "1.scale": np.ones(2), "1.bias": np.ones(2)}
@@ -198,8 +198,8 @@ def test_load_state_dict_names_all_that_does_not_fit_and_changes_nothing() -> No
     assert model[0].bias.tolist() == [1.0, 1.0]
 
 
-def test_shared_parameters_are_one() -> None:
-    _, model = pair()
+def test_shared_parameter_is_listed_once() -> None:
+    _, model = build_both()
     assert model.head.weight is model.emb.weight
     names = [name for name, _ in model.named_parameters()]
     assert "emb.weight" in names
@@ -208,7 +208,7 @@ def test_shared_parameters_are_one() -> None:
     assert model.emb.weight.tolist() == np.ones((5, 6)).tolist()
 
 
-def test_to_changes_the_dtype_of_every_parameter() -> None:
+def test_double_and_float_convert_every_parameter() -> None:
     model = build(nn)
     assert {p.dtype for p in model.double().parameters()} == {np.dtype(np.float64)}
     assert {p.dtype for p in model.float().parameters()} == {np.dtype(np.float32)}
@@ -228,7 +228,7 @@ def test_zero_grad_and_requires_grad() -> None:
     assert not model(mt.ones(1, 2)).requires_grad
 
 
-def test_a_module_without_forward_says_so() -> None:
+def test_module_without_forward_raises() -> None:
     class Empty(nn.Module):
         pass
 
@@ -258,10 +258,10 @@ def test_repr_shows_the_tree() -> None:
     )
 
 
-# ---- names, buffers, and what may take a parameter's place ---------------------------------------------------------
+# ---- names, buffers, and replaced parameters --------------------------------------------------------------------
 
 
-def shared(library: Any) -> Any:
+def build_shared(library: Any) -> Any:
     """One layer under two names."""
 
     class Tied(library.nn.Module):  # type: ignore[misc]
@@ -274,8 +274,8 @@ def shared(library: Any) -> Any:
     return Tied()
 
 
-def test_a_module_under_two_names_is_named_as_torch_names_it() -> None:
-    ours, theirs = shared(mt), shared(torch)
+def test_names_of_shared_module_match_torch() -> None:
+    ours, theirs = build_shared(mt), build_shared(torch)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     for listed in ("named_parameters", "named_modules", "named_children"):
         assert [n for n, _ in getattr(ours, listed)()] == [n for n, _ in getattr(theirs, listed)()], listed
@@ -290,7 +290,7 @@ def test_a_module_under_two_names_is_named_as_torch_names_it() -> None:
 
 
 @pytest.mark.parametrize("library", [mt, torch])
-def test_only_a_parameter_takes_a_parameters_place(library: Any) -> None:
+def test_parameter_can_only_be_replaced_by_parameter_or_none(library: Any) -> None:
     layer = library.nn.Linear(2, 2)
     with pytest.raises(TypeError, match="weight"):
         layer.weight = layer.weight * 0.5
@@ -304,7 +304,7 @@ def test_only_a_parameter_takes_a_parameters_place(library: Any) -> None:
         model.part = 3
 
 
-def buffered(library: Any, array: Any) -> Any:
+def build_buffered(library: Any, array: Any) -> Any:
     class Buffered(library.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
@@ -316,8 +316,8 @@ def buffered(library: Any, array: Any) -> Any:
     return Buffered()
 
 
-def test_buffers_are_kept_and_not_trained() -> None:
-    ours, theirs = buffered(mt, mt.ones(2)), buffered(torch, torch.ones(2))
+def test_buffers_are_saved_but_not_trained() -> None:
+    ours, theirs = build_buffered(mt, mt.ones(2)), build_buffered(torch, torch.ones(2))
     assert list(ours.state_dict()) == list(theirs.state_dict()) == ["weight", "mask"]
     for listed in ("named_parameters", "named_buffers"):
         assert [n for n, _ in getattr(ours, listed)()] == [n for n, _ in getattr(theirs, listed)()]
@@ -328,18 +328,18 @@ def test_buffers_are_kept_and_not_trained() -> None:
         ours.load_state_dict({"weight": np.ones(2)})
 
 
-def test_losses_and_activations_are_layers_too() -> None:
+def test_loss_and_activation_layers_match_torch() -> None:
     rng = np.random.default_rng(0)
     x, y, ids = rng.standard_normal((4, 3)), rng.standard_normal((4, 3)), np.array([0, 2, 1, -100])
     for name, target, settings in (
         ("MSELoss", y, {"reduction": "sum"}), ("CrossEntropyLoss", ids, {"label_smoothing": 0.1}),
         ("CrossEntropyLoss", ids, {"weight": np.array([1.0, 2.0, 0.5])}),
     ):  # fmt: skip
-        both = []
+        losses = []
         for library in (mt, torch):
             given = {k: library.tensor(v) if isinstance(v, np.ndarray) else v for k, v in settings.items()}
-            both.append(getattr(library.nn, name)(**given)(library.tensor(x), library.tensor(target)).item())
-        assert both[0] == pytest.approx(both[1], 1e-12), name
+            losses.append(getattr(library.nn, name)(**given)(library.tensor(x), library.tensor(target)).item())
+        assert losses[0] == pytest.approx(losses[1], 1e-12), name
     for name in ("Sigmoid", "SiLU"):
         expected = getattr(torch.nn, name)()(torch.tensor(x)).numpy()
         np.testing.assert_allclose(getattr(nn, name)()(mt.tensor(x)).numpy(), expected, 1e-12)

@@ -1,4 +1,4 @@
-"""Optimizers against torch's, on the same made-up gradients."""
+"""Optimizers against torch's, with the same random gradients."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from minitensor.optim.muon import newton_schulz
 
 pytestmark = pytest.mark.equivalence
 
-SHAPES = [(3, 4), (4,), (2, 2, 2), (), (150, 200)]  # the last in pieces: see minitensor/arrays.py
+SHAPES = [(3, 4), (4,), (2, 2, 2), (), (150, 200)]  # the last is updated in pieces, see minitensor/arrays.py
 
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd, defaults": ("SGD", {}),
@@ -23,17 +23,17 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "adamw, all settings": ("AdamW", {"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-4, "weight_decay": 0.2}),
     "adam, defaults": ("Adam", {}),
     "adam, all settings": ("Adam", {"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-4, "weight_decay": 0.2}),
-    "adamw, no decay, no memory": ("AdamW", {"lr": 0.1, "betas": (0.0, 0.0), "weight_decay": 0.0}),
+    "adamw, no decay, betas 0": ("AdamW", {"lr": 0.1, "betas": (0.0, 0.0), "weight_decay": 0.0}),
 }
 
 
-def both(dtype: Any = np.float64) -> tuple[list[torch.Tensor], list[mt.Tensor]]:
+def make_parameters(dtype: Any = np.float64) -> tuple[list[torch.Tensor], list[mt.Tensor]]:
     rng = np.random.default_rng(0)
     values = [rng.standard_normal(shape).astype(dtype) for shape in SHAPES]
     return [torch.tensor(v).requires_grad_() for v in values], [mt.tensor(v, requires_grad=True) for v in values]
 
 
-def give_gradients(theirs: list[torch.Tensor], ours: list[mt.Tensor], seed: int, missing: int | None = None) -> None:
+def set_gradients(theirs: list[torch.Tensor], ours: list[mt.Tensor], seed: int, missing: int | None = None) -> None:
     rng = np.random.default_rng(seed)
     for i, (a, b) in enumerate(zip(theirs, ours, strict=True)):
         g = rng.standard_normal(b.shape) * 10.0 ** rng.integers(-3, 2)
@@ -41,7 +41,7 @@ def give_gradients(theirs: list[torch.Tensor], ours: list[mt.Tensor], seed: int,
         b.grad = None if i == missing else mt.tensor(g.astype(b.dtype))
 
 
-def assert_same(theirs: list[torch.Tensor], ours: list[mt.Tensor], rtol: float = 1e-12) -> None:
+def assert_close(theirs: list[torch.Tensor], ours: list[mt.Tensor], rtol: float = 1e-12) -> None:
     for a, b in zip(theirs, ours, strict=True):
         np.testing.assert_allclose(b.detach().numpy(), a.detach().numpy(), rtol, rtol)
 
@@ -49,30 +49,28 @@ def assert_same(theirs: list[torch.Tensor], ours: list[mt.Tensor], rtol: float =
 PIECES = [1 << 18, 10_000]
 
 
-def test_a_parameter_is_larger_than_a_piece() -> None:
+def test_some_parameter_is_larger_than_a_piece() -> None:
     sizes = [int(np.prod(shape)) for shape in SHAPES]
     assert max(sizes) > min(PIECES) > min(sizes)
 
 
 @pytest.mark.parametrize("piece", PIECES)
 @pytest.mark.parametrize("name", list(SETTINGS))
-def test_thirty_steps_with_gradients_missing_now_and_then(
-    name: str, piece: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_thirty_steps_with_missing_grads_match_torch(name: str, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minitensor.arrays.PIECE", piece)
     kind, settings = SETTINGS[name]
-    theirs, ours = both()
+    theirs, ours = make_parameters()
     a, b = getattr(torch.optim, kind)(theirs, **settings), getattr(mt.optim, kind)(ours, **settings)
     for step in range(30):
-        give_gradients(theirs, ours, step, missing=step % 5)
+        set_gradients(theirs, ours, step, missing=step % 5)
         a.step()
         b.step()
-        assert_same(theirs, ours)
+        assert_close(theirs, ours)
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
-def test_groups_with_settings_of_their_own(kind: str) -> None:
-    theirs, ours = both()
+def test_parameter_groups_match_torch(kind: str) -> None:
+    theirs, ours = make_parameters()
 
     def groups(p: list[Any]) -> list[dict[str, Any]]:
         return [{"params": p[:2], "lr": 0.3, "weight_decay": 0.5}, {"params": iter(p[2:])}]
@@ -81,56 +79,54 @@ def test_groups_with_settings_of_their_own(kind: str) -> None:
     for step in range(5):
         for optimizer in (a, b):
             optimizer.param_groups[1]["lr"] = 0.02 * (step + 1)  # as a schedule does
-        give_gradients(theirs, ours, step)
+        set_gradients(theirs, ours, step)
         a.step()
         b.step()
-    assert_same(theirs, ours)
+    assert_close(theirs, ours)
 
 
 MUONS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "no nesterov": {"lr": 0.1, "nesterov": False, "momentum": 0.8},
-    "adamw's size": {"lr": 0.1, "adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.0},
+    "scale of adamw": {"lr": 0.1, "adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.0},
     "other coefficients": {"lr": 0.1, "ns_coefficients": (2.0, -1.5, 0.5), "ns_steps": 3, "adjust_lr_fn": "original"},
     "a large eps": {"lr": 0.1, "eps": 30.0},
 }
 
 
 @pytest.mark.parametrize("settings", MUONS.values(), ids=MUONS)
-def test_muon_is_torchs_where_that_computes_in_float64(
-    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """torch's is written with bfloat16, in which 5 steps leave two digits."""
-    theirs = [torch.tensor(p).requires_grad_() for p in matrices()]
-    ours = [mt.tensor(p, requires_grad=True) for p in matrices()]
+def test_muon_matches_torch_in_float64(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's Muon uses bfloat16, which leaves two correct digits after 5 steps; here it is patched to float64."""
+    theirs = [torch.tensor(p).requires_grad_() for p in make_matrices()]
+    ours = [mt.tensor(p, requires_grad=True) for p in make_matrices()]
     a: Any = torch.optim.Muon(theirs, **settings)
     b = Muon(ours, **settings)
     monkeypatch.setattr(torch, "bfloat16", torch.float64)
     monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor.double().clone())
     for step in range(8):
-        give_gradients(theirs, ours, step, missing=step % 5)
+        set_gradients(theirs, ours, step, missing=step % 5)
         a.step()
         b.step()
-        assert_same(theirs, ours, rtol=1e-11)
+        assert_close(theirs, ours, rtol=1e-11)
 
 
-def matrices() -> list[np.ndarray[Any, Any]]:
+def make_matrices() -> list[np.ndarray[Any, Any]]:
     rng = np.random.default_rng(0)
     return [rng.standard_normal(shape) for shape in ((3, 4), (8, 5), (6, 6), (1, 7))]
 
 
-def test_newton_schulz_keeps_the_directions_and_evens_out_the_rest() -> None:
+def test_newton_schulz_keeps_singular_vectors_and_evens_out_singular_values() -> None:
     u, _, v = np.linalg.svd(np.random.default_rng(0).standard_normal((20, 12)), full_matrices=False)
     sizes = np.geomspace(0.005, 1.0, 12)
     for matrix, left, right in (((u * sizes) @ v, u, v), (((u * sizes) @ v).T, v.T, u.T)):
-        inside = left.T @ newton_schulz(matrix, (3.4445, -4.7750, 2.0315), 5, 1e-7) @ right.T
-        np.testing.assert_allclose(inside, np.diag(np.diag(inside)), atol=1e-12)
-        assert np.all((np.diag(inside) > 0.68) & (np.diag(inside) < 1.21))
+        product = left.T @ newton_schulz(matrix, (3.4445, -4.7750, 2.0315), 5, 1e-7) @ right.T
+        np.testing.assert_allclose(product, np.diag(np.diag(product)), atol=1e-12)
+        assert np.all((np.diag(product) > 0.68) & (np.diag(product) < 1.21))
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "Muon"])
-def test_defaults_are_torchs(kind: str) -> None:
-    theirs, ours = both()
+def test_defaults_match_torch(kind: str) -> None:
+    theirs, ours = make_parameters()
     if kind == "Muon":
         theirs, ours = theirs[:1], ours[:1]
     a, b = getattr(torch.optim, kind)(theirs).defaults, getattr(mt.optim, kind)(ours).defaults
@@ -138,42 +134,42 @@ def test_defaults_are_torchs(kind: str) -> None:
 
 
 def test_float32_stays_float32() -> None:
-    theirs, ours = both(np.float32)
+    theirs, ours = make_parameters(np.float32)
     a, b = torch.optim.AdamW(theirs, lr=0.05), AdamW(ours, lr=0.05)
     for step in range(30):
-        give_gradients(theirs, ours, step)
+        set_gradients(theirs, ours, step)
         a.step()
         b.step()
     assert all(p.dtype == np.float32 for p in ours)
-    assert_same(theirs, ours, rtol=2e-5)
+    assert_close(theirs, ours, rtol=2e-5)
 
 
-def test_a_resumed_optimizer_goes_on_as_if_never_stopped() -> None:
+def test_resumed_optimizer_takes_the_same_steps() -> None:
     for make in (
         lambda p: AdamW(p, lr=0.1),
         lambda p: SGD(p, lr=0.1, momentum=0.9),
         lambda p: Muon([p[0], p[4]], lr=0.1),
     ):
-        _, straight = both()
-        one = make(straight)
+        _, uninterrupted = make_parameters()
+        one = make(uninterrupted)
         for step in range(4):
-            give_gradients(both()[0], straight, step)
+            set_gradients(make_parameters()[0], uninterrupted, step)
             one.step()
         state = one.state_dict()
-        resumed = [mt.tensor(p.detach(), requires_grad=True) for p in straight]
+        resumed = [mt.tensor(p.detach(), requires_grad=True) for p in uninterrupted]
         two = make(resumed)
         two.load_state_dict(state)
         for step in range(4, 8):
-            for params, optimizer in ((straight, one), (resumed, two)):
-                give_gradients(both()[0], params, step)
+            for params, optimizer in ((uninterrupted, one), (resumed, two)):
+                set_gradients(make_parameters()[0], params, step)
                 optimizer.step()
-        assert all(np.array_equal(p.array, q.array) for p, q in zip(straight, resumed, strict=True))
+        assert all(np.array_equal(p.array, q.array) for p, q in zip(uninterrupted, resumed, strict=True))
 
 
-def test_state_dict_is_a_snapshot_and_a_wrong_one_is_refused() -> None:
-    _, ours = both()
+def test_state_dict_is_a_snapshot_and_invalid_one_is_refused() -> None:
+    _, ours = make_parameters()
     optimizer = AdamW(ours)
-    give_gradients(both()[0], ours, 0)
+    set_gradients(make_parameters()[0], ours, 0)
     optimizer.step()
     state = optimizer.state_dict()
     before = state["state"][0]["exp_avg"].copy()
@@ -187,9 +183,9 @@ def test_state_dict_is_a_snapshot_and_a_wrong_one_is_refused() -> None:
 
 @pytest.mark.parametrize("norm_type", [2.0, 1.0, float("inf")])
 @pytest.mark.parametrize("max_norm", [0.5, 1e6])
-def test_clip_grad_norm(norm_type: float, max_norm: float) -> None:
-    theirs, ours = both()
-    give_gradients(theirs, ours, 0, missing=1)
+def test_clip_grad_norm_matches_torch(norm_type: float, max_norm: float) -> None:
+    theirs, ours = make_parameters()
+    set_gradients(theirs, ours, 0, missing=1)
     a = torch.nn.utils.clip_grad_norm_(theirs, max_norm, norm_type)
     b = clip_grad_norm_(iter(ours), max_norm, norm_type)
     np.testing.assert_allclose(b.item(), a.item(), 1e-12)
@@ -199,10 +195,10 @@ def test_clip_grad_norm(norm_type: float, max_norm: float) -> None:
             np.testing.assert_allclose(q.grad.numpy(), p.grad.numpy(), 1e-12)
 
 
-def test_the_two_halves_of_clip_grad_norm() -> None:
-    """As if the first parameters' gradients had a norm that includes others."""
-    theirs, ours = both()
-    give_gradients(theirs, ours, 0, missing=1)
+def test_get_total_norm_and_clip_grads_with_norm_match_torch() -> None:
+    """The total norm also includes gradients of other parameters."""
+    theirs, ours = make_parameters()
+    set_gradients(theirs, ours, 0, missing=1)
     a = torch.nn.utils.get_total_norm([p.grad for p in theirs if p.grad is not None])
     b = get_total_norm(p.grad for p in ours if p.grad is not None)
     np.testing.assert_allclose(b.item(), a.item(), 1e-12)
@@ -216,9 +212,9 @@ def test_the_two_halves_of_clip_grad_norm() -> None:
     assert get_total_norm([]).item() == 0.0
 
 
-def test_clip_grad_norm_of_gradients_that_are_not_finite() -> None:
-    _, ours = both()
-    give_gradients(both()[0], ours, 0)
+def test_clip_grad_norm_of_nonfinite_gradients() -> None:
+    _, ours = make_parameters()
+    set_gradients(make_parameters()[0], ours, 0)
     ours[1].grad = mt.tensor(np.full(4, np.nan))
     with pytest.raises(RuntimeError, match="norm of the gradients is nan"):
         clip_grad_norm_(ours, 1.0, error_if_nonfinite=True)
@@ -228,7 +224,7 @@ def test_clip_grad_norm_of_gradients_that_are_not_finite() -> None:
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
-def test_numpy_numbers_as_settings_and_parameters_of_one_number(kind: str) -> None:
+def test_numpy_scalars_as_settings_and_scalar_parameters(kind: str) -> None:
     p = mt.tensor(2.0, requires_grad=True)
     optimizer = getattr(mt.optim, kind)([p], weight_decay=np.float64(0.1))
     optimizer.param_groups[0]["lr"] = np.float64(0.5) * np.cos(0.0)
@@ -241,24 +237,24 @@ def test_numpy_numbers_as_settings_and_parameters_of_one_number(kind: str) -> No
     assert p.grad.dtype == np.float32
 
 
-def test_settings_come_back_with_the_state() -> None:
-    _, ours = both()
+def test_settings_are_restored_with_the_state() -> None:
+    _, ours = make_parameters()
     optimizer = AdamW(ours, lr=0.5)
     optimizer.param_groups[0]["lr"] = 0.25
     state = optimizer.state_dict()
     fresh = AdamW(ours, lr=0.1)
     fresh.load_state_dict(state)
     assert fresh.param_groups[0]["lr"] == 0.25
-    give_gradients(both()[0], ours, 0)
+    set_gradients(make_parameters()[0], ours, 0)
     fresh.step()
     fresh.load_state_dict(state)
-    assert not fresh.state  # what it remembered is replaced, not mixed
+    assert not fresh.state  # the state is replaced, not merged
 
 
 def test_zero_grad() -> None:
-    _, ours = both()
+    _, ours = make_parameters()
     optimizer = SGD(ours)
-    give_gradients(both()[0], ours, 0, missing=0)
+    set_gradients(make_parameters()[0], ours, 0, missing=0)
     optimizer.zero_grad(set_to_none=False)
     assert ours[0].grad is None
     assert ours[1].grad is not None
@@ -267,9 +263,9 @@ def test_zero_grad() -> None:
     assert all(p.grad is None for p in ours)
 
 
-def test_what_cannot_be_trained_is_refused() -> None:
+def test_invalid_parameters_and_settings_are_refused() -> None:
     x = mt.ones(2, requires_grad=True)
-    for wrong, message in (
+    for make, message in (
         (lambda: SGD([]), "list of parameters is empty"),
         (lambda: SGD([x, x]), r"shape \(2,\) is given twice"),
         (lambda: SGD([x * 2.0]), "only leaf tensors"),
@@ -287,13 +283,13 @@ def test_what_cannot_be_trained_is_refused() -> None:
         (lambda: Muon([mt.ones(2, 2)], adjust_lr_fn="none"), "adjust_lr_fn is None, "),
     ):
         with pytest.raises(ValueError, match=message):
-            wrong()
+            make()
 
 
 def test_state_in_any_memory_layout_is_updated() -> None:
     p = mt.Tensor(np.ones((2, 3)), requires_grad=True)
     optimizer = mt.optim.AdamW([p])
-    state = {"step": 1, **{name: np.ones((3, 2)).T for name in ("exp_avg", "exp_avg_sq")}}  # in Fortran's order
+    state = {"step": 1, **{name: np.ones((3, 2)).T for name in ("exp_avg", "exp_avg_sq")}}  # in Fortran order
     optimizer.load_state_dict({"state": {0: state}, "param_groups": [{**optimizer.defaults, "params": [0]}]})
     p.grad = mt.Tensor(np.full((2, 3), 2.0))
     optimizer.step()
