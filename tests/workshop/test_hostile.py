@@ -216,6 +216,7 @@ def test_import_refuses_folder_with_code(there: Path, capsys: pytest.CaptureFixt
     (there / "modeling_gpt.py").write_text("import os; os.mkdir('exploded')", encoding="utf-8")
     assert run(IN_TORCH, ["import", "there", "--out", "b"]) == 2
     assert "there contains modeling_gpt.py" in error_line(capsys)
+    assert not Path("exploded").exists()
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
@@ -253,9 +254,14 @@ def test_import_refuses_false_sizes(change: dict[str, Any], there: Path, capsys:
 # ---- malicious runs ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", ["/dev/zero", "/dev/stdin", "/", "\0", "pipe", "x" * 5000])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [*((data, f"{data} is not a regular file") for data in ("/dev/zero", "/dev/stdin", "pipe")),
+     ("/", "/ is a folder"), ("\0", r"'\x00' cannot be read: embedded null"),
+     ("x" * 5000, "xxx cannot be read: File name too long")],
+)  # fmt: skip
 def test_text_that_is_not_a_regular_file_is_refused_at_once(
-    data: str, train: Train, capsys: pytest.CaptureFixture[str]
+    data: str, message: str, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train("a")
     os.mkfifo("pipe")
@@ -263,7 +269,9 @@ def test_text_that_is_not_a_regular_file_is_refused_at_once(
         rewrite_state(Path("a/checkpoints") / which, data=data)
     capsys.readouterr()
     assert run(BY_HAND, ["eval", "--run", "a"]) == 2
+    assert message in error_line(capsys)
     assert train("a", "--resume", "--steps", "21") == 2
+    assert message in error_line(capsys)
 
 
 @pytest.mark.parametrize("recipe", [{"batch_size": 10**12}, {"batch_size": 10**12, "order": "random"}], ids=str)

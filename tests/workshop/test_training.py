@@ -294,7 +294,7 @@ def test_damaged_record_is_dropped_alone(train: Train) -> None:
     assert train("a", "--resume", "--steps", "23") == 0
 
 
-def test_patience_counter_survives_resume(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_patience_counter_survives_resume(train: Train) -> None:
     assert train("a", "--lr", "0", "--patience", "3", "--steps", "10") == 0
     assert train("a", "--resume", "--steps", "100") == 0
     assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 15]
