@@ -68,7 +68,7 @@ class Tensor(core.Tensor, of_results=True):
         return copy
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a tensor is not pickled, since to open a pickle is to run it; save x.detach().numpy()")
+        raise TypeError("a tensor is not pickled, since opening a pickle can run code; save x.detach().numpy()")
 
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec else repr(self)

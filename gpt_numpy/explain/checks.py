@@ -102,10 +102,10 @@ def four_ways(trace: Trace, torch: dict[str, Array], account: Account) -> list[W
     if quantity.name in torch:
         ways.append(way("torch, float64", float(torch[quantity.name][index]), exact))
     else:
-        ways.append(Way("torch, float64", None, note="is not installed" if not torch else "keeps it to itself"))
+        ways.append(Way("torch, float64", None, note="is not installed" if not torch else "does not expose it"))
     if quantity.is_gradient and quantity.name[1:] in trace.problem.places:
         slope, blind = difference(trace, quantity.name[1:], index), resolution(trace)
-        note = f"step {STEP:g}; sees nothing below {blind:.0e}"
+        note = f"step {STEP:g}; resolves nothing below {blind:.0e}"
         ways.append(way("central difference", slope, BEND * account.size + blind, note))
     return ways
 

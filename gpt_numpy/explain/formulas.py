@@ -143,7 +143,7 @@ def _add_forward(table: _Table, config: GPTConfig, layer: int) -> None:
     add("tok[i,m]", "", "the embedding of the token at that position", kind="given")
     add("pos[i,m]", "", "the embedding of that position", kind="given")
     for sub in sublayers(config)[: 2 * layer]:
-        meaning = f"what {sub.described} adds to the stream (--layer {sub.layer} opens it)"
+        meaning = f"what {sub.described} adds to the stream (see --layer {sub.layer})"
         add(f"Y_{sub}[i,m]", "", meaning, kind="given")
     before = [f"Y_{sub}[i,m]" for sub in sublayers(config)[: 2 * layer]]
     add("R[i,m]", _sum("tok[i,m]", "pos[i,m]", *before), "the stream that this attention reads")
@@ -208,7 +208,7 @@ def _add_rest(table: _Table, config: GPTConfig, layer: int) -> None:
             down = _sum(f"Σ_u G_{sub}[i,u] W2_{sub}[m,u]", f"b2_{sub}[m]" if bias else "")
             add(f"Y_{sub}[i,m]", down, f"what {sub.described} adds to the stream")
         else:
-            meaning = f"what {sub.described} adds to the stream (--layer {sub.layer} opens it)"
+            meaning = f"what {sub.described} adds to the stream (see --layer {sub.layer})"
             add(f"Y_{sub}[i,m]", "", meaning, kind="given")
         stream.append(f"Y_{sub}[i,m]")
     add("R_f[i,m]", _sum(*stream), "the stream after the last block")
@@ -239,7 +239,7 @@ def _add_rest_backward(table: _Table, config: GPTConfig, layer: int) -> None:
             add(
                 f"dN_{sub}[i,m]",
                 "",
-                f"the gradient from its heads: dX of that layer (--layer {sub.layer} opens it)",
+                f"the gradient from its heads: dX of that layer (see --layer {sub.layer})",
                 kind="given",
             )
         _add_norm_backward(

@@ -54,7 +54,7 @@ class Console:
         try:
             self._rich.print(visible(line), style=style, soft_wrap=True)
             self.stream.flush()
-        except OSError:  # stdout was closed, as by `head`, or its disk is full; the work goes on
+        except OSError:  # stdout was closed, as by `head`, or its disk is full; the work continues
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
     def show(self, text: Text) -> None:

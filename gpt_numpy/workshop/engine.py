@@ -1,6 +1,6 @@
 """What the workshop asks of an engine: a model that can be trained, evaluated, read with and saved.
 
-One trainer serves both engines, so either can go on from what the other saved.
+One trainer serves both engines, so either can resume what the other saved.
 """
 
 from collections.abc import Mapping, Sequence

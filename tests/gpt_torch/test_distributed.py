@@ -203,14 +203,14 @@ def test_run_resumed_with_other_processes_equals_run_of_one(
         (folder / "play.txt").write_text(PLAY, encoding="utf-8")
     status, output = launch(server, 2, several, program(ASKED, rank=1), *TRAIN)
     assert status == 1  # of torchrun
-    assert output.count("stopped and saved at step 6; go on with --resume") == 1, output
+    assert output.count("stopped and saved at step 6; continue with --resume") == 1, output
     assert "gpt-torch: " not in output
     assert [record["reason"] for record in records(several, "end")] == ["it was stopped"]
     assert "in each of 2 processes (ddp)" in output
     resume = ["train", "--resume", "--out", "a", *MACHINE, "--parallel", "fsdp"]
     status, output = launch(server, 3, several, program(), *resume)
     assert status == 0, output
-    assert output.count("going on after step 6 of 10") == 1, output
+    assert output.count("resuming after step 6 of 10") == 1, output
     assert "in each of 3 processes (fsdp)" in output
     monkeypatch.chdir(one)
     assert run(CLI, TRAIN) == 0
@@ -229,9 +229,9 @@ def test_run_resumed_with_other_processes_equals_run_of_one(
 @pytest.mark.parametrize(
     ("happens", "rank", "where", "after", "how", "message", "saved"),
     [
-        (KILLED, 0, "train_step", 5, "fsdp", f"{LOST} after step 5; --resume goes on from the newest checkpoint", 0),
-        (KILLED, 1, "loss", 4, "fsdp", f"{LOST} after step 4; --resume goes on from the newest checkpoint", 0),
-        (KILLED, 1, "reader", 8, "ddp", "saved at step 8; go on with --resume", 8),
+        (KILLED, 0, "train_step", 5, "fsdp", f"{LOST} after step 5; --resume continues from the newest checkpoint", 0),
+        (KILLED, 1, "loss", 4, "fsdp", f"{LOST} after step 4; --resume continues from the newest checkpoint", 0),
+        (KILLED, 1, "reader", 8, "ddp", "saved at step 8; continue with --resume", 8),
         (FULL, 1, "train_step", 5, "ddp", "out of memory on CPU, 1 thread; --micro-batch 1 fits", 5),
     ],
     ids=["first process, fsdp", "evaluating, fsdp", "sampling", "out of memory"],
@@ -268,7 +268,7 @@ def test_other_processes_end_within_a_minute_of_a_kill(
     ended, at = time.time(), (tmp_path / "killed").stat().st_mtime
     assert began < at < ended < at + 60
     assert status == 1, output  # of torchrun
-    assert output.count(f"gpt-torch: {LOST} after step 5; --resume goes on from the newest checkpoint") == 1, output
+    assert output.count(f"gpt-torch: {LOST} after step 5; --resume continues from the newest checkpoint") == 1, output
     monkeypatch.chdir(tmp_path)
     assert RunDir(Path("a")).checkpoint("latest").state.step == (0 if killed == 0 else 5)  # only rank 0 writes
     status, output = launch(server, 3, tmp_path, program(), "train", "--resume", "--out", "a", *MACHINE)
@@ -302,7 +302,7 @@ def test_save_after_a_lost_process_is_skipped_if_it_hangs_or_is_nonfinite(
     Path("play.txt").write_text(PLAY, encoding="utf-8")
     assert run(CLI, TRAIN) == 1
     output, errors = capsys.readouterr()
-    assert errors == f"gpt-torch: {LOST} after step {last}; --resume goes on from the newest checkpoint\n"
+    assert errors == f"gpt-torch: {LOST} after step {last}; --resume continues from the newest checkpoint\n"
     assert ("step 3: the loss is nan" in output) == (failure == "wrong")
     assert "saved at" not in output
     assert [record["reason"] for record in records(tmp_path, "end")] == ["another process was lost"]

@@ -31,7 +31,7 @@ def test_every_cell_runs_and_run_is_resumed(tmp_path: Path) -> None:
     more = " ".join(FEW)
     for settings, evaluations, shown in (
         (["STEPS=5", f'MORE="{more}"'], [0, 5], "step     5   train"),
-        ([f'MORE="--resume --steps 10 {more}"'], [0, 5, 10], "going on after step 5 of 10"),
+        ([f'MORE="--resume --steps 10 {more}"'], [0, 5, 10], "resuming after step 5 of 10"),
     ):
         done = executed(tmp_path, NOTEBOOK, *settings)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -172,7 +172,7 @@ def test_damaged_checkpoint_is_reported_and_best_is_resumed(
     assert train("a", "--resume") == 0
     out = capsys.readouterr().out
     assert re.search(rf"^{LATEST}\b.*{named}.* It is skipped.$", out, re.MULTILINE)
-    assert "going on after step 0 of 20" in out
+    assert "resuming after step 0 of 20" in out
     assert latest("a") == 20
     assert (LATEST.parent / "latest.damaged").is_dir()  # kept for inspection
     assert [record["step"] for record in records("a", "step")] == list(range(1, 21))
@@ -186,7 +186,7 @@ def test_resuming_from_the_best_checkpoint_says_that_the_optimizer_starts_anew(
     capsys.readouterr()
     assert train("a", "--resume", "--steps", "25") == 0
     out = capsys.readouterr().out
-    best = re.findall(r"going on after step (\d+) of 25", out)
+    best = re.findall(r"resuming after step (\d+) of 25", out)
     assert best in (["15"], ["20"])
     assert f"{BEST} has no optimizer state: the optimizer starts anew\n" in out
     assert latest("a") == 25

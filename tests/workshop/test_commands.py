@@ -310,7 +310,7 @@ def test_ctrl_c_saves_and_ends_with_status_130(folder: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert re.search(r"^stopped and saved at step \d+; go on with --resume", out, re.MULTILINE)
+    assert re.search(r"^stopped and saved at step \d+; continue with --resume", out, re.MULTILINE)
     assert (folder / "stopped" / "checkpoints" / "latest" / "state.json").exists()
 
 

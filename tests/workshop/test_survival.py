@@ -226,8 +226,8 @@ def test_run_ending_on_a_full_disk_is_saved_in_temporary_folder(
     err = capsys.readouterr().err
     (other,) = tmp_path.glob("minitensor-*")
     assert err == (
-        f"gpt-numpy: {small_disk}/a cannot be written (No space left on device), so step 20 is saved in {other}; go on "
-        f"from there by --resume --out {other}\n"
+        f"gpt-numpy: {small_disk}/a cannot be written (No space left on device), so step 20 is saved in {other}; "
+        f"continue from there with --resume --out {other}\n"
     )
     assert latest(small_disk / "a") == 10
     assert train(str(other), "--resume", "--steps", "30") == 0

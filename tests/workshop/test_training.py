@@ -398,7 +398,7 @@ def test_resume_refuses_fixed_settings_and_changes_no_files(
 def test_existing_run_is_not_overwritten(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     train("a")
     assert train("a") == 2
-    assert "a holds a run already; go on with it by --resume" in capsys.readouterr().err
+    assert "a holds a run already; continue it with --resume" in capsys.readouterr().err
 
 
 # ---- how it ends ------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The commands eval and claims: how good a trained model is, and whether what is said of such models holds for it."""
+"""The commands eval and claims: the loss of a trained model, and how it compares with the workshop's claims."""
 
 from collections.abc import Sequence
 

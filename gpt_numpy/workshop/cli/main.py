@@ -15,10 +15,10 @@ COMMANDS = {
     "train": Command(train, {
         "train": "learn to write plays; takes minutes, saves as it goes",
         "train --data my.txt": "learn from a text of your own",
-        "train --resume": "go on with the newest run",
+        "train --resume": "resume the newest run",
     }, distributed=True),
-    "generate": Command(generate_text, {'generate --prompt "ROMEO:"': "let the newest run write on"}),
-    "eval": Command(evaluate_run, {"eval": "how good the newest run is"}, distributed=True),
+    "generate": Command(generate_text, {'generate --prompt "ROMEO:"': "continue a text with the newest run"}),
+    "eval": Command(evaluate_run, {"eval": "evaluate the newest run"}, distributed=True),
     "claims": Command(check_claims, {"claims": "what the workshop says, compared with the newest run"}),
 }  # fmt: skip
 

@@ -30,7 +30,7 @@ def train_seeds(count: int, preset: str, flags: Flags, train: Callable[[Flags], 
     if not 1 <= count <= MAX_SEEDS:
         raise WrongUse(f"--seeds is from 1 to {MAX_SEEDS}, not {count}")
     if flags.get("resume") and "out" not in flags:
-        raise WrongUse("--resume goes on with one run; with --seeds, say by --out in which folder they are")
+        raise WrongUse("--resume continues one run; with --seeds, name their folder with --out")
     folder = Path(flags.get("out", RUNS / f"{datetime.now():%Y-%m-%d-%H%M%S}-{preset}"))
     if RunDir(folder).has_checkpoint:
         raise WrongUse(f"{folder} holds a run; give another folder for those of several seeds")

@@ -1,4 +1,4 @@
-"""The command train: from flags to a run, which begins or goes on where it ended."""
+"""The command train: from flags to a run, which begins or resumes."""
 
 import math
 import os
@@ -46,7 +46,7 @@ def train(cli: EngineCLI, arguments: Sequence[str]) -> int:
         help="a UTF-8 text; or shakespeare, or synthetic (default data/input.txt, else shakespeare)",
     )  # fmt: skip
     group.add_argument("--out", metavar="FOLDER", help="the run's folder (default a new one in runs)")
-    group.add_argument("--resume", action="store_true", help="go on with the run in --out, or with the newest")
+    group.add_argument("--resume", action="store_true", help="resume the run in --out, or the newest one")
     group.add_argument("--seeds", metavar="N", type=int, help="train N models from different seeds, and compare them")
     add_engine_flags(parser, cli)
     add_fields(parser, "the training", Recipe, {name: preset.recipe for name, preset in PRESETS.items()})
@@ -257,13 +257,13 @@ def _show_start(spec: RunSpec, engine: Engine, console: Console) -> None:
         text.append(f"in {len(data.train) + len(data.validation):,} tokens, {size:,} different")
     console.say(", ".join(text))
     if spec.checkpoint:
-        console.say(f"going on after step {state.step} of {state.recipe.steps}")
+        console.say(f"resuming after step {state.step} of {state.recipe.steps}")
     console.say(
         f"model: {parameter_count(config):,} parameters in {config.n_layer} layers, {config.n_head} heads, "
         f"{config.n_embd} wide, context {config.block_size}"
     )
     console.say(f"engine: {engine.describe()}")
-    console.say(f"run: {spec.run_dir.folder}   (Ctrl-C saves, --resume goes on)")
+    console.say(f"run: {spec.run_dir.folder}   (Ctrl-C saves, --resume continues)")
 
 
 def _config_json(cli: EngineCLI, spec: RunSpec, engine: Engine) -> Record:

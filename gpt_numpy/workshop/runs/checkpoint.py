@@ -56,7 +56,7 @@ class State:
     best_step: int = 0
     best_loss: float | None = None  # on the validation part; None before the first evaluation
     evals_since_best: int = 0
-    threads: int = 0  # of the engine: with as many, the run goes on bit for bit
+    threads: int = 0  # of the engine: with as many, the run continues bit for bit
     processes: int = 1  # each with as many threads
     engine_options: Mapping[str, Any] = field(default_factory=dict)  # those that decide numbers, such as a precision
 

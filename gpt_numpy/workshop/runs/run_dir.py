@@ -68,7 +68,7 @@ class RunDir:
             self.lock()
             if self.has_checkpoint:
                 self.close()
-                raise WrongUse(f"{self.folder} holds a run already; go on with it by --resume, or give another folder")
+                raise WrongUse(f"{self.folder} holds a run already; continue it with --resume, or give another folder")
         except OSError as error:
             raise WrongUse(f"{self.folder} cannot be written: {error.strerror}") from None
 

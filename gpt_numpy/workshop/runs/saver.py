@@ -1,4 +1,4 @@
-"""What a training writes to its run's folder. Training goes on while the disk is full or the folder read-only."""
+"""What a training writes to its run's folder. Training continues while the disk is full or the folder read-only."""
 
 import tempfile
 from collections.abc import Callable
@@ -73,8 +73,8 @@ class Saver:
                 f"written; {self.newest}"
             ) from None
         raise RunFailed(
-            f"{folder} cannot be written ({reason}), so step {step} is saved in {other.folder}; go on "
-            f"from there by --resume --out {other.folder}"
+            f"{folder} cannot be written ({reason}), so step {step} is saved in {other.folder}; "
+            f"continue from there with --resume --out {other.folder}"
         )
 
     def _write(self, file: str, step: int, write: Callable[[], object]) -> bool:

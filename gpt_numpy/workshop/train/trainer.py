@@ -59,7 +59,7 @@ class Trainer:
             try:
                 self._train(stop)
             except Lost as error:
-                saved = "; --resume goes on from the newest checkpoint" if self.metrics.evaluations else ""
+                saved = "; --resume continues from the newest checkpoint" if self.metrics.evaluations else ""
                 self._save_alone()
                 raise Lost(f"{error} after step {self.state.step}{saved}") from error
             except RunFailed as error:
@@ -94,7 +94,7 @@ class Trainer:
                     break
                 self._step()
         if stop:
-            self.console.say(f"stopped and saved at step {step}; go on with --resume", "yellow")
+            self.console.say(f"stopped and saved at step {step}; continue with --resume", "yellow")
             self._end("it was stopped")
         elif out_of_patience and not done:
             self.console.say(f"no better in {recipe.patience} evaluations: ended early, at step {step}", "yellow")
@@ -229,7 +229,7 @@ class Trainer:
                 if self.saver.last_saved != self.state:
                     self._flush(Bar())
                     self._save(is_best=False, is_due=True, is_last=True)
-                self.console.say(f"saved at step {self.state.step}; go on with --resume", "yellow")
+                self.console.say(f"saved at step {self.state.step}; continue with --resume", "yellow")
             except Lost:
                 pass
             except RunFailed as error:
