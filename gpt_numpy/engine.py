@@ -17,8 +17,10 @@ import ctypes
 import itertools
 import math
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from gpt_numpy.cache import Cache
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.model import GPT
 from gpt_numpy.parts import Part, partition
+from gpt_numpy.profile import by_operation, clocks, table
 from gpt_numpy.workshop.engine import Arrays, Batch, StepResult
 from gpt_numpy.workshop.optim import STATE_KEYS
 from gpt_numpy.workshop.recipes import Recipe
@@ -124,6 +127,15 @@ class Engine:
 
     def _new_parts(self) -> list[Part]:
         return [Part(some, self.recipe.optimizer) for some in partition(self.parameters, self.threads)]
+
+    @contextmanager
+    def profile(self, folder: Path) -> Iterator[list[Any]]:
+        result: list[Any] = []
+        start = time.perf_counter()
+        with clocks() as seconds:
+            yield result
+        total = self.threads * (time.perf_counter() - start)
+        result.append(table(by_operation(seconds, total), f"ten steps, summed over {self.threads} threads"))
 
     # -- reading --
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -251,6 +252,18 @@ class Engine:
         for_training(self.model, False)
         with self._autocast_and_attention():
             return to_numpy(self.model(self._to_device(ids))[0].float())
+
+    @contextmanager
+    def profile(self, folder: Path) -> Iterator[list[Any]]:
+        from torch.profiler import ProfilerActivity, profile
+
+        result: list[Any] = []
+        activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (self.device.type == "cuda")]
+        with profile(activities=activities) as found:
+            yield result
+        if self.processes.first:
+            found.export_chrome_trace(str(folder / "trace.json"))
+            result.append(f"trace of ten steps: {folder / 'trace.json'}; ui.perfetto.dev shows it")
 
     @contextmanager
     def _autocast_and_attention(self) -> Iterator[None]:

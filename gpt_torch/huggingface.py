@@ -26,7 +26,7 @@ from gpt_numpy.workshop.data.tokenizer import (
 )
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.io import parse_object, read_limited, write_atomic
-from gpt_numpy.workshop.params import parameter_shapes
+from gpt_numpy.workshop.params import parameter_count, parameter_shapes
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
 from gpt_numpy.workshop.runs.run_dir import RunDir
@@ -41,8 +41,6 @@ FIXED = {  # the only values that our model supports
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
 }
-CODE = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".so"}
-PICKLED = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))  # torch archive; pickles
 FINE_TUNING = Recipe(steps=1000, batch_size=8, lr=3e-5, weight_decay=0.1, grad_clip=1.0, eval_every=100)
 
 
@@ -67,7 +65,7 @@ def transpose_if_block_matrix(name: str, weight: NDArray[Any]) -> NDArray[Any]:
 
 
 def export(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes config, weights and tokenizer for transformers' from_pretrained."""
+    """Writes config, weights and tokenizer for transformers' from_pretrained, and a model card."""
     if folder.is_file() or (folder.exists() and any(folder.iterdir())):
         raise WrongUse(f"{folder} is not empty; give another folder")
     config = checkpoint.state.config
@@ -85,6 +83,7 @@ def export(checkpoint: Checkpoint, folder: Path) -> None:
         "config.json": json.dumps(their_config(config), indent=2).encode("utf-8"),
         "tokenizer.json": _their_tokenizer(checkpoint.tokenizer).encode("utf-8"),
         "tokenizer_config.json": json.dumps(about_tokenizer, indent=2).encode("utf-8"),
+        "README.md": model_card(checkpoint.state, checkpoint.tokenizer).encode("utf-8"),
     }
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -93,6 +92,36 @@ def export(checkpoint: Checkpoint, folder: Path) -> None:
     except OSError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def model_card(state: State, tokenizer: Tokenizer) -> str:
+    """README.md: what the model is, what it was trained on, and how well it does there."""
+    config, recipe = state.config, state.recipe
+    text = {"shakespeare": "tiny Shakespeare", "synthetic": "synthetic plays", "": "an unknown text"}
+    names = [text.get(path) or Path(path).name for path in state.data.split("\n")]
+    loss = (
+        "not evaluated" if state.best_loss is None else f"{state.best_loss:.4f} nats a token, at step {state.best_step}"
+    )
+    rows = {
+        "parameters": f"{parameter_count(config):,}",
+        "layers, heads, channels": f"{config.n_layer}, {config.n_head}, {config.n_embd}",
+        "context": f"{config.block_size} tokens",
+        "tokenizer": f"{tokenizer.kind}, {tokenizer.vocab_size:,} tokens",
+        "text": f"{', '.join(names)} (SHA-256 {state.digest or 'unknown'})",
+        "lowest validation loss": loss,
+        "step of these weights": f"{state.step:,} of {recipe.steps:,}",
+        "batch": f"{recipe.batch_size} sequences",
+        "optimizer": f"{recipe.optimizer}, learning rate {recipe.lr:g}, {recipe.schedule} schedule",
+        "dropout, weight decay": f"{config.dropout:g}, {recipe.weight_decay:g}",
+        "seed": str(recipe.seed),
+    }
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [gpt2]", "---", ""]
+    lines += [f"# A GPT-2-style model of {' and '.join(names)}", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value.replace('|', ' ')} |" for name, value in rows.items()]
+    lines += ["", "```python", "from transformers import AutoTokenizer, GPT2LMHeadModel", ""]
+    lines += ['model = GPT2LMHeadModel.from_pretrained(".")', 'tokenizer = AutoTokenizer.from_pretrained(".")', "```"]
+    lines += ["", "It continues texts like the one that it was trained on, and knows nothing else.", ""]
+    return "\n".join(lines)
 
 
 def their_config(config: GPTConfig) -> dict[str, Any]:
@@ -131,8 +160,9 @@ def _their_tokenizer(tokenizer: Tokenizer) -> str:
 
 
 def import_folder(folder: Path, run_dir: RunDir) -> State:
-    """Creates a run at step 0. It has no text, so training it needs --data."""
-    _refuse_code(folder)
+    """Creates a run at step 0. It has no text, so training it needs --data. Of the folder's files, config.json, the
+    safetensors and the tokenizer are opened; a pickle of the same weights, which could run code, is not."""
+    _refuse_custom_code(folder)
     config = _our_config(_read(folder / "config.json"), folder)
     tokenizer = _our_tokenizer(folder)
     if tokenizer.vocab_size > config.vocab_size:
@@ -144,24 +174,11 @@ def import_folder(folder: Path, run_dir: RunDir) -> State:
     return state
 
 
-def _refuse_code(folder: Path) -> None:
-    """We never load pickles or run scripts; but another program that opens this folder might."""
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    for path in found:
-        unknown = path.is_file() and path.suffix != ".safetensors"  # whose first bytes, a length, can be any
-        if path.suffix in CODE or (unknown and _first_bytes(path).startswith(PICKLED)):
-            raise WrongUse(
-                f"{folder} contains {path.name}, which can run code when it is opened; put config.json, "
-                "model.safetensors and the tokenizer in a folder of their own"
-            )
+def _refuse_custom_code(folder: Path) -> None:
+    """A model that needs its own code is not this GPT-2."""
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).exists() and "auto_map" in _read(folder / name):
             raise WrongUse(f"{folder / name} requires custom code (auto_map), which is not supported")
-
-
-def _first_bytes(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(4)
 
 
 def _our_config(values: dict[str, Any], folder: Path) -> GPTConfig:
@@ -217,6 +234,8 @@ def _their_weights(folder: Path) -> Arrays:
         names = {str(name) for name in files.values()} if isinstance(files, dict) else set()
         if not names or not all(re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
             raise WrongUse(f"{index} does not list safetensors files of this folder")
+    elif not (folder / "model.safetensors").exists() and (pickle := next(folder.glob("*.bin"), None)):
+        raise WrongUse(f"{pickle} is a pickle, which can run code when it is opened; save it as model.safetensors")
     found: Arrays = {}
     for name in sorted(names):
         try:

@@ -14,7 +14,7 @@ import pytest
 from tests.support import ROOT
 
 ROOMS = ["minitensor", "gpt_numpy", "gpt_torch", "bench", "tests"]
-SMALL_LIBRARIES = {"matplotlib", "platformdirs", "rich", "safetensors", "threadpoolctl", "tokenizers"}  # see pyproject
+SMALL_LIBRARIES = {"platformdirs", "rich", "safetensors", "tensorboard", "threadpoolctl", "tokenizers"}  # see pyproject
 
 # From a path to what it may import, beside the standard library; the longest path that fits a file counts.
 MAY_IMPORT = {

@@ -4,11 +4,14 @@ One trainer serves both engines, so either can resume what the other saved.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.table import Table
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.recipes import Recipe
@@ -71,6 +74,9 @@ class Engine(Protocol):
 
     def loss(self, batch: Batch) -> float:
         """The mean loss, without dropout."""
+
+    def profile(self, folder: Path) -> AbstractContextManager[list[str | Table]]:
+        """Measures the steps of a block. At its end the list holds the result, or where in the folder that is."""
 
     def reader(self) -> Reader:
         """One that has read nothing yet."""

@@ -1,6 +1,6 @@
 """Sampling: one token after the other, each drawn from the distribution that the model predicts.
 
-p_i  ~  exp(logit_i / temperature)       below 1 sharper, above 1 flatter
+p_i  ~  exp(logit_i / temperature)       below 1 sharper, above 1 flatter; 0: always the likeliest
 top_k    only the k likeliest            top_p    only the likeliest that together have probability p
 """
 
@@ -19,14 +19,13 @@ from gpt_numpy.workshop.errors import RunFailed, WrongUse
 
 @dataclass(frozen=True)
 class Sampling:
-    temperature: Annotated[float, "below 1: safer; above 1: wilder"] = 0.7
+    temperature: Annotated[float, "below 1: safer; above 1: wilder; 0: always the likeliest token"] = 0.7
     top_k: Annotated[int, "only the k likeliest tokens; 0: all"] = 50
     top_p: Annotated[float, "only the likeliest tokens that together have this probability; 1: all"] = 1.0
-    greedy: Annotated[bool, "always the likeliest token; repeatable, and dull"] = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature is above 0, not {self.temperature}; for the likeliest, greedy")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature is at least 0, not {self.temperature}")
         if self.top_k < 0:
             raise ValueError(f"top_k is at least 0, not {self.top_k}")
         if not 0 < self.top_p <= 1:
@@ -36,7 +35,7 @@ class Sampling:
 def probabilities(logits: NDArray[Any], sampling: Sampling) -> NDArray[np.float64]:
     if not np.isfinite(logits).all():
         raise RunFailed("the logits of the model are not finite: its weights are far too large, or NaN")
-    if sampling.greedy:
+    if sampling.temperature == 0:
         likeliest = np.zeros(len(logits))
         likeliest[logits.argmax()] = 1.0
         return likeliest
@@ -71,8 +70,10 @@ def text_start(tokenizer: Tokenizer) -> list[int]:
         return [0]
 
 
-def generate(engine: Engine, prompt: Sequence[int], length: int, sampling: Sampling, seed: Any) -> Iterator[int]:
-    """The tokens after the prompt, as they are drawn; the same for the same seed."""
+def generate(
+    engine: Engine, prompt: Sequence[int], length: int, sampling: Sampling, seed: Any, end: int | None = None
+) -> Iterator[int]:
+    """The tokens after the prompt, as they are drawn; the same for the same seed. The token `end` ends them."""
     random = np.random.default_rng(seed)
     window = [int(token) for token in prompt]  # only the window: the text may be endless
     reader, start, read = engine.reader(), 0, 0  # where the window begins in the text; how much of it was read
@@ -83,8 +84,11 @@ def generate(engine: Engine, prompt: Sequence[int], length: int, sampling: Sampl
             reader, start, read = engine.reader(), wanted, 0
         p = probabilities(reader.read(window[read:]), sampling)
         read = len(window)
-        window.append(int(random.choice(len(p), p=p)))
-        yield window[-1]
+        token = int(random.choice(len(p), p=p))
+        if token == end:
+            return
+        window.append(token)
+        yield token
 
 
 def decode_stream(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
@@ -93,3 +97,19 @@ def decode_stream(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
     for token in tokens:
         yield decoder.decode(tokenizer.decode([token]))
     yield decoder.decode(b"", final=True)
+
+
+def stop_before(stop: str, pieces: Iterable[str]) -> Iterator[str]:
+    """The text before the first `stop`, as soon as it is sure that no `stop` begins there."""
+    text = ""
+    for piece in pieces:
+        text += piece
+        before, found, _ = text.partition(stop)
+        if found:
+            yield before
+            return
+        possible = next(n for n in range(min(len(text), len(stop) - 1), -1, -1) if text.endswith(stop[:n]))
+        sure = len(text) - possible
+        yield text[:sure]
+        text = text[sure:]
+    yield text

@@ -30,6 +30,8 @@ class Recipe:
     eval_every: Annotated[int, "steps between evaluations on the whole validation split"] = 200
     checkpoint_every: Annotated[int, "steps between checkpoints to resume from; each new best is saved too"] = 1000
     patience: Annotated[int, "evaluations without a new best before the run ends; 0: never"] = 0
+    target_loss: Annotated[float, "validation loss at which the run ends; 0: never"] = 0.0
+    max_minutes: Annotated[float, "minutes after which the command evaluates, saves and ends; 0: never"] = 0.0
     seed: Annotated[int, "decides the first weights, the batches and dropout"] = 1337
 
     def __post_init__(self) -> None:

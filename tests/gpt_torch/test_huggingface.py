@@ -219,8 +219,13 @@ def test_unsupported_model_is_a_one_line_error(
 def test_pickled_weights_are_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     their_model(here / "there")
     (here / "there" / "model.safetensors").rename(here / "there" / "pytorch_model.bin")
+    capsys.readouterr()
     assert run(IN_TORCH, ["import", "there"]) == 2
-    assert "there contains pytorch_model.bin, which can run code when it is opened" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error == (
+        "gpt-torch: there/pytorch_model.bin is a pickle, which can run code when it is opened; save it as "
+        "model.safetensors\n"
+    )
 
 
 def test_export_overwrites_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,12 +98,34 @@ def test_generate_is_reproducible_for_a_seed(here: Path, capsys: pytest.CaptureF
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_greedy_needs_no_seed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_temperature_0_needs_no_seed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = set()
     for _ in range(2):
-        run(CLI, ["generate", "--greedy", "--length", "30"])
+        run(CLI, ["generate", "--temperature", "0", "--length", "30"])
         texts.add(capsys.readouterr().out)
     assert len(texts) == 1
+
+
+def test_several_samples_differ_and_the_first_is_that_of_the_seed(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["generate", "--prompt", "ROMEO", "--seed", "7", "--length", "50"]
+    run(CLI, flags)
+    alone = capsys.readouterr().out
+    assert run(CLI, [*flags, "--num-samples", "3"]) == 0
+    samples = capsys.readouterr().out.split("---------------\n")
+    assert samples[0] == alone
+    assert all(sample.startswith("ROMEO") and len(sample) == len(alone) for sample in samples)
+    assert len(set(samples)) == 3
+
+
+def test_generation_ends_before_the_stop_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["generate", "--seed", "7", "--length", "50"]
+    run(CLI, flags)
+    text = capsys.readouterr().out
+    stop = text[20:23]
+    assert run(CLI, [*flags, "--stop", stop]) == 0
+    assert capsys.readouterr().out == text[: text.index(stop)] + "\n"
 
 
 def test_eval_prints_the_loss_that_training_recorded(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,7 +226,7 @@ def test_invalid_explain_of_a_run_is_a_one_line_error(
 
 
 @pytest.mark.parametrize(
-    "flags", [["--temperature", "9"], ["--top-k", "1"], ["--top-p", "0.01"], ["--greedy"]], ids=str
+    "flags", [["--temperature", "9"], ["--top-k", "1"], ["--top-p", "0.01"], ["--temperature", "0"]], ids=str
 )
 def test_each_sampling_flag_has_an_effect(here: Path, capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
     said = []
@@ -360,7 +382,14 @@ def test_flags_of_gpt_torch_only() -> None:
         (["train", "--resume", "--out", "gone"], "gone is not the folder of a run"),
         (["generate", "--run", "gone"], "gone is not the folder of a run; the newest is found by: latest"),
         (["generate", "--prompt", "é"], "the character 'é' (U+00E9 LATIN SMALL LETTER E WITH ACUTE) is not among"),
-        (["generate", "--temperature", "0"], "--temperature is above 0, not 0.0; for the likeliest, greedy"),
+        (["generate", "--temperature", "-1"], "--temperature is at least 0, not -1.0"),
+        (["generate", "--num-samples", "0"], "--num-samples is at least 1, not 0"),
+        (["generate", "--stop", ""], "--stop is a text of at least one character"),
+        (["train", "--config", "gone.toml"], "gone.toml cannot be read: No such file"),
+        (["train", "--config", "play.txt"], "play.txt: Expected"),
+        (["train", "--data", "runs"], "runs has no text in it"),
+        (["train", "--log", "paper"], "--log: invalid choice: 'paper'"),
+        (["train", "--max-minutes", "-1"], "--max-minutes is a number of at least 0, not -1.0"),
         (["generate", "--length", "-3"], "--length is at least 0, not -3"),
         (["generate", "--seed", "-3"], "--seed is at least 0, not -3"),
         (["eval", "--checkpoint", "worst"], "--checkpoint: invalid choice: 'worst'"),

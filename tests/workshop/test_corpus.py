@@ -122,11 +122,32 @@ def test_invalid_file_is_a_one_line_error(content: bytes, message: str, tmp_path
     assert "\n" not in str(raised.value)
 
 
-def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(WrongUse, match=r"gone.txt cannot be read: No such file"):
-        TextFile(tmp_path / "gone.txt")
-    with pytest.raises(WrongUse, match=r"is a folder; give the text file in it"):
-        TextFile(tmp_path)
+def test_missing_file_and_folder_without_text_are_refused(tmp_path: Path, console: Console) -> None:
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "other.md").write_text("text", encoding="utf-8")
+    for name, message in (
+        ("gone.txt", "gone.txt cannot be read: No such file"),
+        ("", "has no text in it: no .txt file"),
+    ):
+        with pytest.raises(WrongUse, match=message):
+            find_corpus(str(tmp_path / name), console)
+
+
+@pytest.mark.parametrize("data", ["texts", "texts/a.txt\ntexts/b.txt\ntexts/c.txt"])
+def test_several_files_are_one_text_each_on_a_new_line(
+    data: str, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("texts").mkdir()
+    for name, content in {"b.txt": "two\n", "a.txt": "\ufeffone", "c.txt": "drei €", "d.md": "no", "e.txt": ""}.items():
+        Path("texts", name).write_text(content, encoding="utf-8")
+    corpus = find_corpus(data, console)
+    assert "".join(corpus.chunks()) == "one\ntwo\ndrei €"
+    assert corpus.name.startswith("3 files")
+    stats = read_stats(corpus, console)
+    assert len(encode_corpus(corpus, stats, CharTokenizer(stats.alphabet), console).validation) == 1
+    monkeypatch.chdir("/")
+    assert read_stats(find_corpus(corpus.data, console), console) == stats
 
 
 def test_invalid_byte_is_reported_with_its_offset_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

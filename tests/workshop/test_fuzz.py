@@ -89,7 +89,7 @@ CHOICES = [
     "--schedule",
 ]
 CHOSEN = ["best", "latest", "laptop", "random", "tanh", "float64", "cpu", "mps", "bpe", "char", "muon", "linear", ""]
-ALONE = ["--resume", "--tie-weights", "--no-bias", "--greedy", "--help", "--prompt", "--entry", "--show"]
+ALONE = ["--resume", "--tie-weights", "--no-bias", "--profile", "--help", "--prompt", "--entry", "--show"]
 FLAG = st.one_of(
     st.tuples(st.sampled_from(COUNTS), NUMBERS | ANY_TEXT),
     st.tuples(st.sampled_from(SHARES), REALS | ANY_TEXT),

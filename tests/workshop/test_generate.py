@@ -1,13 +1,16 @@
-"""Sampling of the next token."""
+"""Sampling of the next token, and the end of a text."""
+
+import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
-from hypothesis.strategies import floats, integers
+from hypothesis.strategies import floats, integers, lists, text
 
 from gpt_numpy.workshop.data.tokenizer import CharTokenizer
-from gpt_numpy.workshop.generate import Sampling, probabilities, text_start
+from gpt_numpy.workshop.generate import Sampling, generate, probabilities, stop_before, text_start
+from tests.support.engines import CONFIG, numpy_engine
 
 PLAIN = Sampling(temperature=1.0, top_k=0)
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3]))
@@ -35,8 +38,31 @@ def test_top_p_keeps_fewest_tokens_that_reach_it(top_p: float, kept: list[int]) 
     assert np.flatnonzero(probabilities(LOGITS, Sampling(1.0, 0, top_p))).tolist() == kept
 
 
-def test_greedy_picks_most_likely_token() -> None:
-    assert probabilities(LOGITS, Sampling(greedy=True)).tolist() == [0, 1, 0, 0]
+def test_temperature_0_picks_most_likely_token() -> None:
+    assert probabilities(LOGITS, Sampling(temperature=0.0)).tolist() == [0, 1, 0, 0]
+
+
+@given(text("ab", max_size=12), text("ab", min_size=1, max_size=4), lists(integers(0, 12), max_size=5))
+def test_stop_text_ends_a_stream_cut_anywhere(whole: str, stop: str, cuts: list[int]) -> None:
+    edges = [0, *sorted(cuts), len(whole)]
+    pieces = [whole[a:b] for a, b in itertools.pairwise(edges)]
+    assert "".join(stop_before(stop, pieces)) == whole.partition(stop)[0]
+
+
+def test_text_before_a_possible_stop_is_not_held_back() -> None:
+    pieces = iter(["to be ", "or n", "ot"])
+    shown = stop_before("not", pieces)
+    assert next(shown) == "to be "
+    assert next(shown) == "or "
+    assert list(shown) == [""]
+
+
+def test_end_token_ends_the_text_and_is_not_part_of_it() -> None:
+    engine = numpy_engine(CONFIG)
+    sampling = Sampling(temperature=1.0)
+    tokens = list(generate(engine, [1], 40, sampling, 0))
+    end = tokens[20]
+    assert list(generate(engine, [1], 40, sampling, 0, end)) == tokens[: tokens.index(end)]
 
 
 @given(
@@ -56,9 +82,9 @@ def test_probabilities_are_valid_for_any_logits(logits: np.ndarray, temperature:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": 0.0}, "temperature is above 0, not 0.0"),
-        ({"temperature": float("nan")}, "temperature is above 0, not nan"),
-        ({"temperature": float("inf")}, "temperature is above 0, not inf"),
+        ({"temperature": -0.1}, "temperature is at least 0, not -0.1"),
+        ({"temperature": float("nan")}, "temperature is at least 0, not nan"),
+        ({"temperature": float("inf")}, "temperature is at least 0, not inf"),
         ({"top_k": -1}, "top_k is at least 0, not -1"),
         ({"top_p": 0.0}, "top_p is a probability above 0 and at most 1, not 0.0"),
         ({"top_p": 1.5}, "top_p is a probability above 0 and at most 1, not 1.5"),
@@ -70,7 +96,7 @@ def test_invalid_settings_are_refused(settings: dict[str, float], message: str) 
 
 
 def test_default_settings() -> None:
-    assert Sampling() == Sampling(temperature=0.7, top_k=50, top_p=1.0, greedy=False)
+    assert Sampling() == Sampling(temperature=0.7, top_k=50, top_p=1.0)
 
 
 def test_default_prompt_is_a_newline() -> None:

@@ -4,12 +4,14 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,9 +29,11 @@ from gpt_numpy.workshop.runs import checkpoint, run_dir
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, load_checkpoint
 from gpt_numpy.workshop.runs.run_dir import RunDir, find_run_dir, new_run_dir
 from gpt_numpy.workshop.train import signals, trainer
+from gpt_numpy.workshop.train.budget import TimeBudget
 from gpt_numpy.workshop.train.distributed import Processes
 from gpt_numpy.workshop.train.evaluate import EvalProgress, evaluate
 from gpt_torch.cli import CLI as IN_TORCH
+from minitensor import OPS
 from tests.support.engines import batch_of
 from tests.support.runs import BEST_FILES, FILES, MODEL, PLAY, Train, assert_same_run, latest, records
 
@@ -41,7 +45,15 @@ def test_run_folder_contains_expected_files(train: Train) -> None:
     files = sorted(path.relative_to("a").as_posix() for path in Path("a").rglob("*") if path.is_file())
     checkpoints = [f"checkpoints/best/{name}" for name in sorted(BEST_FILES)]
     checkpoints += [f"checkpoints/latest/{name}" for name in sorted(FILES)]
-    assert files == [".minitensor.lock", *checkpoints, "config.json", "loss.svg", "metrics.jsonl", "report.html"]
+    assert files == [
+        ".minitensor.lock",
+        *checkpoints,
+        "config.json",
+        "loss.svg",
+        "metrics.jsonl",
+        "recipe.toml",
+        "report.html",
+    ]
     assert [record["step"] for record in records("a", "step")] == list(range(1, 21))
     assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 15, 20]
 
@@ -441,6 +453,114 @@ def test_recorded_grad_norm_is_before_clipping(train: Train) -> None:
     assert all(record["grad_norm"] > 0.001 for record in records("a", "step"))
 
 
+def test_target_loss_ends_the_run_at_the_first_such_evaluation(train: Train) -> None:
+    train("all")
+    losses = [(record["step"], record["val_loss"]) for record in records("all", "evaluation")]
+    (_, first), (step, target), *_ = losses
+    assert target < first
+    assert train("a", "--target-loss", str(target)) == 0
+    assert [record["step"] for record in records("a", "evaluation")] == [0, step]
+    assert RunDir(Path("a")).checkpoint("latest").state.step == step
+
+
+def test_max_minutes_saves_at_the_step_reached_and_resumed_run_equals_uninterrupted(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train("uninterrupted", "--lr", "0.02")
+    minute = 60.0
+    monkeypatch.setattr(TimeBudget, "total", property(lambda budget: minute))
+    at_step: list[int] = []
+
+    def clocked(self: Engine, batch: Batch, number: int) -> StepResult:
+        nonlocal minute
+        minute = 180.0 if number == 11 else minute
+        at_step.append(number)
+        return step(self, batch, number)
+
+    step = Engine.train_step
+    monkeypatch.setattr(Engine, "train_step", clocked)
+    assert train("a", "--lr", "0.02", "--max-minutes", "3") == 0
+    assert at_step[-1] == 11
+    assert "3 minutes are over: ended early, at step 12" in capsys.readouterr().out
+    assert RunDir(Path("a")).checkpoint("latest").state.step == 12
+    assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 12]
+    minute = 60.0
+    assert train("a", "--resume") == 0
+    assert records("a", "step") == records("uninterrupted", "step")
+
+
+def test_run_repeats_from_its_recipe_file(train: Train) -> None:
+    train("a", "--optimizer", "muon", "--no-bias", "--dropout", "0.1", "--gelu", "tanh")
+    again = ["train", "--config", "a/recipe.toml", "--threads", "1"]
+    assert run(CLI, [*again, "--out", "b"]) == 0
+    assert Path("a/recipe.toml").read_text(encoding="utf-8") == Path("b/recipe.toml").read_text(encoding="utf-8")
+    assert records("a", "step") == records("b", "step")
+    assert run(CLI, [*again, "--out", "c", "--seed", "7", "--steps", "3"]) == 0
+    assert records("a", "step")[:3] != records("c", "step")
+    assert len(records("c", "step")) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("stepz = 3", "my.toml: --stepz=3 is not known; did you mean --steps? see gpt-numpy train --help"),
+        ("steps = 'three'", "my.toml: --steps: 'three' is not a whole number; see gpt-numpy train --help"),
+        ("[model]\nn_layer = 2", "my.toml: model is not a number, a text, true or false"),
+        ("steps = ", "my.toml: Invalid value (at end of document)"),
+        ("config = 'my.toml'", "my.toml: config cannot be in it"),
+        ("weight_decay = -1.0", "--weight-decay is a number of at least 0, not -1.0"),
+    ],
+)
+def test_invalid_recipe_file_is_a_one_line_error(
+    content: str, message: str, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("my.toml").write_text(content, encoding="utf-8")
+    assert train("a", "--config", "my.toml") == 2
+    assert capsys.readouterr().err == f"gpt-numpy: {message}\n"
+    assert not Path("a").exists()
+
+
+def test_profile_shows_ten_steps_by_operation(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    forwards = {name: op.forward for name, op in OPS.items()}
+    train("plain")
+    capsys.readouterr()
+    assert train("a", "--profile", "--eval-every", "20") == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"cross_entropy +│ +20 │", shown)  # ten times forward, ten times backward
+    assert "engine and waiting" in shown
+    assert records("a", "step") == records("plain", "step")
+    assert {name: op.forward for name, op in OPS.items()} == forwards
+    assert train("short", "--profile", "--steps", "2") == 0
+    assert "no profile: it begins after 3 steps" in capsys.readouterr().out
+
+
+def test_log_gets_every_record(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scalars: list[tuple[str, float, int]] = []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            assert folder == str(Path("a") / "tensorboard")
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            scalars.append((name, value, step))
+
+        def flush(self) -> None:
+            pass
+
+    monkeypatch.setitem(sys.modules, "tensorboard.summary", SimpleNamespace(Writer=Writer))
+    monkeypatch.setitem(sys.modules, "tensorboard", SimpleNamespace())
+    assert train("a", "--log", "tensorboard") == 0
+    for kind, name in (("step", "loss"), ("step", "lr"), ("step", "grad_norm"), ("evaluation", "val_loss")):
+        recorded = [(name, record[name], record["step"]) for record in records("a", kind)]
+        assert [scalar for scalar in scalars if scalar[0] == name] == recorded
+    monkeypatch.setitem(sys.modules, "tensorboard.summary", None)
+    assert train("b", "--log", "tensorboard") == 2
+    assert "--log tensorboard needs the library: pip install tensorboard" in capsys.readouterr().err
+    assert not Path("b").exists()
+
+
 def test_patience_stops_run_without_improvement(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("a", "--patience", "2", "--lr", "0", "--steps", "100") == 0
     assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10]
@@ -540,6 +660,8 @@ def test_step_with_nonfinite_gradient_is_not_saved(
     [
         ([], 0, "all steps are done"),
         (["--patience", "1", "--lr", "0"], 0, "it was no better in 1 evaluations"),
+        (["--target-loss", "3.5"], 0, "a validation loss of 3.5 was reached"),
+        (["--max-minutes", "1e-9"], 0, "1e-09 minutes are over"),
     ],
 )
 def test_reason_of_end_is_in_records_and_report(train: Train, flags: list[str], status: int, reason: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
-from gpt_numpy.workshop.cli.flags import Parser
+from gpt_numpy.workshop.cli.flags import Parser, add_data_flag
 from gpt_numpy.workshop.cli.generate import add_checkpoint_flags, load_engine
 from gpt_numpy.workshop.cli.train import add_engine_flags, dataset_of
 from gpt_numpy.workshop.console import Console
@@ -17,7 +17,7 @@ from gpt_numpy.workshop.train.phases import phase_of
 def evaluate_run(cli: EngineCLI, arguments: Sequence[str]) -> int:
     parser = Parser(f"{cli.name} eval", "How good a trained model is, over the whole validation part of its text.")
     add_checkpoint_flags(parser)
-    parser.add_argument("--data", metavar="FILE", help="evaluate on the validation part of another text")
+    add_data_flag(parser, "evaluate on the validation part of another text")
     add_engine_flags(parser, cli)
     flags = parser.flags(arguments)
 
@@ -45,7 +45,7 @@ def evaluate_run(cli: EngineCLI, arguments: Sequence[str]) -> int:
 def check_claims(cli: EngineCLI, arguments: Sequence[str]) -> int:
     parser = Parser(f"{cli.name} claims", "Compare what the workshop says of such a model with a run and its text.")
     parser.add_argument("--run", metavar="FOLDER", default="latest", help="a run's folder (default latest, the newest)")
-    parser.add_argument("--data", metavar="FILE", help="its text, if that is no longer where it was")
+    add_data_flag(parser, "its text, if that is no longer where it was")
     flags = parser.flags(arguments)
     console = Console()
     run_dir = find_run_dir(flags["run"])

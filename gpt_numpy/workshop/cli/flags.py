@@ -44,6 +44,16 @@ class Parser(argparse.ArgumentParser):
         return vars(found)
 
 
+def add_data_flag(group: Any, help: str) -> None:
+    """Several paths become one text with a line for each."""
+
+    class Lines(argparse.Action):
+        def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+            setattr(namespace, self.dest, "\n".join(values))
+
+    group.add_argument("--data", metavar="FILE", nargs="+", action=Lines, help=help)
+
+
 def add_fields(
     parser: Parser,
     title: str,

@@ -11,9 +11,11 @@ from gpt_numpy.workshop.cli.train import add_engine_flags
 from gpt_numpy.workshop.console import Console, visible
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.generate import Sampling, decode_stream, generate, text_start
+from gpt_numpy.workshop.generate import Sampling, decode_stream, generate, stop_before, text_start
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint
 from gpt_numpy.workshop.runs.run_dir import find_run_dir
+
+SEPARATOR = "-" * 15  # between several texts
 
 
 def generate_text(cli: EngineCLI, arguments: Sequence[str]) -> int:
@@ -21,28 +23,40 @@ def generate_text(cli: EngineCLI, arguments: Sequence[str]) -> int:
     add_checkpoint_flags(parser)
     group = parser.add_argument_group("the text")
     group.add_argument("--prompt", metavar="TEXT", default="", help="the beginning of the text")
-    group.add_argument("--length", metavar="N", type=int, default=500, help="tokens to write (default 500)")
+    group.add_argument("--length", metavar="N", type=int, default=500, help="tokens to write, at most (default 500)")
+    group.add_argument("--stop", metavar="TEXT", help="end before the first such text")
+    group.add_argument("--num-samples", metavar="N", type=int, default=1, help="so many texts (default 1)")
     group.add_argument("--seed", metavar="N", type=int, help="the same seed, the same text (default a new one)")
     add_fields(parser, "how each token is chosen", Sampling)
     add_engine_flags(parser, cli)
     flags = parser.flags(arguments)
     sampling = build(Sampling, pick(Sampling, flags))
     seed = flags.get("seed", int(np.random.SeedSequence().generate_state(1)[0]))
-    for name, number in (("length", flags["length"]), ("seed", seed)):
-        if number < 0:
-            raise WrongUse(f"--{name} is at least 0, not {number}")
+    for name, number, least in (
+        ("length", flags["length"], 0),
+        ("seed", seed, 0),
+        ("num-samples", flags["num_samples"], 1),
+    ):
+        if number < least:
+            raise WrongUse(f"--{name} is at least {least}, not {number}")
+    if flags.get("stop") == "":
+        raise WrongUse("--stop is a text of at least one character")
 
     checkpoint = find_run_dir(flags["run"]).checkpoint(flags["checkpoint"])
     prompt = [int(token) for token in checkpoint.tokenizer.encode(flags["prompt"])]
     engine = load_engine(cli, checkpoint, flags)
     Console(sys.stderr).say(f"{checkpoint.folder}, step {checkpoint.state.step}, seed {seed}", "dim")
     show = visible if sys.stdout.isatty() else str
-    sys.stdout.write(show(flags["prompt"]))
-    tokens = generate(engine, prompt or text_start(checkpoint.tokenizer), flags["length"], sampling, seed)
-    for text in decode_stream(checkpoint.tokenizer, tokens):
-        sys.stdout.write(show(text))
-        sys.stdout.flush()
-    print(flush=True)
+    tokenizer = checkpoint.tokenizer
+    for sample in range(flags["num_samples"]):
+        sys.stdout.write(f"{SEPARATOR}\n" * (sample > 0) + show(flags["prompt"]))
+        own_seed = (seed, sample) if sample else seed
+        tokens = generate(engine, prompt or text_start(tokenizer), flags["length"], sampling, own_seed, tokenizer.end)
+        pieces = decode_stream(tokenizer, tokens)
+        for text in stop_before(flags["stop"], pieces) if "stop" in flags else pieces:
+            sys.stdout.write(show(text))
+            sys.stdout.flush()
+        print(flush=True)
     return 0
 
 

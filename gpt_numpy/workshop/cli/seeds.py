@@ -56,10 +56,10 @@ def train_seeds(count: int, preset: str, flags: Flags, train: Callable[[Flags], 
 
 
 def has_ended(run: RunDir, steps: int) -> bool:
-    """By itself, after at least so many steps or without any more improvement."""
+    """By itself, after at least so many steps, at the target, or without any more improvement."""
     ends = [record for record in run.records() if record["kind"] == "end"]
     return any(
-        end["reason"].endswith("evaluations") or (end["reason"].endswith("done") and end["step"] >= steps)
+        end["reason"].endswith(("evaluations", "reached")) or (end["reason"].endswith("done") and end["step"] >= steps)
         for end in ends
     )
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
-from gpt_numpy.workshop.cli.flags import Flags, Parser, add_fields, override, pick
+from gpt_numpy.workshop.cli.flags import Flags, Parser, add_data_flag, add_fields, override, pick
+from gpt_numpy.workshop.cli.recipe_file import read_recipe, recipe_toml
 from gpt_numpy.workshop.cli.seeds import train_seeds
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.corpus import find_corpus
@@ -29,7 +30,9 @@ from gpt_numpy.workshop.runs.run_dir import RUNS, Record, RunDir, find_run_dir, 
 from gpt_numpy.workshop.runs.saver import Saver
 from gpt_numpy.workshop.train.budget import TimeBudget, process_start
 from gpt_numpy.workshop.train.evaluate import bits
+from gpt_numpy.workshop.train.loggers import LOGGERS
 from gpt_numpy.workshop.train.metrics import Metrics
+from gpt_numpy.workshop.train.profile import StepProfiler
 from gpt_numpy.workshop.train.trainer import Trainer
 
 BPE_SIZE = 1024  # tokens of BPE without --vocab-size
@@ -41,17 +44,24 @@ def train(cli: EngineCLI, arguments: Sequence[str]) -> int:
     presets = "; ".join(f"{name}: {preset.meaning}" for name, preset in PRESETS.items())
     default_preset = cli.default_preset(cli.options())
     group.add_argument("--preset", choices=PRESETS, help=f"a set of defaults. {presets} (default {default_preset})")
-    group.add_argument(
-        "--data", metavar="FILE",
-        help="a UTF-8 text; or shakespeare, or synthetic (default data/input.txt, else shakespeare)",
-    )  # fmt: skip
+    add_data_flag(
+        group,
+        "UTF-8 texts or folders of .txt files; or shakespeare, or synthetic (default data/input.txt, else shakespeare)",
+    )
+    group.add_argument("--config", metavar="FILE", help="flags from a file, such as the recipe.toml of a run")
     group.add_argument("--out", metavar="FOLDER", help="the run's folder (default a new one in runs)")
     group.add_argument("--resume", action="store_true", help="resume the run in --out, or the newest one")
     group.add_argument("--seeds", metavar="N", type=int, help="train N models from different seeds, and compare them")
+    group.add_argument(
+        "--log", choices=LOGGERS, help="write the curves there, too; the extra tensorboard has the library"
+    )
+    group.add_argument("--profile", action="store_true", help="how the time of ten steps is spent")
     add_engine_flags(parser, cli)
     add_fields(parser, "the training", Recipe, {name: preset.recipe for name, preset in PRESETS.items()})
     add_fields(parser, "the model", GPTConfig, {name: preset.model for name, preset in PRESETS.items()})
     flags = parser.flags(arguments)
+    if "config" in flags:
+        flags = {**read_recipe(Path(flags["config"]), parser), **flags}
 
     console = Console()
     if "seeds" not in flags:
@@ -71,7 +81,7 @@ def train_once(cli: EngineCLI, flags: Flags, console: Console, start: float) -> 
     budget = TimeBudget(start)
     spec = (resumed_run if flags.get("resume") else new_run)(cli, flags, console)
     try:
-        trainer = make_trainer(cli, spec, console, budget)
+        trainer = make_trainer(cli, spec, flags, console, budget)
         stop = trainer.train()
     finally:
         spec.run_dir.close()
@@ -214,7 +224,9 @@ def _check_memory(config: GPTConfig, recipe: Recipe) -> None:
 # ---- its trainer ------------------------------------------------------------------------------------------------
 
 
-def make_trainer(cli: EngineCLI, spec: RunSpec, console: Console, budget: TimeBudget) -> Trainer:
+def make_trainer(cli: EngineCLI, spec: RunSpec, flags: Flags, console: Console, budget: TimeBudget) -> Trainer:
+    folder = spec.run_dir.folder
+    log = LOGGERS[flags["log"]](folder).record if "log" in flags and cli.processes.first else None
     cli.check(spec.state.config, spec.options, console)
     engine = cli.engine(spec.state.config, spec.state.recipe, spec.options)
     state = spec.state = replace(spec.state, threads=engine.threads, processes=cli.processes.size)
@@ -226,14 +238,15 @@ def make_trainer(cli: EngineCLI, spec: RunSpec, console: Console, budget: TimeBu
         best_loss = _best_loss(spec.run_dir, state, console)
     if cli.processes.first:
         spec.run_dir.truncate_to(records)
-        spec.run_dir.write_config(_config_json(cli, spec, engine))
+        spec.run_dir.write_config(_config_json(cli, spec, engine), recipe_toml(cli.name, state, spec.tokenizer))
     _show_start(spec, engine, console)
     budget.seconds["start"] = budget.total
     metrics = Metrics(
         state.recipe.batch_size * state.config.block_size, spec.data.characters_per_token, budget, records
     )
-    saver = Saver(spec.run_dir, console, write_report, last_saved, best_loss)
-    return Trainer(engine, spec.tokenizer, spec.data, state, saver, metrics, console, cli.processes, budget)
+    saver = Saver(spec.run_dir, console, write_report, last_saved, best_loss, log)
+    profiler = StepProfiler(engine, folder, console) if "profile" in flags else None
+    return Trainer(engine, spec.tokenizer, spec.data, state, saver, metrics, console, cli.processes, budget, profiler)
 
 
 def _best_loss(run_dir: RunDir, state: State, console: Console) -> float:

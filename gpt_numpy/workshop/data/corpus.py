@@ -1,11 +1,12 @@
-"""The source of the text: --data; or data/input.txt; or tiny Shakespeare, downloaded once; or synthetic plays."""
+"""The source of the text: files or a folder given by --data; or data/input.txt; or tiny Shakespeare, downloaded once;
+or synthetic plays."""
 
 import codecs
 import http.client
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from io import BytesIO
@@ -31,7 +32,7 @@ class Corpus(Protocol):
     """A text that is read in chunks, so that it may be larger than memory."""
 
     name: str  # shown on the screen
-    data: str  # the value of --data that finds it again
+    data: str  # the value of --data that finds it again; several paths a line each
 
     @property
     def size(self) -> int:
@@ -49,8 +50,6 @@ class TextFile:
     def __init__(self, path: Path, name: str | None = None, data: str | None = None) -> None:
         try:
             self.path, self.name, self.data = path, name or str(path), data or str(path.resolve())
-            if path.is_dir():
-                raise WrongUse(f"{path} is a folder; give the text file in it")
             self.size = path.stat().st_size
             if not path.is_file():
                 raise WrongUse(f"{path} is not a regular file; a pipe cannot be read more than once")
@@ -85,6 +84,29 @@ class TextFile:
             ) from None
         except OSError as error:
             raise WrongUse(f"{self.path} cannot be read: {error.strerror}") from None
+
+    def floor(self, begin: int) -> float | None:
+        return None
+
+
+class TextFiles:
+    """Several files, one after the other; each begins on a new line."""
+
+    def __init__(self, files: Sequence[TextFile], name: str, data: str) -> None:
+        self.files, self.name, self.data = files, name, data
+        self.size = sum(file.size for file in files)
+
+    def chunks(self, bar: Bar | None = None) -> Iterator[str]:
+        done, last = 0, "\n"
+        for file in self.files:
+            if last != "\n":
+                yield "\n"
+            for chunk in file.chunks():
+                last = chunk[-1:] or last
+                yield chunk
+                done += len(chunk)
+                if bar is not None:
+                    bar.at(done)  # in characters, which are fewer than bytes
 
     def floor(self, begin: int) -> float | None:
         return None
@@ -125,9 +147,9 @@ def find_corpus(data: str | None, console: Console) -> Corpus:
     if data == Synthetic.data:
         return Synthetic()
     if data is not None and data != "shakespeare":
-        return TextFile(Path(data))
+        return text_files([Path(path) for path in data.split("\n")])
     if data is None and Path("data/input.txt").exists():
-        return TextFile(Path("data/input.txt"))
+        return TextFile(Path("data/input.txt"), "data/input.txt (found in this folder)")
     try:
         return tiny_shakespeare(console)
     except NotFetched as reason:
@@ -135,6 +157,25 @@ def find_corpus(data: str | None, console: Console) -> Corpus:
             raise WrongUse(f"{reason}; give a text by --data, or --data {Synthetic.data}") from None
         console.say(f"{reason}. Using {Synthetic.name} instead; --data gives a text of your own.", "yellow")
         return Synthetic()
+
+
+def text_files(paths: Sequence[Path]) -> Corpus:
+    """Files, and the .txt files of folders."""
+    try:
+        found = [file for path in paths for file in (_texts_in(path) if path.is_dir() else [path])]
+    except (OSError, ValueError):  # TextFile says why
+        found = list(paths)
+    if len(found) == 1:
+        return TextFile(found[0])
+    name = f"{len(found)} files of {paths[0]}" if len(paths) == 1 else f"{len(found)} files"
+    return TextFiles([TextFile(file) for file in found], name, "\n".join(str(path.resolve()) for path in paths))
+
+
+def _texts_in(folder: Path) -> list[Path]:
+    texts = sorted(path for path in folder.glob("*.txt") if path.is_file() and path.stat().st_size)
+    if not texts:
+        raise WrongUse(f"{folder} has no text in it: no .txt file that is not empty")
+    return texts
 
 
 # ---- tiny Shakespeare -------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ MAX_JSON = 100_000_000  # bytes of tokenizer.json; one with 250,000 tokens has 2
 class Tokenizer(Protocol):
     kind: Kind
     vocab_size: int
+    end: int | None  # the token after the end of a text, if there is one
 
     def encode(self, text: str) -> Ids:
         """The ids of a text; WrongUse for a character it does not know."""
@@ -49,6 +50,7 @@ class CharTokenizer:
     """One id for each character, in the order of their code points."""
 
     kind: Kind = "char"
+    end: int | None = None
 
     def __init__(self, characters: Iterable[str]) -> None:
         self.characters = sorted(set(characters))
@@ -95,6 +97,7 @@ class BPETokenizer:
         if not isinstance(model.model, _bpe_library().models.BPE) or None in tokens or not tokens:
             raise ValueError("it is not BPE with tokens from 0 on")
         self._bytes = [_bytes_of(token) for token in tokens]
+        self.end = model.token_to_id("<|endoftext|>")  # of GPT-2; a tokenizer trained here has none
 
     @classmethod
     def train(cls, pieces: Iterator[str], vocab_size: int) -> "BPETokenizer":
@@ -203,7 +206,7 @@ def _bpe_library() -> Any:
         import tokenizers
     except ImportError:
         raise WrongUse(
-            "--tokenizer bpe needs the library tokenizers; install it with the extra: uv run --extra bpe ..."
+            "--tokenizer bpe needs the library tokenizers: pip install tokenizers, or uv run --extra bpe ..."
         ) from None
     return tokenizers
 

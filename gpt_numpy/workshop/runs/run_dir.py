@@ -1,4 +1,5 @@
-"""A run's folder: config.json, metrics.jsonl, checkpoints/latest and best, report.html, loss.svg, and a lock."""
+"""A run's folder: config.json, recipe.toml, metrics.jsonl, checkpoints/latest and best, report.html, loss.svg, and a
+lock."""
 
 import errno
 import json
@@ -25,7 +26,7 @@ from gpt_numpy.workshop.runs.lock import Held, Lock
 
 RUNS = Path("runs")
 LOCK = ".minitensor.lock"
-CONTENT = {"config.json", "metrics.jsonl", "report.html", "loss.svg", "checkpoints"}
+CONTENT = {"config.json", "recipe.toml", "metrics.jsonl", "report.html", "loss.svg", "checkpoints", "tensorboard"}
 MAX_LINE = 1_000_000  # characters of a record
 MAX_INTEGER = 1 << 53
 Record = dict[str, Any]
@@ -103,14 +104,16 @@ class RunDir:
 
     # -- config.json and metrics.jsonl --
 
-    def write_config(self, config: Record) -> None:
-        """A resumed run keeps the time at which it started."""
+    def write_config(self, config: Record, recipe: str = "") -> None:
+        """config.json, and recipe.toml if there is one. A resumed run keeps the time at which it started."""
         with suppress(OSError, ValueError):  # config.json is for people; resuming does not depend on it
             before = parse_object(read_limited(self.folder / "config.json", 1_000_000))
             if "started" in before:
                 config = {**config, "started": before["started"]}
         self.config = config
         write_atomic(self.folder / "config.json", json.dumps(config, indent=2).encode("utf-8"))
+        if recipe:
+            write_atomic(self.folder / "recipe.toml", recipe.encode("utf-8"))
 
     def append_record(self, record: Record) -> None:
         """After a failure, the next call writes this record, too."""

@@ -17,10 +17,17 @@ class Saver:
     in all but the first of several processes, it writes nothing."""
 
     def __init__(
-        self, run_dir: RunDir, console: Console, write_report: WriteReport, last_saved: State | None, best_loss: float
+        self,
+        run_dir: RunDir,
+        console: Console,
+        write_report: WriteReport,
+        last_saved: State | None,
+        best_loss: float,
+        log: Callable[[Record], object] | None = None,
     ) -> None:
         self.run_dir, self.console = run_dir, console
         self.write_report = write_report
+        self.log = log  # gets the records, too
         self.last_saved = last_saved  # in checkpoints/latest
         self.best_loss = best_loss  # of checkpoints/best, which may be of a later step than the latest
         self._unwritten_best: Checkpoint | None = None
@@ -28,6 +35,8 @@ class Saver:
 
     def record(self, record: Record) -> None:
         self._write("metrics.jsonl", record["step"], lambda: self.run_dir.append_record(record))
+        if log := self.log:
+            self._write("the log", record["step"], lambda: log(record))
 
     def report(self, step: int, records: list[Record]) -> None:
         run_dir = self.run_dir

@@ -25,6 +25,7 @@ from gpt_numpy.workshop.train.distributed import Processes
 from gpt_numpy.workshop.train.evaluate import evaluate
 from gpt_numpy.workshop.train.metrics import Evaluation, Metrics, diagnose
 from gpt_numpy.workshop.train.phases import meaning_of
+from gpt_numpy.workshop.train.profile import StepProfiler
 from gpt_numpy.workshop.train.signals import Stop, stop_on_signals
 
 SAMPLE = 160  # tokens that are generated at each evaluation
@@ -49,6 +50,7 @@ class Trainer:
     console: Console
     processes: Processes
     budget: TimeBudget
+    profiler: StepProfiler | None = None
 
     def __post_init__(self) -> None:
         self.is_resumed = bool(self.metrics.records)
@@ -65,6 +67,9 @@ class Trainer:
             except RunFailed as error:
                 self._end(f"it failed: {error}")
                 raise
+            finally:
+                if self.profiler:
+                    self.profiler.end()
             with suppress(Lost):  # torchrun kills all processes when one exits, and the first may still be writing
                 self.processes.all_reduce_max(0)
         return stop
@@ -76,15 +81,17 @@ class Trainer:
         with self.console.bar("", recipe.steps, *COLUMNS) as bar:
             while True:
                 step = self.state.step
-                stop.signal, flush = self.processes.all_reduce_max(stop.received, self.metrics.flush_is_due)
+                stop.signal, flush, late = self.processes.all_reduce_max(
+                    stop.received, self.metrics.flush_is_due, self._time_is_up
+                )
                 if flush:
                     self._flush(bar)
                 done = step >= recipe.steps
                 is_best = False
-                if (done or step % recipe.eval_every == 0) and self.state.last_eval_step != step and not stop:
+                if (done or late or step % recipe.eval_every == 0) and self.state.last_eval_step != step and not stop:
                     is_best = self._evaluate(bar, stop)
-                out_of_patience = 0 < recipe.patience <= self.state.evals_since_best
-                last = done or out_of_patience or bool(stop)
+                reason = "all steps are done" if done else self._reason_to_end(bool(late))
+                last = bool(reason or stop)
                 is_due = last or (step > 0 and step % recipe.checkpoint_every == 0)
                 is_due = is_due and self.saver.last_saved != self.state
                 if is_best or is_due:
@@ -94,13 +101,24 @@ class Trainer:
                     break
                 self._step()
         if stop:
+            reason = "it was stopped"
             self.console.say(f"stopped and saved at step {step}; continue with --resume", "yellow")
-            self._end("it was stopped")
-        elif out_of_patience and not done:
-            self.console.say(f"no better in {recipe.patience} evaluations: ended early, at step {step}", "yellow")
-            self._end(f"it was no better in {recipe.patience} evaluations")
-        else:
-            self._end("all steps are done")
+        elif not done:
+            self.console.say(f"{reason}: ended early, at step {step}", "yellow")
+        self._end(reason)
+
+    @property
+    def _time_is_up(self) -> bool:
+        return 0 < self.state.recipe.max_minutes <= self.budget.total / 60
+
+    def _reason_to_end(self, time_is_up: bool) -> str:
+        """Before all steps are done; none: ""."""
+        recipe, state = self.state.recipe, self.state
+        if recipe.target_loss > 0 and state.best_loss is not None and state.best_loss <= recipe.target_loss:
+            return f"a validation loss of {recipe.target_loss:g} was reached"
+        if 0 < recipe.patience <= state.evals_since_best:
+            return f"it was no better in {recipe.patience} evaluations"
+        return f"{recipe.max_minutes:g} minutes are over" if time_is_up else ""
 
     def _end(self, reason: str) -> None:
         end: Record = {"kind": "end", "step": self.state.step, "reason": reason}
@@ -114,6 +132,8 @@ class Trainer:
 
     def _step(self) -> None:
         step = self.state.step
+        if self.profiler:
+            self.profiler.before_step()
         start = time.perf_counter()
         result = self.engine.train_step(self._batch(step), step)
         self.metrics.add_step(step, result, time.perf_counter() - start)
@@ -174,8 +194,8 @@ class Trainer:
         return best
 
     def _sample(self) -> str:
-        start = text_start(self.tokenizer)
-        tokens = generate(self.engine, start, SAMPLE, Sampling(), (self.state.recipe.seed, self.state.step, SAMPLES))
+        start, seed = text_start(self.tokenizer), (self.state.recipe.seed, self.state.step, SAMPLES)
+        tokens = generate(self.engine, start, SAMPLE, Sampling(), seed, self.tokenizer.end)
         return "".join(decode_stream(self.tokenizer, tokens))
 
     def _show(self, training: float, validation: float, sample: str, diagnoses: list[str]) -> None:
