@@ -22,6 +22,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch.utils._triton
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.node import map_aggregate, map_arg
@@ -246,7 +247,16 @@ def present(card: Card) -> Iterator[None]:
         driver.set_active(SimpleNamespace(get_current_target=lambda: GPUTarget("cuda", capability, 32)))
         if torch.cuda.is_available():  # then the real GPU is restored
             stack.callback(driver.reset_active)
+        forget_triton()  # an earlier compilation may have found no GPU for it
+        stack.callback(forget_triton)
         yield
+
+
+def forget_triton() -> None:
+    """PyTorch remembers whether Triton works here."""
+    for function in vars(torch.utils._triton).values():
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
 
 
 ELEMENTWISE, REDUCTIONS, PRODUCTS, ATTENTION, OTHERS = (
