@@ -31,8 +31,7 @@ def main() -> int:
         if error.name != "torch":
             raise
         print(
-            'gpt-torch: PyTorch is not installed; pip install "gpt-twice[torch]", or in a checkout uv sync. gpt-numpy '
-            "needs none",
+            'gpt-torch: PyTorch is not installed: pip install "gpt-twice[torch]", or uv sync in a checkout',
             file=sys.stderr,
         )
         return 2

@@ -4,6 +4,7 @@ import difflib
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,28 @@ def test_run_ends_with_speed_and_share_of_peak(
     steps = [json.loads(line) for line in Path("a/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     speeds = [record["characters_per_second"] for record in steps if record["kind"] == "step"]
     assert speed == pytest.approx(speeds[-1], rel=1e-3)  # the mean over all but the first step
+
+
+def test_profile_writes_a_trace_of_ten_steps(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--out", "a", "--steps", "14", "--profile", "--device", "cpu", "--no-self-test"]
+    assert run(IN_TORCH, ["train", *TINY, *flags]) == 0
+    assert "trace of ten steps: a/trace.json; " in capsys.readouterr().out
+    events = json.loads(Path("a/trace.json").read_text(encoding="utf-8"))["traceEvents"]
+    steps = [event for event in events if event.get("name", "").startswith("Optimizer.step")]
+    assert len(steps) == 10
+
+
+def test_missing_pytorch_is_one_line_and_status_2(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("gpt_torch.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert gpt_torch.main() == 2
+    expected = 'gpt-torch: PyTorch is not installed: pip install "gpt-twice[torch]", or uv sync in a checkout\n'
+    assert capsys.readouterr().err == expected
+    with pytest.raises(ModuleNotFoundError, match="torch"):
+        gpt_torch.GPT  # noqa: B018
 
 
 def test_resume_keeps_the_precision(

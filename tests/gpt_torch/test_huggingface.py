@@ -90,6 +90,19 @@ def test_exported_tokenizer_works_in_transformers(here: Path, kind: list[str]) -
     assert not theirs.clean_up_tokenization_spaces  # which would remove spaces from English texts
 
 
+def test_model_card_has_the_figures_of_the_run(here: Path) -> None:
+    assert run(BY_HAND, ["train", "--out", "runs/one", *TINY]) == 0
+    assert run(IN_TORCH, ["export", "there"]) == 0
+    card = Path("there/README.md").read_text(encoding="utf-8")
+    state = RunDir(Path("runs/one")).checkpoint("best").state
+    assert f"| lowest validation loss | {state.best_loss:.4f} nats a token, at step {state.best_step} |" in card
+    assert f"| text | play.txt (SHA-256 {state.digest}) |" in card
+    assert str(here) not in card
+    front, name, *_ = card.removeprefix("---\n").split("\n---\n")
+    assert front == "library_name: transformers\npipeline_tag: text-generation\ntags: [gpt2]"
+    assert "# A GPT-2-style model of play.txt" in name
+
+
 def test_export_and_import_round_trip(here: Path) -> None:
     assert run(BY_HAND, ["train", "--out", "runs/one", *TINY]) == 0
     assert run(IN_TORCH, ["export", "there"]) == 0
