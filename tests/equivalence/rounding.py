@@ -31,10 +31,10 @@ SIGNS = 99_991  # drawn in advance, since drawing them one by one would dominate
 def rounding_errors(*computations: Callable[[], Arrays]) -> dict[str, float]:
     """The norm of the rounding error of each tensor in float32, the largest over one or several computations of it."""
     found: dict[str, float] = {}
-    for compute in computations:
+    for i, compute in enumerate(computations):
         with rounding(unit=0.0):
             exact = compute()  # in the same elementary steps, so that only rounding differs
-        for seed in range(6 // len(computations)):
+        for seed in range(i, 6, len(computations)):  # others for each, since two may be the same computation
             with rounding(seed):
                 rounded = compute()
             for name, value in exact.items():

@@ -20,7 +20,18 @@ import gpt_numpy.model
 from gpt_numpy import GPTConfig
 from gpt_torch.huggingface import their_config, their_name, transpose_if_block_matrix
 from tests.equivalence.pair import Attention, run_numpy, run_numpy_layer, run_torch, run_torch_layer
-from tests.equivalence.problems import IGNORE, SEEDS, SIZES, Arrays, Problem, any_config, new_problem, perturb, problems
+from tests.equivalence.problems import (
+    IGNORE,
+    SEEDS,
+    SIZES,
+    Arrays,
+    Problem,
+    any_config,
+    any_problem,
+    new_problem,
+    perturb,
+    problems,
+)  # fmt: skip
 from tests.equivalence.rounding import TOLERANCE, rounding, rounding_errors
 from tests.support.report import REPORT, UNIT
 
@@ -55,6 +66,8 @@ PROBLEMS = problems(ignored=True) | problems(dropout=0.3)
 @example(new_problem(LARGE_LOGITS, seed=15, size=10.0, ids=[[7, 8]], targets=[[2, 3]]))
 # A single key, for which the gradient of Q is 1e-22 in torch's fused attention, and 0 in stages.
 @example(new_problem(ONE_POSITION, seed=0, size=0.0, ids=[[0]], targets=[[0]]))
+# Three random changes of rounding are all small here, by chance; a fourth is 4 times as large.
+@example(any_problem(400, 0.3, False))
 def test_models_agree(problem: Problem) -> None:
     errors = rounding_errors(lambda: run_torch(problem, "staged"), lambda: run_torch(problem, "fused"))
     ways: tuple[Attention, ...] = ("staged", "fused")
