@@ -46,6 +46,8 @@ class Stage:
 def measure(settings: Settings) -> Iterator[Result]:
     if settings.device == "cpu" and not settings.trial:
         raise WrongUse("no GPU was found; --trial tries the command on the CPU with small sizes")
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in a background job; the stages would ignore it, too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     rows: list[Row] = []
     planned, deadline = stages(settings), time.monotonic() + 60.0 * settings.minutes
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as folder:

@@ -2,6 +2,7 @@
 support/speeds.py (slow tests, and those that run alone) and support/tables.py (what it ends with)."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in a shell's background job, and so in its children
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     usual = settings()
     times = 8 if config.getoption("--all") else 1
     settings.register_profile("many", usual, max_examples=times * usual.max_examples)

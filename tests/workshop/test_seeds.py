@@ -87,7 +87,7 @@ def test_latest_finds_newest_seed(train: Train) -> None:
     ("flags", "line"),
     [
         (["--seeds", "0"], "--seeds is from 1 to 1000, not 0"),
-        (["--seeds", "2", "--resume"], "say by --out in which folder"),
+        (["--seeds", "2", "--resume"], "name their folder with --out"),
         (["--seeds", "x"], "--seeds: invalid int value: 'x'"),
     ],
 )

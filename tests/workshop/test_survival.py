@@ -433,7 +433,7 @@ def test_run_killed_before_first_checkpoint_can_be_restarted(
         patch.setattr(RunDir, "save_latest", killed_here)
         with pytest.raises(SystemExit):
             train("a")
-    assert {path.name for path in Path("a").iterdir()} == {LOCK, "config.json", "metrics.jsonl"}
+    assert {path.name for path in Path("a").iterdir()} == {LOCK, "config.json", "metrics.jsonl", "recipe.toml"}
     (Path("a") / ".config.json.new").write_text("{", encoding="utf-8")  # a write may be cut off anywhere
     assert train("a", "--resume") == 2
     assert "a holds no checkpoint; a run saves one before its first step: begin it again by train --out a" in (
