@@ -66,7 +66,9 @@ def test_named_file_comes_first(tmp_path: Path, console: Console) -> None:
 
 def test_data_input_txt_is_the_default(tmp_path: Path, console: Console) -> None:
     written(tmp_path / "data" / "input.txt")
-    assert "".join(find_corpus(None, console).chunks()) == PLAY
+    found = find_corpus(None, console)
+    assert "".join(found.chunks()) == PLAY
+    assert found.name == "data/input.txt (found in this folder)"  # which train prints
 
 
 def test_cached_tiny_shakespeare_is_the_next_default(
