@@ -16,6 +16,10 @@ from tests.support.runs import PLAY, TINY, Train
 
 pytest_plugins = ["tests.support.speeds", "tests.support.tables"]
 
+# PyTorch's threads would spin while they wait for each other. With several tests at once a step of a tiny model in a
+# new process then takes a second instead of a hundredth.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # The default repeats the same examples in every run, so that a failure is never a surprise on somebody else's
 # machine; `HYPOTHESIS_PROFILE=thorough uv run pytest` looks at 20 times as many, new ones each time.
 settings.register_profile(
