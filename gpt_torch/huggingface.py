@@ -102,6 +102,7 @@ def model_card(state: State, tokenizer: Tokenizer) -> str:
     loss = (
         "not evaluated" if state.best_loss is None else f"{state.best_loss:.4f} nats a token, at step {state.best_step}"
     )
+    rate = f"AdamW {recipe.lr:g}" if recipe.optimizer == "adamw" else f"Muon {recipe.muon_lr:g}, AdamW {recipe.lr:g}"
     rows = {
         "parameters": f"{parameter_count(config):,}",
         "layers, heads, channels": f"{config.n_layer}, {config.n_head}, {config.n_embd}",
@@ -111,7 +112,7 @@ def model_card(state: State, tokenizer: Tokenizer) -> str:
         "lowest validation loss": loss,
         "step of these weights": f"{state.step:,} of {recipe.steps:,}",
         "batch": f"{recipe.batch_size} sequences",
-        "optimizer": f"{recipe.optimizer}, learning rate {recipe.lr:g}, {recipe.schedule} schedule",
+        "learning rates": f"{rate}, {recipe.schedule} schedule",
         "dropout, weight decay": f"{config.dropout:g}, {recipe.weight_decay:g}",
         "seed": str(recipe.seed),
     }
