@@ -523,7 +523,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 @pytest.mark.slow("memory, with texts of megabytes")
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in other units elsewhere")
-@pytest.mark.parametrize(("kind", "least", "most"), [("char", 2, 40), ("bpe", 5, 20)])
+@pytest.mark.parametrize(("kind", "least", "most"), [("char", 2, 40), ("bpe", 2, 14)])
 def test_memory_does_not_grow_with_the_text(kind: str, least: int, most: int, tmp_path: Path) -> None:
     peaks = []
     for megabytes in (least, most):
@@ -534,7 +534,7 @@ def test_memory_does_not_grow_with_the_text(kind: str, least: int, most: int, tm
         command = [sys.executable, "-c", MEMORY, str(path), str(tmp_path / "cache"), kind]
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
         peaks.append(int(done.stdout) / 1024)
-    assert peaks[1] - peaks[0] < 10  # MB, for 38 or 15 MB more text
+    assert peaks[1] - peaks[0] < 10  # MB, for 38 or 12 MB more text
 
 
 def test_own_text_needs_no_platformdirs(
