@@ -50,7 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in a shell's background job, and so in its children
         signal.signal(signal.SIGINT, signal.default_int_handler)
     usual = settings()
-    times = 8 if config.getoption("--all") else 1
+    times = 4 if config.getoption("--all") else 1
     settings.register_profile("many", usual, max_examples=times * usual.max_examples)
 
 
