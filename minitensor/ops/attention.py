@@ -73,10 +73,12 @@ def default_scale(D: int) -> float:
 # ---- weights ----------------------------------------------------------------------------------------------------
 
 
-def attention_weights_forward(scores: Array, *, subtract_max: bool = True) -> tuple[Array, Saved]:
-    """Without subtract_max, which is right where no exponential of a score overflows, the same a little sooner."""
-    if subtract_max:
-        weights = scores - scores.max(-1, keepdims=True, initial=np.finfo(scores.dtype).min)  # finite in any row
+def attention_weights_forward(scores: Array, *, subtract_max: Array | bool = True) -> tuple[Array, Saved]:
+    """`subtract_max` is for each row, (..., T, 1), or for all. It may be False where no exponential overflows; if it is
+    False everywhere, the same a little sooner."""
+    if np.any(subtract_max):
+        largest = scores.max(-1, keepdims=True, initial=np.finfo(scores.dtype).min)  # finite in any row
+        weights = scores - np.where(subtract_max, largest, largest.dtype.type(0))
         np.exp(weights, out=weights)
     else:
         weights = np.exp(scores)

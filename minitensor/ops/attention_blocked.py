@@ -44,14 +44,15 @@ def attention_blocked_forward(
     (*_, T, D), (*_, U, _) = q.shape, k.shape
     scale = default_scale(D) if scale is None else scale
     additive = mask is not None and mask.dtype != bool  # then dmask is made at once, without blocks
-    subtract_max = T <= 1 or additive or _may_overflow(q, k, scale)  # in a single row the largest is found sooner
+    single = T <= 1 or additive  # in a single row the largest is found sooner
+    subtract_max = np.ones((T, 1), bool) if single else _may_overflow(q, k, scale, is_causal)  # (..., T, 1)
     weights, y = [], []  # of each block
     for i, j in _blocks(T, U, is_causal and not additive):
         mask_ij = None if mask is None else np.broadcast_to(mask, (*mask.shape[:-2], T, U))[..., i, j]
         scores, _ = attention_scores_forward(
             q[..., i, :], k[..., j, :], mask_ij, is_causal=is_causal, scale=scale, offset=i.start
         )
-        weights_ij, _ = attention_weights_forward(scores, subtract_max=subtract_max)
+        weights_ij, _ = attention_weights_forward(scores, subtract_max=subtract_max[..., i, :])
         dropped = weights_ij if keep is None else dropout_forward(weights_ij, keep[..., i, j], p=p)[0]
         y_i, _ = attention_values_forward(dropped, v[..., j, :])
         weights.append(weights_ij)
@@ -112,12 +113,19 @@ def _sum_of_blocks(parts: list[tuple[slice, Array]], rows: int) -> Array:
     return total
 
 
-def _may_overflow(q: Array, k: Array, scale: float) -> bool:
-    """Whether some score may be so large that a sum of exponentials overflows."""
-    number, U, D = np.finfo(q.dtype), *k.shape[-2:]
-    with np.errstate(over="ignore"):  # infinite lengths are not small
-        squares = [float(np.vecdot(x, x).max(initial=0.0)) + D * float(number.tiny) for x in (q, k)]
-    return not abs(scale) * math.sqrt(math.prod(squares)) <= math.log(number.max) - math.log(max(U, 1)) - 1.0
+def _may_overflow(q: Array, k: Array, scale: float, is_causal: bool) -> Array:
+    """Rows, (..., T, 1), with a score that may be so large that a sum of exponentials overflows. For a causal row only
+    the keys that it sees count, so that no later one changes even how it is rounded."""
+    number, T, (U, D) = np.finfo(q.dtype), q.shape[-2], k.shape[-2:]
+    limit = math.log(number.max) - math.log(max(U, 1)) - 1.0  # of a score, which is at most |q| |k|
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite lengths are not small
+        q_squares, k_squares = (np.vecdot(x, x).astype(np.float64) + D * float(number.tiny) for x in (q, k))
+        if is_causal and U:
+            largest = np.maximum.accumulate(k_squares, -1)[..., np.minimum(np.arange(T), U - 1)]  # (..., T)
+        else:
+            largest = k_squares.max(-1, keepdims=True, initial=0.0)  # (..., 1)
+        small: Array = abs(scale) * np.sqrt(q_squares * largest) <= limit
+    return ~small[..., None]
 
 
 attention_blocked = Op("attention_blocked", attention_blocked_forward, attention_blocked_backward)

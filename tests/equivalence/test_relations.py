@@ -20,7 +20,7 @@ import gpt_torch
 import minitensor as mt
 from minitensor import functional as mini_F
 from tests.equivalence.pair import run_numpy, run_torch, torch_weights
-from tests.equivalence.problems import IGNORE, Arrays, Problem, problems
+from tests.equivalence.problems import IGNORE, Arrays, Problem, any_problem, problems
 
 pytestmark = pytest.mark.equivalence
 
@@ -62,6 +62,17 @@ def test_later_tokens_do_not_affect_earlier_logits(run: Run, problem: Problem, d
     other[:, now:] = (other[:, now:] + 1) % problem.config.vocab_size
     logits, changed = (run(problem._replace(ids=ids))["logits"] for ids in (problem.ids, other))
     assert np.array_equal(logits[:, :now], changed[:, :now])
+
+
+@pytest.mark.parametrize("seed", [62, 165, 227, 4840])
+def test_later_tokens_do_not_even_change_rounding(seed: int) -> None:
+    """Here scores are near the largest that can be exponentiated as they are, which a later key may exceed."""
+    problem = any_problem(seed, 0.0, False)
+    logits = run_numpy(problem)["logits"]
+    for now in range(1, problem.ids.shape[1]):
+        other = problem.ids.copy()
+        other[:, now:] = (other[:, now:] + 1) % problem.config.vocab_size
+        assert np.array_equal(logits[:, :now], run_numpy(problem._replace(ids=other))["logits"][:, :now])
 
 
 @each_model
