@@ -135,7 +135,7 @@ class Engine:
         with clocks() as seconds:
             yield result
         total = self.threads * (time.perf_counter() - start)
-        result.append(table(by_operation(seconds, total), f"ten steps, summed over {self.threads} threads"))
+        result.append(table(by_operation(seconds, total), f"time by operation, summed over {self.threads} threads"))
 
     # -- reading --
 

@@ -263,7 +263,7 @@ class Engine:
             yield result
         if self.processes.first:
             found.export_chrome_trace(str(folder / "trace.json"))
-            result.append(f"trace of ten steps: {folder / 'trace.json'}; ui.perfetto.dev shows it")
+            result.append(f"trace: {folder / 'trace.json'}; ui.perfetto.dev shows it")
 
     @contextmanager
     def _autocast_and_attention(self) -> Iterator[None]:

@@ -177,7 +177,7 @@ def test_run_ends_with_speed_and_share_of_peak(
 def test_profile_writes_a_trace_of_ten_steps(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--out", "a", "--steps", "14", "--profile", "--device", "cpu", "--no-self-test"]
     assert run(IN_TORCH, ["train", *TINY, *flags]) == 0
-    assert "trace of ten steps: a/trace.json; " in capsys.readouterr().out
+    assert "profile of 10 steps\ntrace: a/trace.json; " in capsys.readouterr().out
     events = json.loads(Path("a/trace.json").read_text(encoding="utf-8"))["traceEvents"]
     steps = [event for event in events if event.get("name", "").startswith("Optimizer.step")]
     assert len(steps) == 10

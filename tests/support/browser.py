@@ -1,4 +1,4 @@
-"""The system's Chromium. Debian's chromium-headless-shell has no windows of its own: the smallest and the fastest."""
+"""The system's Chromium. Debian's chromium-headless-shell, which has no user interface, is the fastest."""
 
 import shutil
 from collections.abc import Iterator

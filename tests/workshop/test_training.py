@@ -528,8 +528,11 @@ def test_profile_shows_ten_steps_by_operation(train: Train, capsys: pytest.Captu
     shown = capsys.readouterr().out
     assert re.search(r"cross_entropy +│ +20 │", shown)  # ten times forward, ten times backward
     assert "engine and waiting" in shown
+    assert "profile of 10 steps\n" in shown
     assert records("a", "step") == records("plain", "step")
     assert {name: op.forward for name, op in OPS.items()} == forwards
+    assert train("shorter", "--profile", "--steps", "8") == 0
+    assert "profile of 5 steps\n" in capsys.readouterr().out
     assert train("short", "--profile", "--steps", "2") == 0
     assert "no profile: it begins after 3 steps" in capsys.readouterr().out
 

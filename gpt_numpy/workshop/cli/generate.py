@@ -25,7 +25,7 @@ def generate_text(cli: EngineCLI, arguments: Sequence[str]) -> int:
     group.add_argument("--prompt", metavar="TEXT", default="", help="the beginning of the text")
     group.add_argument("--length", metavar="N", type=int, default=500, help="tokens to write, at most (default 500)")
     group.add_argument("--stop", metavar="TEXT", help="end before the first such text")
-    group.add_argument("--num-samples", metavar="N", type=int, default=1, help="so many texts (default 1)")
+    group.add_argument("--num-samples", metavar="N", type=int, default=1, help="number of texts (default 1)")
     group.add_argument("--seed", metavar="N", type=int, help="the same seed, the same text (default a new one)")
     add_fields(parser, "how each token is chosen", Sampling)
     add_engine_flags(parser, cli)

@@ -52,10 +52,8 @@ def train(cli: EngineCLI, arguments: Sequence[str]) -> int:
     group.add_argument("--out", metavar="FOLDER", help="the run's folder (default a new one in runs)")
     group.add_argument("--resume", action="store_true", help="resume the run in --out, or the newest one")
     group.add_argument("--seeds", metavar="N", type=int, help="train N models from different seeds, and compare them")
-    group.add_argument(
-        "--log", choices=LOGGERS, help="write the curves there, too; the extra tensorboard has the library"
-    )
-    group.add_argument("--profile", action="store_true", help="how the time of ten steps is spent")
+    group.add_argument("--log", choices=LOGGERS, help="also log the curves there; needs the extra of that name")
+    group.add_argument("--profile", action="store_true", help="show how the time of ten steps is spent")
     add_engine_flags(parser, cli)
     add_fields(parser, "the training", Recipe, {name: preset.recipe for name, preset in PRESETS.items()})
     add_fields(parser, "the model", GPTConfig, {name: preset.model for name, preset in PRESETS.items()})

@@ -36,7 +36,7 @@ class Saver:
     def record(self, record: Record) -> None:
         self._write("metrics.jsonl", record["step"], lambda: self.run_dir.append_record(record))
         if log := self.log:
-            self._write("the log", record["step"], lambda: log(record))
+            self._write("log", record["step"], lambda: log(record))
 
     def report(self, step: int, records: list[Record]) -> None:
         run_dir = self.run_dir

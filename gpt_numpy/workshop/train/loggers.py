@@ -13,7 +13,7 @@ from gpt_numpy.workshop.runs.run_dir import Record
 
 class Logger(Protocol):
     def record(self, record: Record) -> None:
-        """Of a step, an evaluation or the end; README.md of gpt_numpy lists the fields."""
+        """Of a step, an evaluation or the end; FIELDS in runs/run_dir.py lists what they hold."""
 
 
 class TensorBoard:

@@ -27,6 +27,8 @@ class StepProfiler:
 
     def end(self) -> None:
         self._running.close()
+        if self._result:
+            self.console.say(f"profile of {min(self.steps, LAST) - FIRST} steps", "bold")
         for part in self._result:
             self.console.table(part) if isinstance(part, Table) else self.console.say(part)
         self._result = []

@@ -112,7 +112,7 @@ class Trainer:
         return 0 < self.state.recipe.max_minutes <= self.budget.total / 60
 
     def _reason_to_end(self, time_is_up: bool) -> str:
-        """Before all steps are done; none: ""."""
+        """Why the run ends before all steps are done; "" if it does not."""
         recipe, state = self.state.recipe, self.state
         if recipe.target_loss > 0 and state.best_loss is not None and state.best_loss <= recipe.target_loss:
             return f"a validation loss of {recipe.target_loss:g} was reached"
