@@ -43,7 +43,7 @@ from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_torch.device import PEAKS
 from gpt_torch.engine import Engine
 from gpt_torch.model import GPT
-from gpt_torch.muon import MuonAdamW
+from gpt_torch.optim import MuonAdamW
 from gpt_torch.options import Options
 
 CUDA = torch.device("cuda", 0)

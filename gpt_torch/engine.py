@@ -43,7 +43,7 @@ from gpt_torch.device import (
 )
 from gpt_torch.distributed import all_reduce_sum, full_tensor, parallelize, raising_lost, shard_like, split_rows
 from gpt_torch.model import GPT
-from gpt_torch.muon import MuonAdamW
+from gpt_torch.optim import MuonAdamW
 from gpt_torch.options import Options, is_compiled, optimizer_skips, set_global_flags
 
 

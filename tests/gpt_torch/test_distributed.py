@@ -33,7 +33,7 @@ from gpt_torch.cli import CLI, TorchCLI
 from gpt_torch.device import find_device
 from gpt_torch.distributed import split_rows
 from gpt_torch.engine import Engine
-from gpt_torch.muon import MuonAdamW
+from gpt_torch.optim import MuonAdamW
 from tests.gpt_torch.cards import cards
 from tests.gpt_torch.launch import LOADED, launch, torchrun
 from tests.gpt_torch.together import CASES, CPU, cases, computed
