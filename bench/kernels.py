@@ -43,7 +43,7 @@ from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_torch.device import PEAKS
 from gpt_torch.engine import Engine
 from gpt_torch.model import GPT
-from gpt_torch.optim import MuonAdamW
+from gpt_torch.optim import Optimizer
 from gpt_torch.options import Options
 
 CUDA = torch.device("cuda", 0)
@@ -299,11 +299,10 @@ def in_update(parameters: Mapping[str, Tensor], recipe: Recipe, card: Card) -> S
     step: Step = defaultdict(Kernels)
     with FakeTensorMode():
         own = {name: nn.Parameter(torch.empty(p.shape, device=CUDA)) for name, p in parameters.items()}
-        groups = group_parameters(own, recipe.optimizer).items()
-        optimizer = MuonAdamW(({"params": list(ps.values()), "kind": kind} for kind, ps in groups), torch.bfloat16)
+        optimizer = Optimizer(group_parameters(own, recipe.optimizer), torch.bfloat16)
         for group in optimizer.param_groups:
             group.update(settings_at(recipe, 0)[group["kind"]])
-        setattr(optimizer, "found_inf", torch.zeros((), device=CUDA))  # noqa: B010
+        optimizer.found_inf = torch.zeros((), device=CUDA)
         for counting in (nullcontext(), Counting(step, card)):  # the first step also creates the state
             for p in own.values():
                 p.grad = torch.empty_like(p)

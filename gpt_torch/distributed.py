@@ -148,6 +148,10 @@ def all_reduce_sum(tensor: Tensor, processes: Processes) -> Tensor:
     return tensor
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")
+
+
 def full_tensor(tensor: Tensor) -> Tensor:
     """Gathered from all processes, if it is sharded."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
@@ -155,7 +159,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 def shard_like(parameter: Tensor, tensor: Tensor) -> Tensor:
     """A full tensor, sharded like the parameter."""
-    if not hasattr(parameter, "full_tensor"):
+    if not is_sharded(parameter):
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -169,9 +173,20 @@ def local_rows(tensor: Tensor) -> Tensor:
     return rows
 
 
+def sharded_like(parameter: Tensor, rows: Tensor) -> Tensor:
+    """A tensor sharded like the parameter, from this process's rows of it."""
+    if not is_sharded(parameter):
+        return rows
+    from torch.distributed.tensor import DTensor
+
+    assert isinstance(parameter, DTensor)
+    mesh, placements, shape, stride = parameter.device_mesh, parameter.placements, parameter.shape, parameter.stride()
+    return DTensor.from_local(rows, mesh, placements, run_check=False, shape=shape, stride=stride)
+
+
 def gather_rows(shards: Tensor, parameter: Tensor) -> Tensor:
     """All rows (K, m, n) of K matrices sharded like the parameter, from each process's (K, rows, n)."""
-    if not hasattr(parameter, "full_tensor"):
+    if not is_sharded(parameter):
         return shards
     from torch.distributed.tensor import DTensor, Shard
 
@@ -185,7 +200,7 @@ def gather_rows(shards: Tensor, parameter: Tensor) -> Tensor:
 
 def shard_rows(matrices: Tensor, parameter: Tensor) -> Tensor:
     """The inverse of gather_rows."""
-    if not hasattr(parameter, "full_tensor"):
+    if not is_sharded(parameter):
         return matrices
     from torch.distributed.tensor import DTensor
 

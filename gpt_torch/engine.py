@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ from gpt_torch.device import (
 )
 from gpt_torch.distributed import all_reduce_sum, full_tensor, parallelize, raising_lost, shard_like, split_rows
 from gpt_torch.model import GPT
-from gpt_torch.optim import MuonAdamW
+from gpt_torch.optim import Optimizer
 from gpt_torch.options import Options, is_compiled, optimizer_skips, set_global_flags
 
 
@@ -76,7 +76,7 @@ class Engine:
             parallel, size = self.options.parallel, self.processes.size
             self.wrapped_model = parallelize(self.model, self.device, self.dtype, parallel, size)
         self.parameters = dict(self.model.named_parameters())
-        self.optimizer: MuonAdamW | None = None  # made for the first step: PyTorch then imports for seconds
+        self.optimizer = self._new_optimizer()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         # 1 once a loss or a gradient was not finite: that step and all later ones are skipped. On CUDA the optimizer
         # checks this on the device, so that the host need not wait.
@@ -90,17 +90,15 @@ class Engine:
     def compiled(self) -> bool:
         return self.forward is not self.wrapped_model
 
-    def _new_optimizer(self) -> MuonAdamW:
-        groups = group_parameters(self.parameters, self.recipe.optimizer).items()
-        return MuonAdamW(({"params": list(named.values()), "kind": kind} for kind, named in groups), self.dtype)
+    def _new_optimizer(self) -> Optimizer:
+        return Optimizer(group_parameters(self.parameters, self.recipe.optimizer), self.dtype)
 
     # -- training and evaluating --
 
     @raising_lost()
     @out_of_memory_as_memory_error()
     def train_step(self, batch: Batch, step: int) -> StepResult:
-        optimizer = self.optimizer = self.optimizer or self._new_optimizer()
-        recipe = self.recipe
+        recipe, optimizer = self.recipe, cast(Any, self.optimizer)  # GradScaler's types ask for one of torch.optim
         for_training(self.model, True)
         loss = None
         try:
@@ -127,7 +125,7 @@ class Engine:
             group.update(settings[group["kind"]])
         self.nonfinite = torch.maximum(self.nonfinite, 1.0 - (loss.isfinite() & grad_norm.isfinite()).float())
         if self.optimizer_skips:
-            setattr(optimizer, "found_inf", self.nonfinite)  # noqa: B010
+            optimizer.found_inf = self.nonfinite
         if self.optimizer_skips or not self.nonfinite:
             self.scaler.step(optimizer)
         self.scaler.update()
@@ -229,15 +227,10 @@ class Engine:
 
     def _optimizer_memory(self) -> list[Tensor]:
         """Tensors as large as the optimizer state that is not allocated yet."""
-        optimizer = self.optimizer
-        assert optimizer is not None
-        return [
-            torch.zeros_like(p)
-            for group in optimizer.param_groups
-            for p in group["params"]
-            if not optimizer.state.get(p)
-            for _ in KEYS_OF_GROUP[group["kind"]]
-        ]
+        if self.optimizer.state():
+            return []
+        groups = self.optimizer.param_groups
+        return [torch.zeros_like(p) for group in groups for p in group["params"] for _ in KEYS_OF_GROUP[group["kind"]]]
 
     @raising_lost()
     @out_of_memory_as_memory_error()
@@ -298,15 +291,12 @@ class Engine:
         return self._gathered(self.model.state_dict())
 
     def optimizer_state(self) -> Arrays:
-        states = {p: state for p, state in self.optimizer.state.items() if state} if self.optimizer else {}
-        if not states:  # before the first step
-            return {}
-        tensors = {f"{key}.{name}": states[p].get(key) for key in STATE_KEYS for name, p in self.parameters.items()}
-        state = self._gathered({name: tensor for name, tensor in tensors.items() if tensor is not None})
+        tensors = self.optimizer.state()
+        names = [f"{key}.{name}" for key in STATE_KEYS for name in self.parameters]
+        state = self._gathered({name: tensors[name] for name in names if name in tensors})
         if state and self.scaler.is_enabled():
             scale = self.scaler.state_dict()
-            steps = [float(state["step"]) for state in states.values() if "step" in state]  # skipped ones not counted
-            state[SCALER] = np.array([scale["scale"], scale["_growth_tracker"], max(steps)])
+            state[SCALER] = np.array([scale["scale"], scale["_growth_tracker"], self.optimizer.steps])
         return state
 
     @raising_lost()
@@ -316,23 +306,16 @@ class Engine:
         current = self.model.state_dict()
         loaded = {name: shard_like(current[name], torch.tensor(weight)) for name, weight in weights.items()}
         self.model.load_state_dict(loaded)
-        self.optimizer = None
+        self.optimizer = self._new_optimizer()
         if not optimizer_state:
             return
-        self.optimizer = self._new_optimizer()
+        steps = float(step)
         saved = optimizer_state.get(SCALER, np.empty(0))
         if saved.shape == (3,) and np.isfinite(saved).all():  # float16: steps may have been skipped
-            scale, growth, step = saved.tolist()
+            scale, growth, steps = saved.tolist()
             self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)})
-        state_dict = self.optimizer.state_dict()
-        names = {p: name for name, p in self.parameters.items()}
-        ordered = [(group["kind"], names[p]) for group in self.optimizer.param_groups for p in group["params"]]
-        state_dict["state"] = {
-            i: {"step": torch.tensor(float(step))}
-            | {k: shard_like(current[name], torch.tensor(optimizer_state[f"{k}.{name}"])) for k in KEYS_OF_GROUP[kind]}
-            for i, (kind, name) in enumerate(ordered)
-        }
-        self.optimizer.load_state_dict(state_dict)  # moves them to the device
+        state = {name: torch.tensor(array) for name, array in optimizer_state.items() if name != SCALER}
+        self.optimizer.load(state, steps)
 
     @raising_lost()
     @out_of_memory_as_memory_error()

@@ -1,63 +1,153 @@
 """AdamW, with Muon for the matrices inside the blocks; minitensor/optim has the mathematics.
 
-torch.optim.Muon updates one matrix at a time, always in bfloat16, and has to wait for the device before it can skip a
-step. This one batches all matrices of a shape, in the engine's precision, and skips a step that is not finite on the
-device, as AdamW does.
+Both skip a step that is not finite on the device, so that the host need not wait for it. torch.optim has each of them,
+but its Muon updates one matrix at a time, always in bfloat16, and cannot skip; and any optimizer of torch.optim loads
+the compiler, which takes three seconds.
 
-With FSDP each process holds some rows of every matrix and updates only those. The direction needs all rows: they are
-gathered once for all matrices of a shape.
+With FSDP each process holds some rows of every parameter and updates only those. Muon's direction needs all rows: they
+are gathered once for all matrices of a shape.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW
 
-from gpt_torch.distributed import gather_rows, local_rows, shard_rows
+from gpt_numpy.workshop.optim import KEYS_OF_GROUP
+from gpt_torch.distributed import gather_rows, is_sharded, local_rows, shard_like, shard_rows, sharded_like
+
+Parameters = Mapping[str, Tensor]  # by name
 
 
-class MuonAdamW(AdamW):
-    """Muon for groups of kind "muon", AdamW for the others."""
+class Optimizer:
+    """The interface of torch.optim's, as far as torch.amp.GradScaler needs it."""
 
-    def __init__(self, groups: Iterable[dict[str, Any]], dtype: torch.dtype) -> None:
-        super().__init__(groups, fused=True)
-        self.dtype = dtype
+    _step_supports_amp_scaling = True  # it leaves skipping to us, and sets found_inf
+    grad_scale: Tensor | None = None
+    found_inf: Tensor | None = None  # 1: this step changes nothing
+
+    def __init__(self, groups: Mapping[str, Parameters], dtype: torch.dtype) -> None:
+        """`dtype` is the precision of Muon's matrix products."""
+        self.param_groups: list[dict[str, Any]] = [
+            {"kind": kind, "params": list(parameters.values())} for kind, parameters in groups.items()
+        ]
+        self.groups: list[tuple[dict[str, Any], AdamW | Muon]] = []
+        for settings, (kind, parameters) in zip(self.param_groups, groups.items(), strict=True):
+            if kind == "muon":
+                by_shape = groupby(sorted(parameters.items(), key=_shape), _shape)
+                self.groups += [(settings, Muon(dict(same_shape), dtype)) for _, same_shape in by_shape]
+            else:
+                self.groups.append((settings, AdamW(parameters)))
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        for group in self.param_groups:
-            if group["kind"] == "muon":
-                for _, same_shape in groupby(sorted(group["params"], key=_shape), _shape):
-                    self._muon_update(list(same_shape), group["lr"], group["momentum"], group["weight_decay"])
-        return super().step(closure)  # AdamW skips parameters without a gradient
+    def step(self) -> None:
+        with torch.profiler.record_function("Optimizer.step"):
+            for settings, group in self.groups:
+                group.step(settings, self.found_inf)
 
-    def _muon_update(self, parameters: Sequence[Tensor], lr: float, momentum: float, decay: float) -> None:
-        """Updates matrices of one shape (m, n), with Nesterov momentum."""
-        first, (m, n) = parameters[0], parameters[0].shape
-        gradients = stacked(p.grad for p in parameters)  # (K, m, n), or this process's rows
-        old_buffers = stacked(self._momentum_buffer(p) for p in parameters)
-        weights = stacked(parameters)
-        buffers = old_buffers.lerp(gradients, 1.0 - momentum)
-        direction = newton_schulz(gather_rows(gradients.lerp(buffers, momentum), first), self.dtype)
-        updated = weights * (1.0 - lr * decay) - lr * math.sqrt(max(1.0, m / n)) * shard_rows(direction, first)
-        if (nonfinite := getattr(self, "found_inf", None)) is not None:
-            updated = torch.where(nonfinite > 0, weights, updated)
-            buffers = torch.where(nonfinite > 0, old_buffers, buffers)
-        for p, weight, buffer in zip(parameters, updated, buffers, strict=True):
-            local_rows(p).copy_(weight)
-            local_rows(self._momentum_buffer(p)).copy_(buffer)
-            p.grad = None  # so that AdamW skips it
+    # -- state: KEY.NAME for each parameter --
 
-    def _momentum_buffer(self, parameter: Tensor) -> Tensor:
-        state = self.state[parameter]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        buffer: Tensor = state["momentum_buffer"]
-        return buffer
+    def state(self) -> dict[str, Tensor]:
+        """Nothing before the first step."""
+        return {name: tensor for _, group in self.groups for name, tensor in group.state().items()}
+
+    @property
+    def steps(self) -> float:
+        """Of AdamW, without those skipped."""
+        return max((float(group.steps) for _, group in self.groups if isinstance(group, AdamW)), default=0.0)
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor], steps: float) -> None:
+        """`state` has full tensors on any device."""
+        for _, group in self.groups:
+            group.load(state, steps)
+
+
+class AdamW:
+    def __init__(self, parameters: Parameters) -> None:
+        self.parameters = parameters
+        self.steps = torch.zeros((), device=next(iter(parameters.values())).device)
+        self.moments: dict[str, list[Tensor]] = {}  # made by the first step
+
+    def step(self, settings: Mapping[str, Any], found_inf: Tensor | None) -> None:
+        parameters = list(self.parameters.values())
+        if not self.moments:
+            self.moments = {key: [torch.zeros_like(p) for p in parameters] for key in KEYS_OF_GROUP["decay"]}
+        self.steps += 1.0 if found_inf is None else 1.0 - found_inf
+        means, squares = (list(map(local_rows, moments)) for moments in self.moments.values())
+        gradients = [local_rows(p.grad) for p in parameters if p.grad is not None]  # all have one
+        beta1, beta2 = settings["betas"]
+        torch._fused_adamw_(
+            [local_rows(p) for p in parameters], gradients, means, squares, [],
+            [self.steps] * len(parameters), lr=settings["lr"], beta1=beta1, beta2=beta2, eps=1e-8,
+            weight_decay=settings["weight_decay"], amsgrad=False, maximize=False, found_inf=found_inf,
+        )  # fmt: skip
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            f"{key}.{name}": moment
+            for key, moments in self.moments.items()
+            for name, moment in zip(self.parameters, moments, strict=True)
+        }
+
+    def load(self, state: Mapping[str, Tensor], steps: float) -> None:
+        self.steps.fill_(steps)
+        self.moments = {
+            key: [shard_like(p, state[f"{key}.{name}"].to(p.device)) for name, p in self.parameters.items()]
+            for key in KEYS_OF_GROUP["decay"]
+        }
+
+
+class Muon:
+    """For matrices of one shape. They become views of one tensor (K, m, n), so that an operation updates all of them;
+    with FSDP, whose matrices are where it needs them, copies."""
+
+    def __init__(self, parameters: Parameters, dtype: torch.dtype) -> None:
+        self.parameters, self.dtype = parameters, dtype
+        self.first = next(iter(parameters.values()))
+        self.buffers: Tensor | None = None  # made by the first step
+        self.weights = stacked(parameters.values()).detach()  # (K, m, n), or this process's rows
+        if not is_sharded(self.first):
+            for p, weight in zip(parameters.values(), self.weights, strict=True):
+                p.data = weight
+
+    def step(self, settings: Mapping[str, Any], found_inf: Tensor | None) -> None:
+        """With Nesterov momentum."""
+        lr, momentum, decay = settings["lr"], settings["momentum"], settings["weight_decay"]
+        m, n = self.first.shape
+        if is_sharded(self.first):
+            self.weights = stacked(self.parameters.values())
+        if self.buffers is None:
+            self.buffers = torch.zeros_like(self.weights)
+        gradients = stacked(p.grad for p in self.parameters.values())
+        buffers = self.buffers.lerp(gradients, 1.0 - momentum)
+        nesterov = gather_rows(gradients.lerp(buffers, momentum), self.first)
+        direction = shard_rows(newton_schulz(nesterov, self.dtype), self.first)
+        weights = torch.add(self.weights * (1.0 - lr * decay), direction, alpha=-lr * math.sqrt(max(1.0, m / n)))
+        for old, new in ((self.weights, weights), (self.buffers, buffers)):
+            if found_inf is None:
+                old.copy_(new)
+            else:
+                torch.where(found_inf > 0, old, new, out=old)
+        if is_sharded(self.first):
+            for p, weight in zip(self.parameters.values(), self.weights, strict=True):
+                local_rows(p).copy_(weight)
+
+    def state(self) -> dict[str, Tensor]:
+        if self.buffers is None:
+            return {}
+        (key,) = KEYS_OF_GROUP["muon"]
+        named = zip(self.parameters, self.buffers, strict=True)
+        return {f"{key}.{name}": sharded_like(self.first, buffer) for name, buffer in named}
+
+    def load(self, state: Mapping[str, Tensor], steps: float) -> None:
+        (key,) = KEYS_OF_GROUP["muon"]
+        self.buffers = stacked(
+            shard_like(p, state[f"{key}.{name}"].to(p.device)) for name, p in self.parameters.items()
+        )
 
 
 def newton_schulz(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -77,5 +167,5 @@ def stacked(tensors: Iterable[Any]) -> Tensor:
     return torch.stack([local_rows(tensor) for tensor in tensors])
 
 
-def _shape(parameter: Tensor) -> tuple[int, ...]:
-    return tuple(parameter.shape)
+def _shape(named: tuple[str, Tensor]) -> tuple[int, ...]:
+    return tuple(named[1].shape)

@@ -33,7 +33,7 @@ from gpt_torch.cli import CLI, TorchCLI
 from gpt_torch.device import find_device
 from gpt_torch.distributed import split_rows
 from gpt_torch.engine import Engine
-from gpt_torch.optim import MuonAdamW
+from gpt_torch.optim import Optimizer
 from tests.gpt_torch.cards import cards
 from tests.gpt_torch.launch import LOADED, launch, torchrun
 from tests.gpt_torch.together import CASES, CPU, cases, computed
@@ -109,13 +109,13 @@ def test_muon_gathers_each_shape_once_and_keeps_own_rows(monkeypatch: pytest.Mon
     from torch.distributed.tensor import DTensor
 
     gathered: list[int] = []  # calls in each step
-    gather, step = DTensor.full_tensor, MuonAdamW.step
+    gather, step = DTensor.full_tensor, Optimizer.step
 
     def counting_gather(tensor: Any, **settings: Any) -> Any:
         gathered[-1:] = [number + 1 for number in gathered[-1:]]
         return gather(tensor, **settings)
 
-    def counting_step(optimizer: MuonAdamW) -> Any:
+    def counting_step(optimizer: Optimizer) -> Any:
         with monkeypatch.context() as patch:
             gathered.append(0)
             patch.setattr(DTensor, "full_tensor", counting_gather)
@@ -126,7 +126,7 @@ def test_muon_gathers_each_shape_once_and_keeps_own_rows(monkeypatch: pytest.Mon
     store = dist.HashStore()  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        monkeypatch.setattr(MuonAdamW, "step", counting_step)
+        monkeypatch.setattr(Optimizer, "step", counting_step)
         engine = Engine(CONFIG, RECIPES["muon"], replace(CPU, parallel="fsdp"))
         assert_close(trained(engine), alone)
     finally:

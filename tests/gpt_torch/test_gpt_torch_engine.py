@@ -248,10 +248,7 @@ def test_skipped_float16_steps_are_not_counted_in_another_precision() -> None:
     memory = low.optimizer_state()
     other = Engine(CONFIG, RECIPE, CPU)
     other.load(low.weights(), memory, step=25)
-    assert other.optimizer is not None
-    steps = {float(state["step"]) for state in other.optimizer.state.values()}
-    assert steps == {float(memory["scaler"][2])}
-    assert max(steps) < 25
+    assert other.optimizer.steps == float(memory["scaler"][2]) < 25
 
 
 @each_recipe
