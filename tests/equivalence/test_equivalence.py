@@ -172,6 +172,7 @@ def their_model(problem: Problem) -> Any:
     return model
 
 
+@pytest.mark.together("transformers")
 @no_shrinking
 @given(problems(ignored=True))
 def test_gpt_numpy_matches_transformers(problem: Problem) -> None:

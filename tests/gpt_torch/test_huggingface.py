@@ -20,6 +20,8 @@ from gpt_torch.cli import CLI as IN_TORCH
 from gpt_torch.huggingface import _our_config
 from tests.workshop.test_commands import PLAY, TINY
 
+pytestmark = pytest.mark.together("transformers")
+
 SIZES = {"vocab_size": 65, "n_positions": 8, "n_embd": 8, "n_layer": 2, "n_head": 2}
 LETTERS = "".join(chr(48 + i) for i in range(65))
 

@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.stash[LEFT_OUT] = len(slow)
     items.sort(key=is_alone)
     if shared := shared_folder(config):
-        items.sort(key=lambda item: (is_alone(item), not has_module_fixtures(item.path)))  # large groups first
+        items.sort(key=lambda item: (is_alone(item), group_of(item) == item.nodeid))  # large groups first
         write_groups(shared, {item.nodeid: group_of(item) for item in items})
 
 
@@ -55,6 +55,8 @@ def is_alone(item: pytest.Item) -> bool:
 def group_of(item: pytest.Item) -> str:
     if is_alone(item):
         return "alone"
+    if marker := item.get_closest_marker("together"):
+        return str(marker.args[0])
     return str(item.path) if has_module_fixtures(item.path) else item.nodeid
 
 
