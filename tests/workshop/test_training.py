@@ -28,6 +28,7 @@ from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.runs import checkpoint, run_dir
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, load_checkpoint
 from gpt_numpy.workshop.runs.run_dir import RunDir, find_run_dir, new_run_dir
+from gpt_numpy.workshop.runs.saver import Saver
 from gpt_numpy.workshop.train import signals, trainer
 from gpt_numpy.workshop.train.budget import TimeBudget
 from gpt_numpy.workshop.train.distributed import Processes
@@ -433,13 +434,33 @@ def test_early_stop_is_saved(train: Train) -> None:
     assert RunDir(Path("a")).checkpoint("latest").state.step == 5
 
 
-def test_each_evaluation_writes_new_sample_and_report(train: Train) -> None:
-    train("a", "--lr", "0", "--weight-decay", "0")
+@pytest.mark.parametrize(("flags", "last"), [([], 30), (["--patience", "6"], 30), (["--steps", "28"], 28)])
+def test_samples_become_rarer_and_each_is_new(train: Train, flags: list[str], last: int) -> None:
+    train("a", "--lr", "0", "--weight-decay", "0", "--steps", "30" if not flags else "99", *flags)
     evaluations = records("a", "evaluation")
-    assert len({record["sample"] for record in evaluations}) == len(evaluations) == 5
-    assert all(
-        f'"step":{record["step"]},' in Path("a/report.html").read_text(encoding="utf-8") for record in evaluations
-    )
+    assert [record["step"] for record in evaluations if record["sample"]] == [0, 5, 10, 20, last]
+    assert evaluations[-1]["step"] == last
+    assert len({record["sample"] for record in evaluations}) == 6  # one of them: none
+
+
+def test_report_is_written_at_most_every_ten_seconds_and_at_the_end(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []  # how many records each report has
+    record, now = Saver.record, 0.0
+
+    def recorded(self: Saver, new: dict[str, Any]) -> None:
+        nonlocal now
+        now += 6.0 * (new["kind"] == "evaluation")
+        record(self, new)
+
+    monkeypatch.setattr(Saver, "record", recorded)
+    monkeypatch.setattr(Saver, "report", lambda saver, step, records: written.append(len(records)))
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: now, perf_counter=time.perf_counter))
+    train("a", "--steps", "30")
+    evaluations = [number for number, record in enumerate(RunDir(Path("a")).records(), 1) if record["kind"] != "step"]
+    assert len(evaluations) == 8
+    assert written == [evaluations[i] for i in (0, 2, 4, 6, 7)]
 
 
 def test_initial_weights_depend_on_the_seed(train: Train) -> None:

@@ -144,8 +144,11 @@ def _counting(run: Evidence) -> Iterator[Claim]:
 
 def _nearest(run: Evidence, loss: float) -> Record | None:
     """The evaluation closest to a validation loss, if there is one near it that was reached by learning."""
-    learned = [one for one in run.evaluations if one["step"] > 0]
-    near = min(learned, key=lambda one: abs(one["val_loss"] - loss), default=None)
+    return _closest([one for one in run.evaluations if one["step"] > 0], loss)
+
+
+def _closest(evaluations: Sequence[Record], loss: float) -> Record | None:
+    near = min(evaluations, key=lambda one: abs(one["val_loss"] - loss), default=None)
     return near if near and abs(near["val_loss"] - loss) < CLOSE else None
 
 
@@ -229,10 +232,11 @@ SAMPLES = (3.3, 2.5, 1.9, 1.47)  # losses that are shown with what the model wri
 
 
 def samples(run: Evidence) -> Iterator[tuple[float, Record]]:
-    """The evaluation before the first step, where a loss is ln 65, and those nearest to other losses."""
+    """The evaluation before the first step, where a loss is ln 65, and those nearest to other losses, with samples."""
     yield from ((4.17, one) for one in run.evaluations if one["step"] == 0)
+    sampled = [one for one in run.evaluations if one["step"] > 0 and one["sample"]]
     for loss in SAMPLES:
-        if near := _nearest(run, loss):
+        if near := _closest(sampled, loss):
             yield loss, near
 
 

@@ -28,7 +28,8 @@ from gpt_numpy.workshop.train.phases import meaning_of
 from gpt_numpy.workshop.train.profile import StepProfiler
 from gpt_numpy.workshop.train.signals import Stop, stop_on_signals
 
-SAMPLE = 160  # tokens that are generated at each evaluation
+SAMPLE = 160  # tokens of a sample
+REPORT_SECONDS = 10.0  # between two reports, at least
 # Seconds to save in after another process was lost: a device may wait for that one, and torchrun kills all after 30.
 SAVE_TIMEOUT = 20.0
 COLUMNS = (
@@ -54,6 +55,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.is_resumed = bool(self.metrics.records)
+        self._reported = -math.inf  # when
 
     def train(self) -> Stop:
         """Until the recipe is done, nothing improves any more, or a signal arrives."""
@@ -89,7 +91,7 @@ class Trainer:
                 done = step >= recipe.steps
                 is_best = False
                 if (done or late or step % recipe.eval_every == 0) and self.state.last_eval_step != step and not stop:
-                    is_best = self._evaluate(bar, stop)
+                    is_best = self._evaluate(bar, stop, is_last=bool(done or late))
                 reason = "all steps are done" if done else self._reason_to_end(bool(late))
                 last = bool(reason or stop)
                 is_due = last or (step > 0 and step % recipe.checkpoint_every == 0)
@@ -126,7 +128,7 @@ class Trainer:
             budget = {part: round(seconds, 3) for part, seconds in self.budget.seconds.items()}
             end.update(seconds=self.budget.total, seconds_in_steps=self.metrics.warm.seconds, budget=budget)
         self._record(end)
-        self._report()
+        self._report(is_last=True)
 
     # -- steps --
 
@@ -160,7 +162,7 @@ class Trainer:
 
     # -- evaluations --
 
-    def _evaluate(self, bar: Bar, stop: Stop) -> bool:
+    def _evaluate(self, bar: Bar, stop: Stop, is_last: bool) -> bool:
         """Whether the loss is the lowest so far. A signal ends the evaluation without a result."""
         self._flush(bar)
         state, metrics = self.state, self.metrics
@@ -182,7 +184,8 @@ class Trainer:
             state = replace(state, evals_since_best=state.evals_since_best + 1)
         self.state = replace(state, last_eval_step=state.step)
         with self.budget.measure("samples"):
-            sample = self._sample()
+            is_last = is_last or bool(self._reason_to_end(time_is_up=False))
+            sample = self._sample() if is_last or is_doubling(state.step, state.recipe.eval_every) else ""
         evaluations = [*metrics.evaluations, Evaluation(state.step, training, validation)]
         diagnoses = diagnose(metrics.losses, evaluations, since=state.recipe.eval_every)
         self._record({
@@ -218,9 +221,11 @@ class Trainer:
         self.metrics.add_record(record)
         self.saver.record(record)
 
-    def _report(self) -> None:
-        with self.budget.measure("report"):
-            self.saver.report(self.state.step, self.metrics.records)
+    def _report(self, is_last: bool = False) -> None:
+        if is_last or time.monotonic() - self._reported >= REPORT_SECONDS:
+            with self.budget.measure("report"):
+                self.saver.report(self.state.step, self.metrics.records)
+            self._reported = time.monotonic()
 
     def _save(self, is_best: bool, is_due: bool, is_last: bool) -> None:
         """The weights as the best, and everything as the latest checkpoint."""
@@ -262,3 +267,10 @@ class Trainer:
 
     def _way_out(self) -> str:
         return f"{self.saver.newest.capitalize()}; a lower --lr or --grad-clip 1 may help, also with --resume"
+
+
+def is_doubling(step: int, every: int) -> bool:
+    """At 0, and at `every` times 1, 2, 4, 8 and so on: a model learns more in its first hundred steps than in a later
+    thousand, so its samples may become rarer."""
+    count, rest = divmod(step, every)
+    return rest == 0 and count & (count - 1) == 0
