@@ -5,11 +5,14 @@ child = server.start("print(torch.ones(3))", output=path)
 assert child.wait() == 0
 """
 
+import atexit
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +36,13 @@ class ForkServer:
         return json.loads(self.process.stdout.readline())
 
     def start(
-        self, code: str, *arguments: str, output: Path, cwd: Path = ROOT, env: dict[str, str] | None = None
-    ) -> "Child":
-        """A child that runs the code with these arguments in sys.argv, and appends its output to a file."""
-        pid = self.ask(code=code, arguments=arguments, output=str(output), cwd=str(cwd), env=env or {})
-        return Child(self, pid)
+        self, code: str, *arguments: str, output: Path, cwd: Path = ROOT, env: dict[str, str] | None = None,
+        frees_all: bool = False,
+    ) -> "Child":  # fmt: skip
+        """A child that runs the code with these arguments in sys.argv, and appends its output to a file. When the code
+        has ended, only with `frees_all` does Python free all modules and objects: those of PyTorch take seconds."""
+        question = {"code": code, "arguments": arguments, "output": str(output), "cwd": str(cwd), "env": env or {}}
+        return Child(self, self.ask(**question, frees_all=frees_all))
 
     def end(self) -> None:
         assert self.process.stdin is not None
@@ -73,6 +78,7 @@ class Child:
 def main() -> None:
     scope: dict[str, Any] = {"__name__": "__main__"}
     exec(sys.argv[1], scope)
+    gc.freeze()  # or a collection in a child would visit all that is loaded, and so copy its memory
     for line in sys.stdin:
         question = json.loads(line)
         if "pid" in question:
@@ -83,9 +89,12 @@ def main() -> None:
             if answer == 0:
                 run(scope, **question)
         print(json.dumps(answer), flush=True)
+    end(0)
 
 
-def run(scope: dict[str, Any], code: str, arguments: list[str], output: str, cwd: str, env: dict[str, str]) -> None:
+def run(
+    scope: dict[str, Any], code: str, arguments: list[str], output: str, cwd: str, env: dict[str, str], frees_all: bool
+) -> None:
     """Runs in a child."""
     with open(os.devnull, "rb") as nothing, open(output, "ab") as file:
         os.dup2(nothing.fileno(), 0)
@@ -96,8 +105,23 @@ def run(scope: dict[str, Any], code: str, arguments: list[str], output: str, cwd
     os.chdir(cwd)
     os.environ.update(env)
     sys.argv = ["-c", *arguments]
-    exec(code, scope)
-    sys.exit()
+    status: Any = 0
+    try:
+        exec(code, scope)
+    except SystemExit as ended:
+        status = ended.code or 0
+    if frees_all or not isinstance(status, int):
+        sys.exit(status)
+    end(status)
+
+
+def end(status: int) -> None:
+    """Does all that Python does at its end, but for freeing every module and object."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status & 0xFF)
 
 
 if __name__ == "__main__":
