@@ -5,9 +5,7 @@ environment that torchrun would set. As with torchrun, the store for the rendezv
 and when one fails the others get SIGTERM.
 """
 
-import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,25 +20,23 @@ import torch._dynamo, torch._inductor.compile_fx, torch.distributed.device_mesh,
 import gpt_torch.cli
 """
 TIMEOUT = 300.0
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+TORCHRUN = "from torch.distributed.run import main; main()"
+RENDEZVOUS = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
 
 Ended = tuple[int, str]  # 0 if all succeeded, else 1; and what they printed
 
 
-def torchrun(processes: int, folder: Path, code: str, *arguments: str) -> Ended:
-    process = subprocess.Popen(
-        [*TORCHRUN, "--nproc-per-node", str(processes), "--no-python", sys.executable, "-c", code, *arguments],
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, encoding="utf-8",
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        output, _ = process.communicate(timeout=TIMEOUT)
-    finally:
-        process.terminate()  # after a timeout; torchrun then ends its own processes
-    return process.returncode, output
+def torchrun(server: ForkServer, processes: int, folder: Path, code: str, *arguments: str) -> Ended:
+    """torchrun itself is a fork; the processes that it starts are new ones."""
+    output = folder / "output-torchrun"
+    command = ["--nproc-per-node", str(processes), "--no-python", sys.executable, "-c", code, *arguments]
+    child = server.start(TORCHRUN, *RENDEZVOUS, *command, output=output, cwd=folder, env={"PYTHONPATH": str(ROOT)})
+    return child.wait(TIMEOUT, signal.SIGTERM), output.read_text(encoding="utf-8")  # torchrun then ends its processes
 
 
-def launch(server: ForkServer, processes: int, folder: Path, code: str, *arguments: str) -> Ended:
+def launch(
+    server: ForkServer, processes: int, folder: Path, code: str, *arguments: str, frees_all: bool = False
+) -> Ended:
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     together = {
         "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
@@ -49,9 +45,12 @@ def launch(server: ForkServer, processes: int, folder: Path, code: str, *argumen
     }  # fmt: skip
     output = folder / f"output-{store.port}"
     children = [
-        server.start(code, *arguments, output=output, cwd=folder, env={**together, "RANK": rank, "LOCAL_RANK": rank})
+        server.start(
+            code, *arguments, output=output, cwd=folder, env={**together, "RANK": rank, "LOCAL_RANK": rank},
+            frees_all=frees_all,
+        )
         for rank in map(str, range(processes))
-    ]
+    ]  # fmt: skip
     began, asked = time.monotonic(), False
     try:
         while None in (found := [child.poll() for child in children]):

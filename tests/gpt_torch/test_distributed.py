@@ -36,8 +36,8 @@ from gpt_torch.engine import Engine
 from gpt_torch.optim import Optimizer
 from tests.gpt_torch.cards import cards
 from tests.gpt_torch.launch import LOADED, launch, torchrun
-from tests.gpt_torch.together import CASES, CPU, cases, computed
-from tests.support.engines import CONFIG, RECIPES, assert_close, trained
+from tests.gpt_torch.together import CASES, CPU, Case, cases, computed
+from tests.support.engines import CONFIG, RECIPES, Everything, assert_close, trained
 from tests.support.fork_server import ForkServer
 from tests.support.runs import rewrite_state
 
@@ -89,17 +89,25 @@ def together(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Ca
     return launched
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Everything]:
+    """What this process computes, without a compiler."""
+    folder = tmp_path_factory.mktemp("alone")
+    found = cache(partial(computed, processes=Processes(), folder=folder))
+    return lambda case: found(replace(case, options=replace(case.options, compile="off")))
+
+
 @pytest.mark.slow("several processes")
 @pytest.mark.parametrize(("size", "how", "name"), [(size, *case) for size in (2, 3) for case in cases(size)])
 def test_several_processes_compute_the_same_as_one(
-    size: int, how: str, name: str, together: Callable[[int], tuple[Path, str]], tmp_path: Path
+    size: int, how: str, name: str, together: Callable[[int], tuple[Path, str]], alone: Callable[[Case], Everything]
 ) -> None:
     folder, failure = together(size)
     assert not failure, failure
     case = CASES[name]
     if case.config.dropout:  # rows of one micro-batch share a draw of random numbers
         case = replace(case, recipe=replace(case.recipe, micro_batch=-(-case.rows // size)))
-    several, one = dict(np.load(folder / f"{how} {name}.npz")), computed(case, Processes(), tmp_path)
+    several, one = dict(np.load(folder / f"{how} {name}.npz")), alone(case)
     if case.low:
         several, one = ({key: some[key] for key in ("reported", "losses")} for some in (several, one))
     assert_close(several, one, 0.02 if case.low else 1e-3)
@@ -208,8 +216,8 @@ def test_run_resumed_with_other_processes_equals_run_of_one(
     assert [record["reason"] for record in records(several, "end")] == ["it was stopped"]
     assert "in each of 2 processes (ddp)" in output
     resume = ["train", "--resume", "--out", "a", *MACHINE, "--parallel", "fsdp"]
-    status, output = launch(server, 3, several, program(), *resume)
-    assert status == 0, output
+    status, output = launch(server, 3, several, program(), *resume, frees_all=True)
+    assert status == 0, output  # an exit that aborts would show
     assert output.count("resuming after step 6 of 10") == 1, output
     assert "in each of 3 processes (fsdp)" in output
     monkeypatch.chdir(one)
@@ -225,7 +233,6 @@ def test_run_resumed_with_other_processes_equals_run_of_one(
 
 
 @pytest.mark.slow("several processes")
-@pytest.mark.alone
 @pytest.mark.parametrize(
     ("happens", "rank", "where", "after", "how", "message", "saved"),
     [
@@ -256,22 +263,23 @@ def test_lost_process_ends_the_run_with_a_checkpoint(
 
 
 @pytest.mark.slow("several processes")
-@pytest.mark.alone
-@pytest.mark.parametrize("killed", [0, 2])
+@pytest.mark.parametrize(
+    ("killed", "size"), [(0, 2), (2, 3)], ids=["the first of two, with torchrun", "the last of three"]
+)
 def test_other_processes_end_within_a_minute_of_a_kill(
-    killed: int, server: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    killed: int, size: int, server: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began = time.time()
     (tmp_path / "play.txt").write_text(PLAY, encoding="utf-8")
-    start = torchrun if killed == 0 else partial(launch, server)
-    status, output = start(3, tmp_path, program(f"open('killed', 'w').close(); {KILLED}", killed), *TRAIN)
+    start = torchrun if killed == 0 else launch
+    status, output = start(server, size, tmp_path, program(f"open('killed', 'w').close(); {KILLED}", killed), *TRAIN)
     ended, at = time.time(), (tmp_path / "killed").stat().st_mtime
     assert began < at < ended < at + 60
     assert status == 1, output  # of torchrun
     assert output.count(f"gpt-torch: {LOST} after step 5; --resume continues from the newest checkpoint") == 1, output
     monkeypatch.chdir(tmp_path)
     assert RunDir(Path("a")).checkpoint("latest").state.step == (0 if killed == 0 else 5)  # only rank 0 writes
-    status, output = launch(server, 3, tmp_path, program(), "train", "--resume", "--out", "a", *MACHINE)
+    status, output = launch(server, size, tmp_path, program(), "train", "--resume", "--out", "a", *MACHINE)
     assert status == 0, output
     assert [record["step"] for record in records(tmp_path, "step")] == list(range(1, 11))
 

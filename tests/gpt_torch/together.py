@@ -44,12 +44,18 @@ CASES = {
 }
 
 
+IN_THREE = {"one sequence at a time", "fewer sequences than processes", "dropout"}  # they depend on the number of rows
+
+
 def cases(size: int) -> list[tuple[Literal["ddp", "fsdp"], str]]:
-    """Pairs of ddp or fsdp and the name of a case, for this number of processes."""
-    ddp, fsdp = set(CASES), set(CASES) - {"float16"}  # which fsdp refuses
-    if size > 2:  # the rest does not depend on the number of processes
-        ddp = {"plain", "one sequence at a time", "fewer sequences than processes", "dropout"}
-        fsdp = ddp | {"muon"}  # the rows of its matrices are not divisible by 3
+    """Pairs of ddp or fsdp and the name of a case, for 2 or 3 processes: each case once, and the plain one for both.
+    Three processes have what depends on their number, since it divides neither the rows nor the matrices."""
+    ddp = {"plain"} | (set(CASES) - IN_THREE if size == 2 else IN_THREE)
+    fsdp = ddp - {"float16"}  # which fsdp refuses
+    if size == 2:
+        fsdp.remove("muon")
+    else:
+        fsdp.add("muon")  # it gathers rows of its matrices
     return [*(("ddp", name) for name in sorted(ddp)), *(("fsdp", name) for name in sorted(fsdp))]
 
 

@@ -61,11 +61,12 @@ class Child:
             self.status = self.server.ask(pid=self.pid)
         return self.status
 
-    def wait(self, timeout: float = 120.0) -> int:
+    def wait(self, timeout: float = 120.0, late: signal.Signals = signal.SIGKILL) -> int:
+        """Its status; after the timeout it gets the signal `late`."""
         end = time.monotonic() + timeout
         while (status := self.poll()) is None:
             if time.monotonic() > end:
-                self.send(signal.SIGKILL)
+                self.send(late)
                 raise TimeoutError(f"process {self.pid} has not ended after {timeout:.0f} s")
             time.sleep(0.01)
         return status
