@@ -1,8 +1,8 @@
 """Slow tests, and tests that run alone on the machine.
 
     @pytest.mark.slow("why")   runs with --all, or where its file or the test itself is named
-    @pytest.mark.alone         measures time, gets signals, mounts a disk, or kills processes: such tests come last, in
-                               one worker, and while one runs no other worker runs a test
+    @pytest.mark.alone         measures memory or time closely: such tests come last, in one worker, and while one runs
+                               no other worker runs a test
 
 The workers take one test at a time. The tests of a file with module-scoped fixtures stay together, so that only one
 worker sets those up.

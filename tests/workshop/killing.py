@@ -21,6 +21,7 @@ from typing import Any
 from gpt_numpy.workshop.cli import train
 from gpt_numpy.workshop.runs import checkpoint, run_dir
 from gpt_numpy.workshop.runs.run_dir import RunDir
+from gpt_numpy.workshop.train import trainer
 from gpt_numpy.workshop.train.trainer import Trainer
 from tests.support.fork_server import ForkServer
 from tests.support.runs import MODEL, PLAY, assert_same_run
@@ -64,7 +65,9 @@ class Page:
 
 
 def mark_work(folder: Path) -> None:
-    """Called in the fork server: trainers record their current work from now on."""
+    """Called in the fork server: trainers record their current work from now on. Samples are short, or most kills
+    would happen while the first one is generated."""
+    trainer.SAMPLE = 5
     page = Page(folder / "page")
     Trainer._step = page.marking("a step", Trainer._step)  # type: ignore[method-assign]
     Trainer._evaluate = page.marking("evaluating", Trainer._evaluate)  # type: ignore[method-assign]
@@ -115,32 +118,32 @@ class TrainerProcess:
 
 
 def kill_repeatedly(
-    trainer: TrainerProcess, kills: int, steps: int, longest: float, seed: int
+    process: TrainerProcess, kills: int, steps: int, longest: float, seed: int
 ) -> tuple[Counter[str], int]:
     """Trains one run after another, killing each process after at most `longest` seconds, until `kills` were killed.
     Returns the work that was interrupted, and the number of runs; each run is compared with an uninterrupted one."""
     draw = random.Random(seed)
     # PyTorch's second thread would spin while it waits: on a busy machine a short run then takes minutes.
     torch = ["--threads", "1", "--device", "cpu", "--no-self-test"]
-    machine = torch if trainer.engine == "torch" else ["--threads", "2"]
+    machine = torch if process.engine == "torch" else ["--threads", "2"]
     begin = ["--data", "play.txt", *MODEL, *RECIPE, "--steps", str(steps), *machine]
-    assert trainer.train("--out", "uninterrupted", *begin) == 0, trainer.output
-    reference, found, number = trainer.folder / "uninterrupted", Counter[str](), 0
+    assert process.train("--out", "uninterrupted", *begin) == 0, process.output
+    reference, found, number = process.folder / "uninterrupted", Counter[str](), 0
     while found.total() < kills:
         out, number = f"broken-{number}", number + 1
         status, safe = -signal.SIGKILL, 0
         while status == -signal.SIGKILL:
-            more = ["--resume", *machine] if (trainer.folder / out / "checkpoints" / "latest").exists() else begin
+            more = ["--resume", *machine] if (process.folder / out / "checkpoints" / "latest").exists() else begin
             after = draw.uniform(0, longest) if found.total() < kills else None
-            trainer.page.memory[8:] = safe.to_bytes(8, "little")
-            status = trainer.train("--out", out, *more, killed_after=after)
+            process.page.memory[8:] = safe.to_bytes(8, "little")
+            status = process.train("--out", out, *more, killed_after=after)
             if status == -signal.SIGKILL:
-                found[trainer.page.work] += 1
-                safe = trainer.page.saved
-                assert not safe or RunDir(trainer.folder / out).checkpoint("latest").state.step >= safe
+                found[process.page.work] += 1
+                safe = process.page.saved
+                assert not safe or RunDir(process.folder / out).checkpoint("latest").state.step >= safe
         # a run killed after its last write has nothing left to do
-        assert status == 0 or f"{out} has done its {steps} steps" in trainer.output, trainer.output
-        assert_same_run(reference, trainer.folder / out)
+        assert status == 0 or f"{out} has done its {steps} steps" in process.output, process.output
+        assert_same_run(reference, process.folder / out)
     return found, number
 
 
@@ -153,9 +156,9 @@ def main() -> None:
     given = parser.parse_args()
     for engine in given.engines:
         with tempfile.TemporaryDirectory() as folder:
-            trainer = TrainerProcess(engine, Path(folder))
-            found, number = kill_repeatedly(trainer, given.kills, given.steps, 1.0, given.seed)
-            trainer.end()
+            process = TrainerProcess(engine, Path(folder))
+            found, number = kill_repeatedly(process, given.kills, given.steps, 1.0, given.seed)
+            process.end()
         moments = ", ".join(f"{found[work]} {work}" for work in WORK)
         print(f"gpt-{engine}: killed {found.total()} times ({moments}); {number} runs, equal to the uninterrupted one")
 
