@@ -52,16 +52,18 @@ def resolution(trace: Trace) -> float:
 
 
 def losses(problem: Problem, name: str, changes: Array) -> Array:
-    """The loss for each of the changes (B, ...), added to the value or parameter of this name."""
+    """The loss for each of the changes (B, ...), added to the value or parameter of this name. What comes before it is
+    the same for all of them, and computed once.
+    """
     place, B = problem.places[name], len(changes)
     weights = dict(problem.weights)
     if place.is_parameter:
-        weights[place.name] = _changed(np.repeat(weights[place.name][None], B, 0), changes, place)
+        weights[place.name] = _changed(weights[place.name][None], changes, place)
 
     def note(name: str, value: Tensor) -> Tensor:
         return Tensor(_changed(value.array, changes, place)) if name == place.name else value
 
-    ids, targets = (Tensor(np.broadcast_to(tokens, (B, len(tokens)))) for tokens in (problem.ids, problem.targets))
+    ids, targets = Tensor(problem.ids[None]), Tensor(np.broadcast_to(problem.targets, (B, len(problem.targets))))
     tensors = {name: Tensor(array) for name, array in weights.items()}
     with no_grad():
         found = run(ManyWeights, ByHand(), tensors, ids, targets, problem.config, note)
@@ -70,7 +72,7 @@ def losses(problem: Problem, name: str, changes: Array) -> Array:
 
 
 def _changed(arrays: Array, changes: Array, place: Place) -> Array:
-    changed = arrays.copy()
+    changed = np.repeat(arrays, len(changes), 0)
     changed[(slice(None), *place.part)] += changes
     return changed
 

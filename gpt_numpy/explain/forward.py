@@ -38,8 +38,10 @@ class ByHand:
 def run(
     F: Any, stages: Stages, weights: Mapping[str, Any], ids: Any, targets: Any, config: GPTConfig, note: Note
 ) -> Any:
-    """The loss at each position (B, T). `F` is minitensor.functional or torch.nn.functional."""
-    B, T = ids.shape
+    """The loss at each position (B, T). `F` is minitensor.functional or torch.nn.functional. Up to where `note` returns
+    B versions of a value for one, ids and values may have a batch of 1; targets always have B.
+    """
+    T = ids.shape[1]
     C, H = config.n_embd, config.n_head
 
     def linear(name: str, x: Any) -> Any:
@@ -50,7 +52,7 @@ def run(
 
     def read(name: str, x: Any) -> Any:
         """The stream as one sublayer reads it: a separate value, whose gradient comes from that sublayer alone."""
-        return note(name, x.reshape(B, T, C))
+        return note(name, x.reshape(-1, T, C))
 
     x = note("tok", F.embedding(ids, weights["tok_emb.weight"])) + weights["pos_emb.weight"][:T]  # (B, T, C)
     for n in range(config.n_layer):
@@ -58,13 +60,13 @@ def run(
         X = note(f"N_attn{n}", norm(f"{block}.ln_1", read(f"R_attn{n}", x)))
         parts = linear(f"{block}.attn.c_attn", X).split(C, 2)
         q, k, v = (
-            note(f"{name}{n}", part.reshape(B, T, H, C // H).transpose(1, 2))  # (B, H, T, D)
+            note(f"{name}{n}", part.reshape(-1, T, H, C // H).transpose(1, 2))  # (B, H, T, D)
             for name, part in zip("QKV", parts, strict=True)
         )
         S = note(f"S{n}", stages.scores(q, k))  # (B, H, T, T)
         P = note(f"P{n}", stages.weights(S))
         O = note(f"O{n}", stages.values(P, v))  # noqa: E741  # (B, H, T, D)
-        Y = note(f"Y_attn{n}", linear(f"{block}.attn.c_proj", O.transpose(1, 2).reshape(B, T, C)))
+        Y = note(f"Y_attn{n}", linear(f"{block}.attn.c_proj", O.transpose(1, 2).reshape(-1, T, C)))
         x = x + Y
         N = note(f"N_mlp{n}", norm(f"{block}.ln_2", read(f"R_mlp{n}", x)))
         U = note(f"U_mlp{n}", linear(f"{block}.mlp.c_fc", N))  # (B, T, 4C)
@@ -74,4 +76,4 @@ def run(
     N = note("N_f", norm("ln_f", read("R_f", x)))
     Z = note("Z", linear("lm_head", N))  # (B, T, V)
     V = config.vocab_size
-    return F.cross_entropy(Z.reshape(B * T, V), targets.reshape(B * T), reduction="none").reshape(B, T)
+    return F.cross_entropy(Z.reshape(-1, V), targets.reshape(-1), reduction="none").reshape(-1, T)
