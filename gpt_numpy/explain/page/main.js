@@ -94,6 +94,7 @@ function render(isNewEntry = true) {
 function updateSelection() {
   const sources = current ? sourcesOf(current) : [];
   for (const [name, view] of views) {
+    const hadFrames = view.hasFrames;
     view.sources = sources.filter(one => one.name === name);
     view.figure.toggleAttribute("data-lit", view.sources.length > 0);
     view.selected = state.entry?.name === name ? view.cellOf(state.entry.index) : null;
@@ -101,7 +102,7 @@ function updateSelection() {
       view.active = view.selected;
       view.scrollTo(view.selected);
     }
-    view.paint();
+    if (hadFrames || view.hasFrames) view.paint();
   }
 }
 
@@ -185,11 +186,9 @@ function addListeners() {
   window.onhashchange = renderAddress;
   const repaint = () => { readTheme(); layoutAll(); };
   for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).onchange = repaint;
-  let width = 0;
-  new ResizeObserver(([{ contentRect }]) => {
-    if (Math.abs(contentRect.width - width) < 1) return drawArrows();
-    width = contentRect.width;
-    layoutAll();
+  new ResizeObserver(() => {
+    if (Math.abs(byId("flow").getBoundingClientRect().width - widthOfFlow) < 1) drawArrows();
+    else layoutAll();
   }).observe(byId("flow"));
 }
 

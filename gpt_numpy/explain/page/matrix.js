@@ -108,12 +108,11 @@ class MatrixView {
   // ---- size and colours --------------------------------------------------------------------------------------------
 
   /** Computes the size of the cells. Matrices side by side need equal row heights, so the caller may pass one. */
-  layout(height) {
+  layout(height, available = this.grid.clientWidth) {
     if (!this.box) return;
     const { rows, cols, indices } = this.quantity;
     const [rowLetter, colLetter] = indices.length === 2 ? indices : ["", indices[0]];
     const hasRowLabels = Boolean(labelOf(rowLetter, 0)), ratio = window.devicePixelRatio || 1;
-    const available = this.grid.clientWidth;
     const fitCell = width => Math.max(MIN_CELL, Math.min(MAX_CELL, Math.floor(width / cols * ratio) / ratio));
     this.height = height ?? Math.max(rows > 1 ? 4 : 10, fitCell(available - ROW_LABEL));
     this.left = hasRowLabels && this.height >= 8 ? ROW_LABEL : 0;
@@ -195,6 +194,8 @@ class MatrixView {
     });
     context.stroke();
   }
+
+  get hasFrames() { return Boolean(this.sources.length || this.selected || this.isFocused || this.hovered); }
 
   /** Frames the sources of the selected entry; that entry, its row and its column; the cell with the keyboard focus. */
   paintFrames(context) {

@@ -86,14 +86,19 @@ function depthOf(name) {
 
 // ---- layout and arrows ---------------------------------------------------------------------------------------------
 
+let widthOfFlow = 0; // for which the matrices are laid out
+
 /** All matrices of the picture have equal row heights, because their rows are the same positions. */
 function layoutAll() {
+  widthOfFlow = byId("flow").getBoundingClientRect().width;
+  // All widths are read first: each reading after a change makes the browser lay out the page again.
+  const widths = new Map(Array.from(views.values(), view => [view, view.grid.clientWidth]));
   const scores = views.get("S"), positions = scores.quantity.cols;
-  const wanted = Math.max((scores.grid.clientWidth - ROW_LABEL) / positions, Math.min(10, 150 / positions));
+  const wanted = Math.max((widths.get(scores) - ROW_LABEL) / positions, Math.min(10, 150 / positions));
   const height = Math.floor(Math.max(4, Math.min(MAX_CELL, wanted)));
   for (const view of views.values()) {
     const isInFlow = view.figure.closest("#flow") && view.quantity.rows > 1;
-    view.layout(isInFlow ? height : undefined);
+    view.layout(isInFlow ? height : undefined, widths.get(view));
   }
   for (const canvas of document.querySelectorAll(".ramp")) paintRamp(canvas, canvas.dataset.ramp);
   drawArrows();
@@ -107,12 +112,10 @@ function drawArrows() {
     const left = grid.getBoundingClientRect().left - origin.left; // includes the row labels
     return { left, right: right - origin.left, top: top - origin.top, bottom: bottom - origin.top };
   };
-  for (const arrow of ARROWS) {
-    const [from, to, mark] = arrow.split(" ");
-    if (!views.has(from) || !views.has(to)) continue;
-    put(svg, "path", { d: arrowPath(from, to, boxOf(from), boxOf(to), origin.width), class: mark ? "dashed" : "",
-      "marker-end": "url(#arrowhead)" });
-  }
+  const arrows = ARROWS.map(arrow => arrow.split(" ")).filter(([from, to]) => views.has(from) && views.has(to));
+  const paths = arrows.map(([from, to]) => arrowPath(from, to, boxOf(from), boxOf(to), origin.width));
+  arrows.forEach(([,, mark], n) =>
+    put(svg, "path", { d: paths[n], class: mark ? "dashed" : "", "marker-end": "url(#arrowhead)" }));
 }
 
 /** A curve between columns, an arc within one; V to O, and dO to dV, pass below the columns in between. */
