@@ -55,7 +55,7 @@ def make_page(path: Path, *arguments: str) -> Path:
 class Reader:
     """The page in a browser. All messages, errors and requests of the page are recorded."""
 
-    def __init__(self, browser: Any, file: Path, **settings: Any) -> None:
+    def __init__(self, browser: Any, file: Path, state: str = "", **settings: Any) -> None:
         self.file = file
         self.page = browser.new_context(**settings).new_page()
         self.messages: list[str] = []
@@ -64,7 +64,7 @@ class Reader:
         self.page.on("pageerror", lambda error: self.messages.append(str(error)))
         self.page.on("dialog", lambda dialog: self.messages.append(dialog.message))
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.open()
+        self.open(state)
 
     def open(self, state: str = "") -> None:
         self.page.goto("about:blank")
@@ -73,14 +73,34 @@ class Reader:
 
     def go(self, state: str) -> None:
         """Goes to another address of the same page."""
-        self.page.evaluate("state => { location.hash = state }", state)
-        self.page.wait_for_timeout(20)
+        self.page.evaluate(f"state => ({GO})(state)", state)
 
     def number(self, selector: str, name: str) -> float:
         return float(self.page.get_attribute(selector, f"data-{name}"))
 
     def numbers(self, selector: str, name: str) -> list[float]:
-        return [float(row.get_attribute(f"data-{name}")) for row in self.page.query_selector_all(selector)]
+        return list(map(float, all_of(self.page, selector, name)))
+
+
+# Waits for the page's own listener, which comes first. The same address again is no event.
+GO = """state => new Promise(done => {
+    const before = location.href
+    addEventListener("hashchange", () => done(), {once: true})
+    location.hash = state
+    if (location.href === before) done()
+})"""
+
+
+def all_of(page: Any, selector: str, name: str) -> list[str]:
+    """A data attribute of all selected elements."""
+    found: list[str] = page.eval_on_selector_all(
+        selector, "(all, name) => all.map(one => one.getAttribute(name))", f"data-{name}"
+    )
+    return found
+
+
+def pairs(page: Any, selector: str, first: str, second: str) -> list[tuple[str, str]]:
+    return list(zip(all_of(page, selector, first), all_of(page, selector, second), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -129,15 +149,6 @@ def test_sum_of_entry_matches_numpy(entry: str, reader: Reader, trace: Trace) ->
     assert not reader.page.query_selector_all("#account .wrong")
 
 
-def all_of(page: Any, selector: str, name: str) -> list[str]:
-    """A data attribute of all selected elements."""
-    return [one.get_attribute(f"data-{name}") for one in page.query_selector_all(selector)]
-
-
-def pairs(page: Any, selector: str, first: str, second: str) -> list[tuple[str, str]]:
-    return list(zip(all_of(page, selector, first), all_of(page, selector, second), strict=True))
-
-
 @in_detail
 def test_account_shows_all_details(reader: Reader, trace: Trace) -> None:
     reader.go("#dS[3,1]")
@@ -159,7 +170,8 @@ def test_account_shows_all_details(reader: Reader, trace: Trace) -> None:
 
 def links(page: Any, selector: str) -> list[str]:
     """The entries that links lead to."""
-    return [fragment(link.get_attribute("href")).partition("&")[0] for link in page.query_selector_all(selector)]
+    found = page.eval_on_selector_all(selector, "all => all.map(one => one.getAttribute('href'))")
+    return [fragment(link).partition("&")[0] for link in found]
 
 
 @in_detail
@@ -173,7 +185,6 @@ def test_command_of_entry_prints_the_same_number(reader: Reader, capsys: pytest.
 
 @in_detail
 def test_suggestions_are_the_largest_entries(reader: Reader, trace: Trace) -> None:
-    reader.open()
     for link in links(reader.page, "#suggestions a"):
         name, *index = re.findall(r"\w+", link)
         numbers = np.abs(trace.numbers[name])
@@ -188,15 +199,32 @@ def test_arrows_connect_the_matrices(reader: Reader) -> None:
 
 @in_detail
 def test_every_quantity_opens_without_errors(reader: Reader, trace: Trace) -> None:
-    for quantity in trace.quantities.values():
-        shape = trace.numbers[quantity.name].shape
-        last = [length - 1 for length in shape]
-        entry = f"{quantity.name}[{','.join(map(str, last))}]" if last else quantity.name
-        reader.go(f"#{entry}")
-        assert reader.page.is_hidden("#notice"), entry
-        tape = reader.number("#account [data-way=tape]", "value")
-        assert tape == pytest.approx(float(trace.numbers[quantity.name][tuple(last)]), rel=1e-15)
-        assert not reader.page.query_selector_all("#account .wrong"), entry
+    last = {name: tuple(length - 1 for length in trace.numbers[name].shape) for name in trace.quantities}
+    entries = {name: f"{name}[{','.join(map(str, index))}]" if index else name for name, index in last.items()}
+    opened = reader.page.evaluate(OPEN, [f"#{entry}" for entry in entries.values()])
+    assert len(opened) == len(entries) > 80
+    for (name, entry), (notice, heading, tape, wrong) in zip(entries.items(), opened, strict=True):
+        assert notice == "", entry
+        assert heading.startswith(f"{entry} ="), entry
+        assert float(tape) == pytest.approx(float(trace.numbers[name][last[name]]), rel=1e-15)
+        assert wrong == 0, entry
+
+
+# One call for all entries: a call for each question about each of them would take longer than the page itself.
+OPEN = f"""async entries => {{
+    const found = [], account = document.querySelector("#account")
+    for (const entry of entries) {{
+        await ({GO})(entry)
+        const notice = document.querySelector("#notice")
+        found.push([
+            notice.checkVisibility() ? notice.textContent || "shown" : "",
+            account.querySelector("#entry").getAttribute("aria-label"),
+            account.querySelector("[data-way=tape]").dataset.value,
+            account.querySelectorAll(".wrong").length,
+        ])
+    }}
+    return found
+}}"""
 
 
 def test_links_lead_from_score_to_loss_and_back(reader: Reader) -> None:
@@ -223,51 +251,59 @@ def test_arithmetic_of_the_page_matches_the_file(reader: Reader) -> None:
 
 
 @in_detail
-@pytest.mark.parametrize(("name", "index"), [("dS", (3, 1)), ("dU_mlp0", "the smallest")])
-@pytest.mark.parametrize("way", ["torch", "difference"])
-@pytest.mark.parametrize("factor", [0.5, 2.0])
+@pytest.mark.parametrize("wrong", ["torch", "difference"])
 def test_page_and_python_have_the_same_tolerances(
-    name: str, index: Any, way: str, factor: float, browser: Any, file: Path, trace: Trace, tmp_path: Path
+    wrong: str, browser: Any, file: Path, trace: Trace, tmp_path: Path
 ) -> None:
-    """A number in the file is changed by half and by twice the tolerance."""
-    if index == "the smallest":  # a single product, tiny beside the other entries
-        index = tuple(int(n) for n in np.unravel_index(np.abs(trace.numbers[name]).argmin(), trace.numbers[name].shape))
-    size = account(trace, name, index).size
-    allowed = EXACT * size if way == "torch" else BEND * size + resolution(trace)
-    reader = Reader(browser, with_changed_number(file, tmp_path, name, way, index, factor * allowed))
-    reader.go(f"#{name}[{','.join(map(str, index))}]")
-    assert all_of(reader.page, "#account [data-way].wrong", "way") == ([way] if factor > 1 else [])
-    relative = reader.number(f"#account [data-way={way}]", "relative")
-    assert relative == pytest.approx(factor * allowed / size, rel=0.35)  # the correct number has a rounding error, too
+    """Two numbers of an entry are changed in the file: one by twice its tolerance, the other by half of it."""
+    smallest = np.unravel_index(np.abs(trace.numbers["dU_mlp0"]).argmin(), trace.numbers["dU_mlp0"].shape)
+    # The second is a single product, tiny beside the other entries of its matrix.
+    entries = {"dS": (3, 1), "dU_mlp0": tuple(map(int, smallest))}
+    sizes = {name: account(trace, name, index).size for name, index in entries.items()}
+    amounts = {
+        (name, way, entries[name]): (2.0 if way == wrong else 0.5) * allowed
+        for name, size in sizes.items()
+        for way, allowed in {"torch": EXACT * size, "difference": BEND * size + resolution(trace)}.items()
+    }
+    reader = Reader(browser, with_changed_numbers(file, tmp_path, amounts))
+    for (name, way, index), amount in amounts.items():
+        reader.go(f"#{name}[{','.join(map(str, index))}]")
+        assert all_of(reader.page, "#account [data-way].wrong", "way") == [wrong]
+        relative = reader.number(f"#account [data-way={way}]", "relative")
+        assert relative == pytest.approx(amount / sizes[name], rel=0.35)  # the correct number has a rounding error, too
 
 
-def with_changed_number(file: Path, folder: Path, name: str, way: str, index: tuple[int, ...], amount: float) -> Path:
-    """The page with one number changed."""
+def with_changed_numbers(file: Path, folder: Path, amounts: dict[tuple[str, str, tuple[int, ...]], float]) -> Path:
+    """The page with an amount added to some numbers, each named by its quantity, its way, and its index."""
     before, text, after = split_page(file)
     data = json.loads(text)
-    record = next(one for one in data["quantities"] if one["name"] == name)
-    numbers = unpack(record[way])
-    position = int(np.ravel_multi_index(index, record["shape"]))
-    if way == "difference" and "measured" in record:
-        position = int(np.flatnonzero(unpack(record["measured"]) == position)[0])
-    numbers[position] += amount
-    record[way] = base64.b64encode(numbers.tobytes()).decode("ascii")
+    for (name, way, index), amount in amounts.items():
+        record = next(one for one in data["quantities"] if one["name"] == name)
+        numbers = unpack(record[way])
+        position = int(np.ravel_multi_index(index, record["shape"]))
+        if way == "difference" and "measured" in record:
+            position = int(np.flatnonzero(unpack(record["measured"]) == position)[0])
+        numbers[position] += amount
+        record[way] = base64.b64encode(numbers.tobytes()).decode("ascii")
     page = folder / "changed.html"
     page.write_text(before + embedded(data) + after, encoding="utf-8")
     return page
 
 
 @in_detail
-@pytest.mark.parametrize("way", ["torch", "difference", "numbers"])
-def test_wrong_number_in_the_file_is_shown_as_wrong(way: str, browser: Any, file: Path, tmp_path: Path) -> None:
-    """One number of dS is changed: the account shows it, and, if it is the tape's, the page's own arithmetic too."""
-    reader = Reader(browser, with_changed_number(file, tmp_path, "dS", way, (3, 1), 1e-4))
-    reader.go("#dS[3,1]")
-    wrong = all_of(reader.page, "#account [data-way].wrong", "way")
-    assert wrong == {"torch": ["torch"], "difference": ["difference"], "numbers": ["tape", "torch", "difference"]}[way]
-    assert "WRONG" in reader.page.text_content("#account [data-way].wrong")
-    assert "They do NOT agree" in reader.page.text_content("#account")
-    assert (reader.number("#own", "largest") > 1e-4) == (way == "numbers")
+@pytest.mark.parametrize("ways", [["torch", "difference"], ["numbers"]], ids=" and ".join)
+def test_wrong_number_in_the_file_is_shown_as_wrong(ways: list[str], browser: Any, file: Path, tmp_path: Path) -> None:
+    """Numbers of dS are changed: their accounts show it, and, if it is the tape's, the page's own arithmetic too."""
+    indices = dict(zip(ways, [(3, 1), (6, 2)], strict=False))
+    amounts = {("dS", way, index): 1e-4 for way, index in indices.items()}
+    reader = Reader(browser, with_changed_numbers(file, tmp_path, amounts))
+    for way, (row, column) in indices.items():
+        reader.go(f"#dS[{row},{column}]")
+        wrong = all_of(reader.page, "#account [data-way].wrong", "way")
+        assert wrong == (["tape", "torch", "difference"] if way == "numbers" else [way])
+        assert "WRONG" in reader.page.text_content("#account [data-way].wrong")
+        assert "They do NOT agree" in reader.page.text_content("#account")
+    assert (reader.number("#own", "largest") > 1e-4) == ("numbers" in ways)
 
 
 def split_page(file: Path) -> tuple[str, str, str]:
@@ -375,8 +411,9 @@ def test_hovering_shows_the_number(reader: Reader, trace: Trace) -> None:
 
 @in_detail
 def test_matrices_can_be_navigated_by_keyboard(reader: Reader) -> None:
-    reader.open()
     page = reader.page
+    reader.go("#L")  # away from where another test has left a matrix
+    reader.go("#")
     page.focus("[data-matrix=dS]")
     for key in ["ArrowDown"] * 3 + ["ArrowRight"] * 7 + ["Enter"]:  # cells further right are masked
         page.keyboard.press(key)
@@ -393,16 +430,16 @@ def test_matrices_can_be_navigated_by_keyboard(reader: Reader) -> None:
 
 @in_detail
 def test_every_matrix_has_an_accessible_name(reader: Reader) -> None:
-    reader.open()
     page = reader.page
-    for box in page.query_selector_all("[data-matrix][tabindex]"):
-        name = box.get_attribute("data-matrix")
-        label = box.get_attribute("aria-label")
+    boxes = page.eval_on_selector_all(
+        "[data-matrix][tabindex]", "all => all.map(one => [one.dataset.matrix, one.getAttribute('aria-label')])"
+    )
+    assert len(boxes) > 30
+    for name, label in boxes:
         assert name.split("_")[0].lstrip("d") in label
         assert re.search(r"\d|single", label)
     page.focus("[data-matrix=dS]")
     page.keyboard.press("ArrowDown")
-    page.wait_for_timeout(200)
     assert re.search(r"dS.* row 1 o, column 0 T: ", page.text_content("#say"))
 
 
@@ -442,7 +479,10 @@ def checked_boxes(page: Any) -> list[str]:
     "address", ["dS[1,3]", "dS[99,0]", "dS", "dQQ[1,1]", "<b>", "dS[1", "step=99", "break=all", "%", "dS[1,0]=2"]
 )
 def test_invalid_address_is_reported_in_one_line(address: str, reader: Reader) -> None:
-    reader.open(f"#{address}")
+    if address == "dS[1,3]":
+        reader.open(f"#{address}")
+    else:
+        reader.go(f"#{address}")
     assert reader.page.is_visible("#notice")
     assert 10 < len(reader.page.text_content("#notice")) < 150
     reader.go("#dS[1,0]")
@@ -452,17 +492,28 @@ def test_invalid_address_is_reported_in_one_line(address: str, reader: Reader) -
 
 @in_detail
 @pytest.mark.parametrize("width", [360, 768, 1440])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_page_fits_every_screen(width: int, scheme: str, browser: Any, file: Path) -> None:
-    reader = Reader(browser, file, viewport={"width": width, "height": 800}, color_scheme=scheme)
-    for state in ("", "#dS[3,1]&step=6&break=rowsum", "#dR_mlp0[3,3]"):
-        reader.open(state)
-        assert reader.page.evaluate("document.documentElement.scrollWidth") <= width, state
-    red, green, blue = map(
-        int, re.findall(r"\d+", reader.page.evaluate("getComputedStyle(document.body).backgroundColor"))
-    )
-    assert (red + green + blue > 384) == (scheme == "light")
+def test_page_fits_every_screen(width: int, browser: Any, file: Path) -> None:
+    reader = Reader(browser, file, "#dS[3,1]&step=6&break=rowsum", viewport={"width": width, "height": 800})
+    for scheme in ("light", "dark"):
+        reader.page.emulate_media(color_scheme=scheme)
+        for state in ("#dS[3,1]&step=6&break=rowsum", "#dR_mlp0[3,3]", "#"):
+            reader.go(state)
+            assert reader.page.evaluate("document.documentElement.scrollWidth") <= width, state
+        assert (brightness(reader.page) > 384) == (scheme == "light")
     assert reader.messages == []
+
+
+@in_detail
+def test_matrices_have_the_same_size_before_and_after_the_steps(browser: Any, file: Path) -> None:
+    """A narrow screen shows only the matrices of a step."""
+    narrow = {"width": 360, "height": 800}
+    sizes = "Array.from(document.querySelectorAll('#flow canvas'), one => [one.width, one.height])"
+    reader = Reader(browser, file, "#step=6", viewport=narrow)
+    reader.go("#")
+    found = reader.page.evaluate(sizes)
+    reader.open()
+    assert found == reader.page.evaluate(sizes)
+    assert len(found) > 50
 
 
 def brightness(page: Any) -> int:
@@ -473,10 +524,9 @@ def brightness(page: Any) -> int:
 
 @in_detail
 def test_print_is_light_and_has_no_switches(browser: Any, file: Path) -> None:
-    reader = Reader(browser, file, color_scheme="dark")
-    reader.open("#dS[3,1]")
+    reader = Reader(browser, file, "#dS[3,1]", color_scheme="dark")
+    assert brightness(reader.page) < 384
     reader.page.emulate_media(media="print")
-    reader.page.wait_for_timeout(100)
     assert brightness(reader.page) > 600
     assert not reader.page.is_visible("input[name=break]")
     assert reader.page.is_visible("#account table")
@@ -487,12 +537,11 @@ def test_print_is_light_and_has_no_switches(browser: Any, file: Path) -> None:
 
 @in_detail
 @pytest.mark.parametrize(
-    "text", ["</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>{{data}}", "\u2028\u202e\x1b[1m é☃"]
+    "text", ["</script><script>alert(1)</script>\u2028\u202e\x1b[1m é☃", "<img src=x onerror=alert(1)>{{data}}"]
 )
 def test_text_is_never_markup(text: str, browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "WORK", 0.0)  # without differences
-    reader = Reader(browser, make_page(tmp_path / "page.html", text))
-    reader.go("#dS[3,1]")
+    reader = Reader(browser, make_page(tmp_path / "page.html", text), "#dS[3,1]")
     assert reader.page.is_visible("#account")
     assert reader.messages == []
     assert not reader.page.query_selector("img")
@@ -534,8 +583,9 @@ def test_large_page_opens_quickly(browser: Any, tmp_path: Path) -> None:
     page = page_of(Problem(config, float64_weights(config), ids[:-1], ids[1:], 0, 0), tmp_path, most=0)
     assert 4e6 < page.stat().st_size < 5e6
     reader, times = Reader(browser, page), []
-    for _ in range(3):
-        reader.open()
+    while not times or min(times) >= 4 and len(times) < 3:
+        if times:
+            reader.open()
         times.append(reader.page.evaluate("performance.now()") / 1000)
     assert min(times) < 4, times
 
