@@ -78,8 +78,10 @@ class Child:
 
 def main() -> None:
     scope: dict[str, Any] = {"__name__": "__main__"}
+    gc.disable()
     exec(sys.argv[1], scope)
-    gc.freeze()  # or a collection in a child would visit all that is loaded, and so copy its memory
+    gc.enable()
+    gc.freeze()  # or a collection in a child would visit all that is loaded, and so copy its memory: seconds
     for line in sys.stdin:
         question = json.loads(line)
         if "pid" in question:

@@ -64,15 +64,16 @@ class Note(NamedTuple):
 
 
 def run(folder: Path, *arguments: str) -> tuple[str, list[Note]]:
-    """What pytest prints, and the notes of the tests."""
+    """What pytest prints, and the notes of the tests. Other plugins would double the time that each worker takes."""
     for name, text in {"pytest.ini": SETTINGS, **SUITE}.items():
         (folder / name).write_text(text, encoding="utf-8")
     notes = folder / "notes"
     notes.unlink(missing_ok=True)
-    plugins = ["-p", "tests.support.speeds", "-p", "tests.support.tables"]
+    plugins = ["-p", "xdist", "-p", "tests.support.speeds", "-p", "tests.support.tables"]
+    environment = {"PYTHONPATH": str(ROOT), "NOTES": str(notes), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n2", *plugins, *arguments], cwd=folder, text=True, encoding="utf-8",
-        capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT), "NOTES": str(notes)},
+        [sys.executable, "-m", "pytest", *plugins, *arguments], cwd=folder, text=True, encoding="utf-8",
+        capture_output=True, env={**os.environ, **environment},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout, [Note(*json.loads(line)) for line in notes.read_text(encoding="utf-8").splitlines()]
@@ -80,7 +81,7 @@ def run(folder: Path, *arguments: str) -> tuple[str, list[Note]]:
 
 @pytest.mark.slow("workers of its own")
 def test_slow_and_alone_tests_with_two_workers(tmp_path: Path) -> None:
-    output, notes = run(tmp_path)
+    output, notes = run(tmp_path, "-n2")
     names = [note.name for note in notes]
     assert {name: names.count(name) for name in names} == {"many": 12, "set up": 1, "shared": 4, "alone": 4}
     assert len({note.worker for note in notes}) == 2
@@ -92,7 +93,7 @@ def test_slow_and_alone_tests_with_two_workers(tmp_path: Path) -> None:
     assert "1 slow tests were left out; with them: uv run pytest --all" in output
     (row,) = (line.split() for line in output.splitlines() if line.startswith("softmax"))
     assert row == ["softmax", "12", "1.1e-16", "0"]
-    _, notes = run(tmp_path, "--all")
+    _, notes = run(tmp_path, "-n1", "--all")
     assert "slow" in [note.name for note in notes]
-    _, notes = run(tmp_path, "test_first.py::test_slow")
+    _, notes = run(tmp_path, "-n1", "test_first.py::test_slow")
     assert [note.name for note in notes] == ["slow"]
