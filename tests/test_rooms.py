@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,18 +32,35 @@ def files(room: str) -> list[Path]:
     return sorted((ROOT / room).rglob("*.py"))
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def statements_of(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every statement, anywhere. Not the expressions, which are most of a file, and contain no statements."""
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, ast.expr):
+            yield node
+            yield from statements_of(node)
+
+
+@cache
+def imports(path: Path) -> tuple[str, ...]:
     """Every module that a file imports, anywhere in it, by its full name."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    found: list[str] = []
+    for node in statements_of(parsed(path)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: imports are written from the top"
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
-                yield whole if is_module(whole) else str(node.module)
+                found.append(whole if is_module(whole) else str(node.module))
+    return tuple(found)
 
 
+@cache
 def is_module(name: str) -> bool:
     path = ROOT.joinpath(*name.split("."))
     return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
@@ -150,7 +168,7 @@ def test_nothing_is_pickled_and_no_file_is_run() -> None:
     for room in ("minitensor", "gpt_numpy", "gpt_torch", "bench"):
         for path in files(room):
             assert not UNSAFE & {m.split(".")[0] for m in imports(path)}, path
-            tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            tree = ast.walk(parsed(path))
             calls = {ast.unparse(node.func) for node in tree if isinstance(node, ast.Call)}
             assert not UNSAFE_CALLS & calls, path
 
@@ -183,9 +201,9 @@ def test_the_names_that_a_readme_quotes_are_there() -> None:
 STATEMENTS = ast.Assign, ast.AugAssign, ast.Return
 
 
-def statements(text: str) -> set[str]:
+def statements(tree: ast.Module) -> set[str]:
     """The statements of a program that compute something, as Python would write them; `x += 1` is none of them."""
-    found = (node for node in ast.walk(ast.parse(text)) if isinstance(node, STATEMENTS))
+    found = (node for node in statements_of(tree) if isinstance(node, STATEMENTS))
     computed = (node for node in found if not isinstance(node.value, ast.Constant))
     return {ast.unparse(n) for n in computed if isinstance(n, ast.AugAssign) or not isinstance(n.value, ast.Name)}
 
@@ -196,7 +214,7 @@ def quoted(readme: str) -> set[str]:
     found = set()
     for indented, inline in lines:
         with contextlib.suppress(SyntaxError):
-            found |= statements((indented or inline).strip())
+            found |= statements(ast.parse((indented or inline).strip()))
     return found
 
 
@@ -205,7 +223,7 @@ def test_code_that_a_readme_quotes_is_in_a_file_that_it_links() -> None:
     for readme in (path for room in ROOMS for path in (ROOT / room).rglob("README.md")):
         text = readme.read_text(encoding="utf-8")
         linked = {(readme.parent / link).resolve() for link in re.findall(r"\]\((\S+?\.py)\)", text)}
-        there = {line for path in linked for line in statements(path.read_text(encoding="utf-8"))}
+        there = {line for path in linked for line in statements(parsed(path))}
         assert quoted(text) <= there, readme
         quotes += len(quoted(text))
     assert quoted("    y = f(x)") == quoted("what `y = f(x)` does") == {"y = f(x)"}
