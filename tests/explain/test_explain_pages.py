@@ -1,0 +1,239 @@
+"""Pages of explain that are opened for one test: on other screens, with changed numbers, of other models and texts."""
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpt_numpy import GPTConfig
+from gpt_numpy.cli import CLI
+from gpt_numpy.explain import command
+from gpt_numpy.explain.account import account
+from gpt_numpy.explain.checks import BEND, EXACT, by_torch, check_all
+from gpt_numpy.explain.differences import resolution
+from gpt_numpy.explain.page import contents, write_page
+from gpt_numpy.explain.problem import Problem
+from gpt_numpy.explain.subject import subject_of
+from gpt_numpy.explain.trace import Trace
+from gpt_numpy.workshop.params import initial_weights
+from gpt_numpy.workshop.report.report import embedded
+from tests.equivalence.problems import perturb
+from tests.explain.reader import TEXT, Reader, all_of, brightness, make_page, split_page
+from tests.support.browser import launched
+
+in_detail = pytest.mark.slow("a browser, in detail")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_page(tmp_path_factory.mktemp("page") / "attention.html", TEXT)
+
+
+@pytest.fixture(scope="module")
+def trace() -> Trace:
+    return Trace(subject_of(CLI, {"text": TEXT}).problem)
+
+
+# ---- numbers --------------------------------------------------------------------------------------------------------
+
+
+@in_detail
+@pytest.mark.parametrize("wrong", ["torch", "difference"])
+def test_page_and_python_have_the_same_tolerances(
+    wrong: str, browser: Any, file: Path, trace: Trace, tmp_path: Path
+) -> None:
+    """Two numbers of an entry are changed in the file: one by twice its tolerance, the other by half of it."""
+    smallest = np.unravel_index(np.abs(trace.numbers["dU_mlp0"]).argmin(), trace.numbers["dU_mlp0"].shape)
+    # The second is a single product, tiny beside the other entries of its matrix.
+    entries: dict[str, tuple[int, ...]] = {"dS": (3, 1), "dU_mlp0": tuple(map(int, smallest))}
+    sizes = {name: account(trace, name, index).size for name, index in entries.items()}
+    amounts = {
+        (name, way, entries[name]): (2.0 if way == wrong else 0.5) * allowed
+        for name, size in sizes.items()
+        for way, allowed in {"torch": EXACT * size, "difference": BEND * size + resolution(trace)}.items()
+    }
+    reader = Reader(browser, with_changed_numbers(file, tmp_path, amounts))
+    for (name, way, index), amount in amounts.items():
+        reader.go(f"#{name}[{','.join(map(str, index))}]")
+        assert all_of(reader.page, "#account [data-way].wrong", "way") == [wrong]
+        relative = reader.number(f"#account [data-way={way}]", "relative")
+        assert relative == pytest.approx(amount / sizes[name], rel=0.35)  # the correct number has a rounding error, too
+
+
+def with_changed_numbers(file: Path, folder: Path, amounts: dict[tuple[str, str, tuple[int, ...]], float]) -> Path:
+    """The page with an amount added to some numbers, each named by its quantity, its way, and its index."""
+    before, text, after = split_page(file)
+    data = json.loads(text)
+    for (name, way, index), amount in amounts.items():
+        record = next(one for one in data["quantities"] if one["name"] == name)
+        numbers = unpack(record[way])
+        position = int(np.ravel_multi_index(index, record["shape"]))
+        if way == "difference" and "measured" in record:
+            position = int(np.flatnonzero(unpack(record["measured"]) == position)[0])
+        numbers[position] += amount
+        record[way] = base64.b64encode(numbers.tobytes()).decode("ascii")
+    page = folder / "changed.html"
+    page.write_text(before + embedded(data) + after, encoding="utf-8")
+    return page
+
+
+@in_detail
+@pytest.mark.parametrize("ways", [["torch", "difference"], ["numbers"]], ids=" and ".join)
+def test_wrong_number_in_the_file_is_shown_as_wrong(ways: list[str], browser: Any, file: Path, tmp_path: Path) -> None:
+    """Numbers of dS are changed: their accounts show it, and, if it is the tape's, the page's own arithmetic too."""
+    indices = dict(zip(ways, [(3, 1), (6, 2)], strict=False))
+    amounts = {("dS", way, index): 1e-4 for way, index in indices.items()}
+    reader = Reader(browser, with_changed_numbers(file, tmp_path, amounts))
+    for way, (row, column) in indices.items():
+        reader.go(f"#dS[{row},{column}]")
+        wrong = all_of(reader.page, "#account [data-way].wrong", "way")
+        assert wrong == (["tape", "torch", "difference"] if way == "numbers" else [way])
+        assert "WRONG" in reader.page.text_content("#account [data-way].wrong")
+        assert "They do NOT agree" in reader.page.text_content("#account")
+    assert (reader.number("#own", "largest") > 1e-4) == ("numbers" in ways)
+
+
+def unpack(text: str) -> Any:
+    kind = "<f4" if text.startswith(",") else "<f8"
+    return np.frombuffer(base64.b64decode(text.removeprefix(",")), kind).astype("<f8")
+
+
+@in_detail
+def test_difference_that_was_not_taken_is_shown_as_not_measured(browser: Any, tmp_path: Path) -> None:
+    reader = Reader(browser, make_page(tmp_path / "page.html", "To be, or", "--differences", "60"))
+    reader.go("#dS[7,7]")
+    measured = reader.number("#account [data-way=difference]", "value")
+    assert measured == pytest.approx(reader.number("#account [data-way=tape]", "value"), rel=1e-4, abs=1e-9)
+    reader.go("#dS[3,1]")
+    assert reader.page.get_attribute("#account [data-way=difference]", "data-value") is None
+    assert "not measured" in reader.page.text_content("#account [data-way=difference]")
+    assert not reader.page.query_selector_all("#account .wrong")
+
+
+# ---- screens --------------------------------------------------------------------------------------------------------
+
+
+@in_detail
+@pytest.mark.parametrize("width", [360, 768, 1440])
+def test_page_fits_every_screen(width: int, browser: Any, file: Path) -> None:
+    reader = Reader(browser, file, "#dS[3,1]&step=6&break=rowsum", viewport={"width": width, "height": 800})
+    for scheme in ("light", "dark"):
+        reader.page.emulate_media(color_scheme=scheme)
+        for state in ("#dS[3,1]&step=6&break=rowsum", "#dR_mlp0[3,3]", "#"):
+            reader.go(state)
+            assert reader.page.evaluate("document.documentElement.scrollWidth") <= width, state
+        assert (brightness(reader.page) > 384) == (scheme == "light")
+    assert reader.messages == []
+
+
+@in_detail
+def test_matrices_have_the_same_size_before_and_after_the_steps(browser: Any, file: Path) -> None:
+    """A narrow screen shows only the matrices of a step."""
+    narrow = {"width": 360, "height": 800}
+    sizes = "Array.from(document.querySelectorAll('#flow canvas'), one => [one.width, one.height])"
+    reader = Reader(browser, file, "#step=6", viewport=narrow)
+    reader.go("#")
+    found = reader.page.evaluate(sizes)
+    reader.open()
+    assert found == reader.page.evaluate(sizes)
+    assert len(found) > 50
+
+
+@in_detail
+def test_print_is_light_and_has_no_switches(browser: Any, file: Path) -> None:
+    reader = Reader(browser, file, "#dS[3,1]", color_scheme="dark")
+    assert brightness(reader.page) < 384
+    reader.page.emulate_media(media="print")
+    assert brightness(reader.page) > 600
+    assert not reader.page.is_visible("input[name=break]")
+    assert reader.page.is_visible("#account table")
+
+
+# ---- texts and models -----------------------------------------------------------------------------------------------
+
+
+@in_detail
+@pytest.mark.parametrize(
+    "text", ["</script><script>alert(1)</script>\u2028\u202e\x1b[1m é☃", "<img src=x onerror=alert(1)>{{data}}"]
+)
+def test_text_is_never_markup(text: str, browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "WORK", 0.0)  # without differences
+    reader = Reader(browser, make_page(tmp_path / "page.html", text), "#dS[3,1]")
+    assert reader.page.is_visible("#account")
+    assert reader.messages == []
+    assert not reader.page.query_selector("img")
+    assert len(reader.page.query_selector_all("script")) == 2
+
+
+@in_detail
+@pytest.mark.parametrize(
+    "changes", [{"bias": False, "tie_weights": True, "n_head": 1, "n_layer": 1}, {"gelu": "tanh", "n_layer": 3}]
+)
+def test_page_works_for_other_models(changes: dict[str, Any], browser: Any, tmp_path: Path) -> None:
+    config = GPTConfig(**{"vocab_size": 3, "block_size": 4, "n_layer": 2, "n_head": 2, "n_embd": 8, **changes})
+    layer, head = config.n_layer - 1, config.n_head - 1
+    problem = Problem(config, float64_weights(config), np.array([0, 1, 2, 1]), np.array([1, 2, 1, 0]), layer, head)
+    reader = Reader(browser, page_of(problem, tmp_path))
+    assert reader.number("#own", "largest") < 1e-13
+    for name in ("dS[2,1]", "dX[1,3]", "dR[3,3]", "dY[0,0]", "P[3,2]"):
+        reader.go(f"#{name}")
+        assert reader.page.query_selector("#account [data-total]")
+        assert not reader.page.query_selector_all("#account .wrong")
+    assert reader.messages == []
+
+
+@in_detail
+def test_large_page_opens_quickly(browser: Any, tmp_path: Path) -> None:
+    """32 characters, width 128. It should take at most two seconds; a busy machine gets four, and three tries."""
+    config = GPTConfig(vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128)
+    ids = np.random.default_rng(0).integers(0, 65, 32)
+    page = page_of(Problem(config, float64_weights(config), ids[:-1], ids[1:], 0, 0), tmp_path, most=0)
+    assert 4e6 < page.stat().st_size < 5e6
+    reader = Reader(browser, page)
+    times: list[float] = []
+    for tries in range(3):
+        if tries:
+            reader.open()
+        times.append(reader.page.evaluate("performance.now()") / 1000)
+        if times[-1] < 4:
+            break
+    assert min(times) < 4, times
+
+
+@in_detail
+def test_nan_is_shown_as_wrong(browser: Any, tmp_path: Path) -> None:
+    config = GPTConfig(vocab_size=3, block_size=4, n_layer=1, n_head=2, n_embd=8)
+    weights = float64_weights(config)
+    weights["blocks.0.attn.c_attn.weight"][0, 0] = np.nan
+    reader = Reader(browser, page_of(Problem(config, weights, np.arange(3), np.arange(3), 0, 0), tmp_path))
+    assert not reader.number("#own", "largest") < 1
+    reader.go("#dS[2,1]")
+    assert set(all_of(reader.page, "#account [data-way].wrong", "way")) >= {"tape", "torch"}
+    assert "NaN" in reader.page.text_content("#account")
+    assert reader.messages == []
+
+
+def float64_weights(config: GPTConfig) -> dict[str, Any]:
+    weights = {
+        name: array.astype(np.float64) for name, array in perturb(initial_weights(config, 0), config, 1, 0.3).items()
+    }
+    return {"lm_head.weight": weights["tok_emb.weight"], **weights}
+
+
+def page_of(problem: Problem, folder: Path, most: int = 10**9) -> Path:
+    trace, torch = Trace(problem), by_torch(problem)
+    labels = [str(n) for n in range(problem.config.vocab_size)]
+    about = {"text": "012", "reads": [labels[n] for n in problem.ids], "vocabulary": labels, "model": "a model",
+             "command": ["gpt-numpy explain 012", ""], "torch": True}  # fmt: skip
+    write_page(folder / "page.html", contents(trace, torch, check_all(trace, torch, most), about))
+    return folder / "page.html"
