@@ -2,8 +2,11 @@
 support/speeds.py (slow tests, and those that run alone) and support/tables.py (what it ends with)."""
 
 import os
+import shutil
 import signal
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from hypothesis import HealthCheck, Phase, settings
 from gpt_numpy.cli import CLI
 from gpt_numpy.workshop.cli.main import run
 from gpt_numpy.workshop.train import trainer
-from tests.support.runs import PLAY, TINY, Train
+from tests.support.runs import PLAY, TINY, Train, Trained
 
 pytest_plugins = ["tests.support.speeds", "tests.support.tables"]
 
@@ -68,15 +71,38 @@ def _no_wait_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the text of all tiny runs, and of those that `trained` copies: each run names the text's path."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "play.txt").write_text(PLAY, encoding="utf-8")
+    return home
+
+
 @pytest.fixture
-def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+def train(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     """Trains a tiny model in the folder that is named; more flags may follow."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "play.txt").write_text(PLAY, encoding="utf-8")
-    monkeypatch.setattr(trainer, "SAMPLE", 5)
+    monkeypatch.setattr(trainer, "SAMPLE", 2)
 
     def start(out: str, *flags: str) -> int:
-        begin = [] if "--resume" in flags else ["--data", "play.txt", *TINY]
+        begin = [] if "--resume" in flags else ["--data", str(home / "play.txt"), *TINY]
         return run(CLI, ["train", "--out", out, *begin, *flags])
 
     return start
+
+
+@pytest.fixture
+def trained(train: Train, home: Path) -> Trained:
+    """A finished run to start from or to compare with: the first test that needs one with such flags trains it, the
+    others copy that. Only before a test changes what trains."""
+
+    def copied(out: str, *flags: str) -> None:
+        kept = home / "".join(("run", *flags))
+        if not kept.exists():
+            with redirect_stdout(StringIO()):
+                assert train(str(kept), *flags) == 0
+        shutil.copytree(kept, out)
+
+    return copied

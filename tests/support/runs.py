@@ -18,6 +18,7 @@ BEST_FILES = ("model.safetensors", "tokenizer.json", "state.json")
 FILES = ("model.safetensors", "optimizer.safetensors", "tokenizer.json", "state.json")
 
 Train = Callable[..., int]  # trains in the named folder, with more flags
+Trained = Callable[..., None]  # copies such a run into it
 
 
 def records(folder: str | Path, kind: str) -> list[dict[str, Any]]:

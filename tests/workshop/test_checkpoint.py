@@ -24,7 +24,7 @@ from gpt_numpy.workshop.runs import checkpoint
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, Damaged, load_checkpoint, save_checkpoint
 from gpt_numpy.workshop.runs.run_dir import RunDir
 from tests.support.engines import batch_of
-from tests.support.runs import FILES, PLAY, Train, assert_same_run, latest, records, rewrite_state
+from tests.support.runs import FILES, PLAY, Train, Trained, assert_same_run, latest, records, rewrite_state
 
 LATEST, BEST = Path("a/checkpoints/latest"), Path("a/checkpoints/best")
 
@@ -47,10 +47,10 @@ def next_of(old: Checkpoint) -> Checkpoint:
 
 @pytest.mark.parametrize("call", range(11))
 def test_interrupted_save_leaves_old_or_new_checkpoint(
-    call: int, train: Train, monkeypatch: pytest.MonkeyPatch
+    call: int, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Interrupted at each fsync, rename and removal in turn: the old or the new checkpoint can be loaded."""
-    train("a")
+    trained("a")
     old = load_checkpoint(LATEST, with_optimizer=True)
     new = next_of(old)
     calls = 0
@@ -84,8 +84,8 @@ def test_interrupted_save_leaves_old_or_new_checkpoint(
     assert [path.name for path in LATEST.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def test_checkpoint_is_fsynced_before_it_is_renamed(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    train("a")
+def test_checkpoint_is_fsynced_before_it_is_renamed(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained("a")
     done: list[str] = []
 
     def logged(what: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,8 +114,8 @@ def save_forever(folder: Path, old: Checkpoint) -> None:
         save_checkpoint(folder, new)
 
 
-def test_concurrent_reader_sees_old_or_new_checkpoint(train: Train) -> None:
-    train("a")
+def test_concurrent_reader_sees_old_or_new_checkpoint(trained: Trained) -> None:
+    trained("a")
     old = load_checkpoint(LATEST, with_optimizer=True)
     writer = multiprocessing.get_context("spawn").Process(target=save_forever, args=(LATEST.resolve(), old))
     writer.start()
@@ -155,11 +155,11 @@ def replaced(path: Path) -> None:
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("harm", [cut_short, with_a_bit_flipped, replaced, Path.unlink])
 def test_damaged_checkpoint_is_reported_and_best_is_resumed(
-    harm: Callable[[Path], object], name: str, train: Train, capsys: pytest.CaptureFixture[str]
+    harm: Callable[[Path], object], name: str, train: Train, trained: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if harm is replaced:
         Path("other.txt").write_text(PLAY.upper(), encoding="utf-8")
-        train("b", "--data", "other.txt", "--n-embd", "16", "--steps", "25")
+        trained("b", "--data", "other.txt", "--n-embd", "16", "--steps", "25")
     train("a", "--lr", "0")  # so that best is older than latest
     harm(LATEST / name)
     named = (
@@ -193,8 +193,8 @@ def test_resuming_from_the_best_checkpoint_says_that_the_optimizer_starts_anew(
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_any_flipped_bit_is_detected(name: str, train: Train) -> None:
-    train("a", "--steps", "1")
+def test_any_flipped_bit_is_detected(name: str, trained: Trained) -> None:
+    trained("a", "--steps", "1")
     path = LATEST / name
     data = path.read_bytes()
     random = np.random.default_rng(0)
@@ -215,8 +215,10 @@ def same_json(a: bytes, b: bytes) -> bool:
         return False
 
 
-def test_damaged_best_checkpoint_is_refused_and_run_resumes(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
-    train("a")
+def test_damaged_best_checkpoint_is_refused_and_run_resumes(
+    train: Train, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained("a")
     with_a_bit_flipped(BEST / "model.safetensors")
     with pytest.raises(Damaged, match=r"best/model.safetensors is not as it was written"):
         RunDir(Path("a")).checkpoint("best")
@@ -225,10 +227,10 @@ def test_damaged_best_checkpoint_is_refused_and_run_resumes(train: Train, capsys
 
 
 def test_unreadable_checkpoint_is_not_skipped(
-    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    train: Train, trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It may be undamaged, and a resumed run would overwrite it."""
-    train("a", "--lr", "0")
+    trained("a", "--lr", "0")
     before = {path: path.read_bytes() for path in Path("a").rglob("*") if path.is_file()}
 
     def failing(path: Path, limit: int | None) -> bytes:
@@ -242,8 +244,10 @@ def test_unreadable_checkpoint_is_not_skipped(
     assert {path: path.read_bytes() for path in Path("a").rglob("*") if path.is_file()} == before
 
 
-def test_resume_writes_nothing_if_all_checkpoints_are_damaged(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
-    train("a")
+def test_resume_writes_nothing_if_all_checkpoints_are_damaged(
+    train: Train, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained("a")
     for folder in (LATEST, BEST):
         cut_short(folder / "model.safetensors")
     before = {path: path.read_bytes() for path in Path("a").rglob("*") if path.is_file()}
@@ -272,9 +276,9 @@ def with_integers(arrays: dict[str, Any]) -> None:
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
 @pytest.mark.parametrize("change", [without_a_tensor, with_another_shape, with_integers])
 def test_arrays_not_matching_the_model_are_refused_despite_valid_checksums(
-    file: str, change: Callable[[dict[str, Any]], None], train: Train
+    file: str, change: Callable[[dict[str, Any]], None], trained: Trained
 ) -> None:
-    train("a", "--steps", "1")
+    trained("a", "--steps", "1")
     arrays = load_file(LATEST / file)
     change(arrays)
     save_file(arrays, LATEST / file)
@@ -284,8 +288,8 @@ def test_arrays_not_matching_the_model_are_refused_despite_valid_checksums(
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
-def test_nonfinite_arrays_are_refused(file: str, train: Train) -> None:
-    train("a", "--steps", "1")
+def test_nonfinite_arrays_are_refused(file: str, trained: Trained) -> None:
+    trained("a", "--steps", "1")
     arrays = load_file(LATEST / file)
     name = sorted(arrays)[3]
     arrays[name].flat[0] = np.inf
@@ -307,8 +311,8 @@ def test_tied_weights_are_saved_under_both_names(train: Train) -> None:
             load_checkpoint(LATEST)
 
 
-def test_unknown_weights_are_refused(train: Train) -> None:
-    train("a", "--steps", "1")
+def test_unknown_weights_are_refused(trained: Trained) -> None:
+    trained("a", "--steps", "1")
     save_file({**load_file(LATEST / "model.safetensors"), "extra": np.zeros(1)}, LATEST / "model.safetensors")
     rewrite_state(LATEST)
     with pytest.raises(Damaged, match="the model has no extra"):
@@ -332,24 +336,26 @@ def test_unknown_weights_are_refused(train: Train) -> None:
         ({"data": 5}, "data and digest are texts"),
     ],
 )
-def test_invalid_state_is_a_one_line_error(changed: dict[str, Any], message: str, train: Train) -> None:
-    train("a", "--steps", "1")
+def test_invalid_state_is_a_one_line_error(changed: dict[str, Any], message: str, trained: Trained) -> None:
+    trained("a", "--steps", "1")
     rewrite_state(LATEST, **changed)
     with pytest.raises(WrongUse, match=message) as raised:
         load_checkpoint(LATEST)
     assert "\n" not in str(raised.value)
 
 
-def test_newer_format_is_refused_and_not_skipped(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_newer_format_is_refused_and_not_skipped(
+    train: Train, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It is undamaged, and newer than any checkpoint that this version could resume."""
-    train("a", "--lr", "0")
+    trained("a", "--lr", "0")
     rewrite_state(LATEST, format=4)
     assert train("a", "--resume", "--steps", "22") == 2
     assert "latest is of format 4; this version reads 2 and 3" in capsys.readouterr().err
 
 
-def test_format_1_is_refused(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
-    train("a")
+def test_format_1_is_refused(train: Train, trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    trained("a")
     content = json.loads((LATEST / "state.json").read_text(encoding="utf-8"))
     old = {name: value for name, value in content.items() if name not in ("files", "sha256")}
     (LATEST / "state.json").write_text(json.dumps(old | {"format": 1}), encoding="utf-8")
@@ -357,9 +363,9 @@ def test_format_1_is_refused(train: Train, capsys: pytest.CaptureFixture[str]) -
     assert "a/checkpoints/latest is of format 1; this version reads 2 and 3" in capsys.readouterr().err
 
 
-def test_format_2_is_read_and_resumed(train: Train) -> None:
+def test_format_2_is_read_and_resumed(train: Train, trained: Trained) -> None:
     """Format 2 used other field names, and its best checkpoint had an optimizer state too."""
-    train("a")
+    trained("a")
     shutil.copytree("a", "b")
     names = {"last_eval_step": "judged", "evals_since_best": "since_best", "engine_options": "machine"}
     for folder in (Path("b/checkpoints/latest"), Path("b/checkpoints/best")):

@@ -161,7 +161,7 @@ def test_command_prints_claims_of_a_run(train: Train, capsys: pytest.CaptureFixt
 
 
 def test_run_without_its_text_is_a_one_line_error(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
-    train("a")
+    train("a", "--data", "play.txt")
     Path("play.txt").unlink()
     assert run(CLI, ["claims", "--run", "a"]) == 2
     assert capsys.readouterr().err.count("\n") == 1

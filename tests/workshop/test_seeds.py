@@ -32,7 +32,7 @@ def test_each_seed_is_an_ordinary_run_and_summary_is_their_mean(
     table = capsys.readouterr().out
     losses, best = [], []
     for seed in (5, 6, 7):
-        train(f"alone-{seed}", "--seed", str(seed))
+        train(f"alone-{seed}", "--data", "play.txt", "--seed", str(seed))
         assert_same_run(f"alone-{seed}", f"all/seed-{seed}")
         validation = [record["val_loss"] for record in records(f"alone-{seed}", "evaluation")]
         losses.append(validation[-1])

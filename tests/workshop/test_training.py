@@ -36,7 +36,7 @@ from gpt_numpy.workshop.train.evaluate import EvalProgress, evaluate
 from gpt_torch.cli import CLI as IN_TORCH
 from minitensor import OPS
 from tests.support.engines import batch_of
-from tests.support.runs import BEST_FILES, FILES, MODEL, PLAY, Train, assert_same_run, latest, records
+from tests.support.runs import BEST_FILES, FILES, MODEL, PLAY, Train, Trained, assert_same_run, latest, records
 
 # ---- files and records ------------------------------------------------------------------------------------------
 
@@ -73,8 +73,8 @@ def test_best_checkpoint_has_lowest_validation_loss(train: Train) -> None:
     assert RunDir(Path("a")).checkpoint("latest").state.step == 20
 
 
-def test_validation_loss_is_mean_over_every_window(train: Train) -> None:
-    train("a")
+def test_validation_loss_is_mean_over_every_window(trained: Trained) -> None:
+    trained("a")
     saved = RunDir(Path("a")).checkpoint("latest")
     engine = Engine(saved.state.config, saved.state.recipe, threads=1)
     engine.load(saved.weights, {}, 20)
@@ -99,8 +99,8 @@ def test_runs_depend_on_the_seed_only(train: Train) -> None:
     assert records("a", "step") != records("c", "step")
 
 
-def test_micro_batches_change_losses_only_by_rounding(train: Train) -> None:
-    train("a")
+def test_micro_batches_change_losses_only_by_rounding(train: Train, trained: Trained) -> None:
+    trained("a")
     train("b", "--micro-batch", "1")
     losses = [[record["loss"] for record in records(folder, "step")] for folder in "ab"]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
@@ -151,9 +151,9 @@ def test_best_checkpoint_of_a_later_step_stays_until_a_lower_loss_replaces_it(
     ("killed_at", "optimizer"), [*((at, "adamw") for at in (0, 3, 7, 10, 13, 19)), (0, "muon"), (13, "muon")]
 )
 def test_killed_and_resumed_run_equals_uninterrupted_run(
-    killed_at: int, optimizer: str, train: Train, monkeypatch: pytest.MonkeyPatch
+    killed_at: int, optimizer: str, train: Train, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train("uninterrupted", "--dropout", "0.1", "--optimizer", optimizer)
+    trained("uninterrupted", "--dropout", "0.1", "--optimizer", optimizer)
     step = fail_at(killed_at, monkeypatch)
     with pytest.raises(Killed):
         train("interrupted", "--dropout", "0.1", "--optimizer", optimizer)
@@ -166,9 +166,9 @@ def test_killed_and_resumed_run_equals_uninterrupted_run(
     ("which", "killed_at"), [("best", 0), ("best", 10), ("best", 20), ("latest", 10), ("latest", 20)]
 )
 def test_run_killed_between_evaluation_and_checkpoint_equals_uninterrupted_run(
-    which: str, killed_at: int, train: Train, monkeypatch: pytest.MonkeyPatch
+    which: str, killed_at: int, train: Train, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train("uninterrupted")
+    trained("uninterrupted")
     save = checkpoint.save_checkpoint
 
     def failing(folder: Path, checkpoint: Checkpoint, with_optimizer: bool = True) -> None:
@@ -188,9 +188,9 @@ def test_run_killed_between_evaluation_and_checkpoint_equals_uninterrupted_run(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", [4, 5, 12])
 def test_signal_saves_and_resumed_run_equals_uninterrupted_run(
-    number: signal.Signals, moment: int, train: Train, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals, moment: int, train: Train, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train("uninterrupted")
+    trained("uninterrupted")
     step = Engine.train_step
 
     def interrupted(self: Engine, batch: Batch, done: int) -> StepResult:
@@ -208,8 +208,8 @@ def test_signal_saves_and_resumed_run_equals_uninterrupted_run(
     assert_same_run("uninterrupted", "interrupted")
 
 
-def test_signal_during_evaluation_stops_it(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    train("uninterrupted")
+def test_signal_during_evaluation_stops_it(train: Train, trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained("uninterrupted")
     evaluated = 0
     loss = Engine.loss
 
@@ -230,8 +230,10 @@ def test_signal_during_evaluation_stops_it(train: Train, monkeypatch: pytest.Mon
     assert_same_run("uninterrupted", "interrupted")
 
 
-def test_signal_during_last_evaluation_loses_nothing(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    train("uninterrupted")
+def test_signal_during_last_evaluation_loses_nothing(
+    train: Train, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained("uninterrupted")
     loss = Engine.loss
     steps: list[int] = []
     step = Engine.train_step
@@ -285,15 +287,15 @@ def test_runs_started_at_once_get_different_folders(tmp_path: Path, monkeypatch:
 
 
 def test_new_path_of_moved_text_is_saved(train: Train) -> None:
-    train("a")
+    train("a", "--data", "play.txt")
     Path("play.txt").rename("moved.txt")
     assert train("a", "--resume", "--steps", "22") == 2
     assert train("a", "--resume", "--steps", "22", "--data", "moved.txt") == 0
     assert train("a", "--resume", "--steps", "24") == 0
 
 
-def test_damaged_record_is_dropped_alone(train: Train) -> None:
-    train("a")
+def test_damaged_record_is_dropped_alone(train: Train, trained: Trained) -> None:
+    trained("a")
     metrics = Path("a/metrics.jsonl")
     lines = metrics.read_text(encoding="utf-8").splitlines()
     lines[3] = lines[3][:10] + "\N{REPLACEMENT CHARACTER}"
@@ -313,8 +315,8 @@ def test_patience_counter_survives_resume(train: Train) -> None:
     assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 15]
 
 
-def test_dropout_can_be_changed_on_resume(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    train("a")
+def test_dropout_can_be_changed_on_resume(train: Train, trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained("a")
     used, step = [], Engine.train_step
 
     def recorded(self: Engine, batch: Batch, number: int) -> StepResult:
@@ -376,8 +378,8 @@ def test_signal_handlers_are_restored_after_a_run(train: Train) -> None:
     assert [signal.getsignal(number) for number in numbers] == before
 
 
-def test_resume_can_add_steps(train: Train) -> None:
-    train("a")
+def test_resume_can_add_steps(train: Train, trained: Trained) -> None:
+    trained("a")
     assert train("a", "--resume") == 2
     assert train("a", "--resume", "--steps", "25") == 0
     assert [record["step"] for record in records("a", "step")] == list(range(1, 26))
@@ -396,9 +398,9 @@ def test_resume_can_add_steps(train: Train) -> None:
     ],
 )
 def test_resume_refuses_fixed_settings_and_changes_no_files(
-    flags: list[str], message: str, train: Train, capsys: pytest.CaptureFixture[str]
+    flags: list[str], message: str, train: Train, trained: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train("a")
+    trained("a")
     Path("other.txt").write_text(PLAY + "!", encoding="utf-8")
     before = {path: path.read_bytes() for path in Path("a").rglob("*") if path.is_file()}
     capsys.readouterr()
@@ -408,8 +410,8 @@ def test_resume_refuses_fixed_settings_and_changes_no_files(
     assert {path: path.read_bytes() for path in Path("a").rglob("*") if path.is_file()} == before
 
 
-def test_existing_run_is_not_overwritten(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
-    train("a")
+def test_existing_run_is_not_overwritten(train: Train, trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    trained("a")
     assert train("a") == 2
     assert "a holds a run already; continue it with --resume" in capsys.readouterr().err
 
@@ -474,8 +476,8 @@ def test_recorded_grad_norm_is_before_clipping(train: Train) -> None:
     assert all(record["grad_norm"] > 0.001 for record in records("a", "step"))
 
 
-def test_target_loss_ends_the_run_at_the_first_such_evaluation(train: Train) -> None:
-    train("all")
+def test_target_loss_ends_the_run_at_the_first_such_evaluation(train: Train, trained: Trained) -> None:
+    trained("all")
     losses = [(record["step"], record["val_loss"]) for record in records("all", "evaluation")]
     (_, first), (step, target), *_ = losses
     assert target < first
@@ -607,7 +609,9 @@ def test_nan_loss_ends_run_and_keeps_last_checkpoint(
     assert RunDir(Path("a")).checkpoint("latest").state.step == 10
 
 
-def test_diverged_run_can_be_resumed_with_lower_learning_rate(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diverged_run_can_be_resumed_with_lower_learning_rate(
+    train: Train, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert train("a", "--lr", "1e38") == 1
     err = capsys.readouterr().err
     assert re.fullmatch(
@@ -617,7 +621,7 @@ def test_diverged_run_can_be_resumed_with_lower_learning_rate(train: Train, caps
     ), err
     assert len(records("a", "step")) == int(err.split()[2][0]) - 1
     assert train("a", "--resume", "--lr", "0.01") == 0
-    train("b")
+    trained("b")
     assert records("a", "step") == records("b", "step")
 
 
@@ -697,8 +701,8 @@ def test_reason_of_end_is_in_records_and_report(train: Train, flags: list[str], 
         assert [record["step"] for record in records("a", "end")] == [22]
 
 
-def test_records_match_the_recipe(train: Train) -> None:
-    train("a")
+def test_records_match_the_recipe(train: Train, trained: Trained) -> None:
+    trained("a")
     recipe = RunDir(Path("a")).checkpoint("latest").state.recipe
     assert [record["lr"] for record in records("a", "step")] == [recipe.lr_at(step) for step in range(20)]
     assert all(record["grad_norm"] > 0 for record in records("a", "step"))
@@ -707,8 +711,8 @@ def test_records_match_the_recipe(train: Train) -> None:
 
 
 @pytest.mark.parametrize("flags", [["--beta1", "0.5"], ["--beta2", "0.5"], ["--weight-decay", "0.9"]])
-def test_each_adamw_flag_has_an_effect(train: Train, flags: list[str]) -> None:
-    train("plain")
+def test_each_adamw_flag_has_an_effect(train: Train, trained: Trained, flags: list[str]) -> None:
+    trained("plain")
     train("other", *flags)
     assert records("plain", "step")[0]["loss"] == records("other", "step")[0]["loss"]
     assert records("plain", "step")[-1]["loss"] != records("other", "step")[-1]["loss"]
