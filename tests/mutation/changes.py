@@ -10,6 +10,7 @@ Only what is computed is changed: not types, not what errors say, not names.
 
 import ast
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -42,20 +43,36 @@ class Change:
 
 def changes(path: Path) -> Iterator[Change]:
     """All changes of a source, in its order."""
-    parts = [ast.Module([part], []) for part in ast.parse(path.read_text(encoding="utf-8")).body]
-    sources = [ast.unparse(part) for part in parts]
-    for i, part in enumerate(parts):
+    parts = [piece for part in ast.parse(path.read_text(encoding="utf-8")).body for piece in pieces(part)]
+    sources = [source_of(*part) for part in parts]
+    for i, (part, header) in enumerate(parts):
         seen = {sources[i]}
         for where, statement, place, node in list(computed(part)):
             before = first_line(statement.get())
             for replacement in replacements(node):
                 place.put(replacement)
-                changed, after = ast.unparse(part), first_line(statement.get())
+                changed, after = source_of(part, header), first_line(statement.get())
                 if changed not in seen:
                     seen.add(changed)
                     source = "\n".join([*sources[:i], changed, *sources[i + 1 :]])
                     yield Change(path, node.lineno, where, before, after, source)
                 place.put(node)
+
+
+def pieces(part: ast.stmt) -> Iterator[tuple[ast.Module, str]]:
+    """A class as one class for each of its members, since only the piece that is changed is written anew; all but the
+    first with a header that only the tree needs."""
+    if not isinstance(part, ast.ClassDef):
+        yield ast.Module([part], []), ""
+        return
+    first, *others = part.body
+    yield ast.Module([ast.ClassDef(part.name, part.bases, part.keywords, [first], part.decorator_list)], []), ""
+    for member in others:
+        yield ast.Module([ast.ClassDef(part.name, [], [], [member], [])], []), f"class {part.name}:\n"
+
+
+def source_of(piece: ast.Module, header: str) -> str:
+    return ast.unparse(piece).removeprefix(header)
 
 
 # ---- where ------------------------------------------------------------------------------------------------------
@@ -115,6 +132,9 @@ def is_type(node: ast.AST, where: str) -> bool:
 
 
 def first_line(statement: ast.AST) -> str:
+    if isinstance(getattr(statement, "body", None), list):
+        statement = copy(statement)
+        statement.body = [ast.Pass()]  # type: ignore[attr-defined]
     lines = ast.unparse(statement).splitlines()
     return next(line for line in lines if not line.startswith("@"))
 

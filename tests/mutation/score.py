@@ -16,6 +16,7 @@ import argparse
 import ast
 import contextlib
 import datetime
+import gc
 import importlib.machinery
 import importlib.util
 import itertools
@@ -196,6 +197,7 @@ def forked(function: Callable[..., Any], *arguments: Any, patience: float | None
     """The result of the function in its own process, in which nothing of the project is loaded yet."""
     here, there = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=answer, args=(there, function, *arguments))
+    gc.freeze()  # or the new process would look for garbage in all that is loaded, several times
     process.start()
     there.close()
     try:

@@ -1,5 +1,6 @@
 """The mutation score's own tests: the changes are those meant, and a changed source is what its tests run."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -43,6 +44,27 @@ def test_what_is_changed_and_what_is_not(line: str, after: set[str], tmp_path: P
     found = list(changes(path))
     assert {change.after for change in found} == after
     assert all(change.where == "f" and change.line == 2 for change in found)
+
+
+def test_the_rest_of_a_class_stays_as_it_is(tmp_path: Path) -> None:
+    source = """@c
+class A(B, metaclass=C):
+    'What it is.'
+    n: int = 10
+
+    def f(self, x: int=20) -> int:
+        return x
+
+    class Inner:
+        m = 30
+k = 40
+"""
+    path = tmp_path / "source.py"
+    path.write_text(source, encoding="utf-8")
+    expected = [source.replace(f"{n}", f"{n + by}") for n in (10, 20, 30, 40) for by in (1, -1)]
+    assert [ast.dump(ast.parse(change.source)) for change in changes(path)] == [
+        ast.dump(ast.parse(other)) for other in expected
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +128,10 @@ print(len(calls.seconds), *calls.of(change), score.verdict_on(change, calls).not
 same = replace(change, source=path.read_text(encoding="utf-8"))
 print([score.verdict_on(same, calls).noticed_by])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, cwd=ROOT, check=True, env={**os.environ, "HYPOTHESIS_PROFILE": "mutation"},
+    )  # fmt: skip
     _, tests, *callers, noticed_by, unchanged = done.stdout.splitlines()
     dropout = "minitensor/test_ops.py::test_agrees_with_torch[dropout]"
     assert callers == [f"tests/{dropout}"]
