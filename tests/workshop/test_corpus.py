@@ -523,7 +523,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 @pytest.mark.slow("memory, with texts of megabytes")
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in other units elsewhere")
-@pytest.mark.parametrize(("kind", "least", "most"), [("char", 2, 40), ("bpe", 2, 14)])
+@pytest.mark.parametrize(("kind", "least", "most"), [("char", 2, 20), ("bpe", 2, 8)])
 def test_memory_does_not_grow_with_the_text(kind: str, least: int, most: int, tmp_path: Path) -> None:
     peaks = []
     for megabytes in (least, most):
@@ -532,9 +532,10 @@ def test_memory_does_not_grow_with_the_text(kind: str, least: int, most: int, tm
             for i in range(megabytes):
                 file.write((f"line {i} of a very long text\n" * 50_000)[: 1 << 20])
         command = [sys.executable, "-c", MEMORY, str(path), str(tmp_path / "cache"), kind]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        one_thread = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}  # each would have its own buffers
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=one_thread)
         peaks.append(int(done.stdout) / 1024)
-    assert peaks[1] - peaks[0] < 10  # MB, for 38 or 12 MB more text
+    assert peaks[1] - peaks[0] < 4.5  # MB, for 18 or 6 MB more text
 
 
 def test_own_text_needs_no_platformdirs(
