@@ -68,7 +68,7 @@ def stages(settings: Settings) -> list[Stage]:
     device = ["--device", settings.device] if settings.trial else []
     small = [
         *("--n-layer", "1", "--n-head", "2", "--n-embd", "8", "--block-size", "8", "--batch-size", "4"),
-        *("--steps", "20", "--eval-every", "10", "--warmup", "2", "--self-test"),
+        *("--steps", "20", "--eval-every", "20", "--warmup", "2", "--self-test"),
     ]  # fmt: skip
     text = Path(settings.data).resolve() if Path(settings.data).is_file() else settings.data
     data = ["--data", str(text)] if settings.data else []
@@ -251,7 +251,7 @@ def profile(trial: bool) -> Row:
 
     config, recipe = model_and_recipe(trial)
     engine = Engine(config, replace(recipe, steps=10_000))
-    stepping, steps = Stepping(engine), 5 if trial else 300
+    stepping, steps = Stepping(engine), 2 if trial else 300
     start = time.perf_counter()
     stepping()
     first_step = time.perf_counter() - start

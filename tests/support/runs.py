@@ -3,9 +3,11 @@
 import hashlib
 import json
 from collections.abc import Callable
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
+from gpt_numpy.workshop.runs.checkpoint import Checkpoint, save_checkpoint
 from gpt_numpy.workshop.runs.run_dir import RunDir
 
 PLAY = "".join(f"SCENE {i}. {'to be or not to be ' * (i % 3)}that is question {i * i}\n" for i in range(80))
@@ -52,3 +54,11 @@ def rewrite_state(folder: Path, **changed: Any) -> None:
     content["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in content["files"]}
     content["sha256"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def save_in_turns(folder: Path, one: Checkpoint, other: Checkpoint, begun: Event) -> None:
+    """Forever, in a process of its own. Here, where it need not load PyTorch."""
+    begun.set()
+    while True:
+        save_checkpoint(folder, one)
+        save_checkpoint(folder, other)

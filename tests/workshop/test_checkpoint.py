@@ -24,7 +24,17 @@ from gpt_numpy.workshop.runs import checkpoint
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, Damaged, load_checkpoint, save_checkpoint
 from gpt_numpy.workshop.runs.run_dir import RunDir
 from tests.support.engines import batch_of
-from tests.support.runs import FILES, PLAY, Train, Trained, assert_same_run, latest, records, rewrite_state
+from tests.support.runs import (
+    FILES,
+    PLAY,
+    Train,
+    Trained,
+    assert_same_run,
+    latest,
+    records,
+    rewrite_state,
+    save_in_turns,
+)
 
 LATEST, BEST = Path("a/checkpoints/latest"), Path("a/checkpoints/best")
 
@@ -107,20 +117,16 @@ def test_checkpoint_is_fsynced_before_it_is_renamed(trained: Trained, monkeypatc
     assert done == ["sync", "replace"]
 
 
-def save_forever(folder: Path, old: Checkpoint) -> None:
-    new = next_of(old)
-    while True:
-        save_checkpoint(folder, old)
-        save_checkpoint(folder, new)
-
-
 def test_concurrent_reader_sees_old_or_new_checkpoint(trained: Trained) -> None:
     trained("a")
     old = load_checkpoint(LATEST, with_optimizer=True)
-    writer = multiprocessing.get_context("spawn").Process(target=save_forever, args=(LATEST.resolve(), old))
+    new, context = next_of(old), multiprocessing.get_context("spawn")
+    begun = context.Event()
+    writer = context.Process(target=save_in_turns, args=(LATEST.resolve(), old, new, begun))
     writer.start()
     try:
-        weights = {20: old.weights, 21: next_of(old).weights}
+        weights = {20: old.weights, 21: new.weights}
+        assert begun.wait(60)
         changes, before, deadline = 0, 20, time.monotonic() + 60
         while changes < 20 and time.monotonic() < deadline:
             found = RunDir(Path("a")).checkpoint("latest")
