@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import fields
+from functools import cache
 from io import StringIO
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from gpt_numpy.workshop.cli.main import run
 from gpt_numpy.workshop.data import corpus
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.run_dir import RunDir, find_run_dir
+from gpt_numpy.workshop.train import trainer
 from gpt_torch.options import Options
 from tests.support import ROOT
 from tests.support.engines import batch_of
@@ -48,6 +50,7 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(corpus, "ADDRESS", "http://127.0.0.1:9/unreachable")
     monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: folder / "cache")
+    monkeypatch.setattr(trainer, "SAMPLE", 5)
     return folder
 
 
@@ -243,11 +246,15 @@ def test_number_of_threads(here: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.slow("a megabyte of text")
-def test_entropy_of_synthetic_plays_is_printed_beside_the_loss(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(CLI, ["train", *TINY, "--data", "synthetic", "--block-size", "64", "--steps", "1", "--out", "synthetic"])
+def test_entropy_of_synthetic_plays_is_printed_beside_the_loss(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "write_play", cache(corpus.write_play))
+    long = ["--block-size", "64", "--steps", "1"]
+    run(CLI, ["train", *TINY, "--data", "synthetic", *long, "--out", "synthetic"])
     assert re.search(r"^step +1 +train .* val .* \(floor 0\.58\d\) ", capsys.readouterr().out, re.MULTILINE)
-    flags = ["--data", "synthetic", "--tokenizer", "bpe", "--vocab-size", "300", "--steps", "1", "--out", "by-bpe"]
-    run(CLI, ["train", *TINY, *flags])
+    flags = ["--data", "synthetic", "--tokenizer", "bpe", "--vocab-size", "300", "--out", "by-bpe"]
+    run(CLI, ["train", *TINY, *flags, *long])
     assert re.search(r"^step +1 .* \(\d\.\d+ a character, floor 0\.58\d\) ", capsys.readouterr().out, re.MULTILINE)
     run(CLI, ["eval", "--run", "by-bpe"])
     assert re.search(r"^least possible +0\.58\d\d a character$", capsys.readouterr().out, re.MULTILINE)
