@@ -19,6 +19,7 @@ from gpt_numpy.cli import CLI
 from gpt_numpy.engine import Engine
 from gpt_numpy.workshop.cli.main import run
 from gpt_numpy.workshop.data import corpus
+from gpt_numpy.workshop.data.synthetic import write_play
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.run_dir import RunDir, find_run_dir
 from gpt_numpy.workshop.train import trainer
@@ -249,7 +250,7 @@ def test_number_of_threads(here: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_entropy_of_synthetic_plays_is_printed_beside_the_loss(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "write_play", cache(corpus.write_play))
+    monkeypatch.setattr("gpt_numpy.workshop.data.corpus.write_play", cache(write_play))
     long = ["--block-size", "64", "--steps", "1"]
     run(CLI, ["train", *TINY, "--data", "synthetic", *long, "--out", "synthetic"])
     assert re.search(r"^step +1 +train .* val .* \(floor 0\.58\d\) ", capsys.readouterr().out, re.MULTILINE)
