@@ -92,7 +92,9 @@ def with_changed_numbers(file: Path, folder: Path, amounts: dict[tuple[str, str,
 def test_wrong_number_in_the_file_is_shown_as_wrong(ways: list[str], browser: Any, file: Path, tmp_path: Path) -> None:
     """Numbers of dS are changed: their accounts show it, and, if it is the tape's, the page's own arithmetic too."""
     indices = dict(zip(ways, [(3, 1), (6, 2)], strict=False))
-    amounts = {("dS", way, index): 1e-4 for way, index in indices.items()}
+    amounts: dict[tuple[str, str, tuple[int, ...]], float] = {
+        ("dS", way, index): 1e-4 for way, index in indices.items()
+    }
     reader = Reader(browser, with_changed_numbers(file, tmp_path, amounts))
     for way, (row, column) in indices.items():
         reader.go(f"#dS[{row},{column}]")
