@@ -1,6 +1,7 @@
 """Settings of hypothesis and torch, and a trainer of tiny models. What else is special about a run of the tests:
 support/speeds.py (slow tests, and those that run alone) and support/tables.py (what it ends with)."""
 
+import gc
 import os
 import shutil
 import signal
@@ -47,6 +48,13 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--calls", type=int, metavar="N", help="how many calls of minitensor are compared with torch's")
+
+
+def pytest_collection_finish() -> None:
+    """All that is loaded stays: garbage collections need not visit it, and may come after more new objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000)
 
 
 def pytest_configure(config: pytest.Config) -> None:

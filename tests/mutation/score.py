@@ -67,7 +67,7 @@ SAMPLED = {
         "runs/saver", "runs/lock", "io", "generate", "data/dataloader", "recipes", "cli/train", "cli/seeds",
     )},
     **{ROOT / "gpt_numpy" / name: STEPS for name in ("engine.py", "parts.py", "workshop/optim.py")},
-    **{ROOT / "gpt_torch" / name: STEPS for name in ("engine.py", "options.py", "compiled.py", "muon.py")},
+    **{ROOT / "gpt_torch" / name: STEPS for name in ("engine.py", "options.py", "compiled.py", "optim.py")},
     ROOT / "gpt_torch" / "huggingface.py": HUGGING_FACE,
 }  # fmt: skip
 QUIETLY = ["-x", "-q", "--tb=no", "-n0", "-m", "not slow", "-W", "ignore"]

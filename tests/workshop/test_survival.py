@@ -179,8 +179,10 @@ def files_of(folder: Path) -> dict[Path, bytes]:
 
 
 def test_training_continues_on_a_full_disk_and_saves_once_space_is_free(
-    small_disk: Path, train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str]
-) -> None:
+    small_disk: Path, train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(trainer, "REPORT_SECONDS", 0.0)
     flags = ["--steps", "60", "--checkpoint-every", "4"]
     train("uninterrupted", *flags)
     snapshots = []
