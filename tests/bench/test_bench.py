@@ -311,6 +311,7 @@ STAGES = {
 }
 
 
+@pytest.mark.slow("new processes that load PyTorch")
 def test_failed_stage_does_not_affect_other_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "FINISHING", 1.0)
     began = time.monotonic()

@@ -12,7 +12,7 @@ gelu and cross-entropy are computed in elementary steps, since rounding errors w
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 from unittest.mock import patch
 
@@ -55,15 +55,24 @@ def rounding(seed: int = 0, unit: float = HALF_ULP) -> Iterator[None]:
 
 
 @lru_cache(maxsize=8)
-def random_signs(seed: int) -> torch.Tensor:
-    """Each 1 or -1."""
-    return torch.randint(0, 2, (SIGNS,), generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2.0 - 1.0
+def random_factors(seed: int, unit: float) -> torch.Tensor:
+    """Each 1 + unit or 1 - unit."""
+    signs = (
+        torch.randint(0, 2, (SIGNS,), generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2.0 - 1.0
+    )
+    return 1.0 + unit * signs
+
+
+@cache
+def is_exact(operation: Any) -> bool:
+    """Whether it only copies numbers."""
+    return operation.is_view or operation.overloadpacket.__name__ in EXACT
 
 
 class Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, seed: int, unit: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.factors = 1.0 + unit * random_signs(seed)
+        self.factors = random_factors(seed, unit)
         self.taken = 0
 
     @classmethod
@@ -72,7 +81,7 @@ class Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = operation(*args, **(kwargs or {}))
-        if operation.is_view or operation.overloadpacket.__name__ in EXACT:
+        if is_exact(operation):
             return result
         if isinstance(result, tuple):
             return tuple(map(self.perturb, result))

@@ -48,7 +48,8 @@ def parameter_gradients(problem: Problem) -> list[str]:
 
 def names_with_rows(found: Arrays, problem: Problem) -> list[str]:
     """The names of values with a row for each row of the batch."""
-    return [name for name in found if name not in {"loss", *parameter_gradients(problem)}]
+    others = {"loss", *parameter_gradients(problem)}
+    return [name for name in found if name not in others]
 
 
 # ---- causality --------------------------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ def test_rows_have_independent_dropout() -> None:
 def test_memory_does_not_grow_with_threads() -> None:
     """The tokens in flight, and so the activations, stay the same; each thread adds its gradients."""
     config = replace(CONFIG, block_size=64, n_embd=16)
-    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (4 * ALL_AT_ONCE // 64, 65))
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2 * ALL_AT_ONCE // 64, 65))
     peaks = []
     for threads in (4, 32):
         engine = Engine(config, RECIPE, threads=threads)

@@ -30,17 +30,14 @@ import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import hypothesis
-import numpy
 import pytest
 import torch
-import transformers
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.fx.experimental import symbolic_shapes  # which the first backward pass of torch loads
 
 from tests.mutation.changes import Change, changes, functions
 from tests.support import ROOT
@@ -75,7 +72,6 @@ QUIETLY += ["-p", "no:cacheprovider", "-p", "no:tests.support.tables"]
 PATIENCE = 4.0  # times as long as without a change,
 LOADING = 30.0  # and so many seconds for collecting the tests
 NO_END = "no end"
-PRELOADED = hypothesis, numpy, symbolic_shapes, transformers  # before processes fork: seconds for each of them
 
 
 def tests_of(path: Path) -> list[str]:
@@ -193,8 +189,16 @@ class First:
             self.failed = self.failed or report.nodeid.removeprefix("tests/")
 
 
+@cache
+def preload() -> None:
+    """What the tests load, before processes fork: seconds for each of them."""
+    for name in ("hypothesis", "numpy", "transformers", "torch.fx.experimental.symbolic_shapes"):
+        importlib.import_module(name)  # the last is loaded by torch's first backward pass
+
+
 def forked(function: Callable[..., Any], *arguments: Any, patience: float | None = None) -> Any:
     """The result of the function in its own process, in which nothing of the project is loaded yet."""
+    preload()
     here, there = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=answer, args=(there, function, *arguments))
     gc.freeze()  # or the new process would look for garbage in all that is loaded, several times
