@@ -19,21 +19,19 @@ AT_ONCE = 2048  # tokens in one forward pass
 Progress = Callable[[int], None]  # called with the number of differences just taken
 
 
-def difference(trace: Trace, name: str, index: tuple[int, ...]) -> float:
-    return float(differences(trace, name, np.array([index], np.intp).reshape(1, -1))[0])
-
-
-def differences(trace: Trace, name: str, indices: Array, progress: Progress = lambda count: None) -> Array:
-    """(L(x + h) - L(x - h)) / 2h, for the entries (N, axes) of the value or parameter of this name."""
+def differences(
+    trace: Trace, name: str, indices: Array, progress: Progress = lambda count: None, step: float = STEP
+) -> Array:
+    """(L(x + h) - L(x - h)) / 2h for a step h, for the entries (N, axes) of the value or parameter of this name."""
     problem, shape = trace.problem, trace.numbers[name].shape
 
     def slopes(indices: Array) -> Array:
         changes = np.zeros((2, len(indices), *shape))
         for row, index in enumerate(indices):
-            changes[(0, row, *index)] = STEP
-            changes[(1, row, *index)] = -STEP
+            changes[(0, row, *index)] = step
+            changes[(1, row, *index)] = -step
         above, below = losses(problem, name, changes.reshape(-1, *shape)).reshape(2, -1)
-        found: Array = (above - below) / (2 * STEP)
+        found: Array = (above - below) / (2 * step)
         return found
 
     at_once = max(1, AT_ONCE // (2 * len(problem.ids)))
@@ -44,6 +42,12 @@ def differences(trace: Trace, name: str, indices: Array, progress: Progress = la
             taken.append(found)
             progress(len(found))
     return np.concatenate(taken)
+
+
+def extrapolated(trace: Trace, name: str, indices: Array, slopes: Array) -> Array:
+    """From the differences of step h and those of h / 2, whose error h^2 / 6 L''' is a quarter: an error of h^4."""
+    found: Array = (4.0 * differences(trace, name, indices, step=STEP / 2) - slopes) / 3.0
+    return found
 
 
 def resolution(trace: Trace) -> float:
