@@ -57,10 +57,6 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000)
 
 
-def pytest_unconfigure() -> None:
-    gc.unfreeze()  # or nanobind's objects would still be there at the end, which it reports as leaks
-
-
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in a shell's background job, and so in its children
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -22,8 +22,6 @@ from minitensor import functional as mini_F
 from tests.equivalence.pair import run_numpy, run_torch, torch_weights
 from tests.equivalence.problems import IGNORE, Arrays, Problem, any_problem, problems
 
-pytestmark = pytest.mark.equivalence
-
 Run = Callable[..., Arrays]
 
 each_model = pytest.mark.parametrize("run", [run_numpy, run_torch])

@@ -174,6 +174,7 @@ def test_run_ends_with_speed_and_share_of_peak(
     assert speed == pytest.approx(speeds[-1], rel=1e-3)  # the mean over all but the first step
 
 
+@pytest.mark.slow("PyTorch's profiler")
 def test_profile_writes_a_trace_of_ten_steps(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--out", "a", "--steps", "14", "--profile", "--device", "cpu", "--no-self-test"]
     assert run(IN_TORCH, ["train", *TINY, *flags]) == 0

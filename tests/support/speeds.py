@@ -8,6 +8,7 @@ The workers take one test at a time. The tests of a file with module-scoped fixt
 worker sets those up.
 """
 
+import atexit
 import json
 import os
 import shutil
@@ -32,6 +33,11 @@ SHARED = pytest.StashKey[Path]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="the slow tests, too; tests/README.md says which and why")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        atexit.register(os._exit, 0)  # the first handler is the last to run: freeing all of PyTorch takes seconds
 
 
 @pytest.hookimpl(trylast=True)
