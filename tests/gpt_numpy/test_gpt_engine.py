@@ -22,7 +22,6 @@ from tests.support.engines import CONFIG, RECIPE, assert_close, batch, batch_of,
 # ---- a step -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.equivalence
 def test_step_is_clipped_adamw_with_gradient_of_whole_batch() -> None:
     """Compared with the same step written with minitensor's public functions."""
     engine, twin = Engine(CONFIG, RECIPE, threads=3), Engine(CONFIG, RECIPE, threads=1).model
@@ -84,7 +83,6 @@ def test_divide_covers_each_row_once_within_limits(rows: int, threads: int, at_o
     assert max(counts) - min(counts) <= 1
 
 
-@pytest.mark.equivalence
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("threads", [2, 3, 16])
 @pytest.mark.parametrize("micro_batch", [0, 1, 3])

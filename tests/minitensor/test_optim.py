@@ -10,8 +10,6 @@ import minitensor as mt
 from minitensor.optim import SGD, AdamW, Muon, clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 from minitensor.optim.muon import newton_schulz
 
-pytestmark = pytest.mark.equivalence
-
 SHAPES = [(3, 4), (4,), (2, 2, 2), (), (150, 200)]  # the last is updated in pieces, see minitensor/arrays.py
 
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -27,6 +27,8 @@ from gpt_torch.cli import CLI as IN_TORCH
 from tests.support.browser import launched
 from tests.support.runs import PLAY, Train, rewrite_state
 
+pytestmark = pytest.mark.slow("files of an attacker")
+
 LATEST = Path("a/checkpoints/latest")
 DEEP = '{"a":' * 10_000 + "1" + "}" * 10_000
 
@@ -153,12 +155,11 @@ def test_import_refuses_oversized_or_deeply_nested_file(
     assert str(Path("there") / name) in error_line(capsys)
 
 
-FILLED = [("config.json", huge), ("config.json", deep), ("metrics.jsonl", deep)]
-READ_IN_PARTS = pytest.param("metrics.jsonl", huge, marks=pytest.mark.slow("half a gigabyte is read"))
+FILLED = [("config.json", huge), ("config.json", deep), ("metrics.jsonl", huge), ("metrics.jsonl", deep)]
 
 
 @pytest.mark.usefixtures("little_memory")
-@pytest.mark.parametrize(("name", "make"), [*FILLED, READ_IN_PARTS])
+@pytest.mark.parametrize(("name", "make"), FILLED)
 def test_oversized_or_deeply_nested_run_files_are_ignored_on_resume(
     name: str, make: Callable[[Path], None], train: Train
 ) -> None:
@@ -362,7 +363,6 @@ def opened(browser: Any, path: Path) -> Any:
     return page
 
 
-@pytest.mark.slow("a browser, in detail")
 def test_scripts_in_text_and_names_do_not_run_on_pages(
     browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
