@@ -3,9 +3,10 @@
     @pytest.mark.slow("why")   runs with --all, or where its file or the test itself is named
     @pytest.mark.alone         measures memory or time closely: such tests come last, in one worker, and while one runs
                                no other worker runs a test
+    @pytest.mark.together("x") stays in one worker with all others that say x, which takes seconds to load
 
-The workers take one test at a time. The tests of a file with module-scoped fixtures stay together, so that only one
-worker sets those up.
+The workers take one test at a time, the longest first: groups, then tests with many examples. The tests of a file with
+module-scoped fixtures stay together, too, so that only one worker sets those up.
 """
 
 import atexit
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import is_hypothesis_test
 from xdist.scheduler import LoadScopeScheduling
 
 try:
@@ -50,7 +52,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.stash[LEFT_OUT] = len(slow)
     items.sort(key=is_alone)
     if shared := shared_folder(config):
-        items.sort(key=lambda item: (is_alone(item), group_of(item) == item.nodeid))  # large groups first
+        items.sort(key=lambda item: (is_alone(item), group_of(item) == item.nodeid, not has_many_examples(item)))
         write_groups(shared, {item.nodeid: group_of(item) for item in items})
 
 
@@ -64,6 +66,10 @@ def group_of(item: pytest.Item) -> str:
     if marker := item.get_closest_marker("together"):
         return str(marker.args[0])
     return str(item.path) if has_module_fixtures(item.path) else item.nodeid
+
+
+def has_many_examples(item: pytest.Item) -> bool:
+    return is_hypothesis_test(getattr(item, "obj", None))
 
 
 @cache
