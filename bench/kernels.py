@@ -31,7 +31,6 @@ from torch.nn.utils import clip_grad_norm_
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.flop_counter import flop_registry
 
 from bench.result import Result, Row, milliseconds, whole
 from bench.settings import COMPILED, EAGER, Settings, Stepping
@@ -284,6 +283,8 @@ def in_code(codes: Codes, card: Card) -> Step:
 
 
 def flops_of(operation: Any) -> Any:
+    from torch.utils.flop_counter import flop_registry  # loads Triton
+
     return flop_registry.get(getattr(operation, "overloadpacket", None))
 
 

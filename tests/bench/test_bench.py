@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 
 from bench import generate, gpu, memory, ops, overhead, peers, scaling, step, timing, where
 from bench.__main__ import BENCHMARKS, main, short
@@ -279,6 +278,8 @@ def test_figures_are_written_with_machine_info(
 
 @pytest.mark.parametrize(("parts", "left"), [(False, [0, 0]), (True, [0, 3000])])
 def test_only_parts_of_a_whole_are_stacked_bars(parts: bool, left: list[float]) -> None:
+    from matplotlib.figure import Figure  # slow to import
+
     axes = Figure().subplots()
     bars("name", {"a": BLUE, "b": ORANGE}, "ms", scale=1e3, parts=parts)(axes, [{"name": "x", "a": 3.0, "b": 2.0}])
     drawn: Any = axes.patches
