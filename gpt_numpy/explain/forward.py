@@ -38,8 +38,8 @@ class ByHand:
 def run(
     F: Any, stages: Stages, weights: Mapping[str, Any], ids: Any, targets: Any, config: GPTConfig, note: Note
 ) -> Any:
-    """The loss at each position (B, T). `F` is minitensor.functional or torch.nn.functional. Up to where `note` returns
-    B versions of a value for one, ids and values may have a batch of 1; targets always have B.
+    """The loss at each position (B, T). `F` is minitensor.functional or torch.nn.functional. ids may be a single row:
+    `note` then makes B versions of one of the values, and targets has B rows.
     """
     T = ids.shape[1]
     C, H = config.n_embd, config.n_head
