@@ -21,6 +21,8 @@ from gpt_torch.distributed import gather_rows, is_sharded, local_rows, shard_lik
 
 Parameters = Mapping[str, Tensor]  # by name
 
+MOMENTS, (MOMENTUM,) = KEYS_OF_GROUP["decay"], KEYS_OF_GROUP["muon"]
+
 
 class Optimizer:
     """The interface of torch.optim's, as far as torch.amp.GradScaler needs it."""
@@ -75,7 +77,7 @@ class AdamW:
     def step(self, settings: Mapping[str, Any], found_inf: Tensor | None) -> None:
         parameters = list(self.parameters.values())
         if not self.moments:
-            self.moments = {key: [torch.zeros_like(p) for p in parameters] for key in KEYS_OF_GROUP["decay"]}
+            self.moments = {key: [torch.zeros_like(p) for p in parameters] for key in MOMENTS}
         self.steps += 1.0 if found_inf is None else 1.0 - found_inf
         means, squares = (list(map(local_rows, moments)) for moments in self.moments.values())
         gradients = [local_rows(p.grad) for p in parameters if p.grad is not None]  # all have one
@@ -97,7 +99,7 @@ class AdamW:
         self.steps.fill_(steps)
         self.moments = {
             key: [shard_like(p, state[f"{key}.{name}"].to(p.device)) for name, p in self.parameters.items()]
-            for key in KEYS_OF_GROUP["decay"]
+            for key in MOMENTS
         }
 
 
@@ -139,14 +141,12 @@ class Muon:
     def state(self) -> dict[str, Tensor]:
         if self.buffers is None:
             return {}
-        (key,) = KEYS_OF_GROUP["muon"]
         named = zip(self.parameters, self.buffers, strict=True)
-        return {f"{key}.{name}": sharded_like(self.first, buffer) for name, buffer in named}
+        return {f"{MOMENTUM}.{name}": sharded_like(self.first, buffer) for name, buffer in named}
 
     def load(self, state: Mapping[str, Tensor], steps: float) -> None:
-        (key,) = KEYS_OF_GROUP["muon"]
         self.buffers = stacked(
-            shard_like(p, state[f"{key}.{name}"].to(p.device)) for name, p in self.parameters.items()
+            shard_like(p, state[f"{MOMENTUM}.{name}"].to(p.device)) for name, p in self.parameters.items()
         )
 
 

@@ -52,8 +52,8 @@ def is_compiled(option: str, device: torch.device) -> bool:
 
 
 def optimizer_skips(device: torch.device, parallel: str, precision: str) -> bool:
-    """Whether the optimizer itself skips a step that is not finite, on the device. With float16 the scaler does; and
-    FSDP's sharded tensors cannot be combined with the flag, a plain tensor."""
+    """Whether the optimizer itself skips a step that is not finite, on the device. With float16 the scaler does; with
+    FSDP the host does, since nobody has tried the other on several GPUs."""
     return device.type == "cuda" and parallel != "fsdp" and precision != "float16"
 
 

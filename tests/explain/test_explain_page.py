@@ -12,27 +12,9 @@ import pytest
 from gpt_numpy.cli import CLI
 from gpt_numpy.explain.account import account
 from gpt_numpy.explain.page import FOLDER, SCRIPTS
-from gpt_numpy.explain.subject import subject_of
 from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.cli.main import run
-from tests.explain.reader import GO, TEXT, Reader, all_of, fragment, make_page, pairs, split_page
-from tests.support.browser import launched
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with launched() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_page(tmp_path_factory.mktemp("page") / "attention.html", TEXT)
-
-
-@pytest.fixture(scope="module")
-def trace() -> Trace:
-    return Trace(subject_of(CLI, {"text": TEXT}).problem)
+from tests.explain.reader import GO, Reader, all_of, fragment, pairs, split_page
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import base64
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,38 +9,20 @@ import numpy as np
 import pytest
 
 from gpt_numpy import GPTConfig
-from gpt_numpy.cli import CLI
 from gpt_numpy.explain import command
 from gpt_numpy.explain.account import account
 from gpt_numpy.explain.checks import BEND, EXACT, by_torch, check_all
 from gpt_numpy.explain.differences import resolution
 from gpt_numpy.explain.page import contents, write_page
 from gpt_numpy.explain.problem import Problem
-from gpt_numpy.explain.subject import subject_of
 from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.params import initial_weights
 from gpt_numpy.workshop.report.report import embedded
 from tests.equivalence.problems import perturb
-from tests.explain.reader import TEXT, Reader, all_of, brightness, make_page, split_page
-from tests.support.browser import launched
+from tests.explain.reader import Reader, all_of, brightness, make_page, split_page
 
+pytestmark = pytest.mark.together("a browser for pages of one test")
 in_detail = pytest.mark.slow("a browser, in detail")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with launched() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_page(tmp_path_factory.mktemp("page") / "attention.html", TEXT)
-
-
-@pytest.fixture(scope="module")
-def trace() -> Trace:
-    return Trace(subject_of(CLI, {"text": TEXT}).problem)
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def rewrite_state(folder: Path, **changed: Any) -> None:
 
 
 def save_in_turns(folder: Path, one: Checkpoint, other: Checkpoint, begun: Event) -> None:
-    """Forever, in a process of its own. Here, where it need not load PyTorch."""
+    """Until its process is killed. It stands here since that process need not import PyTorch."""
     begun.set()
     while True:
         save_checkpoint(folder, one)

@@ -1,0 +1,29 @@
+"""A browser, a page of explain for a text, and the numbers that it shows."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt_numpy.cli import CLI
+from gpt_numpy.explain.subject import subject_of
+from gpt_numpy.explain.trace import Trace
+from tests.explain.reader import TEXT, make_page
+from tests.support.browser import launched
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_page(tmp_path_factory.mktemp("page") / "attention.html", TEXT)
+
+
+@pytest.fixture(scope="module")
+def trace() -> Trace:
+    return Trace(subject_of(CLI, {"text": TEXT}).problem)
