@@ -48,13 +48,17 @@ def test_repeatedly_killed_run_equals_uninterrupted_run(engine: str, tmp_path: P
 # ---- signals ----------------------------------------------------------------------------------------------------
 
 LONG_STEPS = """
-import sys, threading
+import sys, time
 from gpt_numpy import cli
 from gpt_numpy.engine import Engine
 
-def endless(self, *batch):
+def work():
+    time.sleep(0.5)  # until the main thread waits: a signal that comes just before that is not noted until the next one
     print("in a step", flush=True)
-    self.pool.submit(threading.Event().wait, 60).result()
+    time.sleep(60)
+
+def endless(self, *batch):
+    self.pool.submit(work).result()
 
 Engine.train_step = endless
 sys.exit(cli.main())
