@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+Pieces = list[bytes | memoryview]  # of a file
+
 
 def write_atomic(path: Path, data: bytes) -> None:
     """A reader sees the old content or the new one, also after a crash."""
     temporary = path.with_name(temporary_name(path.name))
-    write_fsynced(temporary, data)
+    write_fsynced(temporary, [data])
     temporary.replace(path)
 
 
@@ -18,12 +20,16 @@ def temporary_name(name: str) -> str:
     return f".{name}.new"
 
 
-def write_fsynced(path: Path, data: bytes) -> None:
-    """Returns when the data is on the disk."""
+def write_fsynced(path: Path, pieces: Pieces) -> str:
+    """Returns when the pieces are on the disk, one after the other; their SHA-256. Other threads run meanwhile."""
+    digest = hashlib.sha256()
     with path.open("wb") as file:
-        file.write(data)
+        for piece in pieces:
+            file.write(piece)
+            digest.update(piece)
         file.flush()
         os.fsync(file.fileno())
+    return digest.hexdigest()
 
 
 def fsync_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -39,6 +40,13 @@ def assert_same_run(a: str | Path, b: str | Path) -> None:
         for name in FILES if which == "latest" else BEST_FILES:
             one, other = ((Path(run) / "checkpoints" / which / name).read_bytes() for run in (a, b))
             assert one == other, f"{which}/{name}"
+
+
+def wait_for_checkpoints() -> None:
+    """Until all that the trainers of this process have asked for are written."""
+    for thread in threading.enumerate():
+        if thread.name == "checkpoints":
+            thread.join()
 
 
 def latest(folder: str | Path) -> int:

@@ -26,7 +26,7 @@ from gpt_numpy.workshop.train import trainer
 from gpt_numpy.workshop.train.evaluate import EvalProgress
 from gpt_torch.cli import CLI as IN_TORCH
 from tests.support import ROOT
-from tests.support.runs import TINY, Train, assert_same_run, latest, records
+from tests.support.runs import TINY, Train, assert_same_run, latest, records, wait_for_checkpoints
 from tests.workshop.killing import TrainerProcess, kill_repeatedly
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the harm is done as it is on Unix")
@@ -166,12 +166,14 @@ def fill(disk: Path) -> None:
 
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Runs a function before a given step."""
+    """Runs a function before a given step, when the checkpoints of earlier steps are written."""
     actions: dict[int, Callable[[], object]] = {}
     step = Engine.train_step
 
     def disturbed(self: Engine, batch: Batch, number: int) -> StepResult:
-        actions.pop(number, lambda: None)()
+        if action := actions.pop(number, None):
+            wait_for_checkpoints()
+            action()
         return step(self, batch, number)
 
     monkeypatch.setattr(Engine, "train_step", disturbed)

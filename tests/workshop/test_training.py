@@ -36,7 +36,18 @@ from gpt_numpy.workshop.train.evaluate import EvalProgress, evaluate
 from gpt_torch.cli import CLI as IN_TORCH
 from minitensor import OPS
 from tests.support.engines import batch_of
-from tests.support.runs import BEST_FILES, FILES, MODEL, PLAY, Train, Trained, assert_same_run, latest, records
+from tests.support.runs import (
+    BEST_FILES,
+    FILES,
+    MODEL,
+    PLAY,
+    Train,
+    Trained,
+    assert_same_run,
+    latest,
+    records,
+    wait_for_checkpoints,
+)
 
 # ---- files and records ------------------------------------------------------------------------------------------
 
@@ -176,7 +187,14 @@ def test_run_killed_between_evaluation_and_checkpoint_equals_uninterrupted_run(
             raise Killed
         save(folder, checkpoint, with_optimizer)
 
+    step = Engine.train_step
+
+    def after_saving(self: Engine, batch: Batch, number: int) -> StepResult:
+        wait_for_checkpoints()
+        return step(self, batch, number)
+
     monkeypatch.setattr(run_dir, "save_checkpoint", failing)
+    monkeypatch.setattr(Engine, "train_step", after_saving)
     with pytest.raises(Killed):
         train("interrupted")
     assert records("interrupted", "evaluation")[-1]["step"] == killed_at

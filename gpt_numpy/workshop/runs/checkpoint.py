@@ -17,7 +17,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.data.tokenizer import MAX_JSON, Tokenizer, tokenizer_from
 from gpt_numpy.workshop.engine import Arrays
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.io import fsync_folder, parse_object, read_limited, sha256, write_fsynced
+from gpt_numpy.workshop.io import Pieces, fsync_folder, parse_object, read_limited, sha256, write_fsynced
 from gpt_numpy.workshop.optim import state_shapes
 from gpt_numpy.workshop.params import parameter_shapes
 from gpt_numpy.workshop.recipes import Recipe
@@ -86,12 +85,6 @@ class Checkpoint:
     folder: Path = Path()  # where it was read from
     digest: str = ""  # SHA-256 of the weights as they were read
 
-    @cached_property
-    def model_file(self) -> tuple[bytes, str]:
-        """The content of model.safetensors and its SHA-256, once for all folders that it is written to."""
-        data = _serialized(self.weights)
-        return data, sha256(data)
-
 
 # ---- writing ----------------------------------------------------------------------------------------------------
 
@@ -100,18 +93,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, with_optimizer: bool =
     """OSError if it cannot be written; then the previous one is as it was."""
     temporary, previous = _beside(folder, "new"), _beside(folder, "old")
     shutil.rmtree(temporary, ignore_errors=True)
-    digests = {}
+    files: dict[str, Pieces] = {
+        MODEL: _safetensors(checkpoint.weights),
+        TOKENIZER: [checkpoint.tokenizer.to_json().encode("utf-8")],
+        **({OPTIMIZER: _safetensors(checkpoint.optimizer_state)} if with_optimizer else {}),
+    }
     try:
         temporary.mkdir(parents=True)
-        data, digests[MODEL] = checkpoint.model_file
-        write_fsynced(temporary / MODEL, data)
-        others = {TOKENIZER: checkpoint.tokenizer.to_json().encode("utf-8")}
-        if with_optimizer:
-            others[OPTIMIZER] = _serialized(checkpoint.optimizer_state)
-        for name, data in others.items():
-            write_fsynced(temporary / name, data)
-            digests[name] = sha256(data)
-        write_fsynced(temporary / STATE, _state_json(checkpoint.state, digests))
+        digests = {name: write_fsynced(temporary / name, pieces) for name, pieces in files.items()}
+        write_fsynced(temporary / STATE, [_state_json(checkpoint.state, digests)])
         fsync_folder(temporary)
         if folder.exists():
             shutil.rmtree(previous, ignore_errors=True)
@@ -124,9 +114,19 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, with_optimizer: bool =
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def _serialized(arrays: Arrays) -> bytes:
-    contiguous: dict[str, Any] = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    return bytes(safetensors.numpy.save(contiguous))
+def _safetensors(arrays: Arrays) -> Pieces:
+    """The pieces of such a file: the length of a header, the header, and the arrays themselves. The library would copy
+    them all into one, twice, and hold Python's lock, so that no other thread could go on meanwhile."""
+    header, end = dict[str, Any](), 0
+    largest_items_first = sorted(arrays.items(), key=lambda item: -item[1].itemsize)
+    for name, array in largest_items_first:
+        begin, end = end, end + array.nbytes
+        kind = f"{array.dtype.kind.upper()}{8 * array.itemsize}"  # F32
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    data = [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for _, array in largest_items_first]
+    return [len(text).to_bytes(8, "little"), text, *data]
 
 
 def _state_json(state: State, digests: Mapping[str, str]) -> bytes:

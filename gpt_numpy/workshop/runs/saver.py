@@ -1,8 +1,12 @@
-"""What a training writes to its run's folder. Training continues while the disk is full or the folder read-only."""
+"""What a training writes to its run's folder. Training continues while a checkpoint is written, and while the disk is
+full or the folder read-only."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Lock, Thread
+
+import numpy as np
 
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
@@ -14,7 +18,11 @@ WriteReport = Callable[[Path, Record, list[Record]], object]  # to a folder, fro
 
 class Saver:
     """Says once why a file cannot be written, and then again only after it could be. Without the lock of the folder, as
-    in all but the first of several processes, it writes nothing."""
+    in all but the first of several processes, it writes nothing.
+
+    Checkpoints are written by a thread of their own, one after the other. While it writes, one best and one latest may
+    wait, and a newer one takes the place of the one that waits.
+    """
 
     def __init__(
         self,
@@ -32,8 +40,13 @@ class Saver:
         self.best_loss = best_loss  # of checkpoints/best, which may be of a later step than the latest
         self._unwritten_best: Checkpoint | None = None
         self._reasons: dict[str, str] = {}  # why a file could not be written the last time
+        self._lock = Lock()  # of these three
+        self._waiting: dict[str, Checkpoint] = {}  # at most a "best" and a "latest"
+        self._thread: Thread | None = None  # that writes what waits; it ends when nothing does
+        self._failure: BaseException | None = None  # of the thread
 
     def record(self, record: Record) -> None:
+        self._raise_failure()
         self._write("metrics.jsonl", record["step"], lambda: self.run_dir.append_record(record))
         if log := self.log:
             self._write("log", record["step"], lambda: log(record))
@@ -42,8 +55,61 @@ class Saver:
         run_dir = self.run_dir
         self._write("report.html", step, lambda: self.write_report(run_dir.folder, run_dir.config, records))
 
-    def save_best(self, checkpoint: Checkpoint) -> None:
-        """Unless there is one with a lower loss. After a failure, save_latest tries again."""
+    def save(self, checkpoint: Checkpoint, kinds: Sequence[str]) -> None:
+        """As "best", "latest" or both; soon. What fails then is raised by the next call of this or of `record`."""
+        self._raise_failure()
+        with self._lock:
+            self._waiting |= dict.fromkeys(kinds, checkpoint)
+            if self._thread is None:
+                self._thread = Thread(target=self._write_waiting, name="checkpoints", daemon=True)
+                self._thread.start()
+
+    def save_last(self, checkpoint: Checkpoint, kinds: Sequence[str]) -> None:
+        """At once. RunFailed if the latest cannot be written to the folder, which says where it is instead."""
+        self.wait()
+        self._raise_failure()
+        self._save(dict.fromkeys(kinds, checkpoint))
+        if "latest" in kinds and self.last_saved is not checkpoint.state:
+            self._save_elsewhere(checkpoint)
+
+    def wait(self) -> None:
+        """Until all is written."""
+        while thread := self._thread:
+            thread.join()
+
+    def _write_waiting(self) -> None:
+        while True:
+            with self._lock:
+                waiting, self._waiting = self._waiting, {}
+                if not waiting or self._failure:
+                    self._thread = None
+                    return
+            try:
+                self._save(waiting)
+            except BaseException as error:
+                self._failure = error
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure:
+            raise failure
+
+    def _save(self, checkpoints: Mapping[str, Checkpoint]) -> None:
+        for checkpoint in checkpoints.values():
+            self._check_finite(checkpoint)
+        if best := checkpoints.get("best"):
+            self._save_best(best)
+        if latest := checkpoints.get("latest"):
+            self._save_latest(latest)
+
+    def _check_finite(self, checkpoint: Checkpoint) -> None:
+        """RunFailed otherwise: the loss shows a bad update only in the next step."""
+        for name, array in {**checkpoint.weights, **checkpoint.optimizer_state}.items():
+            if not np.isfinite(array).all():
+                raise RunFailed(f"step {checkpoint.state.step} has made {name} not finite. {self.way_out}")
+
+    def _save_best(self, checkpoint: Checkpoint) -> None:
+        """Unless there is one with a lower loss. After a failure, _save_latest tries again."""
         loss = checkpoint.state.best_loss
         if loss is None or loss > self.best_loss:
             return
@@ -53,21 +119,22 @@ class Saver:
         if saved:
             self.best_loss = loss
 
-    def save_latest(self, checkpoint: Checkpoint, is_last: bool) -> None:
-        """RunFailed if it is the last one and cannot be written to the folder."""
+    def _save_latest(self, checkpoint: Checkpoint) -> None:
         if self._unwritten_best is not None:
-            self.save_best(self._unwritten_best)
+            self._save_best(self._unwritten_best)
         step = checkpoint.state.step
         if self._write("checkpoints/latest", step, lambda: self.run_dir.save_latest(checkpoint)):
             self.last_saved = checkpoint.state
-        elif is_last:
-            self._save_elsewhere(checkpoint)
 
     @property
     def newest(self) -> str:
         if self.last_saved is None:
             return "there is no checkpoint"
         return f"the newest checkpoint is of step {self.last_saved.step}"
+
+    @property
+    def way_out(self) -> str:
+        return f"{self.newest.capitalize()}; a lower --lr or --grad-clip 1 may help, also with --resume"
 
     def _save_elsewhere(self, checkpoint: Checkpoint) -> None:
         step, folder, reason = checkpoint.state.step, self.run_dir.folder, self._reasons["checkpoints/latest"]

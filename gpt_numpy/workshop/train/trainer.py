@@ -6,7 +6,6 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from gpt_numpy.workshop.console import Bar, Console
@@ -70,6 +69,7 @@ class Trainer:
                 self._end(f"it failed: {error}")
                 raise
             finally:
+                self.saver.wait()
                 if self.profiler:
                     self.profiler.end()
             with suppress(Lost):  # torchrun kills all processes when one exits, and the first may still be writing
@@ -79,7 +79,7 @@ class Trainer:
     def _train(self, stop: Stop) -> None:
         recipe = self.state.recipe
         if self.saver.last_saved is None:  # so that a run can be resumed from its first moment on
-            self._save(is_best=False, is_due=True, is_last=True)
+            self._save_last(is_best=False)
         with self.console.bar("", recipe.steps, *COLUMNS) as bar:
             while True:
                 step = self.state.step
@@ -93,14 +93,14 @@ class Trainer:
                 if (done or late or step % recipe.eval_every == 0) and self.state.last_eval_step != step and not stop:
                     is_best = self._evaluate(bar, stop, is_last=bool(done or late))
                 reason = "all steps are done" if done else self._reason_to_end(bool(late))
-                last = bool(reason or stop)
-                is_due = last or (step > 0 and step % recipe.checkpoint_every == 0)
-                is_due = is_due and self.saver.last_saved != self.state
+                if reason or stop:
+                    self._flush(bar)
+                    self._save_last(is_best)
+                    break
+                is_due = step > 0 and step % recipe.checkpoint_every == 0 and self.saver.last_saved != self.state
                 if is_best or is_due:
                     self._flush(bar)  # a nonfinite result ends the run here
-                    self._save(is_best, is_due, last)
-                if last:
-                    break
+                    self._save(is_best, is_due)
                 self._step()
         if stop:
             reason = "it was stopped"
@@ -155,7 +155,7 @@ class Trainer:
                 name = self.engine.first_nonfinite(self._batch(step - 1), step - 1)
                 raise RunFailed(
                     f"step {step}: the loss is {loss}, the norm of the gradient {grad_norm}"
-                    f"{f' (the first is {name})' if name else ''}. {self._way_out()}"
+                    f"{f' (the first is {name})' if name else ''}. {self.saver.way_out}"
                 )
             self._record(record)
         bar.at(step, self.metrics.progress())
@@ -174,7 +174,7 @@ class Trainer:
                 bar.at(state.step, f"evaluating {progress.done:.0%}")
         validation = progress.loss
         if not math.isfinite(validation):
-            raise RunFailed(f"step {state.step}: the validation loss is {validation}. {self._way_out()}")
+            raise RunFailed(f"step {state.step}: the validation loss is {validation}. {self.saver.way_out}")
         latest = min(100, state.recipe.eval_every)
         training = metrics.mean_loss(latest) if metrics.losses else self.engine.loss(self._batch(0))
         best = state.best_loss is None or validation < state.best_loss
@@ -227,23 +227,22 @@ class Trainer:
                 self.saver.report(self.state.step, self.metrics.records)
             self._reported = time.monotonic()
 
-    def _save(self, is_best: bool, is_due: bool, is_last: bool) -> None:
-        """The weights as the best, and everything as the latest checkpoint."""
+    def _save(self, is_best: bool, is_due: bool) -> None:
+        """The weights as the best, and everything as the latest checkpoint, while the training goes on."""
         with self.budget.measure("saving"):
-            checkpoint = self._checkpoint(with_optimizer=is_due)
-            if is_best:
-                self.saver.save_best(checkpoint)
-            if is_due:
-                self.saver.save_latest(checkpoint, is_last)
+            self.saver.save(self._checkpoint(is_due), ["best"] * is_best + ["latest"] * is_due)
+
+    def _save_last(self, is_best: bool) -> None:
+        """The same, but returns when it is saved."""
+        with self.budget.measure("saving"):
+            self.saver.wait()
+            is_due = self.saver.last_saved != self.state
+            if is_best or is_due:
+                self.saver.save_last(self._checkpoint(is_due), ["best"] * is_best + ["latest"] * is_due)
 
     def _checkpoint(self, with_optimizer: bool) -> Checkpoint:
-        """RunFailed unless all of it is finite: the loss shows a bad update only in the next step."""
-        weights = self.engine.weights()
         optimizer_state = self.engine.optimizer_state() if with_optimizer else {}
-        for name, array in {**weights, **optimizer_state}.items():
-            if not np.isfinite(array).all():
-                raise RunFailed(f"step {self.state.step} has made {name} not finite. {self._way_out()}")
-        return Checkpoint(self.state, self.tokenizer, weights, optimizer_state)
+        return Checkpoint(self.state, self.tokenizer, self.engine.weights(), optimizer_state)
 
     def _save_alone(self) -> None:
         """After another process was lost. This one still has the state after its latest step and saves that, unless it
@@ -251,9 +250,8 @@ class Trainer:
 
         def save() -> None:
             try:
-                if self.saver.last_saved != self.state:
-                    self._flush(Bar())
-                    self._save(is_best=False, is_due=True, is_last=True)
+                self._flush(Bar())
+                self._save_last(is_best=False)
                 self.console.say(f"saved at step {self.state.step}; continue with --resume", "yellow")
             except Lost:
                 pass
@@ -264,9 +262,6 @@ class Trainer:
         saving.start()
         saving.join(SAVE_TIMEOUT)
         self._end("another process was lost")
-
-    def _way_out(self) -> str:
-        return f"{self.saver.newest.capitalize()}; a lower --lr or --grad-clip 1 may help, also with --resume"
 
 
 def is_doubling(step: int, every: int) -> bool:
