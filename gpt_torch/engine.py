@@ -235,10 +235,10 @@ class Engine:
     @raising_lost()
     @out_of_memory_as_memory_error()
     @torch.no_grad()
-    def loss(self, batch: Batch) -> float:
+    def loss(self, batch: Batch) -> Tensor:
         for_training(self.model, False)
         (rows,) = split_rows(batch.rows, 0, self.processes)
-        return float(all_reduce_sum(self._loss_of(self.model, batch, rows), self.processes))
+        return all_reduce_sum(self._loss_of(self.model, batch, rows), self.processes)
 
     @torch.no_grad()
     def logits(self, ids: Ids) -> NDArray[Any]:

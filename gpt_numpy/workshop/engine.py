@@ -72,8 +72,8 @@ class Engine(Protocol):
     def first_nonfinite(self, batch: Batch, step: int) -> str | None:
         """After such a step: the first parameter that is not finite, or else the first whose gradient is not."""
 
-    def loss(self, batch: Batch) -> float:
-        """The mean loss, without dropout."""
+    def loss(self, batch: Batch) -> Any:
+        """The mean loss, without dropout: a number, perhaps of a device that is still at work."""
 
     def profile(self, folder: Path) -> AbstractContextManager[list[str | Table]]:
         """Measures the steps of a block. At its end the list holds the result, or where in the folder that is."""

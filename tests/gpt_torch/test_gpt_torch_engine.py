@@ -16,6 +16,7 @@ from gpt_numpy import GPTConfig
 from gpt_numpy.workshop.errors import RunFailed
 from gpt_numpy.workshop.optim import state_shapes
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
+from gpt_numpy.workshop.train import evaluate
 from gpt_numpy.workshop.train.distributed import Processes
 from gpt_torch import selftest
 from gpt_torch.engine import Engine
@@ -68,6 +69,30 @@ def test_evaluating_and_generating_do_not_affect_training() -> None:
         )
     trained(undisturbed)
     assert_same(dict(disturbed.weights()), dict(undisturbed.weights()))
+
+
+def test_evaluation_waits_for_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def asking(name: str) -> Callable[[torch.Tensor], Any]:
+        original = getattr(torch.Tensor, name)
+
+        def function(tensor: torch.Tensor) -> Any:
+            asked.append(original(tensor))
+            return asked[-1]
+
+        return function
+
+    engine = Engine(CONFIG, RECIPE, CPU)
+    tokens = np.arange(1000) % CONFIG.vocab_size
+    monkeypatch.setattr(evaluate, "AT_ONCE", 10 * CONFIG.block_size)
+    for name in ("__float__", "__bool__", "item", "tolist"):
+        monkeypatch.setattr(torch.Tensor, name, asking(name))
+    *before, last = evaluate.evaluate(engine, tokens)
+    assert len(before) > 5
+    assert asked == []
+    assert float(last.loss) == asked[0]
+    assert len(asked) == 1
 
 
 def test_micro_batches_have_independent_dropout() -> None:

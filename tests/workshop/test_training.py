@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from gpt_numpy import engine as engine_module
-from gpt_numpy.cli import CLI
+from gpt_numpy.cli import CLI, NumpyCLI
 from gpt_numpy.engine import Engine
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
 from gpt_numpy.workshop.cli.main import run
@@ -481,6 +481,67 @@ def test_report_is_written_at_most_every_ten_seconds_and_at_the_end(
     evaluations = [number for number, record in enumerate(RunDir(Path("a")).records(), 1) if record["kind"] != "step"]
     assert len(evaluations) == 8
     assert written == [evaluations[i] for i in (0, 2, 4, 6, 7)]
+
+
+class Clock:
+    """In place of the module `time`: a step takes half a minute."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, step, self.perf_counter = 0.0, Engine.train_step, time.perf_counter
+
+        def slow(engine: Engine, batch: Batch, number: int) -> StepResult:
+            wait_for_checkpoints()  # or one that waits could give way to the next
+            self.now += 30.0
+            return step(engine, batch, number)
+
+        monkeypatch.setattr(Engine, "train_step", slow)
+        monkeypatch.setattr(trainer, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("every", "minutes", "saved"),
+    [(1000, 2.0, [0, 4, 8, 12, 16, 20]), (10, 3.5, [0, 7, 10, 17, 20]), (10, 0.0, [0, 10, 20])],
+)
+def test_checkpoints_by_steps_and_by_minutes(
+    every: int, minutes: float, saved: list[int], train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, save = [], RunDir.save_latest
+
+    def logged(self: RunDir, checkpoint: Checkpoint) -> None:
+        found.append(checkpoint.state.step)
+        save(self, checkpoint)
+
+    monkeypatch.setattr(RunDir, "save_latest", logged)
+    Clock(monkeypatch)
+    assert train("a", "--checkpoint-every", str(every), "--checkpoint-minutes", str(minutes)) == 0
+    assert found == saved
+
+
+def test_clock_of_the_first_process_decides_when_all_save(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Second(Processes):
+        rank, calls = 1, 0
+
+        def all_reduce_max(self, *numbers: int) -> tuple[int, ...]:
+            is_in_the_loop = len(numbers) == 4
+            self.calls += is_in_the_loop
+            return (*numbers[:3], max(numbers[3], self.calls == 7)) if is_in_the_loop else numbers
+
+    found, make = [], trainer.Trainer._checkpoint
+
+    def logged(self: trainer.Trainer, with_optimizer: bool) -> Checkpoint:
+        found.append(self.state.step)
+        return make(self, with_optimizer)
+
+    train("a", "--steps", "1")
+    monkeypatch.setattr(trainer.Trainer, "_checkpoint", logged)
+    monkeypatch.setattr(trainer.Trainer, "_evaluate", lambda *_, **__: False)
+    Clock(monkeypatch)
+    flags = ["--steps", "20", "--checkpoint-minutes", "1", "--checkpoint-every", "1000"]
+    assert run(NumpyCLI(Second()), ["train", "--resume", "--out", "a", *flags]) == 0
+    assert found == [7, 20]
 
 
 def test_initial_weights_depend_on_the_seed(train: Train) -> None:

@@ -30,7 +30,7 @@ def evaluate_run(cli: EngineCLI, arguments: Sequence[str]) -> int:
     with console.bar("evaluating", 1.0) as bar:
         for progress in evaluate(engine, data.validation):
             bar.at(progress.done)
-    loss = progress.loss
+    loss = float(progress.loss)
     per_character = loss / data.characters_per_token
     console.say(f"{checkpoint.folder}, step {checkpoint.state.step}, on {len(data.validation):,} tokens of {data.name}")
     console.say(f"validation loss       {loss:.4f}    {phase_of(per_character)}")

@@ -45,7 +45,7 @@ def _epoch(length: int, block_size: int, count: int, seed: int, epoch: int) -> t
     return offset, windows
 
 
-def adjacent_windows(tokens: NDArray[Any], block_size: int, batch_size: int = 32) -> Iterator[Batch]:
+def adjacent_windows(tokens: NDArray[Any], block_size: int, batch_size: int) -> Iterator[Batch]:
     """The whole text, the last window shorter: each token but the first is predicted once."""
     last = len(tokens) - 1
     starts = np.arange(0, last - last % block_size, block_size)

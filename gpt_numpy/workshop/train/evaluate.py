@@ -2,25 +2,28 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 from numpy.typing import NDArray
 
 from gpt_numpy.workshop.data.dataloader import adjacent_windows
 from gpt_numpy.workshop.engine import Engine
 
+AT_ONCE = 1 << 14  # tokens of a batch
+
 
 class EvalProgress(NamedTuple):
     done: float  # the fraction of the tokens
-    loss: float  # mean over these tokens
+    loss: SupportsFloat  # mean over these tokens; float() of it may have to wait for a device
 
 
 def evaluate(engine: Engine, tokens: NDArray[Any]) -> Iterator[EvalProgress]:
     """The loss so far, after each batch; the last one is over all tokens."""
-    total, count = 0.0, 0
-    for batch in adjacent_windows(tokens, engine.config.block_size):
+    total: Any = 0.0
+    count, block_size = 0, engine.config.block_size
+    for batch in adjacent_windows(tokens, block_size, max(1, AT_ONCE // block_size)):
         size = batch.rows * batch.length
-        total += engine.loss(batch) * size
+        total = total + engine.loss(batch) * size
         count += size
         yield EvalProgress(count / (len(tokens) - 1), total / count)
 

@@ -55,6 +55,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.is_resumed = bool(self.metrics.records)
         self._reported = -math.inf  # when
+        self._saved = time.monotonic()  # when, or when this began
 
     def train(self) -> Stop:
         """Until the recipe is done, nothing improves any more, or a signal arrives."""
@@ -83,8 +84,8 @@ class Trainer:
         with self.console.bar("", recipe.steps, *COLUMNS) as bar:
             while True:
                 step = self.state.step
-                stop.signal, flush, late = self.processes.all_reduce_max(
-                    stop.received, self.metrics.flush_is_due, self._time_is_up
+                stop.signal, flush, late, stale = self.processes.all_reduce_max(
+                    stop.received, self.metrics.flush_is_due, self._time_is_up, self._checkpoint_is_stale
                 )
                 if flush:
                     self._flush(bar)
@@ -97,7 +98,8 @@ class Trainer:
                     self._flush(bar)
                     self._save_last(is_best)
                     break
-                is_due = step > 0 and step % recipe.checkpoint_every == 0 and self.saver.last_saved != self.state
+                is_due = bool(stale) or (step > 0 and step % recipe.checkpoint_every == 0)
+                is_due = is_due and self.saver.last_saved != self.state
                 if is_best or is_due:
                     self._flush(bar)  # a nonfinite result ends the run here
                     self._save(is_best, is_due)
@@ -112,6 +114,12 @@ class Trainer:
     @property
     def _time_is_up(self) -> bool:
         return 0 < self.state.recipe.max_minutes <= self.budget.total / 60
+
+    @property
+    def _checkpoint_is_stale(self) -> bool:
+        """By the clock of the first process; all of them save the same step."""
+        minutes = self.state.recipe.checkpoint_minutes
+        return self.processes.first and 0 < minutes <= (time.monotonic() - self._saved) / 60
 
     def _reason_to_end(self, time_is_up: bool) -> str:
         """Why the run ends before all steps are done; "" if it does not."""
@@ -172,11 +180,11 @@ class Trainer:
                 if stop:
                     return False
                 bar.at(state.step, f"evaluating {progress.done:.0%}")
-        validation = progress.loss
+            validation = float(progress.loss)
         if not math.isfinite(validation):
             raise RunFailed(f"step {state.step}: the validation loss is {validation}. {self.saver.way_out}")
         latest = min(100, state.recipe.eval_every)
-        training = metrics.mean_loss(latest) if metrics.losses else self.engine.loss(self._batch(0))
+        training = metrics.mean_loss(latest) if metrics.losses else float(self.engine.loss(self._batch(0)))
         best = state.best_loss is None or validation < state.best_loss
         if best:
             state = replace(state, best_step=state.step, best_loss=validation, evals_since_best=0)
@@ -231,6 +239,8 @@ class Trainer:
         """The weights as the best, and everything as the latest checkpoint, while the training goes on."""
         with self.budget.measure("saving"):
             self.saver.save(self._checkpoint(is_due), ["best"] * is_best + ["latest"] * is_due)
+            if is_due:
+                self._saved = time.monotonic()
 
     def _save_last(self, is_best: bool) -> None:
         """The same, but returns when it is saved."""
