@@ -171,7 +171,9 @@ def test_nonfinite_step_changes_nothing_and_its_cause_is_named(
     engine.load(invalid, moments, 3)
     found = engine.train_step(batch(seed=3), 3)
     assert not (np.isfinite(float(found.loss)) and np.isfinite(float(found.grad_norm)))
+    engine.loss(batch())
     assert engine.first_nonfinite(batch(seed=3), 3) == first
+    assert engine.model.training  # with the dropout of that step
     state = {name: as_tensor(array) for name, array in weights.items()}
     engine.model.load_state_dict(state)  # valid weights again, but the engine skips all steps until load
     engine.train_step(batch(seed=4), 4)

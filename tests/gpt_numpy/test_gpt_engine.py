@@ -8,6 +8,7 @@ import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,6 +51,19 @@ def test_overflow_raises_no_warning() -> None:
     engine.load({name: np.full_like(array, 1e30) for name, array in engine.weights().items()}, {}, 0)
     assert not np.isfinite(engine.loss(batch()))
     assert not math.isfinite(float(engine.train_step(batch(), 0).loss))
+
+
+@pytest.mark.parametrize(
+    ("libraries", "blas"),
+    [
+        ([{"internal_api": "openblas", "version": "0.3"}], "with one of openblas 0.3 each"),
+        ([], "each with a BLAS that does not tell its threads"),
+    ],
+)
+def test_describe_names_the_blas(libraries: list[dict[str, str]], blas: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(CONFIG, RECIPE, threads=2)
+    monkeypatch.setattr("gpt_numpy.engine.numpys_blas", lambda: SimpleNamespace(info=lambda: libraries))
+    assert engine.describe() == f"NumPy {np.__version__}, float32, 2 threads, {blas}"
 
 
 @pytest.mark.parametrize("threads", [1, 3])

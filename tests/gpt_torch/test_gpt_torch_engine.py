@@ -20,7 +20,7 @@ from gpt_numpy.workshop.train import evaluate
 from gpt_numpy.workshop.train.distributed import Processes
 from gpt_torch import selftest
 from gpt_torch.engine import Engine
-from gpt_torch.options import Options, is_compiled, optimizer_skips
+from gpt_torch.options import Options, is_compiled, optimizer_skips, set_global_flags
 from gpt_torch.selftest import self_test
 from tests.support.engines import COMPILER, CONFIG, RECIPE, RECIPES, assert_close, assert_same, batch, trained
 
@@ -328,6 +328,18 @@ def test_describe() -> None:
     assert engine.describe() == f"{description}, in each of 2 processes (ddp)"
     engine.options = replace(CPU, deterministic=True)
     assert ", fused attention, deterministic, CPU" in engine.describe()
+    engine.forward = lambda *_: None
+    assert ", fused attention, compiled, deterministic, CPU" in engine.describe()
+
+
+def test_options_are_optional() -> None:
+    assert Engine(CONFIG, RECIPE).options == Options()
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("tf32", "high"), ("float32", "highest")])
+def test_precision_of_matrix_products_is_set(dtype: str, precision: str) -> None:
+    set_global_flags(dtype, deterministic=False)
+    assert torch.get_float32_matmul_precision() == precision
 
 
 def test_invalid_saved_scale_is_ignored() -> None:

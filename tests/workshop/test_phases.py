@@ -5,8 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from gpt_numpy.workshop.engine import StepResult
+from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.train.budget import TimeBudget
 from gpt_numpy.workshop.train.evaluate import bits, perplexity
-from gpt_numpy.workshop.train.metrics import Evaluation, diagnose
+from gpt_numpy.workshop.train.metrics import Evaluation, Metrics, diagnose
 from gpt_numpy.workshop.train.phases import meaning_of, phase_of
 
 NOISE = np.random.default_rng(0).normal(0, 0.05, 2000)
@@ -53,6 +56,19 @@ def test_loss_not_falling() -> None:
     flat = [4.17 + noise for noise in NOISE[:200]]
     assert "not falling" in found(flat, [])
     assert "not falling" not in found(flat[:99], [])  # too early
+    assert "not falling" not in found([3.0] * 180 + [2.0] + [2.98] * 19, [])  # by the mean of the last twenty
+
+
+def test_progress_shows_the_latest_validation_loss_and_characters_per_second() -> None:
+    metrics = Metrics(1000, 3.0, TimeBudget(0.0))
+    for step, loss in enumerate((4.0, 2.0)):
+        metrics.add_record({"kind": "evaluation", "step": step, "train_loss": loss, "val_loss": loss + 0.5})
+        metrics.add_step(step, StepResult(loss, 1.0), seconds=0.5)
+        for record in metrics.flush(Recipe()):
+            metrics.add_record(record)
+    assert "val 2.500 " in metrics.progress()
+    assert 5.9 < metrics.records[-1]["characters_per_second"] / 1000 <= 6.0  # 1,000 tokens in half a second
+    assert metrics.progress().endswith("6.0k chars/s")
 
 
 @pytest.mark.parametrize("at", [750, 751, 850, 960, 999])
@@ -62,6 +78,13 @@ def test_spike_is_reported_with_its_step(at: int) -> None:
     assert f"a spike: the loss of step {at + 1} was 4.00" in found(losses, [])
     losses[at] = FALLING[at] + 0.15  # noise
     assert found(losses, []) == ""
+
+
+@pytest.mark.parametrize(("height", "reported"), [(0.45, False), (0.55, True)])
+def test_spike_among_equal_losses_is_above_half_a_nat(height: float, reported: bool) -> None:
+    losses = [2.0] * 100
+    losses[70] += height
+    assert ("a spike" in found(losses, [])) == reported
 
 
 def test_spike_is_reported_once() -> None:
@@ -94,7 +117,7 @@ def test_plateau() -> None:
 def test_perplexity_and_bits() -> None:
     assert perplexity(math.log(65)) == pytest.approx(65)
     assert bits(math.log(8)) == pytest.approx(3)
-    assert perplexity(1e9) == math.inf
+    assert perplexity(709.7) < perplexity(710.0) == perplexity(1e9) == math.inf
 
 
 def test_no_false_warnings() -> None:

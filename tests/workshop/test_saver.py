@@ -147,6 +147,17 @@ def test_checkpoint_that_is_not_finite_is_not_written(value: float, saver: Saver
     assert all("7" not in entry for entry in written.log)
 
 
+def test_failing_logger_is_named_with_its_reason(written: Written, capsys: pytest.CaptureFixture[str]) -> None:
+    def log(record: Any) -> None:
+        raise ValueError("no such project")
+
+    saver = Saver(written, Console(), lambda *_: None, None, np.inf, log)  # type: ignore[arg-type]
+    for _ in range(2):
+        saver.record(RECORD)
+    out = capsys.readouterr().out
+    assert out == f"step 1: {Path('a/log')} cannot be written: no such project; there is no checkpoint\n"
+
+
 def test_training_goes_on_while_a_checkpoint_is_written(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     allowed, save = threading.Event(), RunDir.save_latest
     meanwhile: list[int] = []

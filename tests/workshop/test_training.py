@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -299,8 +300,11 @@ def test_latest_finds_newest_run(train: Train) -> None:
 
 def test_runs_started_at_once_get_different_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    folders = [new_run_dir(None, "laptop").folder for _ in range(5)]
-    assert len(set(folders)) == 5
+    now = datetime(2026, 2, 3, 4, 5, 6)
+    monkeypatch.setattr(run_dir, "datetime", SimpleNamespace(now=lambda: now))
+    folders = [new_run_dir(None, "laptop").folder for _ in range(3)]
+    name = "2026-02-03-040506-laptop"
+    assert [folder.name for folder in folders] == [name, f"{name}-2", f"{name}-3"]
     assert all(folder.is_dir() for folder in folders)
 
 
@@ -372,6 +376,18 @@ def test_second_signal_ends_at_once_unless_forwarded_by_launcher(
         signal.raise_signal(signal.SIGINT)
         stop.synchronize()
         assert stop.signal == signal.SIGINT
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN], ids=["terminal", "nohup"])
+def test_closed_terminal_stops_the_run_unless_it_was_ignored(before: signal.Handlers) -> None:
+    signal.signal(signal.SIGHUP, before)
+    with signals.stop_on_signals(Processes()) as stop:
+        assert (signal.getsignal(signal.SIGHUP) == signal.SIG_IGN) == (before == signal.SIG_IGN)
+        if before == signal.SIG_DFL:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.received == signal.SIGHUP
+    assert signal.getsignal(signal.SIGHUP) == before
 
 
 @pytest.mark.usefixtures("interruptible")
@@ -676,15 +692,21 @@ def test_patience_stops_run_without_improvement(train: Train, capsys: pytest.Cap
 def test_nan_loss_ends_run_and_keeps_last_checkpoint(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    step = Engine.train_step
+    step, starts = Engine.train_step, list[list[int]]()
 
     def broken(self: Engine, batch: Batch, number: int) -> StepResult:
         found = step(self, batch, number)
+        starts.append(batch.starts.tolist())
         return StepResult(float("nan"), found.grad_norm) if number == 12 else found
 
+    def cause(self: Engine, batch: Batch, number: int) -> str:
+        assert (number, batch.starts.tolist()) == (12, starts[12])
+        return "a gradient"
+
     monkeypatch.setattr(Engine, "train_step", broken)
+    monkeypatch.setattr(Engine, "first_nonfinite", cause)
     assert train("a") == 1
-    assert "step 13: the loss is nan" in capsys.readouterr().err
+    assert re.search(r"step 13: the loss is nan, .* \(the first is a gradient\)", capsys.readouterr().err)
     assert RunDir(Path("a")).checkpoint("latest").state.step == 10
 
 

@@ -30,7 +30,10 @@ def evaluate(engine: Engine, tokens: NDArray[Any]) -> Iterator[EvalProgress]:
 
 def perplexity(loss: float) -> float:
     """The number of equally likely tokens that a guess with this loss chooses from."""
-    return math.exp(loss) if loss < 700 else math.inf
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 def bits(loss: float) -> float:
