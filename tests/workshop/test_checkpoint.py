@@ -1,6 +1,7 @@
 """Checkpoints are written atomically, and a damaged one is never used."""
 
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -92,6 +93,15 @@ def test_interrupted_save_leaves_old_or_new_checkpoint(
     save_checkpoint(LATEST, new)  # the next save removes leftovers
     assert load_checkpoint(LATEST).state == new.state
     assert [path.name for path in LATEST.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_whole_content_is_fsynced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
+    digest = io.write_fsynced(tmp_path / "a", [b"one", memoryview(b", two")])
+    assert (tmp_path / "a").read_bytes() == b"one, two"
+    assert sizes == [8]
+    assert digest == hashlib.sha256(b"one, two").hexdigest()
 
 
 def test_checkpoint_is_fsynced_before_it_is_renamed(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
