@@ -3,7 +3,8 @@
 import math
 import re
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -48,6 +49,25 @@ def test_options_do_not_change_a_steps_result(options: Options, micro_batch: int
     engine = Engine(CONFIG, recipe, options)
     assert_close(trained(engine), trained(Engine(CONFIG, recipe, CPU)), 1e-3)
     assert engine.compiled == (options.compile == "on" and COMPILER)
+
+
+@pytest.mark.parametrize("attention", ["math", "fused"])
+def test_attention_of_the_options_computes(attention: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    @contextmanager
+    def noted(attention: str, device: torch.device) -> Iterator[None]:
+        asked.append(attention)
+        yield
+        asked.append("end")
+
+    engine = Engine(CONFIG, RECIPE, replace(CPU, attention=attention))
+    monkeypatch.setattr("gpt_torch.engine.attending", noted)
+    engine.train_step(batch(), 0)
+    engine.loss(batch())
+    engine.logits(batch().windows()[:, :-1])
+    engine.reader().read([1])
+    assert asked == [attention, "end"] * 4
 
 
 def test_recompute_repeats_the_same_dropout() -> None:

@@ -80,10 +80,12 @@ def test_spike_is_reported_with_its_step(at: int) -> None:
     assert found(losses, []) == ""
 
 
-@pytest.mark.parametrize(("height", "reported"), [(0.45, False), (0.55, True)])
-def test_spike_among_equal_losses_is_above_half_a_nat(height: float, reported: bool) -> None:
-    losses = [2.0] * 100
-    losses[70] += height
+@pytest.mark.parametrize(
+    ("height", "steps", "reported"), [(0.45, 100, False), (0.55, 100, True), (0.55, 40, True), (0.55, 39, False)]
+)
+def test_spike_among_equal_losses_is_above_half_a_nat(height: float, steps: int, reported: bool) -> None:
+    losses = [2.0] * steps
+    losses[30] += height
     assert ("a spike" in found(losses, [])) == reported
 
 
@@ -112,6 +114,12 @@ def test_plateau() -> None:
     assert "a plateau" not in found(FALLING, evaluations[:4])
     falling = [(step, train - 0.0002 * step, val) for step, train, val in evaluations]
     assert "a plateau" not in found(FALLING, falling)
+
+
+def test_overfitting_needs_four_evaluations() -> None:
+    evaluations = [(0, 4.2, 4.2), (250, 1.7, 1.7), (500, 1.3, 1.75), (750, 1.1, 1.85)]
+    assert "overfitting: best was step 250" in found(FALLING, evaluations)
+    assert found(FALLING, evaluations[1:]) == ""
 
 
 def test_perplexity_and_bits() -> None:

@@ -298,6 +298,10 @@ def test_latest_finds_newest_run(train: Train) -> None:
     assert find_run_dir("latest").folder == Path("runs/a")
 
 
+def test_folder_that_is_not_locked_was_not_removed() -> None:
+    assert not RunDir(Path("a")).was_removed
+
+
 def test_runs_started_at_once_get_different_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     now = datetime(2026, 2, 3, 4, 5, 6)
@@ -487,7 +491,7 @@ def test_report_is_written_at_most_every_ten_seconds_and_at_the_end(
 
     def recorded(self: Saver, new: dict[str, Any]) -> None:
         nonlocal now
-        now += 6.0 * (new["kind"] == "evaluation")
+        now += 5.0 * (new["kind"] == "evaluation")
         record(self, new)
 
     monkeypatch.setattr(Saver, "record", recorded)
@@ -558,6 +562,21 @@ def test_clock_of_the_first_process_decides_when_all_save(train: Train, monkeypa
     flags = ["--steps", "20", "--checkpoint-minutes", "1", "--checkpoint-every", "1000"]
     assert run(NumpyCLI(Second()), ["train", "--resume", "--out", "a", *flags]) == 0
     assert found == [7, 20]
+
+
+def test_speed_counts_all_tokens_of_a_step(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(self: trainer.Trainer) -> signals.Stop:
+        assert self.metrics.tokens_per_step == 3 * 8
+        return signals.Stop(self.processes)
+
+    monkeypatch.setattr(trainer.Trainer, "train", stopped)
+    assert train("a", "--batch-size", "3") == 0
+
+
+def test_only_before_the_first_step_a_model_knows_nothing(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    train("a", "--steps", "5")
+    meanings = re.findall(r"^step +(\d+) .*\d   (\S.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert meanings == [("0", "knows nothing"), ("5", "how often each character occurs")]
 
 
 def test_initial_weights_depend_on_the_seed(train: Train) -> None:
