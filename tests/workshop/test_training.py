@@ -387,7 +387,7 @@ def test_second_signal_ends_at_once_unless_forwarded_by_launcher(
 def test_closed_terminal_stops_the_run_unless_it_was_ignored(before: signal.Handlers) -> None:
     signal.signal(signal.SIGHUP, before)
     with signals.stop_on_signals(Processes()) as stop:
-        assert (signal.getsignal(signal.SIGHUP) == signal.SIG_IGN) == (before == signal.SIG_IGN)
+        assert (signal.getsignal(signal.SIGHUP) == before) == (before == signal.SIG_IGN)
         if before == signal.SIG_DFL:
             signal.raise_signal(signal.SIGHUP)
             assert stop.received == signal.SIGHUP
