@@ -27,7 +27,7 @@ def as_array(data: Any, dtype: DTypeLike | None = None) -> Array:
         raise TypeError(f"a tensor holds floats, integers or booleans, not {array.dtype} (given: {data!r:.60})")
     if dtype is not None:
         wanted = as_dtype(dtype)
-        if wanted.kind in "iu" and array.size and is_plain(data):
+        if wanted.kind in "iu" and array.size and not isinstance(data, np.ndarray):  # of an array the low bits stay
             limits = np.iinfo(wanted)
             if not limits.min <= np.trunc(array.min()) <= np.trunc(array.max()) <= limits.max:
                 raise ValueError(f"{data!r:.60} is not within {wanted}, {limits.min} to {limits.max}")

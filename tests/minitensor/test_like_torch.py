@@ -741,3 +741,25 @@ def test_cat_has_the_dtype_of_first_float_or_else_first_tensor() -> None:
 def test_iteration_over_scalar_raises() -> None:
     with pytest.raises(TypeError, match="iteration over a 0-d tensor"):
         iter(minitensor.tensor(1.0))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        127, 128, -128, -129, [0, 300], [-300, 0], [[-1.5, 127.9]], -1e30, np.int64(300), [np.int64(-300)],
+        np.array([300, -129]), np.array(-1),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_numbers_outside_a_dtype_are_refused_and_arrays_keep_their_low_bits(data: Any) -> None:
+    for ours, theirs in ((np.int8, torch.int8), (np.int32, torch.int32)):
+        try:
+            expected = torch.tensor(data, dtype=theirs)
+        except RuntimeError:
+            with pytest.raises(ValueError, match="is not within"):
+                minitensor.tensor(data, dtype=ours)
+        else:
+            found = minitensor.tensor(data, dtype=ours)
+            assert found.dtype == ours
+            assert found.tolist() == expected.tolist()
+            assert minitensor.tensor(minitensor.tensor(data), dtype=ours).tolist() == found.tolist()
