@@ -1,13 +1,27 @@
-"""torch.compile: its result against the eager one, and its errors."""
+"""torch.compile: where its code is kept, its result against the eager one, and its errors."""
 
 import math
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 
 from torch import Tensor
+
+from gpt_numpy.workshop.data.corpus import cache_folder
+from gpt_numpy.workshop.errors import RunFailed
 
 
 class CompiledWrongly(Exception):
     pass
+
+
+def use_cache_folder() -> None:
+    """Of the user, for compiled code. The compiler's own choice is a temporary folder, which a restart may empty."""
+    with suppress(OSError, RunFailed):
+        folder = cache_folder() / "compiled"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 def is_from_compiler(error: Exception) -> bool:

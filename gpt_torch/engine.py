@@ -30,7 +30,7 @@ from gpt_numpy.workshop.rng import DROPOUT
 from gpt_numpy.workshop.train.distributed import Processes
 from gpt_torch.attention import attending, attention_of
 from gpt_torch.cache import Cache
-from gpt_torch.compiled import CompiledWrongly, first_difference, is_from_compiler
+from gpt_torch.compiled import CompiledWrongly, first_difference, is_from_compiler, use_cache_folder
 from gpt_torch.device import (
     ALLOWED,
     DTYPES,
@@ -83,6 +83,8 @@ class Engine:
         self.nonfinite = torch.zeros((), device=self.device)
         self.optimizer_skips = optimizer_skips(self.device, self.options.parallel, self.precision)
         compiled = is_compiled(self.options.compile, self.device)
+        if compiled:
+            use_cache_folder()
         self.forward: Callable[..., Any] = torch.compile(self.wrapped_model) if compiled else self.wrapped_model
         self.compile_checked = not compiled
 

@@ -1,11 +1,13 @@
 """What is specific to gpt_torch's engine: precision, compilation, out of memory, and the self-test of the device."""
 
 import math
+import os
 import re
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -225,6 +227,31 @@ def test_failed_compilation_falls_back_to_eager_with_a_warning(
     message = capsys.readouterr().err
     assert re.fullmatch(f"torch.compile failed; training continues without it: {reason}\n", message)
     assert not engine.compiled
+
+
+@pytest.mark.parametrize("compile", ["on", "off"])
+def test_compiled_code_is_kept_in_the_cache_folder(
+    compile: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    monkeypatch.setenv(name, "")  # so that it is restored
+    monkeypatch.setattr(torch, "compile", compiler(lambda model, *given: model(*given)))
+
+    def kept_in(cache: Path) -> str | None:
+        monkeypatch.setattr("gpt_torch.compiled.cache_folder", lambda: cache)
+        monkeypatch.delenv(name, raising=False)
+        Engine(CONFIG, RECIPE, replace(CPU, compile=compile))
+        return os.environ.get(name)
+
+    folder = tmp_path / "cache"
+    assert kept_in(folder) == (str(folder / "compiled") if compile == "on" else None)
+    assert folder.exists() == (compile == "on")
+    (tmp_path / "file").touch()
+    assert kept_in(tmp_path / "file") is None  # it cannot hold anything
+    monkeypatch.setattr("gpt_torch.compiled.cache_folder", lambda: folder)
+    monkeypatch.setenv(name, "elsewhere")
+    Engine(CONFIG, RECIPE, replace(CPU, compile=compile))
+    assert os.environ[name] == "elsewhere"
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

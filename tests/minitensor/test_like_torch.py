@@ -553,6 +553,8 @@ torch.tensor([1e30], dtype=torch.int64)
 torch.full((2,), float('inf'), dtype=torch.int64)
 x.reshape(-2)
 x.reshape(2, -3)
+x.reshape(True, 6)
+F.gelu(np.ones(2))
 """.strip().splitlines()
 
 
@@ -763,3 +765,19 @@ def test_numbers_outside_a_dtype_are_refused_and_arrays_keep_their_low_bits(data
             assert found.dtype == ours
             assert found.tolist() == expected.tolist()
             assert minitensor.tensor(minitensor.tensor(data), dtype=ours).tolist() == found.tolist()
+
+
+@pytest.mark.parametrize("axes", [(), (2,)], ids=["no axes", "axes"])
+@pytest.mark.parametrize("other_axes", [(), (2,)], ids=["no axes", "axes"])
+@pytest.mark.parametrize(
+    "dtypes", [("float32", "float64"), ("int32", "int64"), ("int64", "float32"), ("bool", "int64")]
+)
+def test_dtype_of_a_result_with_and_without_axes(
+    axes: tuple[int, ...], other_axes: tuple[int, ...], dtypes: tuple[str, str]
+) -> None:
+    if axes == other_axes and dtypes == ("float32", "float64"):
+        return  # minitensor refuses to choose between them
+    for one, other in (dtypes, dtypes[::-1]):
+        theirs = torch.ones(axes, dtype=getattr(torch, one)) + torch.ones(other_axes, dtype=getattr(torch, other))
+        ours = minitensor.tensor(np.ones(axes, one)) + minitensor.tensor(np.ones(other_axes, other))
+        assert str(theirs.dtype) == f"torch.{ours.dtype}"
