@@ -111,9 +111,7 @@ def promote(values: Sequence[Any]) -> list[Any]:
 
 def to_float(x: T) -> T:
     """Integers and booleans as float32, as torch's functions take them."""
-    if isinstance(x, Tensor) and x.array.dtype.kind != "f":
-        return x.to(np.float32)  # type: ignore[attr-defined,no-any-return]
-    return x
+    return x if x.array.dtype.kind == "f" else x.to(np.float32)  # type: ignore[attr-defined]
 
 
 def check_floats(name: str, *inputs: Any) -> None:

@@ -608,6 +608,11 @@ ERRORS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
         "layer_norm: its inputs are tensors, not float",
     ),
     "softmax of an array": (lambda x: mt.functional.softmax(ONES, 0), "softmax: its inputs are tensors, not ndarray"),
+    "size that is no whole number": (lambda x: x.reshape(1.5), "sizes: takes whole numbers, not 1.5"),
+    "None as a dtype": (
+        lambda x: x.to(None),  # type: ignore[arg-type]
+        "None is not a dtype; float32, float64, int64 and bool are",
+    ),
     "matmul of a number": (lambda x: x[0] @ x, r"\(\) @ \(2,\) do not fit"),
     "matmul by a number": (lambda x: x @ x[0], r"\(2,\) @ \(\) do not fit"),
     "matmul mismatch": (lambda x: x @ np.ones((3, 2)), r"\(2,\) @ \(3, 2\) do not fit"),
