@@ -93,6 +93,24 @@ def test_evaluating_and_generating_do_not_affect_training() -> None:
     assert_same(dict(disturbed.weights()), dict(undisturbed.weights()))
 
 
+def test_cpu_evaluates_few_rows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, taken = Engine(CONFIG, RECIPE, CPU), list[int]()
+    expected = float(engine.loss(batch(7)))
+    loss_of = engine._loss_of
+
+    def noted(forward: Any, batch: Any, rows: slice) -> torch.Tensor:
+        taken.append(rows.stop - rows.start)
+        return loss_of(forward, batch, rows)
+
+    monkeypatch.setattr(engine, "_loss_of", noted)
+    monkeypatch.setattr("gpt_torch.engine.CACHED_TOKENS", 2 * CONFIG.block_size + 1)
+    assert float(engine.loss(batch(7))) == pytest.approx(expected, rel=1e-6)
+    assert taken == [1, 2, 2, 2]
+    monkeypatch.setattr("gpt_torch.engine.CACHED_TOKENS", 1)  # less than a row
+    assert float(engine.loss(batch(7))) == pytest.approx(expected, rel=1e-6)
+    assert taken[4:] == [1] * 7
+
+
 def test_evaluation_waits_for_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
 
