@@ -87,10 +87,12 @@ class Saver:
             try:
                 self._save(waiting)
             except BaseException as error:
-                self._failure = error
+                with self._lock:
+                    self._failure = error
 
     def _raise_failure(self) -> None:
-        failure, self._failure = self._failure, None
+        with self._lock:
+            failure, self._failure = self._failure, None
         if failure:
             raise failure
 
