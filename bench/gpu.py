@@ -98,6 +98,7 @@ def stages(settings: Settings) -> list[Stage]:
         training("workshop", 180),
         training("sprint", 60, seed=1338),
         training("sprint", 60, seed=1339),
+        piece("attention", 90),
         piece("exactness", 60),
         training("record", 180),
         benchmark("step"),
@@ -209,7 +210,7 @@ def self_tests(trial: bool) -> Row:
     config, _ = model_and_recipe(trial)
     found: Row = {}
     for dtype in ("bfloat16", "float16", "float32"):
-        for attention in ("fused", "math"):
+        for attention in ("fused", "cudnn", "math"):
             try:
                 line = self_test(config, Options(dtype=dtype, attention=attention))
             except RunFailed as error:
@@ -280,6 +281,21 @@ def profile(trial: bool) -> Row:
     }  # fmt: skip
 
 
+def attention(trial: bool) -> Row:
+    """The time of a step, and the loss after some, with each choice of kernel."""
+    config, recipe = model_and_recipe(trial)
+    steps, found = 2 if trial else 200, Row()
+    for choice in ("fused", "cudnn"):
+        stepping = Stepping(Engine(config, replace(recipe, steps=10_000), Options(attention=choice)))
+        run_steps(stepping, 1 + steps // 10)
+        start = time.perf_counter()
+        run_steps(stepping, steps)
+        milliseconds = 1e3 * (time.perf_counter() - start) / steps
+        found[choice] = {"milliseconds": milliseconds, "loss": float(stepping.engine.loss(stepping.next_batch()))}
+    described = (f"{choice} {row['milliseconds']:.2f} ms, loss {row['loss']:.4f}" for choice, row in found.items())
+    return {"found": "; ".join(described), **found}
+
+
 def run_steps(stepping: Stepping, steps: int) -> None:
     """Without waiting for the result of each step, as in training."""
     for _ in range(steps):
@@ -288,7 +304,7 @@ def run_steps(stepping: Stepping, steps: int) -> None:
     wait_for(find_device("auto"))
 
 
-PIECES = {"self-test": self_tests, "exactness": exactness, "profile": profile}
+PIECES = {"self-test": self_tests, "exactness": exactness, "profile": profile, "attention": attention}
 
 if __name__ == "__main__":
     print(json.dumps(PIECES[sys.argv[1]]("--trial" in sys.argv)))

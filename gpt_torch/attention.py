@@ -18,16 +18,24 @@ from torch.overrides import TorchFunctionMode
 FUSED = F.scaled_dot_product_attention
 
 
+# cuDNN's kernel first, which may be the fastest on Hopper GPUs; what it does not support goes to the others.
+CUDNN_FIRST = [
+    SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH,
+]  # fmt: skip
+
+
 def attention_of(option: str, device: torch.device) -> str:
-    """ "fused" or "math"."""
+    """ "fused", "cudnn" or "math"."""
     default = "math" if device.type == "mps" else "fused"
     return default if option == "auto" else option
 
 
 def attending(method: str, device: torch.device) -> AbstractContextManager[Any]:
-    """A context in which attention is computed by this method, "fused" or "math"."""
+    """A context in which attention is computed by this method: "fused", "cudnn" or "math"."""
     if device.type == "mps":
         return OnMPS(method)
+    if method == "cudnn":
+        return sdpa_kernel(CUDNN_FIRST, set_priority=True)
     return sdpa_kernel(SDPBackend.MATH) if method == "math" else nullcontext()
 
 

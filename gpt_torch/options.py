@@ -21,8 +21,9 @@ class Options:
         "precision of matrix products; auto: bfloat16 or float16 on CUDA, else float32",
     ] = "auto"
     attention: Annotated[
-        Literal["auto", "fused", "math"],
-        "one kernel, or the formula step by step; auto: fused, but math on MPS, where kernels have been wrong",
+        Literal["auto", "fused", "cudnn", "math"],
+        "one kernel, if possible cuDNN's, or the formula step by step; auto: fused, but math on MPS, where kernels "
+        "have been wrong",
     ] = "auto"
     compile: Annotated[Literal["auto", "on", "off"], "torch.compile for training; auto: on CUDA only"] = "auto"
     deterministic: Annotated[bool, "only deterministic operations; slower on a GPU"] = False

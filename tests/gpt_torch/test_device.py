@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend
 
 from gpt_numpy.cli import CLI as BY_HAND
 from gpt_numpy.workshop.cli.main import run
 from gpt_torch import device
-from gpt_torch.attention import FUSED, OnMPS, attending, attention_of, formula
+from gpt_torch.attention import CUDNN_FIRST, FUSED, OnMPS, attending, attention_of, formula
 from gpt_torch.cli import CLI
 from gpt_torch.device import find_device, find_precision, is_out_of_memory, peak_of, remarks, unused_gpu
 from gpt_torch.engine import Engine
@@ -200,6 +201,26 @@ def test_default_attention_of_each_device() -> None:
     assert [attention_of("fused", device) for device in devices] == ["fused"] * 3
     assert Engine(CONFIG, RECIPE, Options(device="cpu")).attention == "fused"
     assert Engine(CONFIG, RECIPE, Options(device="cpu", attention="math")).attention == "math"
+
+
+@pytest.mark.parametrize("method", ["fused", "cudnn", "math"])
+def test_kernels_that_may_compute_attention(method: str) -> None:
+    def allowed() -> list[SDPBackend]:
+        enabled = {
+            SDPBackend.CUDNN_ATTENTION: torch.backends.cuda.cudnn_sdp_enabled(),
+            SDPBackend.FLASH_ATTENTION: torch.backends.cuda.flash_sdp_enabled(),
+            SDPBackend.EFFICIENT_ATTENTION: torch.backends.cuda.mem_efficient_sdp_enabled(),
+            SDPBackend.MATH: torch.backends.cuda.math_sdp_enabled(),
+        }
+        return [kind for kind in map(SDPBackend, torch._C._get_sdp_priority_order()) if enabled.get(kind)]
+
+    usual = allowed()
+    expected = {"fused": usual, "cudnn": CUDNN_FIRST, "math": [SDPBackend.MATH]}
+    for name in ("cuda", "cpu"):
+        with attending(method, torch.device(name)):
+            assert allowed() == expected[method]
+    assert allowed() == usual
+    assert CUDNN_FIRST[0] == SDPBackend.CUDNN_ATTENTION
 
 
 def heads(T: int, U: int) -> list[torch.Tensor]:
