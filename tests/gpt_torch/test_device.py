@@ -206,13 +206,12 @@ def test_default_attention_of_each_device() -> None:
 @pytest.mark.parametrize("method", ["fused", "cudnn", "math"])
 def test_kernels_that_may_compute_attention(method: str) -> None:
     def allowed() -> list[SDPBackend]:
-        enabled = {
-            SDPBackend.CUDNN_ATTENTION: torch.backends.cuda.cudnn_sdp_enabled(),
-            SDPBackend.FLASH_ATTENTION: torch.backends.cuda.flash_sdp_enabled(),
-            SDPBackend.EFFICIENT_ATTENTION: torch.backends.cuda.mem_efficient_sdp_enabled(),
-            SDPBackend.MATH: torch.backends.cuda.math_sdp_enabled(),
-        }
-        return [kind for kind in map(SDPBackend, torch._C._get_sdp_priority_order()) if enabled.get(kind)]
+        names = {
+            SDPBackend.CUDNN_ATTENTION: "cudnn", SDPBackend.FLASH_ATTENTION: "flash",
+            SDPBackend.EFFICIENT_ATTENTION: "mem_efficient", SDPBackend.MATH: "math",
+        }  # fmt: skip
+        in_order = [kind for kind in map(SDPBackend, torch._C._get_sdp_priority_order()) if kind in names]
+        return [kind for kind in in_order if getattr(torch.backends.cuda, f"{names[kind]}_sdp_enabled")()]
 
     usual = allowed()
     expected = {"fused": usual, "cudnn": CUDNN_FIRST, "math": [SDPBackend.MATH]}
