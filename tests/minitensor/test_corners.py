@@ -190,6 +190,14 @@ def test_sums_of_exponentials_do_not_overflow(dtype: Any, q: float, k: float, ke
     assert y.tolist() == [[pytest.approx(1.0, rel=1e-2)]] * 2
 
 
+def test_causal_attention_without_keys_is_zero() -> None:
+    q, none = np.ones((3, 2)), np.ones((0, 2))
+    y, saved = OPS["attention_blocked"].forward(q, none, none, is_causal=True)
+    assert y.tolist() == np.zeros((3, 2)).tolist()
+    dq, dk, dv, *_ = OPS["attention_blocked"].backward(np.ones((3, 2)), *saved)
+    assert (dq.tolist(), dk.shape, dv.shape) == (np.zeros((3, 2)).tolist(), (0, 2), (0, 2))
+
+
 def test_attention_if_squared_norms_underflow_or_overflow() -> None:
     q, k = np.full((2, 1), 1e-23, np.float32), np.array([[3e18], [2e18]], np.float32)
     y, _ = OPS["attention_blocked"].forward(q, k, np.array([[1.0], [0.0]], np.float32), scale=1e8)
