@@ -194,8 +194,8 @@ def test_causal_attention_without_keys_is_zero() -> None:
     q, none = np.ones((3, 2)), np.ones((0, 2))
     y, saved = OPS["attention_blocked"].forward(q, none, none, is_causal=True)
     assert y.tolist() == np.zeros((3, 2)).tolist()
-    dq, dk, dv, *_ = OPS["attention_blocked"].backward(np.ones((3, 2)), *saved)
-    assert (dq.tolist(), dk.shape, dv.shape) == (np.zeros((3, 2)).tolist(), (0, 2), (0, 2))
+    gradients: Any = OPS["attention_blocked"].backward(np.ones((3, 2)), *saved)
+    assert [dx.tolist() for dx in gradients[:3]] == [np.zeros((3, 2)).tolist(), [], []]
 
 
 def test_attention_if_squared_norms_underflow_or_overflow() -> None:
