@@ -190,6 +190,20 @@ def test_sums_of_exponentials_do_not_overflow(dtype: Any, q: float, k: float, ke
     assert y.tolist() == [[pytest.approx(1.0, rel=1e-2)]] * 2
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, of 0 / 0
+def test_cross_entropy_of_ignored_targets_alone_is_nan_and_has_no_gradient() -> None:
+    loss, saved = OPS["cross_entropy"].forward(np.ones((2, 3)), np.array([-100, -100]))
+    assert math.isnan(loss)
+    dlogits, _ = OPS["cross_entropy"].backward(np.array(1.0), *saved)
+    assert dlogits is not None
+    assert dlogits.tolist() == np.zeros((2, 3)).tolist()
+
+
+def test_reduction_of_cross_entropy_is_one_of_three() -> None:
+    with pytest.raises(ValueError, match="reduction is .*, not 'median'"):
+        OPS["cross_entropy"].forward(np.ones((2, 3)), np.array([0, 1]), reduction="median")
+
+
 def test_causal_attention_without_keys_is_zero() -> None:
     q, none = np.ones((3, 2)), np.ones((0, 2))
     y, saved = OPS["attention_blocked"].forward(q, none, none, is_causal=True)

@@ -133,7 +133,7 @@ def kill_repeatedly(
         out, number = f"broken-{number}", number + 1
         status, safe = -signal.SIGKILL, 0
         while status == -signal.SIGKILL:
-            more = ["--resume", *machine] if (process.folder / out / "checkpoints" / "latest").exists() else begin
+            more = ["--resume", *machine] if RunDir(process.folder / out).has_checkpoint else begin
             after = draw.uniform(0, longest) if found.total() < kills else None
             process.page.memory[8:] = safe.to_bytes(8, "little")
             status = process.train("--out", out, *more, killed_after=after)
