@@ -200,7 +200,7 @@ def test_cross_entropy_of_ignored_targets_alone_is_nan_and_has_no_gradient() -> 
 
 
 def test_reduction_of_cross_entropy_is_one_of_three() -> None:
-    with pytest.raises(ValueError, match="reduction is .*, not 'median'"):
+    with pytest.raises(ValueError, match=r"reduction is .*, not 'median'"):
         OPS["cross_entropy"].forward(np.ones((2, 3)), np.array([0, 1]), reduction="median")
 
 
