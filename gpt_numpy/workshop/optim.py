@@ -41,7 +41,7 @@ def settings_at(recipe: Recipe, step: int) -> dict[str, dict[str, Any]]:
     """Of each group."""
     scale = recipe.lr_scale(step)
     adamw = {"lr": recipe.lr * scale, "betas": (recipe.beta1, recipe.beta2)}
-    decay = recipe.weight_decay
+    decay = recipe.weight_decay * (scale if recipe.decay_schedule == "falling" else 1.0)
     return {
         "muon": {"lr": recipe.muon_lr * scale, "momentum": recipe.momentum, "weight_decay": decay},
         "decay": {**adamw, "weight_decay": decay},

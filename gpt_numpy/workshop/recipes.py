@@ -26,6 +26,10 @@ class Recipe:
     beta2: Annotated[float, "AdamW: decay rate of the mean of its square"] = 0.999
     momentum: Annotated[float, "Muon: decay rate of the mean of the gradient"] = 0.95
     weight_decay: Annotated[float, "decay of all matrices towards 0"] = 0.01
+    decay_schedule: Annotated[
+        Literal["constant", "falling"],
+        "weight decay: the same in all steps, or rising and falling with the learning rates",
+    ] = "constant"
     grad_clip: Annotated[float, "largest norm of the gradient; 0: no clipping"] = 0.0
     eval_every: Annotated[int, "steps between evaluations on the whole validation split"] = 200
     checkpoint_every: Annotated[int, "steps between checkpoints to resume from; each new best is saved too"] = 1000

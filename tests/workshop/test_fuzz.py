@@ -86,7 +86,7 @@ SHARES = [
 ]
 CHOICES = [
     *("--checkpoint", "--preset", "--order", "--gelu", "--dtype", "--device", "--tokenizer", "--optimizer"),
-    "--schedule",
+    *("--schedule", "--decay-schedule"),
 ]
 CHOSEN = ["best", "latest", "laptop", "random", "tanh", "float64", "cpu", "mps", "bpe", "char", "muon", "linear", ""]
 ALONE = ["--resume", "--tie-weights", "--no-bias", "--profile", "--help", "--prompt", "--entry", "--show"]

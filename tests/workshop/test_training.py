@@ -874,6 +874,13 @@ def test_both_optimizers_follow_the_schedule(step: int) -> None:
     assert settings["muon"] == {"lr": 4.0 * recipe.lr_at(step), "momentum": 0.8, "weight_decay": 0.3}
     assert settings["decay"] == {"lr": recipe.lr_at(step), "betas": (0.9, 0.999), "weight_decay": 0.3}
     assert settings["no_decay"] == {**settings["decay"], "weight_decay": 0.0}
+    falling = settings_at(replace(recipe, decay_schedule="falling"), step)
+    decay = 0.3 * recipe.lr_at(step) / recipe.lr
+    assert falling == {
+        "muon": {**settings["muon"], "weight_decay": pytest.approx(decay)},
+        "decay": {**settings["decay"], "weight_decay": pytest.approx(decay)},
+        "no_decay": settings["no_decay"],
+    }
 
 
 def test_preset_values() -> None:

@@ -223,7 +223,10 @@ def _is_workshop(state: State, only_size: bool = False) -> bool:
     preset = PRESETS["workshop"]
     size = replace(state.config, vocab_size=preset.model.vocab_size) == preset.model
     size = size and state.recipe.batch_size == preset.recipe.batch_size
-    kept = ("steps", "lr", "final_lr", "warmup", "optimizer", "schedule", "order", "weight_decay", "grad_clip")
+    kept = (
+        "steps", "lr", "final_lr", "warmup", "optimizer", "schedule", "order", "weight_decay", "decay_schedule",
+        "grad_clip",
+    )  # fmt: skip
     same = all(getattr(state.recipe, name) == getattr(preset.recipe, name) for name in kept)
     return size and (only_size or same)
 
