@@ -33,7 +33,7 @@ class Recipe:
     grad_clip: Annotated[float, "largest norm of the gradient; 0: no clipping"] = 0.0
     eval_every: Annotated[int, "steps between evaluations on the whole validation split"] = 200
     checkpoint_every: Annotated[int, "steps between checkpoints to resume from; each new best is saved too"] = 1000
-    checkpoint_minutes: Annotated[float, "minutes between them, at most; 0: only the steps count"] = 0.0
+    checkpoint_minutes: Annotated[float, "minutes between such checkpoints, at most; 0: the steps alone decide"] = 0.0
     patience: Annotated[int, "evaluations without a new best before the run ends; 0: never"] = 0
     target_loss: Annotated[float, "validation loss at which the run ends; 0: never"] = 0.0
     max_minutes: Annotated[float, "minutes after which the command evaluates, saves and ends; 0: never"] = 0.0
