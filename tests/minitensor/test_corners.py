@@ -204,6 +204,13 @@ def test_reduction_of_cross_entropy_is_one_of_three() -> None:
         OPS["cross_entropy"].forward(np.ones((2, 3)), np.array([0, 1]), reduction="median")
 
 
+def test_gradient_of_the_power_0_is_0_at_0() -> None:
+    y, saved = OPS["pow_number"].forward(np.array([0.0, -2.0]), number=0.0)
+    (dx,) = OPS["pow_number"].backward(np.ones(2), *saved)
+    assert dx is not None
+    assert (y.tolist(), dx.tolist()) == ([1.0, 1.0], [0.0, 0.0])
+
+
 def test_causal_attention_without_keys_is_zero() -> None:
     q, none = np.ones((3, 2)), np.ones((0, 2))
     y, saved = OPS["attention_blocked"].forward(q, none, none, is_causal=True)
