@@ -262,6 +262,7 @@ def test_lost_process_ends_the_run_with_a_checkpoint(
     assert [record["step"] for record in records(tmp_path, "step")] == list(range(1, 11))
 
 
+@pytest.mark.alone
 @pytest.mark.slow("several processes")
 @pytest.mark.parametrize(
     ("killed", "size"), [(0, 2), (2, 3)], ids=["the first of two, with torchrun", "the last of three"]

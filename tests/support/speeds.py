@@ -1,8 +1,8 @@
 """Slow tests, and tests that run alone on the machine.
 
     @pytest.mark.slow("why")   runs with --all, or where its file or the test itself is named
-    @pytest.mark.alone         measures memory or time closely: such tests come last, in one worker, and while one runs
-                               no other worker runs a test
+    @pytest.mark.alone         measures memory or time closely, sends signals, mounts a disk or starts torchrun: such
+                               tests come last, in one worker, and while one runs no other worker runs a test
     @pytest.mark.together("x") stays in one worker with all others that say x, which takes seconds to load
 
 The workers take one test at a time, the longest first: groups, then tests with many examples. The tests of a file with

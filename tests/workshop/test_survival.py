@@ -35,6 +35,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the harm is don
 # ---- kills ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 @pytest.mark.slow("trainers killed at random moments")
 @pytest.mark.parametrize("engine", ["numpy", "torch"])
 def test_repeatedly_killed_run_equals_uninterrupted_run(engine: str, tmp_path: Path) -> None:
@@ -89,6 +90,7 @@ def wait_for_line(process: subprocess.Popen[str], beginning: str) -> None:
     assert any(line.startswith(beginning) for line in process.stdout), beginning
 
 
+@pytest.mark.alone
 @pytest.mark.slow("trainers as processes of their own")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 def test_second_signal_ends_without_waiting_for_the_step(
@@ -106,6 +108,7 @@ def test_second_signal_ends_without_waiting_for_the_step(
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.alone
 def test_closing_the_terminal_saves_and_ends_the_run(train: Train, tmp_path: Path) -> None:
     import pty
 
@@ -128,6 +131,7 @@ def test_closing_the_terminal_saves_and_ends_the_run(train: Train, tmp_path: Pat
     assert records(tmp_path / "a", "end")[-1]["reason"] == "it was stopped"
 
 
+@pytest.mark.alone
 @pytest.mark.slow("trainers as processes of their own")
 def test_closing_the_terminal_is_ignored_under_nohup(train: Train, tmp_path: Path) -> None:
     process = started(
@@ -184,6 +188,7 @@ def files_of(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.alone
 def test_training_continues_on_a_full_disk_and_saves_once_space_is_free(
     small_disk: Path, train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -216,6 +221,7 @@ def test_training_continues_on_a_full_disk_and_saves_once_space_is_free(
     assert_same_run("uninterrupted", small_disk / "a")
 
 
+@pytest.mark.alone
 def test_run_ending_on_a_full_disk_is_saved_in_temporary_folder(
     small_disk: Path, train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
@@ -237,6 +243,7 @@ def test_run_ending_on_a_full_disk_is_saved_in_temporary_folder(
     assert records(other, "step") == records("uninterrupted", "step")[20:]
 
 
+@pytest.mark.alone
 def test_lost_step_is_reported_if_temporary_folder_is_full_too(
     small_disk: Path, train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -250,6 +257,7 @@ def test_lost_step_is_reported_if_temporary_folder_is_full_too(
     assert latest(small_disk / "a") == 10
 
 
+@pytest.mark.alone
 def test_run_does_not_start_on_a_full_disk(small_disk: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     fill(small_disk)
     assert train(str(small_disk / "a")) == 1
@@ -258,6 +266,7 @@ def test_run_does_not_start_on_a_full_disk(small_disk: Path, train: Train, capsy
     assert "No space left on device" in err
 
 
+@pytest.mark.alone
 def test_lost_step_is_reported_if_temporary_folder_is_missing(
     small_disk: Path, train: Train, at_step: Callable[..., None], capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -304,6 +313,7 @@ def test_failed_save_of_best_checkpoint_is_retried(train: Train, monkeypatch: py
     assert all(np.array_equal(array, failed[0].weights[name]) for name, array in weights.items())
 
 
+@pytest.mark.alone
 def test_failed_export_leaves_nothing_behind(
     small_disk: Path, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -397,6 +407,7 @@ def test_overwritten_config_does_not_affect_a_running_training(train: Train, at_
 # ---- two trainers -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 @pytest.mark.slow("trainers as processes of their own")
 def test_second_trainer_is_refused_while_first_is_running(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
