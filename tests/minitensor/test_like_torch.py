@@ -749,7 +749,7 @@ def test_iteration_over_scalar_raises() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        127, 128, -128, -129, [0, 300], [-300, 0], [[-1.5, 127.9]], -1e30, np.int64(300), [np.int64(-300)],
+        127, 128, -128, -129, [0, 300], [-300, 0], [[-1.5, 126.9]], -1e30, np.int64(300), [np.int64(-300)],
         np.array([300, -129]), np.array(-1),
     ],
     ids=repr,
