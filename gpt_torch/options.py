@@ -22,8 +22,8 @@ class Options:
     ] = "auto"
     attention: Annotated[
         Literal["auto", "fused", "cudnn", "math"],
-        "one kernel, if possible cuDNN's, or the formula step by step; auto: fused, but math on MPS, where kernels "
-        "have been wrong",
+        "fused: one kernel; cudnn: cuDNN's, where it can; math: the formula, step by step; auto: fused, but math on "
+        "MPS, where kernels have been wrong",
     ] = "auto"
     compile: Annotated[Literal["auto", "on", "off"], "torch.compile for training; auto: on CUDA only"] = "auto"
     deterministic: Annotated[bool, "only deterministic operations; slower on a GPU"] = False
