@@ -57,6 +57,10 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000)
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # or a library would complain that its objects are never freed
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in a shell's background job, and so in its children
         signal.signal(signal.SIGINT, signal.default_int_handler)
