@@ -8,6 +8,8 @@ import pytest
 
 import minitensor as mt
 from gpt_numpy import GPT, GPTConfig
+from gpt_numpy.cache import Cache
+from gpt_numpy.model import Block, CausalSelfAttention
 from gpt_numpy.workshop.generate import window_start
 from gpt_numpy.workshop.params import initial_weights, parameter_count, parameter_shapes
 
@@ -210,3 +212,13 @@ def test_invalid_inputs_are_refused() -> None:
             model(mt.tensor(np.array([[wrong]])))
         with pytest.raises(IndexError, match=f"target {wrong} is not one of the 11 classes"):
             model(ids(1, 1), mt.tensor(np.array([[wrong]])))
+
+
+@pytest.mark.parametrize("kind", [CausalSelfAttention, Block])
+def test_layer_made_alone_is_the_first(kind: type[CausalSelfAttention] | type[Block]) -> None:
+    config = GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4)
+    cache = Cache(config, dtype=np.float64)
+    x = mt.tensor(np.random.default_rng(0).standard_normal((1, 3, 4)))
+    with mt.no_grad():
+        kind(config).double()(x, cache)
+    assert np.abs(cache.keys[0][0, 0]).max(-1).astype(bool).tolist() == [True, True, True, False]
