@@ -46,7 +46,7 @@ from gpt_torch.model import GPT
 from gpt_torch.optim import Optimizer
 from gpt_torch.options import Options, is_compiled, optimizer_skips, set_global_flags
 
-CACHED_TOKENS = 2048  # that a CPU evaluates at once: more would take longer, since they do not fit into its caches
+AT_ONCE_ON_CPU = 2048  # tokens that are evaluated together; more take longer there
 
 
 class Engine:
@@ -241,7 +241,7 @@ class Engine:
     @torch.no_grad()
     def loss(self, batch: Batch) -> Tensor:
         for_training(self.model, False)
-        at_once = max(1, CACHED_TOKENS // batch.length) if self.device.type == "cpu" else 0
+        at_once = max(1, AT_ONCE_ON_CPU // batch.length) if self.device.type == "cpu" else 0
         losses = [self._loss_of(self.model, batch, rows) for rows in split_rows(batch.rows, at_once, self.processes)]
         return all_reduce_sum(torch.stack(losses).sum(), self.processes)
 

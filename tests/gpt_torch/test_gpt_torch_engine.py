@@ -104,10 +104,10 @@ def test_cpu_evaluates_few_rows_at_once(monkeypatch: pytest.MonkeyPatch) -> None
         return loss_of(forward, batch, rows)
 
     monkeypatch.setattr(engine, "_loss_of", noted)
-    monkeypatch.setattr("gpt_torch.engine.CACHED_TOKENS", 2 * CONFIG.block_size + 1)
+    monkeypatch.setattr("gpt_torch.engine.AT_ONCE_ON_CPU", 2 * CONFIG.block_size + 1)
     assert float(engine.loss(batch(7))) == pytest.approx(expected, rel=1e-6)
     assert taken == [1, 2, 2, 2]
-    monkeypatch.setattr("gpt_torch.engine.CACHED_TOKENS", 1)  # less than a row
+    monkeypatch.setattr("gpt_torch.engine.AT_ONCE_ON_CPU", 1)  # less than a row
     assert float(engine.loss(batch(7))) == pytest.approx(expected, rel=1e-6)
     assert taken[4:] == [1] * 7
 
@@ -404,8 +404,12 @@ def test_options_are_optional() -> None:
 
 @pytest.mark.parametrize(("dtype", "precision"), [("tf32", "high"), ("float32", "highest")])
 def test_precision_of_matrix_products_is_set(dtype: str, precision: str) -> None:
-    set_global_flags(dtype, deterministic=False)
-    assert torch.get_float32_matmul_precision() == precision
+    before = torch.get_float32_matmul_precision()
+    try:
+        set_global_flags(dtype, deterministic=False)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:  # it is of the whole process
+        torch.set_float32_matmul_precision(before)
 
 
 def test_invalid_saved_scale_is_ignored() -> None:

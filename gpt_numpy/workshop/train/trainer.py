@@ -54,8 +54,8 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.is_resumed = bool(self.metrics.records)
-        self._reported = -math.inf  # when
-        self._saved = time.monotonic()  # when, or when this began
+        self._reported_at = -math.inf
+        self._saved_at = time.monotonic()  # or when this began
 
     def train(self) -> Stop:
         """Until the recipe is done, nothing improves any more, or a signal arrives."""
@@ -119,7 +119,7 @@ class Trainer:
     def _checkpoint_is_stale(self) -> bool:
         """By the clock of the first process; all of them save the same step."""
         minutes = self.state.recipe.checkpoint_minutes
-        return self.processes.first and 0 < minutes <= (time.monotonic() - self._saved) / 60
+        return self.processes.first and 0 < minutes <= (time.monotonic() - self._saved_at) / 60
 
     def _reason_to_end(self, time_is_up: bool) -> str:
         """Why the run ends before all steps are done; "" if it does not."""
@@ -230,17 +230,17 @@ class Trainer:
         self.saver.record(record)
 
     def _report(self, is_last: bool = False) -> None:
-        if is_last or time.monotonic() - self._reported >= REPORT_SECONDS:
+        if is_last or time.monotonic() - self._reported_at >= REPORT_SECONDS:
             with self.budget.measure("report"):
                 self.saver.report(self.state.step, self.metrics.records)
-            self._reported = time.monotonic()
+            self._reported_at = time.monotonic()
 
     def _save(self, is_best: bool, is_due: bool) -> None:
         """The weights as the best, and everything as the latest checkpoint, while the training goes on."""
         with self.budget.measure("saving"):
             self.saver.save(self._checkpoint(is_due), ["best"] * is_best + ["latest"] * is_due)
             if is_due:
-                self._saved = time.monotonic()
+                self._saved_at = time.monotonic()
 
     def _save_last(self, is_best: bool) -> None:
         """The same, but returns when it is saved."""
