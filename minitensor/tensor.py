@@ -6,7 +6,7 @@ tries to change them gets an error at once. A tensor changes its value by taking
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn, Self, TypeAlias, Union, cast
 
 import numpy as np
@@ -39,6 +39,30 @@ from minitensor.ops.reduce import Axis
 
 Operand = Union["Tensor", ArrayLike]  # what may stand beside a tensor
 Real: TypeAlias = float  # inside Tensor, `float` is the method
+
+# ---- methods that are all alike ---------------------------------------------------------------------------------
+
+
+def _of_entries(op: core.Op) -> "Callable[[Tensor], Tensor]":
+    """The method of an operation on each entry; integers become floats first."""
+
+    def method(self: "Tensor") -> "Tensor":
+        return apply(op, to_float(self))
+
+    method.__name__ = op.name
+    return method
+
+
+def _comparison(ufunc: np.ufunc) -> "Callable[[Tensor, Any], Tensor]":
+    def method(self: "Tensor", other: Any) -> "Tensor":
+        try:
+            x, y = pair(self, other)
+        except (TypeError, ValueError):  # no numbers: Python then compares by identity
+            return NotImplemented  # type: ignore[no-any-return]
+        return Tensor(ufunc(x.array, y.array))
+
+    return method
+
 
 # ---- the tensor -------------------------------------------------------------------------------------------------
 
@@ -343,24 +367,12 @@ class Tensor(core.Tensor, of_results=True):
 
     # -- comparisons: boolean tensors, without gradient --
 
-    def __lt__(self, other: Operand) -> "Tensor":
-        return _compared(np.less, self, other)
-
-    def __le__(self, other: Operand) -> "Tensor":
-        return _compared(np.less_equal, self, other)
-
-    def __gt__(self, other: Operand) -> "Tensor":
-        return _compared(np.greater, self, other)
-
-    def __ge__(self, other: Operand) -> "Tensor":
-        return _compared(np.greater_equal, self, other)
-
-    def __eq__(self, other: object) -> "Tensor":  # type: ignore[override]  # entry by entry, as in torch
-        return _compared(np.equal, self, other)
-
-    def __ne__(self, other: object) -> "Tensor":  # type: ignore[override]
-        return _compared(np.not_equal, self, other)
-
+    __lt__ = _comparison(np.less)
+    __le__ = _comparison(np.less_equal)
+    __gt__ = _comparison(np.greater)
+    __ge__ = _comparison(np.greater_equal)
+    __eq__ = _comparison(np.equal)  # type: ignore[assignment]  # entry by entry, as in torch
+    __ne__ = _comparison(np.not_equal)  # type: ignore[assignment]
     __hash__ = object.__hash__
 
     def __invert__(self) -> "Tensor":
@@ -391,23 +403,12 @@ class Tensor(core.Tensor, of_results=True):
 
     # -- functions, entry by entry --
 
-    def exp(self) -> "Tensor":
-        return apply(elementwise.exp, to_float(self))
-
-    def log(self) -> "Tensor":
-        return apply(elementwise.log, to_float(self))
-
-    def sqrt(self) -> "Tensor":
-        return apply(elementwise.sqrt, to_float(self))
-
-    def tanh(self) -> "Tensor":
-        return apply(elementwise.tanh, to_float(self))
-
-    def erf(self) -> "Tensor":
-        return apply(erf.erf, to_float(self))
-
-    def sigmoid(self) -> "Tensor":
-        return apply(elementwise.sigmoid, to_float(self))
+    exp = _of_entries(elementwise.exp)
+    log = _of_entries(elementwise.log)
+    sqrt = _of_entries(elementwise.sqrt)
+    tanh = _of_entries(elementwise.tanh)
+    erf = _of_entries(erf.erf)
+    sigmoid = _of_entries(elementwise.sigmoid)
 
     def relu(self) -> "Tensor":
         no_booleans("relu", self)
@@ -688,14 +689,6 @@ class Extreme(NamedTuple):
 
     values: Tensor
     indices: Tensor
-
-
-def _compared(ufunc: np.ufunc, a: Tensor, b: Any) -> Tensor:
-    try:
-        x, y = pair(a, b)
-    except (TypeError, ValueError):  # no numbers: Python then compares by identity
-        return NotImplemented  # type: ignore[no-any-return]
-    return Tensor(ufunc(x.array, y.array))
 
 
 def _matrices(name: str, x: Tensor) -> Tensor:
