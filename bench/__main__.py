@@ -47,7 +47,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "kernels": Benchmark(
         kernels.measure,
         "the cost of a training step on a GPU that need not be present",
-        "training card batch_size compile " + TURNS,
+        "training weights card batch_size compile " + TURNS,
     ),
     "gpu": Benchmark(gpu.measure, "all key figures of a GPU, in ten minutes", "minutes data trial"),
     "peers": Benchmark(

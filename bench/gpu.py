@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 
@@ -98,7 +98,7 @@ def stages(settings: Settings) -> list[Stage]:
         training("workshop", 180),
         training("sprint", 60, seed=1338),
         training("sprint", 60, seed=1339),
-        piece("attention", 90),
+        piece("choices", 150),
         piece("exactness", 60),
         training("record", 180),
         benchmark("step"),
@@ -281,30 +281,39 @@ def profile(trial: bool) -> Row:
     }  # fmt: skip
 
 
-def attention(trial: bool) -> Row:
-    """The time of a step, and the loss after some, with each choice of kernel."""
+def choices(trial: bool) -> Row:
+    """The time of a step, and the losses of some, with what is off until a GPU has shown that it helps."""
     config, recipe = model_and_recipe(trial)
     steps, found = 2 if trial else 200, Row()
-    for choice in ("fused", "cudnn"):
-        stepping = Stepping(Engine(config, replace(recipe, steps=10_000), Options(attention=choice)))
-        run_steps(stepping, 1 + steps // 10)
+    low = Options(dtype="bfloat16", weights="bfloat16")
+    options = {"as usual": Options(dtype="bfloat16"), "cudnn": replace(low, weights="float32", attention="cudnn")}
+    options["bfloat16 weights"] = low
+    if find_device("auto").type == "cuda":
+        options["one graph"] = Options(dtype="bfloat16", cuda_graph=True)
+        options["all"] = replace(low, attention="cudnn", cuda_graph=True)
+    for choice, of_engine in options.items():
+        stepping = Stepping(Engine(config, replace(recipe, steps=10_000), of_engine))
+        losses = [float(loss) for loss in run_steps(stepping, 1 + steps // 10)]
         start = time.perf_counter()
-        run_steps(stepping, steps)
+        late = run_steps(stepping, steps)
         milliseconds = 1e3 * (time.perf_counter() - start) / steps
-        found[choice] = {"milliseconds": milliseconds, "loss": float(stepping.engine.loss(stepping.next_batch()))}
-    described = (f"{choice} {row['milliseconds']:.2f} ms, loss {row['loss']:.4f}" for choice, row in found.items())
+        losses += [float(loss) for loss in late[-100:]]
+        found[choice] = {"milliseconds": milliseconds, "losses": losses, "engine": stepping.engine.describe()}
+    described = (f"{name} {row['milliseconds']:.2f} ms, loss {row['losses'][-1]:.4f}" for name, row in found.items())
     return {"found": "; ".join(described), **found}
 
 
-def run_steps(stepping: Stepping, steps: int) -> None:
-    """Without waiting for the result of each step, as in training."""
+def run_steps(stepping: Stepping, steps: int) -> list[SupportsFloat]:
+    """Without waiting for the result of each step, as in training; the losses."""
+    losses = []
     for _ in range(steps):
-        stepping.engine.train_step(stepping.next_batch(), stepping.step)
+        losses.append(stepping.engine.train_step(stepping.next_batch(), stepping.step).loss)
         stepping.step += 1
     wait_for(find_device("auto"))
+    return losses
 
 
-PIECES = {"self-test": self_tests, "exactness": exactness, "profile": profile, "attention": attention}
+PIECES = {"self-test": self_tests, "exactness": exactness, "profile": profile, "choices": choices}
 
 if __name__ == "__main__":
     print(json.dumps(PIECES[sys.argv[1]]("--trial" in sys.argv)))

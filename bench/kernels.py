@@ -39,10 +39,10 @@ from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.errors import RunFailed
 from gpt_numpy.workshop.optim import group_parameters, settings_at
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
-from gpt_torch.device import PEAKS
+from gpt_torch.device import DTYPES, PEAKS
 from gpt_torch.engine import Engine
 from gpt_torch.model import GPT
-from gpt_torch.optim import Optimizer
+from gpt_torch.optim import Masters, Optimizer
 from gpt_torch.options import Options
 
 CUDA = torch.device("cuda", 0)
@@ -106,8 +106,9 @@ Step = dict[tuple[str, str], Kernels]  # by part of the step and kind of kernel
 def measure(settings: Settings) -> Iterator[Result]:
     card, preset = CARDS[settings.card], PRESETS[settings.training]
     model = GPT(preset.model)
-    step = in_update(dict(model.named_parameters()), preset.recipe, card)
-    codes = compiled(model, settings.batch_size or preset.recipe.batch_size, card)
+    dtype = DTYPES[settings.weights]
+    step = in_update(dict(model.named_parameters()), preset.recipe, card, dtype)
+    codes = compiled(model, settings.batch_size or preset.recipe.batch_size, card, dtype)
     step = {**in_code(codes, card), **step}
     yield result(settings, step, codes, [], done=0.5)
     yield result(settings, step, codes, [host(settings, preset.model, preset.recipe)])
@@ -130,7 +131,7 @@ def result(settings: Settings, step: Step, codes: "Codes", remarks: Sequence[str
     decimals = "{:.3f}".format
     return Result(
         "kernels",
-        f"a training step of {settings.training} in bfloat16 on {card.name}",
+        f"a step of {settings.training} in bfloat16, weights in {settings.weights}, on {card.name}",
         rows,
         {"part": str, "kernels": str, "launches": str, "GB": decimals, "GFLOP": whole, "at least": milliseconds},
         lines,
@@ -144,7 +145,7 @@ Graph = torch.fx.GraphModule
 Codes = dict[str, tuple[str, Graph]]  # for "forward" and "backward": Inductor's code and its graph
 
 
-def compiled(model: GPT, rows: int, card: Card) -> Codes:
+def compiled(model: GPT, rows: int, card: Card, dtype: torch.dtype = torch.float32) -> Codes:
     """The code that torch.compile would run on the GPU. Replaces the model's parameters by fake ones."""
     if not find_spec("triton"):
         raise RunFailed("kernels needs Triton, which is not installed; it comes with PyTorch on Linux")
@@ -180,7 +181,7 @@ def compiled(model: GPT, rows: int, card: Card) -> Codes:
         stack.enter_context(FakeTensorMode())
         for module in model.modules():
             for name, p in module.named_parameters(recurse=False, remove_duplicate=False):
-                setattr(module, name, fakes.setdefault(p, nn.Parameter(torch.empty(p.shape))))
+                setattr(module, name, fakes.setdefault(p, nn.Parameter(torch.empty(p.shape, dtype=dtype))))
         ids = torch.zeros(rows, model.config.block_size, dtype=torch.long)
         step = torch.compile(model, backend=lambda graph, inputs: compile_fx(graph, inputs, for_card))
         try:
@@ -296,20 +297,29 @@ def size(tensors: Any) -> float:
 # ---- the update, operation by operation -------------------------------------------------------------------------
 
 
-def in_update(parameters: Mapping[str, Tensor], recipe: Recipe, card: Card) -> Step:
+def in_update(parameters: Mapping[str, Tensor], recipe: Recipe, card: Card, dtype: torch.dtype = torch.float32) -> Step:
     step: Step = defaultdict(Kernels)
     with FakeTensorMode():
         own = {name: nn.Parameter(torch.empty(p.shape, device=CUDA)) for name, p in parameters.items()}
-        optimizer = Optimizer(group_parameters(own, recipe.optimizer), torch.bfloat16)
+        masters = Masters(own.items()) if dtype == torch.bfloat16 else None
+        updated: Mapping[str, Tensor] = masters.parameters if masters else own
+        optimizer = Optimizer(group_parameters(updated, recipe.optimizer), torch.bfloat16)
         for group in optimizer.param_groups:
             group.update(settings_at(recipe, 0)[group["kind"]])
         optimizer.found_inf = torch.zeros((), device=CUDA)
         for counting in (nullcontext(), Counting(step, card)):  # the first step also creates the state
             for p in own.values():
                 p.grad = torch.empty_like(p)
+            for master in updated.values():
+                master.grad = None if masters else master.grad
             with counting:
-                clip_grad_norm_(own.values(), recipe.grad_clip or math.inf, foreach=True)  # as for real CUDA tensors
+                if masters:
+                    masters.take_gradients()
+                # foreach as for real CUDA tensors
+                clip_grad_norm_(updated.values(), recipe.grad_clip or math.inf, foreach=True)
                 optimizer.step()
+                if masters:
+                    masters.give_weights()
     return step
 
 

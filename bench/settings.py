@@ -29,6 +29,7 @@ class Settings:
     device: Annotated[Literal["cpu", "cuda", "mps"], "of gpt_torch; gpt_numpy runs on the CPU"] = "cpu"
     compile: Annotated[bool, "also measure torch.compile, which takes some 20 seconds to compile"] = True
     training: Annotated[Literal["sprint", "workshop", "record"], "the preset whose training step is counted"] = "sprint"
+    weights: Annotated[Literal["float32", "bfloat16"], "of the model whose step is counted"] = "float32"
     card: Annotated[Literal["H200", "H100", "A100", "RTX4090"], "the GPU to count it for"] = "H200"
     minutes: Annotated[float, "time limit; stages that no longer fit are skipped"] = 9.0
     data: Annotated[str, "the text to train on, as for gpt-torch train"] = ""
@@ -78,7 +79,9 @@ class Stepping:
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.recipe, self.step = engine, engine.recipe, 0
-        self.batches = [batch(engine.config, self.recipe.batch_size, seed) for seed in range(4)]
+        rows = self.recipe.batch_size
+        all_rows = batch(engine.config, 4 * rows)
+        self.batches = [replace(all_rows, starts=all_rows.starts[i * rows : (i + 1) * rows]) for i in range(4)]
 
     def __call__(self) -> tuple[float, float]:
         """Run one step to completion: the loss and the gradient norm."""

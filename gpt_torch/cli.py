@@ -60,7 +60,7 @@ class TorchCLI(EngineCLI):
     name = "gpt-torch"
     about = "The GPT in PyTorch, on a GPU or a CPU: train it, generate text, evaluate it."
     options = Options
-    not_saved = frozenset({"threads", "device", "parallel", "self_test"})
+    not_saved = frozenset({"threads", "device", "parallel", "self_test", "cuda_graph"})
     commands = MappingProxyType(
         {
             "export": Command(export_run, {"export FOLDER": "export the newest run as a GPT-2 for transformers"}),

@@ -47,4 +47,5 @@ def summed_by_row(ids: Tensor, dx: Tensor, rows: int) -> Tensor:
         return (torch.arange(rows, device=ids.device)[:, None] == ids).to(dx.dtype) @ dx
     ids, order = ids.sort(stable=True)
     ends = torch.searchsorted(ids, torch.arange(rows, device=ids.device), right=True)
-    return torch.segment_reduce(dx[order], "sum", lengths=ends.diff(prepend=ends.new_zeros(1)), unsafe=True)
+    wide = dx[order].to(torch.promote_types(dx.dtype, torch.float32))  # a long sum in bfloat16 would lose most of it
+    return torch.segment_reduce(wide, "sum", lengths=ends.diff(prepend=ends.new_zeros(1)), unsafe=True).to(dx.dtype)

@@ -2,12 +2,12 @@
 
 Weights, gradients and optimizer state are float32; a lower precision applies to the matrix products that autocast
 selects. With float16, whose range is small, the loss is scaled before the backward pass and the gradients unscaled
-after it.
+after it. With --weights bfloat16 the model has bfloat16 copies of the weights, and its gradients are bfloat16.
 """
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,6 @@ from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.rng import DROPOUT
 from gpt_numpy.workshop.train.distributed import Processes
 from gpt_torch.attention import attending, attention_of
-from gpt_torch.cache import Cache
 from gpt_torch.compiled import CompiledWrongly, first_difference, is_from_compiler, use_cache_folder
 from gpt_torch.device import (
     ALLOWED,
@@ -43,8 +42,11 @@ from gpt_torch.device import (
 )
 from gpt_torch.distributed import all_reduce_sum, full_tensor, parallelize, raising_lost, shard_like, split_rows
 from gpt_torch.model import GPT
-from gpt_torch.optim import Optimizer
+from gpt_torch.optim import Masters, Optimizer
 from gpt_torch.options import Options, is_compiled, optimizer_skips, set_global_flags
+from gpt_torch.reader import Reader, for_training
+from gpt_torch.step import CapturedStep, check_capture
+from gpt_torch.transfer import text_to_device, to_device, to_numpy, windows_of
 
 AT_ONCE_ON_CPU = 2048  # tokens that are evaluated together; more take longer there
 
@@ -77,7 +79,11 @@ class Engine:
         with raising_lost(), out_of_memory_as_memory_error():
             parallel, size = self.options.parallel, self.processes.size
             self.wrapped_model = parallelize(self.model, self.device, self.dtype, parallel, size)
-        self.parameters = dict(self.model.named_parameters())
+        self.parameters: dict[str, Tensor] = dict(self.model.named_parameters())  # what the optimizer updates
+        self.masters: Masters | None = None
+        if self.options.weights == "bfloat16":
+            self.masters = Masters(self.model.named_parameters(remove_duplicate=False))
+            self.parameters = self.masters.parameters
         self.optimizer = self._new_optimizer()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         # 1 once a loss or a gradient was not finite: that step and all later ones are skipped. On CUDA the optimizer
@@ -89,6 +95,12 @@ class Engine:
             use_cache_folder()
         self.forward: Callable[..., Any] = torch.compile(self.wrapped_model) if compiled else self.wrapped_model
         self.compile_checked = not compiled
+        self.is_warm = False  # after the first step
+        self.texts: list[tuple[NDArray[Any], Tensor]] = []
+        self.captured: CapturedStep | None = None
+        self.captures = self.options.cuda_graph
+        if self.captures:
+            check_capture(recipe)
 
     @property
     def compiled(self) -> bool:
@@ -102,8 +114,9 @@ class Engine:
     @raising_lost()
     @out_of_memory_as_memory_error()
     def train_step(self, batch: Batch, step: int) -> StepResult:
-        recipe, optimizer = self.recipe, cast(Any, self.optimizer)  # GradScaler's types ask for one of torch.optim
         for_training(self.model, True)
+        if self.captures and self.is_warm and (captured := self._captured(batch)):
+            return captured(batch, step)
         loss = None
         try:
             compare = not self.compile_checked and self.options.self_test and self.processes.size == 1
@@ -112,28 +125,47 @@ class Engine:
             if not is_out_of_memory(error):
                 if self.compile_checked or not is_from_compiler(error):
                     raise
-                reason, *_ = [*str(error).strip().splitlines(), type(error).__name__]
                 if self.processes.first:
-                    print(f"torch.compile failed; training continues without it: {reason}", file=sys.stderr)
+                    print(f"torch.compile failed; training continues without it: {first_line(error)}", file=sys.stderr)
                 self.forward = self.wrapped_model
                 loss = self.backward(batch, step)
         if loss is None:  # out of memory; the activations were freed with the error
             raise self._too_large(batch)
-        self.compile_checked = True
+        self.compile_checked = self.is_warm = True
+        settings = settings_at(self.recipe, step)
+        for group in self.optimizer.param_groups:
+            group.update(settings[group["kind"]])
+        return StepResult(loss, self.update(loss))
+
+    def _captured(self, batch: Batch) -> CapturedStep | None:
+        """The step as a CUDA graph; None if it cannot be captured, or is one for other batches."""
+        try:
+            self.captured = self.captured or CapturedStep(self, batch)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            print(f"no CUDA graph; training continues without it: {first_line(error)}", file=sys.stderr)
+            self.captures = False
+            return None
+        return self.captured if self.captured.is_for(batch) else None
+
+    def update(self, loss: Tensor) -> Tensor:
+        """After a backward pass: clip the gradients, and let the optimizer take its step. The norm before clipping."""
+        optimizer = cast(Any, self.optimizer)  # GradScaler's types ask for one of torch.optim
         self.scaler.unscale_(optimizer)
-        grad_norm = full_tensor(clip_grad_norm_(self.parameters.values(), recipe.grad_clip or math.inf))
+        grad_norm = full_tensor(clip_grad_norm_(self.parameters.values(), self.recipe.grad_clip or math.inf))
         if self.scaler.is_enabled() and self.scaler.get_scale() >= 1.0:
             grad_norm = grad_norm.nan_to_num(0.0, 0.0)  # out of float16's range: the step is skipped, the scale reduced
-        settings = settings_at(recipe, step)
-        for group in optimizer.param_groups:
-            group.update(settings[group["kind"]])
-        self.nonfinite = torch.maximum(self.nonfinite, 1.0 - (loss.isfinite() & grad_norm.isfinite()).float())
+        finite = (loss.isfinite() & grad_norm.isfinite()).float()
+        torch.maximum(self.nonfinite, 1.0 - finite, out=self.nonfinite)
         if self.optimizer_skips:
             optimizer.found_inf = self.nonfinite
         if self.optimizer_skips or not self.nonfinite:
             self.scaler.step(optimizer)
         self.scaler.update()
-        return StepResult(loss, grad_norm)
+        if self.masters:
+            self.masters.give_weights()
+        return grad_norm
 
     @raising_lost()
     @out_of_memory_as_memory_error()
@@ -146,30 +178,42 @@ class Engine:
 
     def backward(self, batch: Batch, step: int) -> Tensor:
         """The loss of the whole batch. Its gradients, times the loss scale, are left in the parameters."""
-        self.model.zero_grad()
+        self.zero_grad()
         losses = []
         micro_batches = split_rows(batch.rows, self.recipe.micro_batch, self.processes)
         for rows in micro_batches:
-            if self.config.dropout:
-                seed = np.random.SeedSequence((self.recipe.seed, step, rows.start, DROPOUT))
-                torch.manual_seed(int(seed.generate_state(1)[0]))
+            self.seed_dropout(step, rows.start)
             with self._grad_sync(rows is micro_batches[-1]):
-                losses.append(self._backward(batch, rows))
+                losses.append(self.accumulate(self._loss_of(self.forward, batch, rows)))
         return all_reduce_sum(torch.stack(losses).sum(), self.processes)
 
-    def _backward(self, batch: Batch, rows: slice) -> Tensor:
-        """What these rows contribute to the loss of the batch. Their gradients are accumulated."""
-        loss = self._loss_of(self.forward, batch, rows)
+    def zero_grad(self) -> None:
+        for p in self.parameters.values():
+            p.grad = None
+
+    def seed_dropout(self, step: int, row: int) -> None:
+        if self.config.dropout:
+            seed = np.random.SeedSequence((self.recipe.seed, step, row, DROPOUT))
+            torch.manual_seed(int(seed.generate_state(1)[0]))
+
+    def accumulate(self, loss: Tensor) -> Tensor:
+        """Adds the gradients of a part of the loss to those of the parameters."""
         torch.autograd.backward(self.scaler.scale(loss * self.processes.size))
+        if self.masters:
+            self.masters.take_gradients()
         return loss.detach()
 
     def _loss_of(self, forward: Callable[..., Any], batch: Batch, rows: slice) -> Tensor:
         share = (rows.stop - rows.start) / batch.rows
         rows = rows if share else slice(0, 1)  # without rows: one of weight 0, since the other processes wait
-        windows = self._to_device(batch.windows(rows))
+        starts = to_device(batch.starts[rows], self.device)
+        return torch.mul(self.loss_of_windows(forward, self.text(batch.tokens), starts, batch.length), share)
+
+    def loss_of_windows(self, forward: Callable[..., Any], text: Tensor, starts: Tensor, length: int) -> Tensor:
+        windows = windows_of(text, starts, length)
         with self._autocast_and_attention():
             _, loss = forward(windows[:, :-1], windows[:, 1:])
-        return torch.mul(loss, share)
+        return cast(Tensor, loss)
 
     def _checked_backward(self, batch: Batch, step: int) -> Tensor:
         """`backward` of the compiled model, compared with the eager one; CompiledWrongly if they differ."""
@@ -211,7 +255,7 @@ class Engine:
         rows = max(part.stop - part.start for part in micro_batches)
         if self.options.parallel == "fsdp":  # no process can run the model alone
             return RunFailed(f"out of memory on {describe(self.device)}; try --micro-batch {max(1, rows // 2)}")
-        self.model.zero_grad()
+        self.zero_grad()
         reserved: list[Tensor] = []
         while rows > 1:
             rows //= 2
@@ -221,7 +265,7 @@ class Engine:
                 reserved = reserved or self._optimizer_memory()
                 # self.model neither synchronizes with other processes nor recompiles for each size.
                 loss = self._loss_of(self.model, batch, slice(0, rows))
-                torch.autograd.grad(loss, list(self.parameters.values()))
+                torch.autograd.grad(loss, list(self.model.parameters()))
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -249,7 +293,7 @@ class Engine:
     def logits(self, ids: Ids) -> NDArray[Any]:
         for_training(self.model, False)
         with self._autocast_and_attention():
-            return to_numpy(self.model(self._to_device(ids))[0].float())
+            return to_numpy(self.model(to_device(ids, self.device))[0].float())
 
     @contextmanager
     def profile(self, folder: Path) -> Iterator[list[Any]]:
@@ -278,22 +322,23 @@ class Engine:
             return self._autocast_and_attention()
         return attending(self.attention, self.device)
 
-    def _to_device(self, ids: NDArray[Any]) -> Tensor:
-        """As int64; uint8 is copied as it is and converted on the device."""
-        tensor = torch.from_numpy(ids if ids.dtype == np.uint8 else ids.astype(np.int64))
-        if self.device.type == "cuda":  # a copy from pinned memory does not wait for the device
-            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(self.device).long()
+    def text(self, tokens: NDArray[Any]) -> Tensor:
+        """A text on the device. The latest two stay there: one to train on, and one for validation."""
+        for known, text in self.texts:
+            if known is tokens:
+                return text
+        self.texts = [*self.texts[-1:], (tokens, text_to_device(tokens, self.device))]
+        return self.texts[-1][1]
 
     # -- reading --
 
-    def reader(self) -> "Reader":
+    def reader(self) -> Reader:
         return Reader(self)
 
     # -- its state --
 
     def weights(self) -> Arrays:
-        return self._gathered(self.model.state_dict())
+        return self._gathered(self.masters.state_dict() if self.masters else self.model.state_dict())
 
     def optimizer_state(self) -> Arrays:
         tensors = self.optimizer.state()
@@ -311,6 +356,9 @@ class Engine:
         current = self.model.state_dict()
         loaded = {name: shard_like(current[name], torch.tensor(weight)) for name, weight in weights.items()}
         self.model.load_state_dict(loaded)
+        if self.masters:
+            self.masters.load_state_dict(loaded)
+        self.captured = None
         self.optimizer = self._new_optimizer()
         if not optimizer_state:
             return
@@ -335,7 +383,8 @@ class Engine:
 
     def describe(self) -> str:
         details = [self.precision, f"{self.attention} attention"]
-        details += ["compiled"] * self.compiled + ["deterministic"] * self.options.deterministic
+        details += ["bfloat16 weights"] * bool(self.masters) + ["compiled"] * self.compiled
+        details += ["one CUDA graph"] * self.captures + ["deterministic"] * self.options.deterministic
         size = self.processes.size
         many = f", in each of {size} processes ({self.options.parallel})" if size > 1 else ""
         return f"PyTorch {torch.__version__}, {', '.join(details)}, {describe(self.device)}{many}"
@@ -344,31 +393,5 @@ class Engine:
 SCALER = "scaler"  # with float16: the loss scale, the steps since it changed, the steps not skipped
 
 
-class Reader:
-    """Reads a text piece by piece, and caches the keys and values of what it has read."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        dtype = engine.dtype if engine.options.parallel == "fsdp" else engine.model.pos_emb.weight.dtype
-        self.cache = Cache(engine.config, 1, dtype, engine.device)
-
-    @raising_lost()
-    @out_of_memory_as_memory_error()
-    @torch.no_grad()
-    def read(self, ids: Sequence[int]) -> NDArray[Any]:
-        model, device = self.engine.model, self.engine.device
-        for_training(model, False)
-        with self.engine.for_reading():
-            logits, _ = model(torch.tensor([ids], device=device), cache=self.cache)
-        return to_numpy(logits[0, -1].float())
-
-
-def for_training(model: GPT, yes: bool) -> None:
-    """With dropout or without. model.train() visits every module, so it is called only on a change."""
-    if model.training != yes:
-        model.train(yes)
-
-
-def to_numpy(tensor: Tensor) -> NDArray[Any]:
-    """A copy."""
-    return tensor.detach().to("cpu", copy=True).numpy()
+def first_line(error: Exception) -> str:
+    return [*str(error).strip().splitlines(), type(error).__name__][0]

@@ -103,6 +103,43 @@ class AdamW:
         }
 
 
+class Masters:
+    """Float32 weights whose bfloat16 copies are in the model. The optimizer updates these: most of its steps are too
+    small to change a number with 8 bits of mantissa."""
+
+    def __init__(self, named: Iterable[tuple[str, Tensor]]) -> None:
+        """The model's parameters, which become bfloat16; a tied one has two names."""
+        self.by_name: dict[str, Tensor] = {}
+        self.parameters: dict[str, Tensor] = {}  # by the first name
+        masters: dict[Tensor, Tensor] = {}
+        for name, p in named:
+            if p not in masters:
+                self.parameters[name] = masters[p] = p.detach().clone()
+            self.by_name[name] = masters[p]
+        self.of_model, self.masters = list(masters), list(masters.values())
+        for p in self.of_model:
+            p.data = p.data.bfloat16()
+
+    def take_gradients(self) -> None:
+        """Move the model's gradients to the masters, in addition to those that are there."""
+        gradients = [torch.empty_like(master) for master in self.masters]
+        torch._foreach_copy_(gradients, [p.grad for p in self.of_model if p.grad is not None])  # all have one
+        for p, master, gradient in zip(self.of_model, self.masters, gradients, strict=True):
+            master.grad = gradient if master.grad is None else master.grad + gradient
+            p.grad = None
+
+    @torch.no_grad()
+    def give_weights(self) -> None:
+        torch._foreach_copy_(self.of_model, self.masters)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.by_name
+
+    def load_state_dict(self, weights: Mapping[str, Tensor]) -> None:
+        for name, master in self.by_name.items():
+            master.copy_(weights[name])
+
+
 class Muon:
     """For matrices of one shape. They become views of one tensor (K, m, n), so that an operation updates all of them;
     with FSDP, whose matrices are where it needs them, copies."""
@@ -128,7 +165,7 @@ class Muon:
         buffers = self.buffers.lerp(gradients, 1.0 - momentum)
         nesterov = gather_rows(gradients.lerp(buffers, momentum), self.first)
         direction = shard_rows(newton_schulz(nesterov, self.dtype), self.first)
-        weights = torch.add(self.weights * (1.0 - lr * decay), direction, alpha=-lr * math.sqrt(max(1.0, m / n)))
+        weights = add_scaled(self.weights * (1.0 - lr * decay), direction, -lr * math.sqrt(max(1.0, m / n)))
         for old, new in ((self.weights, weights), (self.buffers, buffers)):
             if found_inf is None:
                 old.copy_(new)
@@ -161,6 +198,11 @@ def newton_schulz(x: Tensor, dtype: torch.dtype) -> Tensor:
     y = y.to(x.dtype)
     result: Tensor = y if wide is x else y.mT
     return result
+
+
+def add_scaled(x: Tensor, y: Tensor, factor: float | Tensor) -> Tensor:
+    """x + factor y; the factor is a number, or on the device."""
+    return torch.addcmul(x, y, factor) if isinstance(factor, Tensor) else torch.add(x, y, alpha=factor)
 
 
 def stacked(tensors: Iterable[Any]) -> Tensor:

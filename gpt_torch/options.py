@@ -25,7 +25,11 @@ class Options:
         "fused: one kernel; cudnn: cuDNN's, where it can; math: the formula, step by step; auto: fused, but math on "
         "MPS, where kernels have been wrong",
     ] = "auto"
+    weights: Annotated[
+        Literal["float32", "bfloat16"], "of the model; bfloat16: copies of float32 weights, which are trained"
+    ] = "float32"
     compile: Annotated[Literal["auto", "on", "off"], "torch.compile for training; auto: on CUDA only"] = "auto"
+    cuda_graph: Annotated[bool, "on CUDA: capture a whole step, and replay it in each later one"] = False
     deterministic: Annotated[bool, "only deterministic operations; slower on a GPU"] = False
     recompute: Annotated[bool, "store only the input of each block, recompute the rest: for long contexts"] = False
     parallel: Annotated[
@@ -37,11 +41,22 @@ class Options:
 
     def __post_init__(self) -> None:
         check_threads(self.threads)
-        for name in ("dtype", "attention", "compile", "parallel"):
+        for name in ("dtype", "attention", "weights", "compile", "parallel"):
             choices = get_args(get_type_hints(type(self))[name])
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {' or '.join(choices)}, not {getattr(self, name)!r}")
-        precision = find_precision(self.dtype, find_device(self.device))
+        device = find_device(self.device)
+        precision = find_precision(self.dtype, device)
+        if self.weights == "bfloat16" and precision != "bfloat16":
+            raise ValueError(f"weights bfloat16 goes with --dtype bfloat16, not {precision}")
+        if self.cuda_graph and device.type != "cuda":
+            raise ValueError(f"cuda_graph is for a CUDA GPU, not {device}")
+        if self.cuda_graph and precision == "float16":
+            raise ValueError("cuda_graph does not support float16; use --dtype float32 or bfloat16")
+        if dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1:
+            for name, value in (("weights", self.weights == "bfloat16"), ("cuda_graph", self.cuda_graph)):
+                if value:
+                    raise ValueError(f"{name} is for one process; leave it out under torchrun")
         if self.parallel == "fsdp" and not dist.is_initialized():
             raise ValueError("parallel fsdp needs several processes; start them with torchrun")
         if self.parallel == "fsdp" and precision == "float16":

@@ -29,3 +29,14 @@ def test_gradient_is_float32_under_autocast(most: int, monkeypatch: pytest.Monke
     with torch.autocast("cpu", torch.bfloat16):
         (found,) = torch.autograd.grad(ours(ids), ours.weight, dx)
     assert found[:, 0].tolist() == [0.0, 2.0 + 2.0**-19, 1.0 + 2.0**-20, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("most", [5, 4])
+def test_long_sum_in_bfloat16(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Added one by one in bfloat16, ones never exceed 256."""
+    monkeypatch.setattr(embedding, "MOST", most)
+    ours = Embedding(5, 6, dtype=torch.bfloat16)
+    ids, dx = torch.full((1000,), 3), torch.ones(1000, 6, dtype=torch.bfloat16)
+    (found,) = torch.autograd.grad(ours(ids), ours.weight, dx)
+    assert found.dtype == torch.bfloat16
+    assert found[3].tolist() == [1000.0] * 6

@@ -114,7 +114,7 @@ def test_help_lists_common_flags_and_device_flags(capsys: pytest.CaptureFixture[
         pages.append(set(re.findall(r"^  (--[a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE)))
     assert pages[1] - pages[0] == {
         "--device", "--dtype", "--attention", "--compile", "--deterministic", "--recompute", "--parallel",
-        "--self-test",
+        "--self-test", "--weights", "--cuda-graph",
     }  # fmt: skip
     assert pages[0] <= pages[1]
 

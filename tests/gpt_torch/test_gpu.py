@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,14 @@ each_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 
 
 def engine_for(
-    config: GPTConfig = CONFIG, dtype: Any = "float32", attention: Any = "auto", recipe: Recipe = RECIPE
+    config: GPTConfig = CONFIG,
+    dtype: Any = "float32",
+    attention: Any = "auto",
+    recipe: Recipe = RECIPE,
+    weights: Any = "float32",
 ) -> Engine:
-    return Engine(config, recipe, Options(device=DEVICE, dtype=dtype, attention=attention, compile="off"))
+    options = Options(device=DEVICE, dtype=dtype, attention=attention, compile="off", weights=weights)
+    return Engine(config, recipe, options)
 
 
 def state(engine: Engine) -> Everything:
@@ -83,6 +89,25 @@ def test_nonfinite_step_and_later_steps_are_skipped(recipe: Any, dtype: Any) -> 
     engine.train_step(batch(), 2)
     assert not math.isfinite(float(reported.grad_norm))
     assert_same(state(engine), before)
+
+
+@each_recipe
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+def test_step_as_a_graph(recipe: Any, weights: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU it is only run again, and again."""
+    if DEVICE == "cpu":
+        monkeypatch.setattr("gpt_torch.step.as_cuda_graph", lambda compute: compute)
+    config, dtype = replace(CONFIG, dropout=0.2), "float32" if weights == "float32" else "bfloat16"
+    engine, usual = (engine_for(config, dtype=dtype, recipe=recipe, weights=weights) for _ in range(2))
+    engine.captures = True
+    rows = batch(70)
+    batches = [replace(rows, starts=rows.starts[7 * i : 7 * i + 7]) for i in range(10)]
+    found = [engine.train_step(each, step) for step, each in enumerate(batches)]
+    expected = [usual.train_step(each, step) for step, each in enumerate(batches)]
+    assert engine.captures
+    assert engine.captured is not None
+    for a, b in zip(found, expected, strict=True):
+        assert float(a.loss) == pytest.approx(float(b.loss), rel=1e-3 if weights == "float32" else 2e-2)
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="it would take all memory of the machine")

@@ -117,13 +117,14 @@ def _cut_at_seams(chunks: Iterator[str]) -> Iterator[str]:
 
 
 def _memory_mapped(corpus: Corpus, stats: TextStats, tokenizer: Tokenizer, console: Console) -> NDArray[Any]:
-    """Tokens in a file of the user's cache, whose name has the SHA-256 of its content."""
+    """Tokens in a file of the user's cache, whose name has the SHA-256 of its content. Writes would stay in memory:
+    PyTorch takes no read-only arrays."""
     key = hashlib.sha256((stats.digest + tokenizer.to_json()).encode()).hexdigest()[:32]
     dtype = np.dtype(smallest_dtype(tokenizer.vocab_size))
     for path in cache_folder().glob(f"{key}-*.tokens"):
         with path.open("rb") as file:
             if path.stem == f"{key}-{hashlib.file_digest(file, 'sha256').hexdigest()}":
-                return np.memmap(path, dtype, "r")
+                return np.memmap(path, dtype, "c")
     temporary = cache_folder() / f"{key}.{uuid4().hex}"
     digest = hashlib.sha256()
     try:
@@ -141,4 +142,4 @@ def _memory_mapped(corpus: Corpus, stats: TextStats, tokenizer: Tokenizer, conso
         raise WrongUse(f"{temporary.parent} cannot hold the tokens of {corpus.name}: {error.strerror}") from None
     finally:
         temporary.unlink(missing_ok=True)
-    return np.memmap(path, dtype, "r")
+    return np.memmap(path, dtype, "c")
