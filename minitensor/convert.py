@@ -220,6 +220,6 @@ def as_index_part(part: Any) -> Any:
     if isinstance(part, int | np.integer) and not isinstance(part, bool):
         return int(part)
     array = part.array if isinstance(part, Tensor) else as_array(part)
-    if not array.size and not isinstance(part, Tensor | np.ndarray):
+    if not array.size and not isinstance(part, Tensor):
         array = array.astype(np.int64)  # an empty list picks nothing
     return int(array) if array.ndim == 0 and array.dtype.kind in "iu" else array

@@ -439,7 +439,7 @@ class Tensor(core.Tensor, of_results=True):
             raise TypeError("clip: give min, max or both")
         x = self
         for bound in bounds.values():
-            x, _ = pair(x, bound) if x.dtype.kind == "f" else (x.to(pair(x, bound)[1].dtype), None)
+            x, _ = pair(x, bound)
         return apply(elementwise.clip, x, **bounds)
 
     clamp = clip
@@ -503,7 +503,7 @@ class Tensor(core.Tensor, of_results=True):
             dim, unbiased = None, dim
         if not isinstance(unbiased, bool | None):
             raise TypeError(f"{op.name}: unbiased is True or False, not {unbiased!r}")
-        if isinstance(dim, bool) or (unbiased is not None and correction is not None):
+        if unbiased is not None and correction is not None:
             raise TypeError(f"{op.name}: unbiased and correction are two names for one thing; give one")
         correction = (0 if unbiased is False else 1) if correction is None else correction
         return apply(op, self, correction=correction, axis=as_axis(self, dim), keepdims=keepdim)
