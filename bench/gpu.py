@@ -19,7 +19,7 @@ from typing import Any, SupportsFloat
 import numpy as np
 
 from bench.result import Result, Row
-from bench.settings import Settings, Stepping, wait_for
+from bench.settings import Settings, Stepping
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
 from gpt_numpy.workshop.params import flops_per_token
@@ -30,6 +30,7 @@ from gpt_torch.device import find_device
 from gpt_torch.engine import Engine
 from gpt_torch.options import Options
 from gpt_torch.selftest import self_test
+from gpt_torch.transfer import wait_for
 
 TRAIN = "import sys; from gpt_torch.cli import main; sys.exit(main())"
 FINISHING = 20.0  # seconds for a training run to save and report after SIGINT

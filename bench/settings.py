@@ -15,6 +15,7 @@ from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.train.distributed import available_cores
 from gpt_torch.engine import Engine as TorchEngine
 from gpt_torch.options import Options
+from gpt_torch.transfer import wait_for
 
 NUMPY, EAGER, COMPILED = "gpt_numpy", "gpt_torch", "gpt_torch compiled"
 
@@ -96,10 +97,3 @@ class Stepping:
 
 
 CPU = torch.device("cpu")
-
-
-def wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    elif device.type == "mps":
-        torch.mps.synchronize()

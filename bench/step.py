@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from bench.result import BLUE, Result, Row, bars, gflops, milliseconds, percent, times, whole
-from bench.settings import COMPILED, EAGER, NUMPY, Settings, Stepping, wait_for
+from bench.settings import COMPILED, EAGER, NUMPY, Settings, Stepping
 from bench.timing import Times, Work, turns
 from bench.verify import same_steps
 from gpt_numpy.workshop.params import flops_per_token
 from gpt_torch.device import find_device
+from gpt_torch.transfer import wait_for
 
 SIDE = 1024  # of the roofline's matrices: large enough for any BLAS to reach its full speed
 

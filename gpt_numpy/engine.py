@@ -38,7 +38,7 @@ from gpt_numpy.workshop.optim import STATE_KEYS
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.rng import DROPOUT
 from gpt_numpy.workshop.train.distributed import available_cores
-from minitensor import grad, no_grad
+from minitensor import grad, no_grad, tensor
 from minitensor.arrays import Array
 from minitensor.optim import get_total_norm
 from minitensor.random import use_generator
@@ -98,9 +98,8 @@ class Engine:
         for rows in micro_batches:
             if self.config.dropout:
                 use_generator(Rows([(self.recipe.seed, step, row, DROPOUT) for row in range(batch.rows)[rows]]))
-            ids, targets = batch.ids_and_targets(rows)
-            _, mean = self.model(ids, targets)
-            added = mean * (len(ids) / batch.rows)
+            ids, targets = map(tensor, batch.ids_and_targets(rows))
+            added = self.model.loss(ids, targets) * (len(ids) / batch.rows)
             loss += added.item()
             for name, g in zip(self.parameters, grad(added, list(self.parameters.values())), strict=True):
                 assert g is not None
@@ -115,9 +114,8 @@ class Engine:
         loss = 0.0
         with no_grad():
             for rows in micro_batches:
-                ids, targets = batch.ids_and_targets(rows)
-                _, mean = self.model(ids, targets)
-                loss += mean.item() * (len(ids) / batch.rows)
+                ids, targets = map(tensor, batch.ids_and_targets(rows))
+                loss += self.model.loss(ids, targets).item() * (len(ids) / batch.rows)
         return loss
 
     def _micro_batches(self, batch: Batch, limit: int = 0) -> list[list[slice]]:

@@ -110,11 +110,22 @@ def is_lost(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
+class Loss(nn.Module):
+    """The loss of a model as a module's forward, where DistributedDataParallel sums the gradients."""
+
+    def __init__(self, model: GPT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        return self.model.loss(ids, targets, weights)
+
+
 def parallelize(model: GPT, device: torch.device, dtype: torch.dtype, parallel: str, size: int) -> nn.Module:
-    """The model on its device, replicated ("ddp") or sharded ("fsdp") over `size` processes."""
+    """The loss of the model on its device, replicated ("ddp") or sharded ("fsdp") over `size` processes."""
     if parallel == "fsdp":
         from torch.distributed.device_mesh import init_device_mesh  # this import takes seconds
-        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
         mesh = init_device_mesh(device.type, (size,))
         # The matrices of a block are gathered only while they are needed, and in autocast's precision; cast by autocast
@@ -124,9 +135,10 @@ def parallelize(model: GPT, device: torch.device, dtype: torch.dtype, parallel: 
             if isinstance(module, CausalSelfAttention | MLP):
                 fully_shard(module, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh)
-        return model
+        register_fsdp_forward_method(model, "loss")
+        return Loss(model)
     model.to(device)
-    return DistributedDataParallel(model, gradient_as_bucket_view=True) if size > 1 else model
+    return DistributedDataParallel(Loss(model), gradient_as_bucket_view=True) if size > 1 else Loss(model)
 
 
 def split_rows(rows: int, micro_batch: int, processes: Processes) -> list[slice]:

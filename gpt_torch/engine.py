@@ -46,7 +46,7 @@ from gpt_torch.optim import Masters, Optimizer
 from gpt_torch.options import Options, is_compiled, optimizer_skips, set_global_flags
 from gpt_torch.reader import Reader, for_training
 from gpt_torch.step import CapturedStep, check_capture
-from gpt_torch.transfer import text_to_device, to_device, to_numpy, windows_of
+from gpt_torch.transfer import text_to_device, to_device, to_host, to_numpy, wait_for, windows_of
 
 AT_ONCE_ON_CPU = 2048  # tokens that are evaluated together; more take longer there
 
@@ -78,7 +78,7 @@ class Engine:
         self.processes.check_agreement("--device, --dtype or --parallel, or in their defaults", setting)
         with raising_lost(), out_of_memory_as_memory_error():
             parallel, size = self.options.parallel, self.processes.size
-            self.wrapped_model = parallelize(self.model, self.device, self.dtype, parallel, size)
+            self.eager_loss = parallelize(self.model, self.device, self.dtype, parallel, size)
         self.parameters: dict[str, Tensor] = dict(self.model.named_parameters())  # what the optimizer updates
         self.masters: Masters | None = None
         if self.options.weights == "bfloat16":
@@ -93,7 +93,7 @@ class Engine:
         compiled = is_compiled(self.options.compile, self.device)
         if compiled:
             use_cache_folder()
-        self.forward: Callable[..., Any] = torch.compile(self.wrapped_model) if compiled else self.wrapped_model
+        self.model_loss: Callable[..., Any] = torch.compile(self.eager_loss) if compiled else self.eager_loss
         self.compile_checked = not compiled
         self.is_warm = False  # after the first step
         self.texts: list[tuple[NDArray[Any], Tensor]] = []
@@ -104,7 +104,7 @@ class Engine:
 
     @property
     def compiled(self) -> bool:
-        return self.forward is not self.wrapped_model
+        return self.model_loss is not self.eager_loss
 
     def _new_optimizer(self) -> Optimizer:
         return Optimizer(group_parameters(self.parameters, self.recipe.optimizer), self.dtype)
@@ -127,7 +127,7 @@ class Engine:
                     raise
                 if self.processes.first:
                     print(f"torch.compile failed; training continues without it: {first_line(error)}", file=sys.stderr)
-                self.forward = self.wrapped_model
+                self.model_loss = self.eager_loss
                 loss = self.backward(batch, step)
         if loss is None:  # out of memory; the activations were freed with the error
             raise self._too_large(batch)
@@ -184,7 +184,7 @@ class Engine:
         for rows in micro_batches:
             self.seed_dropout(step, rows.start)
             with self._grad_sync(rows is micro_batches[-1]):
-                losses.append(self.accumulate(self._loss_of(self.forward, batch, rows)))
+                losses.append(self.accumulate(self._loss_of(self.model_loss, batch, rows)))
         return all_reduce_sum(torch.stack(losses).sum(), self.processes)
 
     def zero_grad(self) -> None:
@@ -203,23 +203,22 @@ class Engine:
             self.masters.take_gradients()
         return loss.detach()
 
-    def _loss_of(self, forward: Callable[..., Any], batch: Batch, rows: slice) -> Tensor:
+    def _loss_of(self, model_loss: Callable[..., Any], batch: Batch, rows: slice) -> Tensor:
         share = (rows.stop - rows.start) / batch.rows
         rows = rows if share else slice(0, 1)  # without rows: one of weight 0, since the other processes wait
         starts = to_device(batch.starts[rows], self.device)
-        return torch.mul(self.loss_of_windows(forward, self.text(batch.tokens), starts, batch.length), share)
+        return torch.mul(self.loss_of_windows(model_loss, self.text(batch.tokens), starts, batch.length), share)
 
-    def loss_of_windows(self, forward: Callable[..., Any], text: Tensor, starts: Tensor, length: int) -> Tensor:
+    def loss_of_windows(self, model_loss: Callable[..., Any], text: Tensor, starts: Tensor, length: int) -> Tensor:
         windows = windows_of(text, starts, length)
         with self._autocast_and_attention():
-            _, loss = forward(windows[:, :-1], windows[:, 1:])
-        return cast(Tensor, loss)
+            return cast(Tensor, model_loss(windows[:, :-1], windows[:, 1:]))
 
     def _checked_backward(self, batch: Batch, step: int) -> Tensor:
         """`backward` of the compiled model, compared with the eager one; CompiledWrongly if they differ."""
         loss = self.backward(batch, step)
-        gradients, compiled = self._gradients(), self.forward
-        self.forward = self.wrapped_model
+        gradients, compiled = self._gradients(), self.model_loss
+        self.model_loss = self.eager_loss
         try:
             expected = {"the loss": self.backward(batch, step), **self._gradients()}
             other = expected  # with dropout: the result of another mask, since the compiled model draws its own
@@ -230,7 +229,7 @@ class Engine:
                 raise
             expected = other = {}  # an eager step needs more memory than a compiled one: no comparison
         finally:
-            self.forward = compiled
+            self.model_loss = compiled
         if wrong := first_difference({"the loss": loss, **gradients}, expected, other, ALLOWED[self.precision]):
             raise CompiledWrongly(wrong)
         for name, gradient in gradients.items():
@@ -243,8 +242,8 @@ class Engine:
     @contextmanager
     def _grad_sync(self, enabled: bool) -> Iterator[None]:
         """Whether a backward pass sums gradients over the processes: once, with the last micro-batch, is enough."""
-        if isinstance(self.wrapped_model, DistributedDataParallel) and not enabled:
-            with self.wrapped_model.no_sync():
+        if isinstance(self.eager_loss, DistributedDataParallel) and not enabled:
+            with self.eager_loss.no_sync():
                 yield
         else:
             yield
@@ -264,7 +263,7 @@ class Engine:
                     torch.cuda.empty_cache()
                 reserved = reserved or self._optimizer_memory()
                 # self.model neither synchronizes with other processes nor recompiles for each size.
-                loss = self._loss_of(self.model, batch, slice(0, rows))
+                loss = self._loss_of(self.model.loss, batch, slice(0, rows))
                 torch.autograd.grad(loss, list(self.model.parameters()))
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -286,7 +285,9 @@ class Engine:
     def loss(self, batch: Batch) -> Tensor:
         for_training(self.model, False)
         at_once = max(1, AT_ONCE_ON_CPU // batch.length) if self.device.type == "cpu" else 0
-        losses = [self._loss_of(self.model, batch, rows) for rows in split_rows(batch.rows, at_once, self.processes)]
+        losses = [
+            self._loss_of(self.model.loss, batch, rows) for rows in split_rows(batch.rows, at_once, self.processes)
+        ]
         return all_reduce_sum(torch.stack(losses).sum(), self.processes)
 
     @torch.no_grad()
@@ -374,12 +375,13 @@ class Engine:
     @out_of_memory_as_memory_error()
     def _gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
         """Full arrays on the first process, which saves them; none on the others."""
-        arrays = {}
+        copies = {}
         for name, tensor in tensors.items():
             gathered = full_tensor(tensor)
             if self.processes.first:
-                arrays[name] = to_numpy(gathered)
-        return arrays
+                copies[name] = to_host(gathered)
+        wait_for(self.device)
+        return {name: copy.numpy() for name, copy in copies.items()}
 
     def describe(self) -> str:
         details = [self.precision, f"{self.attention} attention"]

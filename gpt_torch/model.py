@@ -17,6 +17,7 @@ from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.params import initial_weights
 from gpt_torch.cache import Cache
 from gpt_torch.embedding import Embedding
+from gpt_torch.head import linear_cross_entropy
 
 
 def split_heads(qkv: Tensor, n_head: int) -> list[Tensor]:
@@ -110,6 +111,26 @@ class GPT(nn.Module):
 
         With a cache the ids continue the cached ones, and are added to it.
         """
+        logits = self.lm_head(self.hidden(ids, cache))  # (B, T, V)
+        if targets is None:
+            return logits, None
+        if targets.shape != ids.shape:
+            raise ValueError(f"GPT: targets {tuple(targets.shape)} go with ids {tuple(ids.shape)}, one for each")
+        return logits, F.cross_entropy(logits.reshape(-1, self.config.vocab_size), targets.reshape(-1))
+
+    def loss(self, ids: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The loss alone, without the logits of all positions at once.
+
+        targets    (B, T) ids, or (B, T, V) distributions
+        weights    (B, T): the loss is the sum of each position's, times its weight; without weights, the mean
+        """
+        x = self.hidden(ids)
+        targets = targets.reshape(-1) if targets.shape == ids.shape else targets.reshape(-1, self.config.vocab_size)
+        weights = None if weights is None else weights.reshape(-1)
+        return linear_cross_entropy(x.reshape(-1, x.shape[-1]), self.lm_head.weight, targets, weights)
+
+    def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+        """What the head makes logits of: (B, T, C)."""
         if len(ids.shape) != 2:
             raise ValueError(f"GPT: ids are (B, T), rows of tokens; given {tuple(ids.shape)}")
         B, T = ids.shape
@@ -119,11 +140,6 @@ class GPT(nn.Module):
         x = self.drop(self.tok_emb(ids) + positions)  # (B, T, C)
         for block in self.blocks:
             x = block(x, cache)
-        logits = self.lm_head(self.ln_f(x))  # (B, T, V)
         if cache is not None:
             cache.lengths = [length + T for length in cache.lengths]
-        if targets is None:
-            return logits, None
-        if targets.shape != ids.shape:
-            raise ValueError(f"GPT: targets {tuple(targets.shape)} go with ids {tuple(ids.shape)}, one for each")
-        return logits, F.cross_entropy(logits.reshape(-1, self.config.vocab_size), targets.reshape(-1))
+        return self.ln_f(x)

@@ -63,7 +63,7 @@ class CapturedStep:
     def _compute(self) -> None:
         engine = self.engine
         engine.zero_grad()
-        loss = engine.loss_of_windows(engine.forward, engine.text(self.tokens), self.starts, self.length)
+        loss = engine.loss_of_windows(engine.model_loss, engine.text(self.tokens), self.starts, self.length)
         loss = engine.accumulate(loss)
         found = torch.stack([loss, engine.update(loss)])
         self.results.index_copy_(1, self.position, found[:, None])

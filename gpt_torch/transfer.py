@@ -22,6 +22,19 @@ def to_numpy(tensor: Tensor) -> NDArray[Any]:
     return tensor.detach().to("cpu", copy=True).numpy()
 
 
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy, complete after `wait_for`: from CUDA it goes to pinned memory, without waiting for each."""
+    return tensor.detach().to("cpu", copy=True, non_blocking=tensor.is_cuda)
+
+
+def wait_for(device: torch.device) -> None:
+    """Until the device has done all its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def text_to_device(tokens: NDArray[Any], device: torch.device) -> Tensor:
     """With the same bits, perhaps of a signed integer. On the CPU it shares the memory."""
     return to_device(tokens.view(SIGNED.get(tokens.dtype, tokens.dtype)), device)

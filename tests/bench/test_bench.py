@@ -235,7 +235,8 @@ def test_where_accounts_for_all_time(tiny: None) -> None:
     assert sum(row["share"] for row in result.rows) == pytest.approx(1.0)
     by_name = {row["operation"]: row for row in result.rows}
     engines = min(QUICK.cores, 3)  # threads that have a sequence
-    assert by_name["linear"]["calls"] == 2 * engines * (4 * TINY.n_layer + 1)
+    assert by_name["linear"]["calls"] == 2 * engines * 4 * TINY.n_layer
+    assert by_name["linear_cross_entropy"]["calls"] == 2 * engines
     assert by_name["engine and waiting"]["share"] > 0
     assert {name: op.forward for name, op in OPS.items()} == forwards  # the clocks are gone
 

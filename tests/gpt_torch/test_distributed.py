@@ -184,10 +184,10 @@ FULL = """
         def fail(gradient):
             raise torch.OutOfMemoryError
         def full(ids, targets):
-            logits, loss = self.wrapped_model(ids, targets)
+            loss = self.eager_loss(ids, targets)
             loss.register_hook(fail)
-            return logits, loss
-        self.forward = full
+            return loss
+        self.model_loss = full
 """
 
 

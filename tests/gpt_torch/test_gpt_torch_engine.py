@@ -213,15 +213,15 @@ def fails(model: Any, *_: Any) -> None:
 
 
 def no_gradient(model: Any, ids: torch.Tensor, targets: torch.Tensor) -> Any:
-    logits, loss = model(ids, targets)
-    return logits, loss.detach() + 0.0 * loss
+    loss = model(ids, targets)
+    return loss.detach() + 0.0 * loss
 
 
 def one_wrong(model: Any, ids: torch.Tensor, targets: torch.Tensor) -> Any:
     """The loss is right; the gradient of one matrix is not."""
-    logits, loss = model(ids, targets)
-    weight = model.blocks[1].mlp.c_fc.weight
-    return logits, loss + 0.001 * (weight - weight.detach()).sum()
+    loss = model(ids, targets)
+    weight = model.model.blocks[1].mlp.c_fc.weight
+    return loss + 0.001 * (weight - weight.detach()).sum()
 
 
 FAULTS: list[tuple[Callable[..., Any], str]] = [
@@ -312,7 +312,7 @@ def test_compiled_step_is_not_checked_if_eager_step_runs_out_of_memory(
 ) -> None:
     monkeypatch.setattr(torch, "compile", compiler(lambda model, *given: model.forward(*given)))
     engine = Engine(CONFIG, RECIPE, replace(CPU, compile="on"))
-    monkeypatch.setattr(type(engine.model), "__call__", lambda *_: cuda_out_of_memory())
+    monkeypatch.setattr(type(engine.eager_loss), "__call__", lambda *_: cuda_out_of_memory())
     found = engine.train_step(batch(), 0)
     monkeypatch.undo()
     expected = Engine(CONFIG, RECIPE, CPU).train_step(batch(), 0)
@@ -394,7 +394,7 @@ def test_describe() -> None:
     assert engine.describe() == f"{description}, in each of 2 processes (ddp)"
     engine.options = replace(CPU, deterministic=True)
     assert ", fused attention, deterministic, CPU" in engine.describe()
-    engine.forward = lambda *_: None
+    engine.model_loss = lambda *_: None
     assert ", fused attention, compiled, deterministic, CPU" in engine.describe()
 
 
@@ -438,11 +438,11 @@ def test_out_of_memory_names_a_micro_batch_that_fits(
 ) -> None:
     """The search compiles nothing, and holds the memory that the optimizer will need."""
     engine = Engine(CONFIG, recipe, CPU)
-    model, to_come = engine.model.forward, engine._optimizer_memory
+    model, to_come = engine.model.loss, engine._optimizer_memory
     held: list[Any] = []
     seen: list[int] = []  # numbers held for the optimizer, at each try
 
-    def small_alone(ids: torch.Tensor, targets: torch.Tensor) -> Any:
+    def small_alone(ids: torch.Tensor, targets: torch.Tensor, weights: None = None) -> Any:
         seen.append(sum(tensor().numel() for tensor in held if tensor() is not None))
         if len(ids) > fits:
             fail()
@@ -453,7 +453,7 @@ def test_out_of_memory_names_a_micro_batch_that_fits(
         held.extend(map(weakref.ref, tensors))
         return tensors
 
-    monkeypatch.setattr(engine.model, "forward", small_alone)
+    monkeypatch.setattr(engine.model, "loss", small_alone)
     monkeypatch.setattr(engine, "_optimizer_memory", hold)
     with pytest.raises(RunFailed, match=f"out of memory on CPU, .*{message}"):
         engine.train_step(batch(), 0)
@@ -468,7 +468,7 @@ def test_out_of_memory_in_loss_and_reader_is_a_memory_error(
     fail: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine(CONFIG, RECIPE, CPU)
-    monkeypatch.setattr(engine.model, "forward", lambda *_, **__: fail())
+    monkeypatch.setattr(engine.model, "hidden", lambda *_, **__: fail())
     with pytest.raises(MemoryError):
         engine.loss(batch())
     with pytest.raises(MemoryError):

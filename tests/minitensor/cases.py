@@ -372,6 +372,27 @@ def composed_cross_entropy(
     return losses.sum() / float(counted.sum()) if counted.any() else losses.sum() + math.nan
 
 
+def make_linear_cross_entropy(source: Source) -> Example:
+    N, C, V = source.choice([4, 1, 7]), source.choice([3, 1]), source.choice([5, 1, 2])
+    targets: Array = source.integers((N,), 0, V - 1)
+    if source.choice([False, True]):
+        q = np.exp(source.values((N, V)))
+        targets = q / q.sum(-1, keepdims=True)
+    weights = source.values((N,)) if source.choice([True, False]) else None
+    return Example([source.values((N, C)), source.values((V, C))], {"targets": targets, "weights": weights})
+
+
+def torch_linear_cross_entropy(x: torch.Tensor, weight: torch.Tensor, *, targets: Array, weights: Array | None) -> Any:
+    losses = TF.cross_entropy(x @ weight.T, torch.from_numpy(targets), reduction="none")
+    return losses.mean() if weights is None else losses @ torch.from_numpy(weights)
+
+
+def composed_linear_cross_entropy(x: Tensor, weight: Tensor, *, targets: Array, weights: Array | None) -> Tensor:
+    q = targets if targets.ndim == 2 else targets[:, None] == np.arange(len(weight))
+    w = np.full(len(x), 1.0 / len(x)) if weights is None else weights
+    return -((x @ weight.T).log_softmax(-1) * (q * w[:, None])).sum()
+
+
 def make_dropout(source: Source) -> Example:
     x = source.values(source.shape())
     return Example([x, source.booleans(x.shape)], {"p": source.choice([0.1, 0.5, 0.0, 1.0])})
@@ -529,6 +550,9 @@ CASES: dict[str, Case] = {
     ),
     "layer_norm": Case(make_layer_norm, torch_layer_norm, composed_layer_norm, float32=1e-5, cancels=2),
     "cross_entropy": Case(make_cross_entropy, torch_cross_entropy, composed_cross_entropy, analytic=False, cancels=1),
+    "linear_cross_entropy": Case(
+        make_linear_cross_entropy, torch_linear_cross_entropy, composed_linear_cross_entropy, analytic=False, cancels=1
+    ),
     "dropout": Case(make_dropout, torch_dropout, composed_dropout),
     "attention_scores": Case(make_scores, torch_scores, composed_scores),
     "attention_weights": Case(make_weights, torch_weights, composed_weights, analytic=False, float32=1e-5, cancels=0),

@@ -116,6 +116,7 @@ def test_gradient_of_clip_is_zero_at_its_bounds() -> None:
 DEFAULTS: dict[str, Any] = {  # the same function in torch, with default settings
     "softmax": lambda x: x.softmax(-1), "log_softmax": lambda x: x.log_softmax(-1), "gelu": TF.gelu,
     "layer_norm": lambda x, *_: TF.layer_norm(x, x.shape[-1:]), "cross_entropy": TF.cross_entropy, "linear": TF.linear,
+    "linear_cross_entropy": lambda x, w, *, targets: TF.cross_entropy(x @ w.T, torch.from_numpy(targets)),
     "embedding": TF.embedding, "attention": lambda q, k, v, *_: TF.scaled_dot_product_attention(q, k, v),
     "attention_blocked": lambda q, k, v, *_: TF.scaled_dot_product_attention(q, k, v),
     "attention_scores": lambda q, k, _: q @ k.mT / q.shape[-1] ** 0.5, "attention_weights": lambda s: s.softmax(-1),
@@ -140,6 +141,8 @@ def test_every_op_with_defaults_is_listed() -> None:
 def test_defaults_match_torch(name: str) -> None:
     source = Typical(0)
     x = source.values((2, 1, 3, 4))
+    arrays: Any
+    settings: Any
     arrays, settings = {
         **dict.fromkeys(("attention", "attention_blocked"), ([x, *source.values((2, 2, 1, 3, 4)), None, None], {})),
         "attention_scores": ([x, source.values((2, 1, 3, 4)), None], {}),
@@ -147,6 +150,10 @@ def test_defaults_match_torch(name: str) -> None:
         "linear": ([x, source.values((5, 4)), None], {}),
         "embedding": ([source.integers((2, 3), 0, 4), source.values((5, 4))], {}),
         "cross_entropy": ([source.values((4, 3)), np.array([2, -100, 0, 1])], {}),
+        "linear_cross_entropy": (
+            [source.values((4, 3)), source.values((5, 3))],
+            {"targets": source.integers((4,), 0, 4)},
+        ),
         "cat": ([x, x + 1.0], {}),
         "stack": ([x, x + 1.0], {}),
         "split": ([x], {"sizes": (1, 1)}),

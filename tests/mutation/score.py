@@ -45,13 +45,13 @@ from tests.support import ROOT
 REPORT = ROOT / "tests" / "mutation" / "mutation.md"
 UNCHANGING = ROOT / "tests" / "mutation" / "unchanging.toml"
 SOURCES = [ROOT / "minitensor" / f"{name}.py" for name in ("core", "arrays", "grad_mode", "convert", "tensor")]
-SOURCES += [*sorted(ROOT.glob("minitensor/ops/[a-z]*.py")), ROOT / "gpt_numpy/model.py", ROOT / "gpt_numpy/cache.py"]
+SOURCES += [*sorted(ROOT.glob("minitensor/ops/[a-z]*.py")), *(ROOT / "gpt_numpy" / f"{name}.py" for name in ("model", "head", "cache"))]
 AUTOGRAD = [f"minitensor/test_{name}.py" for name in (
     "ops", "like_torch", "engine", "corners", "nn", "optim", "random_graphs", "gradcheck", "erf", "judge", "api_fuzz",
 )]  # fmt: skip
-AUTOGRAD += ["gpt_numpy/test_gpt.py", "equivalence/test_relations.py"]
+AUTOGRAD += ["gpt_numpy/test_gpt.py", "equivalence/test_relations.py", "equivalence/test_head.py"]
 MODEL = ["gpt_numpy/test_gpt.py", "equivalence/test_relations.py", "gpt_numpy/test_gpt_engine.py"]
-MODEL += ["equivalence/test_engines.py", "equivalence/test_equivalence.py"]
+MODEL += ["equivalence/test_engines.py", "equivalence/test_equivalence.py", "equivalence/test_head.py"]
 
 # What a sample is drawn from.
 WORKSHOP = ["workshop", "gpt_torch/test_gpt_torch.py", "gpt_torch/test_distributed.py"]
