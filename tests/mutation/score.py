@@ -45,7 +45,10 @@ from tests.support import ROOT
 REPORT = ROOT / "tests" / "mutation" / "mutation.md"
 UNCHANGING = ROOT / "tests" / "mutation" / "unchanging.toml"
 SOURCES = [ROOT / "minitensor" / f"{name}.py" for name in ("core", "arrays", "grad_mode", "convert", "tensor")]
-SOURCES += [*sorted(ROOT.glob("minitensor/ops/[a-z]*.py")), *(ROOT / "gpt_numpy" / f"{name}.py" for name in ("model", "head", "cache"))]
+SOURCES += [
+    *sorted(ROOT.glob("minitensor/ops/[a-z]*.py")),
+    *(ROOT / "gpt_numpy" / f"{name}.py" for name in ("model", "head", "cache")),
+]
 AUTOGRAD = [f"minitensor/test_{name}.py" for name in (
     "ops", "like_torch", "engine", "corners", "nn", "optim", "random_graphs", "gradcheck", "erf", "judge", "api_fuzz",
 )]  # fmt: skip
