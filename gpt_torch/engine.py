@@ -46,8 +46,9 @@ from gpt_torch.optim import Masters, Optimizer
 from gpt_torch.options import Options, is_compiled, optimizer_skips, set_global_flags
 from gpt_torch.reader import Reader, for_training
 from gpt_torch.step import CapturedStep, check_capture
-from gpt_torch.transfer import text_to_device, to_device, to_host, to_numpy, wait_for, windows_of
+from gpt_torch.transfer import Texts, to_device, to_host, to_numpy, wait_for
 
+MAX_PINNED = 1 << 29  # bytes of weights and optimizer state that are copied by way of pinned memory, which stays so
 AT_ONCE_ON_CPU = 2048  # tokens that are evaluated together; more take longer there
 
 
@@ -96,7 +97,7 @@ class Engine:
         self.model_loss: Callable[..., Any] = torch.compile(self.eager_loss) if compiled else self.eager_loss
         self.compile_checked = not compiled
         self.is_warm = False  # after the first step
-        self.texts: list[tuple[NDArray[Any], Tensor]] = []
+        self.texts = Texts(self.device)
         self.captured: CapturedStep | None = None
         self.captures = self.options.cuda_graph
         if self.captures:
@@ -142,8 +143,9 @@ class Engine:
         try:
             self.captured = self.captured or CapturedStep(self, batch)
         except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
+            self.zero_grad()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
             print(f"no CUDA graph; training continues without it: {first_line(error)}", file=sys.stderr)
             self.captures = False
             return None
@@ -206,11 +208,9 @@ class Engine:
     def _loss_of(self, model_loss: Callable[..., Any], batch: Batch, rows: slice) -> Tensor:
         share = (rows.stop - rows.start) / batch.rows
         rows = rows if share else slice(0, 1)  # without rows: one of weight 0, since the other processes wait
-        starts = to_device(batch.starts[rows], self.device)
-        return torch.mul(self.loss_of_windows(model_loss, self.text(batch.tokens), starts, batch.length), share)
+        return torch.mul(self.loss_of_windows(model_loss, self.texts.windows(batch, rows)), share)
 
-    def loss_of_windows(self, model_loss: Callable[..., Any], text: Tensor, starts: Tensor, length: int) -> Tensor:
-        windows = windows_of(text, starts, length)
+    def loss_of_windows(self, model_loss: Callable[..., Any], windows: Tensor) -> Tensor:
         with self._autocast_and_attention():
             return cast(Tensor, model_loss(windows[:, :-1], windows[:, 1:]))
 
@@ -318,18 +318,11 @@ class Engine:
             yield
 
     def for_reading(self) -> AbstractContextManager[None]:
-        """Without autocast, which slows down single tokens; but FSDP gathers blocks only in autocast's precision."""
-        if self.options.parallel == "fsdp":
+        """Without autocast, which slows down single tokens. But FSDP gathers blocks only in its precision, and with
+        bfloat16 weights norms and softmax are float32 only by it."""
+        if self.options.parallel == "fsdp" or self.masters:
             return self._autocast_and_attention()
         return attending(self.attention, self.device)
-
-    def text(self, tokens: NDArray[Any]) -> Tensor:
-        """A text on the device. The latest two stay there: one to train on, and one for validation."""
-        for known, text in self.texts:
-            if known is tokens:
-                return text
-        self.texts = [*self.texts[-1:], (tokens, text_to_device(tokens, self.device))]
-        return self.texts[-1][1]
 
     # -- reading --
 
@@ -376,10 +369,11 @@ class Engine:
     def _gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
         """Full arrays on the first process, which saves them; none on the others."""
         copies = {}
+        pinned = sum(tensor.nbytes for tensor in tensors.values()) <= MAX_PINNED
         for name, tensor in tensors.items():
             gathered = full_tensor(tensor)
             if self.processes.first:
-                copies[name] = to_host(gathered)
+                copies[name] = to_host(gathered, pinned)
         wait_for(self.device)
         return {name: copy.numpy() for name, copy in copies.items()}
 

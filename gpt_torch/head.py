@@ -1,5 +1,7 @@
 """The head and its loss together, so that the logits of all positions never exist at once."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,9 +21,11 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, weights: Te
     if weights is None:
         dtype = torch.promote_types(x.dtype, torch.float32)
         weights = torch.full((len(x),), 1.0 / len(x), dtype=dtype, device=x.device)
+    # A view, since autocast would add up the gradients of a parameter in 16 bits.
+    weight = weight.view_as(weight).to(torch.promote_types(weight.dtype, torch.float32))
     parts = zip(*(torch.split(a, rows) for a in (x, targets, weights)), strict=True)
-    losses = [checkpoint(piece, x, weight, targets, w, use_reentrant=False) for x, targets, w in parts]
-    return torch.stack(losses).sum()
+    recomputed = partial(checkpoint, piece, use_reentrant=False, preserve_rng_state=False)
+    return torch.stack([recomputed(x, weight, targets, w) for x, targets, w in parts]).sum()
 
 
 def piece(x: Tensor, weight: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:

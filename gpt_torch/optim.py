@@ -122,10 +122,15 @@ class Masters:
 
     def take_gradients(self) -> None:
         """Move the model's gradients to the masters, in addition to those that are there."""
-        gradients = [torch.empty_like(master) for master in self.masters]
-        torch._foreach_copy_(gradients, [p.grad for p in self.of_model if p.grad is not None])  # all have one
-        for p, master, gradient in zip(self.of_model, self.masters, gradients, strict=True):
-            master.grad = gradient if master.grad is None else master.grad + gradient
+        new = [p.grad for p in self.of_model if p.grad is not None]  # all have one
+        added = [master.grad for master in self.masters if master.grad is not None]  # all or none
+        if added:
+            torch._foreach_add_(added, new)
+        else:
+            for master in self.masters:
+                master.grad = torch.empty_like(master)
+            torch._foreach_copy_([master.grad for master in self.masters if master.grad is not None], new)
+        for p in self.of_model:
             p.grad = None
 
     @torch.no_grad()

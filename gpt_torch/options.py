@@ -26,7 +26,8 @@ class Options:
         "MPS, where kernels have been wrong",
     ] = "auto"
     weights: Annotated[
-        Literal["float32", "bfloat16"], "of the model; bfloat16: copies of float32 weights, which are trained"
+        Literal["float32", "bfloat16"],
+        "of the model; bfloat16: copies of float32 weights, which are trained, and the residual stream, too",
     ] = "float32"
     compile: Annotated[Literal["auto", "on", "off"], "torch.compile for training; auto: on CUDA only"] = "auto"
     cuda_graph: Annotated[bool, "on CUDA: capture a whole step, and replay it in each later one"] = False
@@ -53,7 +54,8 @@ class Options:
             raise ValueError(f"cuda_graph is for a CUDA GPU, not {device}")
         if self.cuda_graph and precision == "float16":
             raise ValueError("cuda_graph does not support float16; use --dtype float32 or bfloat16")
-        if dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1:
+        several = dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
+        if several or self.parallel == "fsdp":
             for name, value in (("weights", self.weights == "bfloat16"), ("cuda_graph", self.cuda_graph)):
                 if value:
                     raise ValueError(f"{name} is for one process; leave it out under torchrun")

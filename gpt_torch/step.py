@@ -15,7 +15,7 @@ from gpt_numpy.workshop.engine import Batch, StepResult
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.optim import settings_at
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_torch.transfer import to_device
+from gpt_torch.transfer import to_device, windows_of
 
 RING = 128  # steps; the trainer reads results at the latest after 64
 WARM_UP = 3  # runs before the capture, as PyTorch advises
@@ -28,6 +28,9 @@ class CapturedStep:
 
     def __init__(self, engine: Any, batch: Batch) -> None:  # an Engine, whose file imports this one
         self.engine, self.tokens, self.length = engine, batch.tokens, batch.length
+        self.text = engine.texts.find(batch.tokens)  # the graph has its address
+        if self.text is None:
+            raise RuntimeError("the text is too large for the device")
         device, groups = engine.device, engine.optimizer.param_groups
         self.starts = torch.zeros(batch.rows, dtype=torch.int64, device=device)
         self.rates = torch.zeros(len(groups), device=device)
@@ -41,7 +44,7 @@ class CapturedStep:
         nonfinite = engine.nonfinite.clone()
         engine.nonfinite.fill_(1.0)  # so that the runs before the capture change nothing
         try:
-            self.replay = as_cuda_graph(self._compute)
+            self.replay = as_cuda_graph(self._compute, engine.zero_grad, device)
         finally:
             engine.nonfinite.copy_(nonfinite)
         self.position.zero_()
@@ -63,8 +66,8 @@ class CapturedStep:
     def _compute(self) -> None:
         engine = self.engine
         engine.zero_grad()
-        loss = engine.loss_of_windows(engine.model_loss, engine.text(self.tokens), self.starts, self.length)
-        loss = engine.accumulate(loss)
+        windows = windows_of(self.text, self.starts, self.length)
+        loss = engine.accumulate(engine.loss_of_windows(engine.model_loss, windows))
         found = torch.stack([loss, engine.update(loss)])
         self.results.index_copy_(1, self.position, found[:, None])
         self.position.add_(1).remainder_(RING)
@@ -80,16 +83,19 @@ class InRing:
         return float(self.numbers[self.place])
 
 
-def as_cuda_graph(compute: Replay) -> Replay:
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):
+def as_cuda_graph(compute: Replay, forget: Replay, device: torch.device) -> Replay:
+    """`forget` lets go of what the runs before the capture have left, whose memory the graph could not use."""
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                compute()
+        torch.cuda.current_stream().wait_stream(stream)
+        forget()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
             compute()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        compute()
     return graph.replay
 
 

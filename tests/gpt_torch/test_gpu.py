@@ -96,7 +96,7 @@ def test_nonfinite_step_and_later_steps_are_skipped(recipe: Any, dtype: Any) -> 
 def test_step_as_a_graph(recipe: Any, weights: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU it is only run again, and again."""
     if DEVICE == "cpu":
-        monkeypatch.setattr("gpt_torch.step.as_cuda_graph", lambda compute: compute)
+        monkeypatch.setattr("gpt_torch.step.as_cuda_graph", lambda compute, *_: compute)
     config, dtype = replace(CONFIG, dropout=0.2), "float32" if weights == "float32" else "bfloat16"
     engine, usual = (engine_for(config, dtype=dtype, recipe=recipe, weights=weights) for _ in range(2))
     engine.captures = True

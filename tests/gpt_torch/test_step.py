@@ -13,7 +13,9 @@ from gpt_numpy import GPTConfig
 from gpt_numpy.workshop.engine import Batch
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.train.metrics import FLUSH_STEPS
 from gpt_torch import step as step_module
+from gpt_torch import transfer
 from gpt_torch.engine import Engine
 from gpt_torch.options import Options
 from gpt_torch.step import RING, WARM_UP
@@ -40,10 +42,11 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
     """What was captured. A replay runs it again, with new memory for all but what a real one also finds in place."""
     captured: list[Callable[[], None]] = []
 
-    def simulated(compute: Callable[[], None]) -> Callable[[], None]:
+    def simulated(compute: Callable[[], None], forget: Callable[[], None], device: object) -> Callable[[], None]:
         captured.append(compute)
         for _ in range(WARM_UP):
             compute()
+        forget()
         return compute
 
     monkeypatch.setattr(step_module, "as_cuda_graph", simulated)
@@ -131,22 +134,29 @@ def test_ring_holds_the_results_of_the_latest_steps(captures: list[Any], monkeyp
         assert float(found.loss) == float(expected.loss)
         assert float(found.grad_norm) == float(expected.grad_norm)
     assert float(results[-5][0].loss) == float(results[-1][0].loss) != float(results[-5][1].loss)  # overwritten
-    assert RING >= 100  # more than the trainer leaves unread
+    assert RING > FLUSH_STEPS  # more than the trainer leaves unread
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore"),
+        torch.OutOfMemoryError("CUDA out of memory."),
+    ],
+)
 def test_training_continues_without_a_graph_that_fails(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: RuntimeError, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def failing(compute: Callable[[], None]) -> Any:
+    def failing(compute: Callable[[], None], *_: Any) -> Any:
         compute()
-        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
+        raise error
 
     monkeypatch.setattr(step_module, "as_cuda_graph", failing)
     engine, usual = capturing(EXACT), Engine(CONFIG, EXACT, CPU)
     for step in range(3):
         assert float(engine.train_step(at(step), step).loss) == float(usual.train_step(at(step), step).loss)
     assert_same(state(engine), state(usual))
-    reason = "CUDA error: operation not permitted when stream is capturing"
+    reason = str(error).splitlines()[0]
     assert capsys.readouterr().err == f"no CUDA graph; training continues without it: {reason}\n"
 
 
@@ -270,9 +280,10 @@ def test_text_of_any_width_stays_on_the_device(dtype: Any) -> None:
     vocab_size = 250 if dtype == np.uint8 else 60_000
     engine = Engine(replace(CONFIG, vocab_size=vocab_size), RECIPE, CPU)
     tokens = np.random.default_rng(1).integers(vocab_size - 200, vocab_size, 50).astype(dtype)
-    text = engine.text(tokens)
+    text = engine.texts.find(tokens)
+    assert text is not None
     assert text.element_size() == tokens.itemsize
-    assert engine.text(tokens) is text
+    assert engine.texts.find(tokens) is text
     windows = windows_of(text, torch.tensor([3, 30]), 8)
     np.testing.assert_array_equal(windows.numpy(), [tokens[3:12], tokens[30:39]])
 
@@ -281,4 +292,30 @@ def test_only_the_latest_two_texts_stay_on_the_device() -> None:
     engine = Engine(CONFIG, RECIPE, CPU)
     for seed in range(5):
         engine.loss(batch(seed=seed))
-    assert len(engine.texts) == 2
+    assert len(engine.texts.known) == 2
+
+
+def test_text_that_is_too_large_for_the_device(monkeypatch: pytest.MonkeyPatch, captures: list[Any]) -> None:
+    """Its windows come from the host, and there is no graph, which would need their place."""
+    engine, usual = capturing(EXACT), Engine(CONFIG, EXACT, CPU)
+    monkeypatch.setattr(transfer, "fits", lambda tokens, device: False)
+    found = [engine.train_step(at(step), step) for step in range(3)]
+    assert engine.texts.known == captures == []
+    assert not engine.captures
+    np.testing.assert_array_equal(engine.texts.windows(at(0), slice(2, 4)).numpy(), at(0).windows(slice(2, 4)))
+    monkeypatch.undo()
+    assert [float(one.loss) for one in found] == [float(usual.train_step(at(step), step).loss) for step in range(3)]
+    assert_same(state(engine), state(usual))
+
+
+def test_graph_keeps_the_text_whose_place_it_has(captures: list[Any]) -> None:
+    engine, usual = capturing(EXACT), Engine(CONFIG, EXACT, CPU)
+    for step in range(4):
+        engine.train_step(at(step), step)
+        usual.train_step(at(step), step)
+        for seed in range(2):
+            engine.loss(batch(seed=seed))  # texts that take its place in the list
+    assert engine.captured is not None
+    assert engine.captured.text is not None
+    assert all(text is not engine.captured.text for _, text in engine.texts.known)
+    assert_same(state(engine), state(usual))
