@@ -33,12 +33,12 @@ from gpt_numpy.config import GPTConfig
 from gpt_numpy.model import GPT
 from gpt_numpy.parts import Part, partition
 from gpt_numpy.profile import by_operation, clocks, table
-from gpt_numpy.workshop.engine import Arrays, Batch, StepResult
+from gpt_numpy.workshop.engine import Arrays, Batch, Examples, StepResult
 from gpt_numpy.workshop.optim import STATE_KEYS
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.rng import DROPOUT
 from gpt_numpy.workshop.train.distributed import available_cores
-from minitensor import grad, no_grad, tensor
+from minitensor import Tensor, grad, no_grad, tensor
 from minitensor.arrays import Array
 from minitensor.optim import get_total_norm
 from minitensor.random import use_generator
@@ -68,7 +68,7 @@ class Engine:
 
     # -- training and evaluating --
 
-    def train_step(self, batch: Batch, step: int) -> StepResult:
+    def train_step(self, batch: Batch | Examples, step: int) -> StepResult:
         self.parts = self.parts or self._new_parts()
         loss, gradients = self._loss_and_gradients(batch, step)
         norms = self.pool.map(lambda part: part.accumulate(gradients), self.parts)
@@ -78,13 +78,13 @@ class Engine:
             list(self.pool.map(lambda part: part.update(grad_norm, self.recipe, step), self.parts))
         return StepResult(loss, grad_norm)
 
-    def first_nonfinite(self, batch: Batch, step: int) -> str | None:
+    def first_nonfinite(self, batch: Batch | Examples, step: int) -> str | None:
         _, found = self._loss_and_gradients(batch, step)
         gradients = {f"the gradient of {name}": [some[name] for some in found] for name in self.parameters}
         arrays = {**{name: [p.array] for name, p in self.parameters.items()}, **gradients}
         return next((name for name, parts in arrays.items() if not all(np.isfinite(a).all() for a in parts)), None)
 
-    def _loss_and_gradients(self, batch: Batch, step: int) -> tuple[float, list[Gradients]]:
+    def _loss_and_gradients(self, batch: Batch | Examples, step: int) -> tuple[float, list[Gradients]]:
         """The loss of a batch, and the gradients from each thread; those of the batch are their sums."""
         for_training(self.model, True)
         work = partial(self._train_on, batch, step)
@@ -92,33 +92,35 @@ class Engine:
         losses, gradients = zip(*self.pool.map(work, micro_batches), strict=True)
         return sum(losses), list(gradients)
 
-    def _train_on(self, batch: Batch, step: int, micro_batches: list[slice]) -> tuple[float, Gradients]:
+    def _train_on(self, batch: Batch | Examples, step: int, micro_batches: list[slice]) -> tuple[float, Gradients]:
         """The share of these rows in the loss of the batch and in its gradients."""
         loss, gradients = 0.0, Gradients()
         for rows in micro_batches:
             if self.config.dropout:
                 use_generator(Rows([(self.recipe.seed, step, row, DROPOUT) for row in range(batch.rows)[rows]]))
-            ids, targets = map(tensor, batch.ids_and_targets(rows))
-            added = self.model.loss(ids, targets) * (len(ids) / batch.rows)
+            added = self._loss_of_part(batch, rows)
             loss += added.item()
             for name, g in zip(self.parameters, grad(added, list(self.parameters.values())), strict=True):
                 assert g is not None
                 gradients[name] = gradients[name] + g.array if name in gradients else g.array
         return loss, gradients
 
-    def loss(self, batch: Batch) -> float:
+    def loss(self, batch: Batch | Examples) -> float:
         for_training(self.model, False)
         return sum(self.pool.map(partial(self._loss_of, batch), self._micro_batches(batch)))
 
-    def _loss_of(self, batch: Batch, micro_batches: list[slice]) -> float:
+    def _loss_of(self, batch: Batch | Examples, micro_batches: list[slice]) -> float:
         loss = 0.0
         with no_grad():
             for rows in micro_batches:
-                ids, targets = map(tensor, batch.ids_and_targets(rows))
-                loss += self.model.loss(ids, targets).item() * (len(ids) / batch.rows)
+                loss += self._loss_of_part(batch, rows).item()
         return loss
 
-    def _micro_batches(self, batch: Batch, limit: int = 0) -> list[list[slice]]:
+    def _loss_of_part(self, batch: Batch | Examples, rows: slice) -> Tensor:
+        ids, targets, weights, share = batch.part(rows)
+        return self.model.loss(tensor(ids), tensor(targets), None if weights is None else tensor(weights)) * share
+
+    def _micro_batches(self, batch: Batch | Examples, limit: int = 0) -> list[list[slice]]:
         """Which rows each thread takes, one slice after the other."""
         rows = max(1, ALL_AT_ONCE // batch.length)
         return divide(batch.rows, self.threads, max(1, AT_ONCE // batch.length), min(limit or rows, rows))

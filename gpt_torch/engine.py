@@ -22,7 +22,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.checkpoint import checkpoint
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.engine import Arrays, Batch, Ids, StepResult
+from gpt_numpy.workshop.engine import Arrays, Batch, Examples, Ids, StepResult
 from gpt_numpy.workshop.errors import RunFailed
 from gpt_numpy.workshop.optim import KEYS_OF_GROUP, STATE_KEYS, group_parameters, settings_at
 from gpt_numpy.workshop.recipes import Recipe
@@ -114,9 +114,9 @@ class Engine:
 
     @raising_lost()
     @out_of_memory_as_memory_error()
-    def train_step(self, batch: Batch, step: int) -> StepResult:
+    def train_step(self, batch: Batch | Examples, step: int) -> StepResult:
         for_training(self.model, True)
-        if self.captures and self.is_warm and (captured := self._captured(batch)):
+        if self.captures and self.is_warm and isinstance(batch, Batch) and (captured := self._captured(batch)):
             return captured(batch, step)
         loss = None
         try:
@@ -171,14 +171,14 @@ class Engine:
 
     @raising_lost()
     @out_of_memory_as_memory_error()
-    def first_nonfinite(self, batch: Batch, step: int) -> str | None:
+    def first_nonfinite(self, batch: Batch | Examples, step: int) -> str | None:
         for_training(self.model, True)
         self.backward(batch, step)
         gradients = {f"the gradient of {name}": gradient for name, gradient in self._gradients().items()}
         tensors: dict[str, Tensor] = {**self.parameters, **gradients}
         return next((name for name, tensor in tensors.items() if not full_tensor(tensor).isfinite().all()), None)
 
-    def backward(self, batch: Batch, step: int) -> Tensor:
+    def backward(self, batch: Batch | Examples, step: int) -> Tensor:
         """The loss of the whole batch. Its gradients, times the loss scale, are left in the parameters."""
         self.zero_grad()
         losses = []
@@ -190,7 +190,7 @@ class Engine:
         return all_reduce_sum(torch.stack(losses).sum(), self.processes)
 
     def zero_grad(self) -> None:
-        for p in self.parameters.values():
+        for p in (*self.parameters.values(), *self.model.parameters()):  # the same, but for bfloat16 weights
             p.grad = None
 
     def seed_dropout(self, step: int, row: int) -> None:
@@ -205,16 +205,21 @@ class Engine:
             self.masters.take_gradients()
         return loss.detach()
 
-    def _loss_of(self, model_loss: Callable[..., Any], batch: Batch, rows: slice) -> Tensor:
+    def _loss_of(self, model_loss: Callable[..., Any], batch: Batch | Examples, rows: slice) -> Tensor:
+        """Of the batch, the part of these rows."""
         share = (rows.stop - rows.start) / batch.rows
         rows = rows if share else slice(0, 1)  # without rows: one of weight 0, since the other processes wait
-        return torch.mul(self.loss_of_windows(model_loss, self.texts.windows(batch, rows)), share)
+        if isinstance(batch, Examples):
+            given = (to_device(array[rows], self.device) for array in (batch.ids, batch.targets, batch.weights))
+            return torch.mul(self.loss_of(model_loss, *given), float(share > 0))
+        windows = self.texts.windows(batch, rows)
+        return torch.mul(self.loss_of(model_loss, windows[:, :-1], windows[:, 1:]), share)
 
-    def loss_of_windows(self, model_loss: Callable[..., Any], windows: Tensor) -> Tensor:
+    def loss_of(self, model_loss: Callable[..., Any], *given: Tensor) -> Tensor:
         with self._autocast_and_attention():
-            return cast(Tensor, model_loss(windows[:, :-1], windows[:, 1:]))
+            return cast(Tensor, model_loss(*given))
 
-    def _checked_backward(self, batch: Batch, step: int) -> Tensor:
+    def _checked_backward(self, batch: Batch | Examples, step: int) -> Tensor:
         """`backward` of the compiled model, compared with the eager one; CompiledWrongly if they differ."""
         loss = self.backward(batch, step)
         gradients, compiled = self._gradients(), self.model_loss
@@ -248,7 +253,7 @@ class Engine:
         else:
             yield
 
-    def _too_large(self, batch: Batch) -> RunFailed:
+    def _too_large(self, batch: Batch | Examples) -> RunFailed:
         """An error with the largest micro-batch that fits: a half, a quarter, ... of the present one is tried."""
         micro_batches = split_rows(batch.rows, self.recipe.micro_batch, self.processes)
         rows = max(part.stop - part.start for part in micro_batches)
@@ -282,7 +287,7 @@ class Engine:
     @raising_lost()
     @out_of_memory_as_memory_error()
     @torch.no_grad()
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch | Examples) -> Tensor:
         for_training(self.model, False)
         at_once = max(1, AT_ONCE_ON_CPU // batch.length) if self.device.type == "cpu" else 0
         losses = [

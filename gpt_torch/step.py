@@ -67,7 +67,7 @@ class CapturedStep:
         engine = self.engine
         engine.zero_grad()
         windows = windows_of(self.text, self.starts, self.length)
-        loss = engine.accumulate(engine.loss_of_windows(engine.model_loss, windows))
+        loss = engine.accumulate(engine.loss_of(engine.model_loss, windows[:, :-1], windows[:, 1:]))
         found = torch.stack([loss, engine.update(loss)])
         self.results.index_copy_(1, self.position, found[:, None])
         self.position.add_(1).remainder_(RING)

@@ -42,6 +42,40 @@ class Batch:
         windows = self.windows(rows).astype(np.int64)
         return windows[:, :-1], windows[:, 1:]
 
+    def part(self, rows: slice) -> "Part":
+        ids, targets = self.ids_and_targets(rows)
+        return Part(ids, targets, None, len(ids) / self.rows)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows of tokens with a target and a weight for each: what tuning trains on, where a text has windows."""
+
+    ids: Ids  # (B, T)
+    targets: NDArray[Any]  # (B, T) ids, or (B, T, V) distributions
+    weights: NDArray[np.float32]  # (B, T); 0 leaves a token out
+
+    @property
+    def rows(self) -> int:
+        return len(self.ids)
+
+    @property
+    def length(self) -> int:
+        return int(self.ids.shape[1])
+
+    def part(self, rows: slice) -> "Part":
+        return Part(self.ids[rows], self.targets[rows], self.weights[rows], 1.0)
+
+
+class Part(NamedTuple):
+    """Some rows of either. Their part in its loss: the share times the sum of each token's loss times its weight;
+    without weights, the share times the mean."""
+
+    ids: Ids
+    targets: NDArray[Any]
+    weights: NDArray[np.float32] | None
+    share: float
+
 
 class StepResult(NamedTuple):
     """float() of a number may have to wait for a device that is still at work."""
@@ -63,17 +97,17 @@ class Engine(Protocol):
     threads: int  # of the CPU; another number may add in another order
     peak: float | None  # FLOP/s of the device as its maker states them, if known
 
-    def train_step(self, batch: Batch, step: int) -> StepResult:
+    def train_step(self, batch: Batch | Examples, step: int) -> StepResult:
         """One step of the recipe on a whole batch. It depends on nothing but these and the state.
 
         If the loss or the norm of the gradient is not finite, this step is skipped, and so is each one after it.
         """
 
-    def first_nonfinite(self, batch: Batch, step: int) -> str | None:
+    def first_nonfinite(self, batch: Batch | Examples, step: int) -> str | None:
         """After such a step: the first parameter that is not finite, or else the first whose gradient is not."""
 
-    def loss(self, batch: Batch) -> Any:
-        """The mean loss, without dropout: a number, perhaps of a device that is still at work."""
+    def loss(self, batch: Batch | Examples) -> Any:
+        """The loss, without dropout: a number, perhaps of a device that is still at work."""
 
     def profile(self, folder: Path) -> AbstractContextManager[list[str | Table]]:
         """Measures the steps of a block. At its end the list holds the result, or where in the folder that is."""

@@ -27,7 +27,7 @@ def linear_cross_entropy_forward(
 ) -> tuple[Array, Saved]:
     """targets: N ids, or (N, V) distributions. Without weights y is the mean; without gradients it has no backward."""
     (N, _), V, dtype = x.shape, len(weight), x.dtype
-    w = np.full(N, 1.0 / max(N, 1), dtype) if weights is None else weights.astype(dtype, copy=False)
+    w = np.ones(N, dtype) / N if weights is None else weights.astype(dtype, copy=False)
     by_id = targets.ndim == 1
     if by_id and ((targets < 0) | (targets >= V)).any():
         raise IndexError(f"linear_cross_entropy: a target is not one of the {V} classes, 0 to {V - 1}")

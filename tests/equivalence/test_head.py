@@ -145,6 +145,14 @@ def test_gradient_of_many_pieces_is_summed_in_float32(monkeypatch: pytest.Monkey
     assert np.linalg.norm(found.numpy() - expected) < 0.005 * np.linalg.norm(expected)
 
 
+def test_no_rows_have_no_loss() -> None:
+    x, weight, none = np.ones((0, 3)), np.ones((4, 3)), np.zeros(0, int)
+    y, (dx, dweight) = op_file.linear_cross_entropy_forward(x, weight, targets=none)
+    assert y == 0.0
+    assert dx.shape == (0, 3)
+    assert not dweight.any()
+
+
 def test_loss_without_gradients_makes_none() -> None:
     x, weight = mt.ones(4, 3, requires_grad=True), mt.ones(5, 3, requires_grad=True)
     with mt.no_grad():

@@ -231,6 +231,13 @@ def test_micro_batches_add_up_in_float32() -> None:
         assert torch.equal(gradient, expected), name
 
 
+def test_gradients_that_an_error_has_left_are_forgotten() -> None:
+    engine, usual = (Engine(CONFIG, RECIPE, LOW) for _ in range(2))
+    for p in engine.model.parameters():
+        p.grad = torch.ones_like(p)
+    assert float(engine.train_step(at(0), 0).grad_norm) == float(usual.train_step(at(0), 0).grad_norm)
+
+
 @each_recipe
 def test_checkpoint_of_bfloat16_weights(recipe: Recipe) -> None:
     """It has the float32 weights: a resumed run is the same in every bit, and gpt_numpy reads it."""

@@ -33,6 +33,7 @@ from gpt_numpy.workshop.train.evaluate import bits
 from gpt_numpy.workshop.train.loggers import LOGGERS
 from gpt_numpy.workshop.train.metrics import Metrics
 from gpt_numpy.workshop.train.profile import StepProfiler
+from gpt_numpy.workshop.train.task import Pretraining
 from gpt_numpy.workshop.train.trainer import Trainer
 
 BPE_SIZE = 1024  # tokens of BPE without --vocab-size
@@ -239,12 +240,11 @@ def make_trainer(cli: EngineCLI, spec: RunSpec, flags: Flags, console: Console, 
         spec.run_dir.write_config(_config_json(cli, spec, engine), recipe_toml(cli.name, state, spec.tokenizer))
     _show_start(spec, engine, console)
     budget.seconds["start"] = budget.total
-    metrics = Metrics(
-        state.recipe.batch_size * state.config.block_size, spec.data.characters_per_token, budget, records
-    )
+    task = Pretraining(spec.data, spec.tokenizer, state.recipe, state.config.block_size)
+    metrics = Metrics(task.tokens_per_step, task.characters_per_token, budget, records)
     saver = Saver(spec.run_dir, console, write_report, last_saved, best_loss, log)
     profiler = StepProfiler(engine, folder, console) if "profile" in flags else None
-    return Trainer(engine, spec.tokenizer, spec.data, state, saver, metrics, console, cli.processes, budget, profiler)
+    return Trainer(engine, spec.tokenizer, task, state, saver, metrics, console, cli.processes, budget, profiler)
 
 
 def _best_loss(run_dir: RunDir, state: State, console: Console) -> float:

@@ -9,23 +9,20 @@ from dataclasses import dataclass, replace
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from gpt_numpy.workshop.console import Bar, Console
-from gpt_numpy.workshop.data.dataloader import batch_at
-from gpt_numpy.workshop.data.dataset import Dataset
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
-from gpt_numpy.workshop.engine import Batch, Engine
+from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import Lost, RunFailed
-from gpt_numpy.workshop.generate import Sampling, decode_stream, generate, text_start
+from gpt_numpy.workshop.generate import Sampling, decode_stream, generate
 from gpt_numpy.workshop.rng import SAMPLES
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
 from gpt_numpy.workshop.runs.run_dir import Record
 from gpt_numpy.workshop.runs.saver import Saver
 from gpt_numpy.workshop.train.budget import TimeBudget
 from gpt_numpy.workshop.train.distributed import Processes
-from gpt_numpy.workshop.train.evaluate import evaluate
 from gpt_numpy.workshop.train.metrics import Evaluation, Metrics, diagnose
-from gpt_numpy.workshop.train.phases import meaning_of
 from gpt_numpy.workshop.train.profile import StepProfiler
 from gpt_numpy.workshop.train.signals import Stop, stop_on_signals
+from gpt_numpy.workshop.train.task import Task
 
 SAMPLE = 160  # tokens of a sample
 REPORT_SECONDS = 10.0  # between two reports, at least
@@ -43,7 +40,7 @@ COLUMNS = (
 class Trainer:
     engine: Engine
     tokenizer: Tokenizer
-    data: Dataset
+    task: Task
     state: State
     saver: Saver
     metrics: Metrics
@@ -145,12 +142,9 @@ class Trainer:
         if self.profiler:
             self.profiler.before_step()
         start = time.perf_counter()
-        result = self.engine.train_step(self._batch(step), step)
+        result = self.engine.train_step(self.task.batch(step), step)
         self.metrics.add_step(step, result, time.perf_counter() - start)
         self.state = replace(self.state, step=step + 1)
-
-    def _batch(self, step: int) -> Batch:
-        return batch_at(self.data.train, self.state.config.block_size, self.state.recipe, step)
 
     def _flush(self, bar: Bar) -> None:
         """Record and show the results of the latest steps; RunFailed if one is not finite."""
@@ -160,7 +154,7 @@ class Trainer:
             step, loss, grad_norm = record["step"], record["loss"], record["grad_norm"]
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                 self.state = replace(self.state, step=step - 1)
-                name = self.engine.first_nonfinite(self._batch(step - 1), step - 1)
+                name = self.engine.first_nonfinite(self.task.batch(step - 1), step - 1)
                 raise RunFailed(
                     f"step {step}: the loss is {loss}, the norm of the gradient {grad_norm}"
                     f"{f' (the first is {name})' if name else ''}. {self.saver.way_out}"
@@ -175,7 +169,7 @@ class Trainer:
         self._flush(bar)
         state, metrics = self.state, self.metrics
         with self.budget.measure("evaluation"):
-            for progress in evaluate(self.engine, self.data.validation):
+            for progress in self.task.evaluate(self.engine):
                 stop.synchronize()
                 if stop:
                     return False
@@ -184,7 +178,7 @@ class Trainer:
         if not math.isfinite(validation):
             raise RunFailed(f"step {state.step}: the validation loss is {validation}. {self.saver.way_out}")
         latest = min(100, state.recipe.eval_every)
-        training = metrics.mean_loss(latest) if metrics.losses else float(self.engine.loss(self._batch(0)))
+        training = metrics.mean_loss(latest) if metrics.losses else float(self.engine.loss(self.task.batch(0)))
         best = state.best_loss is None or validation < state.best_loss
         if best:
             state = replace(state, best_step=state.step, best_loss=validation, evals_since_best=0)
@@ -205,16 +199,16 @@ class Trainer:
         return best
 
     def _sample(self) -> str:
-        start, seed = text_start(self.tokenizer), (self.state.recipe.seed, self.state.step, SAMPLES)
-        tokens = generate(self.engine, start, SAMPLE, Sampling(), seed, self.tokenizer.end)
+        seed = self.state.recipe.seed, self.state.step, SAMPLES
+        tokens = generate(self.engine, self.task.prompt(), SAMPLE, Sampling(), seed, self.tokenizer.end)
         return "".join(decode_stream(self.tokenizer, tokens))
 
     def _show(self, training: float, validation: float, sample: str, diagnoses: list[str]) -> None:
-        per_character = 1.0 / self.data.characters_per_token
+        per_character = 1.0 / self.task.characters_per_token
         details = [f"{validation * per_character:.3f} a character"] if per_character != 1.0 else []
-        details += [f"floor {self.data.floor:.3f}"] if self.data.floor is not None else []
+        details += [f"floor {self.task.floor:.3f}"] if self.task.floor is not None else []
         beside = f" ({', '.join(details)})" if details else ""
-        meaning = meaning_of(training * per_character, validation * per_character, at_start=self.state.step == 0)
+        meaning = self.task.meaning(training * per_character, validation * per_character, self.state.step == 0)
         self.console.say(
             f"step {self.state.step:>5}   train {training:.3f}   val {validation:.3f}{beside}   {meaning}", "bold"
         )
