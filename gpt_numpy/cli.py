@@ -24,6 +24,7 @@ class Options:
 
 FLAGS_OF_GPT_TORCH = (
     "--device", "--dtype", "--attention", "--compile", "--deterministic", "--recompute", "--parallel", "--self-test",
+    "--weights", "--cuda-graph",
 )  # fmt: skip
 
 

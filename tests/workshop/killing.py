@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gpt_numpy.workshop.cli import train
+from gpt_numpy.workshop.cli import run as run_command
 from gpt_numpy.workshop.runs import checkpoint, run_dir
 from gpt_numpy.workshop.runs.run_dir import RunDir
 from gpt_numpy.workshop.train import trainer
@@ -73,7 +73,7 @@ def mark_work(folder: Path) -> None:
     Trainer._evaluate = page.marking("evaluating", Trainer._evaluate)  # type: ignore[method-assign]
     save = page.marking("writing a checkpoint", page.recording_the_step(checkpoint.save_checkpoint))
     run_dir.save_checkpoint = save  # type: ignore[attr-defined]
-    train.write_report = page.marking("writing the page", train.write_report)  # type: ignore[attr-defined]
+    run_command.write_report = page.marking("writing the page", run_command.write_report)  # type: ignore[attr-defined]
 
 
 LOADED = """

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gpt_numpy.engine import Engine
-from gpt_numpy.workshop.cli import train as train_command
+from gpt_numpy.workshop.cli import run as run_command
 from gpt_numpy.workshop.runs.run_dir import RunDir
 from gpt_numpy.workshop.train import metrics, trainer
 from gpt_numpy.workshop.train.budget import PARTS, in_words
@@ -22,7 +22,7 @@ def test_time_of_each_part(train: Train, monkeypatch: pytest.MonkeyPatch, capsys
     """Each part is delayed by a known time; the rest takes less."""
     slow = {
         (Engine, "train_step"): 0.02, (Engine, "loss"): 0.05, (trainer.Trainer, "_sample"): 0.11,
-        (RunDir, "save_latest"): 0.03, (train_command, "write_report"): 0.1,
+        (RunDir, "save_latest"): 0.03, (run_command, "write_report"): 0.1,
     }  # fmt: skip
     for (owner, name), seconds in slow.items():
         monkeypatch.setattr(owner, name, delayed(getattr(owner, name), seconds))

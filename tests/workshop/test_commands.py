@@ -371,7 +371,7 @@ def test_flags_of_gpt_torch_only() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["dance"], "'dance' is not one of train, generate, eval, claims, explain; see gpt-numpy --help"),
+        (["dance"], "'dance' is not one of train, tune, generate, eval, claims, explain; see gpt-numpy --help"),
         (["train", "--stps", "3"], "--stps is not known; did you mean --steps? see gpt-numpy train --help"),
         (["train", "--dtype", "bfloat16"], "--dtype is a flag of gpt-torch; see gpt-numpy train --help"),
         (["generate", "--no-self-test"], "--no-self-test is a flag of gpt-torch"),

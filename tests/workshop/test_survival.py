@@ -22,7 +22,7 @@ from gpt_numpy.workshop.cli.main import run
 from gpt_numpy.workshop.engine import Batch, StepResult
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint
 from gpt_numpy.workshop.runs.run_dir import LOCK, RunDir
-from gpt_numpy.workshop.train import trainer
+from gpt_numpy.workshop.train import task, trainer
 from gpt_numpy.workshop.train.evaluate import EvalProgress
 from gpt_torch.cli import CLI as IN_TORCH
 from tests.support import ROOT
@@ -296,7 +296,7 @@ def test_first_checkpoint_that_cannot_be_written_is_a_one_line_error(
 
 def test_failed_save_of_best_checkpoint_is_retried(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([5.0, 4.0, 6.0, 6.0, 6.0])
-    monkeypatch.setattr(trainer, "evaluate", lambda *_: iter([EvalProgress(1.0, next(losses))]))
+    monkeypatch.setattr(task, "evaluate", lambda *_: iter([EvalProgress(1.0, next(losses))]))
     save, failed = RunDir.save_best, list[Checkpoint]()
 
     def failing(self: RunDir, checkpoint: Checkpoint) -> None:

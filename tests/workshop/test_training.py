@@ -30,7 +30,7 @@ from gpt_numpy.workshop.runs import checkpoint, run_dir
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, load_checkpoint
 from gpt_numpy.workshop.runs.run_dir import RunDir, find_run_dir, new_run_dir
 from gpt_numpy.workshop.runs.saver import Saver
-from gpt_numpy.workshop.train import signals, trainer
+from gpt_numpy.workshop.train import signals, task, trainer
 from gpt_numpy.workshop.train.budget import TimeBudget
 from gpt_numpy.workshop.train.distributed import Processes
 from gpt_numpy.workshop.train.evaluate import EvalProgress, evaluate
@@ -464,7 +464,7 @@ def test_last_step_is_evaluated(train: Train) -> None:
 
 def test_patience_restarts_at_each_best(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     validation = iter([5.0, 6.0, 4.0, 5.0, 5.0, 3.0])
-    monkeypatch.setattr(trainer, "evaluate", lambda *_: iter([EvalProgress(1.0, next(validation))]))
+    monkeypatch.setattr(task, "evaluate", lambda *_: iter([EvalProgress(1.0, next(validation))]))
     train("a", "--patience", "2", "--steps", "100")
     assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10, 15, 20]
 

@@ -8,6 +8,7 @@ from gpt_numpy.workshop.cli.engine_cli import Command, EngineCLI
 from gpt_numpy.workshop.cli.evaluate import check_claims, evaluate_run
 from gpt_numpy.workshop.cli.generate import generate_text
 from gpt_numpy.workshop.cli.train import train
+from gpt_numpy.workshop.cli.tune import tune
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
 
@@ -17,6 +18,7 @@ COMMANDS = {
         "train --data my.txt": "learn from a text of your own",
         "train --resume": "resume the newest run",
     }, distributed=True),
+    "tune": Command(tune, {"tune sft --data pairs.jsonl": "fine-tune the newest run on answers"}, distributed=True),
     "generate": Command(generate_text, {'generate --prompt "ROMEO:"': "continue a text with the newest run"}),
     "eval": Command(evaluate_run, {"eval": "evaluate the newest run"}, distributed=True),
     "claims": Command(check_claims, {"claims": "what the workshop says, compared with the newest run"}),

@@ -1,32 +1,46 @@
 """A run whose flags are read: its trainer, what is said of it, and how it ends."""
 
 import math
+import os
 import shlex
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
-from gpt_numpy.workshop.cli.flags import Flags
+from gpt_numpy.workshop.cli.flags import Flags, override, pick
 from gpt_numpy.workshop.cli.recipe_file import recipe_toml
 from gpt_numpy.workshop.console import Console
-from gpt_numpy.workshop.data.dataset import Dataset
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.params import flops_per_token, parameter_count
-from gpt_numpy.workshop.report.claims import MAX_TOKENS, pair_counts
+from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.report.report import write_report
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State, find_checkpoint, read_state, versions
-from gpt_numpy.workshop.runs.run_dir import Record, RunDir
+from gpt_numpy.workshop.runs.run_dir import Record, RunDir, find_run_dir
 from gpt_numpy.workshop.runs.saver import Saver
 from gpt_numpy.workshop.train.budget import TimeBudget
 from gpt_numpy.workshop.train.evaluate import bits
 from gpt_numpy.workshop.train.loggers import LOGGERS
 from gpt_numpy.workshop.train.metrics import Metrics
 from gpt_numpy.workshop.train.profile import StepProfiler
-from gpt_numpy.workshop.train.task import Pretraining
+from gpt_numpy.workshop.train.task import Task
 from gpt_numpy.workshop.train.trainer import Trainer
+
+
+@dataclass
+class Material:
+    """What a run learns, and what is said of it."""
+
+    task: Task
+    about: str  # a line
+    corpus: Record  # of config.json
+    digest: str
+    in_state: dict[str, Any]  # fields of State, by which a resumed run finds it again
 
 
 @dataclass
@@ -37,8 +51,12 @@ class RunSpec:
     state: State
     options: Any  # of the engine
     tokenizer: Tokenizer
-    data: Dataset
-    checkpoint: Checkpoint | None  # to resume from
+    material: Material
+    checkpoint: Checkpoint | None = None  # to resume from
+    base: Checkpoint | None = None  # whose weights it begins with
+
+
+Learn = Callable[[Checkpoint, Recipe, GPTConfig], Material]
 
 
 def train_run(cli: EngineCLI, spec: RunSpec, flags: Flags, console: Console, budget: TimeBudget) -> int:
@@ -65,12 +83,15 @@ def make_trainer(cli: EngineCLI, spec: RunSpec, flags: Flags, console: Console, 
         records = spec.run_dir.records_until(state)
         last_saved = state if checkpoint.folder == find_checkpoint(spec.run_dir.latest) else None
         best_loss = _best_loss(spec.run_dir, state, console)
+    if spec.base:
+        engine.load(spec.base.weights, {}, 0)
     if cli.processes.first:
         spec.run_dir.truncate_to(records)
-        spec.run_dir.write_config(_config_json(cli, spec, engine), recipe_toml(cli.name, state, spec.tokenizer))
+        recipe = "" if state.method else recipe_toml(cli.name, state, spec.tokenizer)
+        spec.run_dir.write_config(_config_json(cli, spec, engine), recipe)
     _show_start(spec, engine, console)
     budget.seconds["start"] = budget.total
-    task = Pretraining(spec.data, spec.tokenizer, state.recipe, state.config.block_size)
+    task = spec.material.task
     metrics = Metrics(task.tokens_per_step, task.characters_per_token, budget, records)
     saver = Saver(spec.run_dir, console, write_report, last_saved, best_loss, log)
     profiler = StepProfiler(engine, folder, console) if "profile" in flags else None
@@ -89,14 +110,8 @@ def _best_loss(run_dir: RunDir, state: State, console: Console) -> float:
 
 
 def _show_start(spec: RunSpec, engine: Engine, console: Console) -> None:
-    config, stats, data, state = spec.state.config, spec.data.stats, spec.data, spec.state
-    text = [f"text: {data.name}", f"{stats.characters:,} characters", f"{len(stats.alphabet)} different"]
-    size = spec.tokenizer.vocab_size
-    if spec.tokenizer.kind == "char":
-        text.append(f"{len(pair_counts(data.tokens(MAX_TOKENS), size)):,} of {size**2:,} pairs of characters occur")
-    else:
-        text.append(f"in {len(data.train) + len(data.validation):,} tokens, {size:,} different")
-    console.say(", ".join(text))
+    config, state = spec.state.config, spec.state
+    console.say(spec.material.about)
     if spec.checkpoint:
         console.say(f"resuming after step {state.step} of {state.recipe.steps}")
     console.say(
@@ -109,16 +124,15 @@ def _show_start(spec: RunSpec, engine: Engine, console: Console) -> None:
 
 def _config_json(cli: EngineCLI, spec: RunSpec, engine: Engine) -> Record:
     """What the run is, for people and for its report."""
-    state, data = spec.state, spec.data
-    text = {"name": data.name, "characters": data.stats.characters, "digest": state.digest, "floor": data.floor}
+    state = spec.state
     return {
-        "command": cli.name,
+        "command": f"{cli.name} tune {state.method}" if state.method else cli.name,
         "engine": engine.describe(),
         "name": spec.run_dir.folder.resolve().name,
         "started": f"{datetime.now():%Y-%m-%dT%H:%M:%S}",
-        "corpus": text,
+        "corpus": spec.material.corpus,
         "tokenizer": {"kind": spec.tokenizer.kind, "vocab_size": spec.tokenizer.vocab_size},
-        "characters_per_token": data.characters_per_token,
+        "characters_per_token": spec.material.task.characters_per_token,
         "parameters": parameter_count(state.config),
         "threads": state.threads,
         "model": asdict(state.config),
@@ -130,12 +144,78 @@ def _config_json(cli: EngineCLI, spec: RunSpec, engine: Engine) -> Record:
 def _show_result(cli: EngineCLI, spec: RunSpec, trainer: Trainer) -> None:
     console, state, folder = trainer.console, trainer.state, spec.run_dir.folder
     if state.best_loss is not None:
-        per_character = f"{bits(state.best_loss / spec.data.characters_per_token):.3f} bits a character"
+        per_character = f"{bits(state.best_loss / spec.material.task.characters_per_token):.3f} bits a character"
         console.say(f"best validation loss {state.best_loss:.4f} at step {state.best_step}: {per_character}", "bold")
     console.say(trainer.budget.line())
     if (warm := trainer.metrics.warm) and warm.tokens:
         flops, peak = warm.tokens_per_second * flops_per_token(state.config), trainer.engine.peak
-        speed = f"steps: {warm.tokens_per_second * spec.data.characters_per_token:,.0f} characters per second"
+        speed = f"steps: {warm.tokens_per_second * spec.material.task.characters_per_token:,.0f} characters per second"
         console.say(f"{speed}, {flops / 1e12:.3g} TFLOP/s{f', {flops / peak:.1%} of the peak' if peak else ''}")
     console.say(f"curves and samples: {folder / 'report.html'}")
     console.say(f"next: {cli.name} generate --run {shlex.quote(str(folder))}")
+
+
+# ---- beginning and resuming -------------------------------------------------------------------------------------
+
+
+def resumed_run(cli: EngineCLI, flags: Flags, console: Console, method: str, learn: Learn) -> RunSpec:
+    """From its latest checkpoint, as if it had never stopped. Flags change its recipe."""
+    run_dir = find_run_dir(flags.get("out", "latest"))
+    if cli.processes.first:
+        run_dir.lock()
+    try:
+        checkpoint = run_dir.checkpoint_to_resume(console)
+        state, tokenizer = checkpoint.state, checkpoint.tokenizer
+        if state.method != method:
+            command = f"tune {state.method}" if state.method else "train"
+            raise WrongUse(f"{run_dir.folder} is a run of {cli.name} {command}; resume it with that")
+        _check_unchanged(run_dir.folder, state, flags)
+        recipe, config = override(state.recipe, pick(Recipe, flags)), override(state.config, pick(GPTConfig, flags))
+        check_memory(config, recipe)
+        has_ended = any(record["kind"] == "end" for record in run_dir.records())
+        if has_ended and state.step >= recipe.steps and state.last_eval_step == state.step:
+            raise WrongUse(f"{run_dir.folder} has done its {recipe.steps} steps; to go on, --steps {2 * recipe.steps}")
+        with cli.processes.local_first():
+            material = learn(checkpoint, recipe, config)
+        cli.processes.check_agreement(
+            "flags, text or the run's folder",
+            f"{config} {recipe} {material.digest} {tokenizer.to_json()} {state.step} {checkpoint.digest}",
+        )
+        same_threads = {"threads": state.threads} if state.processes == cli.processes.size else {}  # bit for bit
+        options = cli.parse_options({**state.engine_options, **same_threads, **flags})
+        state = replace(
+            state, config=config, recipe=recipe, **material.in_state,
+            engine_options={**state.engine_options, **saved_options(cli, flags)},
+        )  # fmt: skip
+        return RunSpec(run_dir, state, options, tokenizer, material, checkpoint)
+    except BaseException:
+        run_dir.close()
+        raise
+
+
+def _check_unchanged(folder: Path, state: State, flags: Flags) -> None:
+    for name, value in pick(GPTConfig, flags).items():
+        if name != "dropout" and value != getattr(state.config, name):
+            raise WrongUse(f"{folder} is a model with {name} {getattr(state.config, name)}, which cannot change")
+    for name, what in {"tokenizer": "has a {} tokenizer", "optimizer": "is trained by {}"}.items():
+        if flags.get(name, getattr(state.recipe, name)) != getattr(state.recipe, name):
+            raise WrongUse(f"{folder} {what.format(getattr(state.recipe, name))}, which cannot change")
+
+
+def saved_options(cli: EngineCLI, flags: Flags) -> Flags:
+    """Those that decide the engine's numbers. The device, and the number of processes, may change."""
+    return {name: value for name, value in pick(cli.options, flags).items() if name not in cli.not_saved}
+
+
+def check_memory(config: GPTConfig, recipe: Recipe) -> None:
+    """Refuse what can never fit: on any device, the host holds the weights twice while the model is made."""
+    names = getattr(os, "sysconf_names", {})
+    has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if "SC_PHYS_PAGES" in names else math.inf
+    for what, number, needed in (
+        ("a model of {:,} parameters", parameter_count(config), 2 * 4 * parameter_count(config)),
+        ("a batch of {:,} sequences", recipe.batch_size, 2 * 8 * recipe.batch_size * (config.block_size + 1)),
+    ):
+        if needed > has:
+            raise WrongUse(
+                f"{what.format(number)} takes {needed / 1e9:,.0f} GB and more; this machine has {has / 1e9:,.0f} GB"
+            )

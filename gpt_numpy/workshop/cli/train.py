@@ -1,7 +1,5 @@
 """The command train: from flags to a run, which begins or resumes."""
 
-import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,19 +9,20 @@ from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
 from gpt_numpy.workshop.cli.flags import Flags, Parser, add_data_flag, add_fields, override, pick
 from gpt_numpy.workshop.cli.recipe_file import read_recipe
-from gpt_numpy.workshop.cli.run import RunSpec, train_run
+from gpt_numpy.workshop.cli.run import Material, RunSpec, check_memory, resumed_run, saved_options, train_run
 from gpt_numpy.workshop.cli.seeds import train_seeds
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.corpus import find_corpus
 from gpt_numpy.workshop.data.dataset import Dataset, encode_corpus, read_stats, train_tokenizer
-from gpt_numpy.workshop.data.tokenizer import check_bpe
+from gpt_numpy.workshop.data.tokenizer import Tokenizer, check_bpe
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.params import parameter_count
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
+from gpt_numpy.workshop.report.claims import MAX_TOKENS, pair_counts
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
-from gpt_numpy.workshop.runs.run_dir import RUNS, RunDir, find_run_dir, new_run_dir
+from gpt_numpy.workshop.runs.run_dir import RUNS, RunDir, new_run_dir
 from gpt_numpy.workshop.train.budget import TimeBudget, process_start
 from gpt_numpy.workshop.train.loggers import LOGGERS
+from gpt_numpy.workshop.train.task import Pretraining
 
 BPE_SIZE = 1024  # tokens of BPE without --vocab-size
 
@@ -67,8 +66,16 @@ def add_engine_flags(parser: Parser, cli: EngineCLI) -> None:
 
 def train_once(cli: EngineCLI, flags: Flags, console: Console, start: float) -> int:
     budget = TimeBudget(start)
-    spec = (resumed_run if flags.get("resume") else new_run)(cli, flags, console)
-    return train_run(cli, spec, flags, console, budget)
+    if not flags.get("resume"):
+        return train_run(cli, new_run(cli, flags, console), flags, console, budget)
+    if "preset" in flags:
+        raise WrongUse("--preset is for a run that begins; one that is resumed has its recipe")
+
+    def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig) -> Material:
+        data = dataset_of(checkpoint, flags.get("data"), console)
+        return material_of(data, checkpoint.tokenizer, recipe, config)
+
+    return train_run(cli, resumed_run(cli, flags, console, "", learn), flags, console, budget)
 
 
 # ---- a run, from flags or from its folder -----------------------------------------------------------------------
@@ -96,61 +103,26 @@ def new_run(cli: EngineCLI, flags: Flags, console: Console) -> RunSpec:
             )
         config = replace(config, vocab_size=tokenizer.vocab_size)
         _check_length(data, config)
-        _check_memory(config, recipe)
+        check_memory(config, recipe)
         cli.processes.check_agreement("flags or text", f"{config} {recipe} {stats.digest} {tokenizer.to_json()}")
-        state = State(config, recipe, data.data, stats.digest, engine_options=_saved_options(cli, flags))
-        return RunSpec(run_dir, state, options, tokenizer, data, checkpoint=None)
+        material = material_of(data, tokenizer, recipe, config)
+        state = State(config, recipe, **material.in_state, engine_options=saved_options(cli, flags))
+        return RunSpec(run_dir, state, options, tokenizer, material)
     except BaseException:
         run_dir.close()
         raise
 
 
-def resumed_run(cli: EngineCLI, flags: Flags, console: Console) -> RunSpec:
-    """From its latest checkpoint, as if it had never stopped. Flags change its recipe."""
-    if "preset" in flags:
-        raise WrongUse("--preset is for a run that begins; one that is resumed has its recipe")
-    run_dir = find_run_dir(flags.get("out", "latest"))
-    if cli.processes.first:
-        run_dir.lock()
-    try:
-        checkpoint = run_dir.checkpoint_to_resume(console)
-        state, tokenizer = checkpoint.state, checkpoint.tokenizer
-        _check_unchanged(run_dir.folder, state, flags)
-        recipe, config = override(state.recipe, pick(Recipe, flags)), override(state.config, pick(GPTConfig, flags))
-        _check_memory(config, recipe)
-        has_ended = any(record["kind"] == "end" for record in run_dir.records())
-        if has_ended and state.step >= recipe.steps and state.last_eval_step == state.step:
-            raise WrongUse(f"{run_dir.folder} has done its {recipe.steps} steps; to go on, --steps {2 * recipe.steps}")
-        with cli.processes.local_first():
-            data = dataset_of(checkpoint, flags.get("data"), console)
-        cli.processes.check_agreement(
-            "flags, text or the run's folder",
-            f"{config} {recipe} {data.stats.digest} {tokenizer.to_json()} {state.step} {checkpoint.digest}",
-        )
-        same_threads = {"threads": state.threads} if state.processes == cli.processes.size else {}  # bit for bit
-        options = cli.parse_options({**state.engine_options, **same_threads, **flags})
-        state = replace(
-            state, config=config, recipe=recipe, data=data.data, digest=data.stats.digest,
-            engine_options={**state.engine_options, **_saved_options(cli, flags)},
-        )  # fmt: skip
-        return RunSpec(run_dir, state, options, tokenizer, data, checkpoint)
-    except BaseException:
-        run_dir.close()
-        raise
-
-
-def _check_unchanged(folder: Path, state: State, flags: Flags) -> None:
-    for name, value in pick(GPTConfig, flags).items():
-        if name != "dropout" and value != getattr(state.config, name):
-            raise WrongUse(f"{folder} is a model with {name} {getattr(state.config, name)}, which cannot change")
-    for name, what in {"tokenizer": "has a {} tokenizer", "optimizer": "is trained by {}"}.items():
-        if flags.get(name, getattr(state.recipe, name)) != getattr(state.recipe, name):
-            raise WrongUse(f"{folder} {what.format(getattr(state.recipe, name))}, which cannot change")
-
-
-def _saved_options(cli: EngineCLI, flags: Flags) -> Flags:
-    """Those that decide the engine's numbers. The device, and the number of processes, may change."""
-    return {name: value for name, value in pick(cli.options, flags).items() if name not in cli.not_saved}
+def material_of(data: Dataset, tokenizer: Tokenizer, recipe: Recipe, config: GPTConfig) -> Material:
+    stats, size = data.stats, tokenizer.vocab_size
+    about = [f"text: {data.name}", f"{stats.characters:,} characters", f"{len(stats.alphabet)} different"]
+    if tokenizer.kind == "char":
+        about.append(f"{len(pair_counts(data.tokens(MAX_TOKENS), size)):,} of {size**2:,} pairs of characters occur")
+    else:
+        about.append(f"in {len(data.train) + len(data.validation):,} tokens, {size:,} different")
+    corpus = {"name": data.name, "characters": stats.characters, "digest": stats.digest, "floor": data.floor}
+    task = Pretraining(data, tokenizer, recipe, config.block_size)
+    return Material(task, ", ".join(about), corpus, stats.digest, {"data": data.data, "digest": stats.digest})
 
 
 def dataset_of(checkpoint: Checkpoint, data: str | None, console: Console, may_differ: bool = False) -> Dataset:
@@ -173,17 +145,3 @@ def _check_length(data: Dataset, config: GPTConfig) -> None:
             f"{data.name} is too short: {len(data.train)} tokens to train on, {len(data.validation)} for validation. A "
             f"window takes {config.block_size + 1}, validation 2; give more text or a smaller --block-size"
         )
-
-
-def _check_memory(config: GPTConfig, recipe: Recipe) -> None:
-    """Refuse what can never fit: on any device, the host holds the weights twice while the model is made."""
-    names = getattr(os, "sysconf_names", {})
-    has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if "SC_PHYS_PAGES" in names else math.inf
-    for what, number, needed in (
-        ("a model of {:,} parameters", parameter_count(config), 2 * 4 * parameter_count(config)),
-        ("a batch of {:,} sequences", recipe.batch_size, 2 * 8 * recipe.batch_size * (config.block_size + 1)),
-    ):
-        if needed > has:
-            raise WrongUse(
-                f"{what.format(number)} takes {needed / 1e9:,.0f} GB and more; this machine has {has / 1e9:,.0f} GB"
-            )

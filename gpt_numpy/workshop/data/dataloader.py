@@ -45,6 +45,17 @@ def _epoch(length: int, block_size: int, count: int, seed: int, epoch: int) -> t
     return offset, windows
 
 
+def rows_at(count: int, recipe: Recipe, step: int) -> list[int]:
+    """Which of so many rows a step takes, in shuffled epochs."""
+    places = range(step * recipe.batch_size, (step + 1) * recipe.batch_size)
+    return [int(_shuffled(count, recipe.seed, place // count)[place % count]) for place in places]
+
+
+@lru_cache(maxsize=2)
+def _shuffled(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, epoch, EPOCHS)).permutation(count)
+
+
 def adjacent_windows(tokens: NDArray[Any], block_size: int, batch_size: int) -> Iterator[Batch]:
     """The whole text, the last window shorter: each token but the first is predicted once."""
     last = len(tokens) - 1

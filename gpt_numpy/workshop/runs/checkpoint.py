@@ -58,14 +58,18 @@ class State:
     threads: int = 0  # of the engine: with as many, the run continues bit for bit
     processes: int = 1  # each with as many threads
     engine_options: Mapping[str, Any] = field(default_factory=dict)  # those that decide numbers, such as a precision
+    method: str = ""  # of tuning: sft; empty for training on the text
+    tuned_on: str = ""  # its file
+    tuned_on_digest: str = ""  # SHA-256 of that
 
     def __post_init__(self) -> None:
         counts = {"step": 0, "last_eval_step": -1, "best_step": 0, "evals_since_best": 0, "threads": 0}
         for name, least in counts.items():
             if type(value := getattr(self, name)) is not int or value < least:
                 raise ValueError(f"{name} is {value!r}")
-        if not (isinstance(self.data, str) and isinstance(self.digest, str)):
-            raise ValueError("data and digest are texts")
+        for name in ("data", "digest", "method", "tuned_on", "tuned_on_digest"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is not a text")
         if not isinstance(self.engine_options, dict):
             raise ValueError("engine_options is not an object")
         if self.best_loss is not None and not (isinstance(self.best_loss, float) and math.isfinite(self.best_loss)):

@@ -24,8 +24,8 @@ class Task(Protocol):
 
     def evaluate(self, engine: Engine) -> Iterator[EvalProgress]: ...
 
-    def prompt(self) -> Sequence[int]:
-        """What a sample begins with."""
+    def prompt(self) -> tuple[Sequence[int], str]:
+        """What a sample continues, and how that is shown."""
 
     def meaning(self, training: float, validation: float, at_start: bool) -> str:
         """Of losses per character, in words."""
@@ -51,8 +51,8 @@ class Pretraining:
     def evaluate(self, engine: Engine) -> Iterator[EvalProgress]:
         return evaluate(engine, self.data.validation)
 
-    def prompt(self) -> Sequence[int]:
-        return text_start(self.tokenizer)
+    def prompt(self) -> tuple[Sequence[int], str]:
+        return text_start(self.tokenizer), ""
 
     def meaning(self, training: float, validation: float, at_start: bool) -> str:
         return meaning_of(training, validation, at_start)

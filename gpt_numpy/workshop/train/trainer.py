@@ -200,8 +200,9 @@ class Trainer:
 
     def _sample(self) -> str:
         seed = self.state.recipe.seed, self.state.step, SAMPLES
-        tokens = generate(self.engine, self.task.prompt(), SAMPLE, Sampling(), seed, self.tokenizer.end)
-        return "".join(decode_stream(self.tokenizer, tokens))
+        prompt, shown = self.task.prompt()
+        tokens = generate(self.engine, prompt, SAMPLE, Sampling(), seed, self.tokenizer.end)
+        return "".join([shown, *decode_stream(self.tokenizer, tokens)])
 
     def _show(self, training: float, validation: float, sample: str, diagnoses: list[str]) -> None:
         per_character = 1.0 / self.task.characters_per_token
@@ -209,9 +210,8 @@ class Trainer:
         details += [f"floor {self.task.floor:.3f}"] if self.task.floor is not None else []
         beside = f" ({', '.join(details)})" if details else ""
         meaning = self.task.meaning(training * per_character, validation * per_character, self.state.step == 0)
-        self.console.say(
-            f"step {self.state.step:>5}   train {training:.3f}   val {validation:.3f}{beside}   {meaning}", "bold"
-        )
+        line = f"step {self.state.step:>5}   train {training:.3f}   val {validation:.3f}{beside}   {meaning}"
+        self.console.say(line.rstrip(), "bold")
         for line in sample.strip("\n").splitlines():
             self.console.say(f"    {line}", "dim")
         for diagnosis in diagnoses:

@@ -1,0 +1,68 @@
+"""Fine-tuning on answers: cross-entropy of the tokens of the answers alone, given all that stands before them.
+
+    loss  = sum over the answers' tokens of -log p(token | the tokens before it) / N        N of them in the batch
+    d z   = (p - onehot) m / N                                                m: 1 for tokens of answers, 0 for others
+
+z are the logits; the prompts are read, but not learned.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_numpy.workshop.data.dataloader import rows_at
+from gpt_numpy.workshop.engine import Engine, Examples
+from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.train.evaluate import AT_ONCE, EvalProgress
+from gpt_numpy.workshop.tune.pairs import Pair, Pairs
+
+VALIDATION = 0.1  # the last pairs, never trained on
+
+
+class FineTuning:
+    floor: float | None = None
+
+    def __init__(self, pairs: Pairs, recipe: Recipe) -> None:
+        if len(pairs.pairs) < 2:
+            raise WrongUse(f"{pairs.path} needs at least two pairs: one to train on, and one for validation")
+        count = max(1, round(VALIDATION * len(pairs.pairs)))
+        self.recipe = recipe
+        self.training, self.validation = pairs.pairs[:-count], pairs.pairs[-count:]
+        self.length = max(len(pair.prompt) + len(pair.answer) for pair in pairs.pairs) - 1
+        self.tokens_per_step = recipe.batch_size * self.length
+        tokens = sum(len(pair.answer) for pair in self.validation)
+        self.characters_per_token = sum(pair.characters for pair in self.validation) / tokens
+
+    def batch(self, step: int) -> Examples:
+        rows = rows_at(len(self.training), self.recipe, step)
+        ids, targets, counted = self._arrays([self.training[row] for row in rows])
+        return Examples(ids, targets, (counted / counted.sum()).astype(np.float32))
+
+    def evaluate(self, engine: Engine) -> Iterator[EvalProgress]:
+        total: Any = 0.0
+        tokens, at_once = 0, max(1, AT_ONCE // self.length)
+        for first in range(0, len(self.validation), at_once):
+            ids, targets, counted = self._arrays(self.validation[first : first + at_once])
+            total = total + engine.loss(Examples(ids, targets, counted.astype(np.float32)))
+            tokens += int(counted.sum())
+            yield EvalProgress(min(1.0, (first + at_once) / len(self.validation)), total / tokens)
+
+    def prompt(self) -> tuple[Sequence[int], str]:
+        return self.validation[0].prompt, self.validation[0].text
+
+    def meaning(self, training: float, validation: float, at_start: bool) -> str:
+        return ""
+
+    def _arrays(self, pairs: Sequence[Pair]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """ids, targets, and whether a target is of an answer: (B, T), filled up with zeros on the right, which no
+        earlier token sees."""
+        tokens = np.zeros((len(pairs), self.length + 1), np.int64)
+        counted = np.zeros((len(pairs), self.length), np.bool_)
+        for row, pair in enumerate(pairs):
+            whole = [*pair.prompt, *pair.answer]
+            tokens[row, : len(whole)] = whole
+            counted[row, len(pair.prompt) - 1 : len(whole) - 1] = True
+        return tokens[:, :-1], tokens[:, 1:], counted
