@@ -116,8 +116,8 @@ class Engine:
     @out_of_memory_as_memory_error()
     def train_step(self, batch: Batch | Examples, step: int) -> StepResult:
         for_training(self.model, True)
-        if self.captures and self.is_warm and isinstance(batch, Batch) and (captured := self._captured(batch)):
-            return captured(batch, step)
+        if self.captures and self.is_warm and (captured := self._captured(batch)):
+            return captured(cast(Batch, batch), step)
         loss = None
         try:
             compare = not self.compile_checked and self.options.self_test and self.processes.size == 1
@@ -138,7 +138,7 @@ class Engine:
             group.update(settings[group["kind"]])
         return StepResult(loss, self.update(loss))
 
-    def _captured(self, batch: Batch) -> CapturedStep | None:
+    def _captured(self, batch: Batch | Examples) -> CapturedStep | None:
         """The step as a CUDA graph; None if it cannot be captured, or is one for other batches."""
         try:
             self.captured = self.captured or CapturedStep(self, batch)

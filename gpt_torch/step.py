@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt_numpy.workshop.engine import Batch, StepResult
+from gpt_numpy.workshop.engine import Batch, Examples, StepResult
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.optim import settings_at
 from gpt_numpy.workshop.recipes import Recipe
@@ -26,7 +26,9 @@ Replay = Callable[[], None]
 class CapturedStep:
     """Not for micro-batches, whose dropout has a seed each: see check_capture."""
 
-    def __init__(self, engine: Any, batch: Batch) -> None:  # an Engine, whose file imports this one
+    def __init__(self, engine: Any, batch: Batch | Examples) -> None:  # an Engine, whose file imports this one
+        if isinstance(batch, Examples):
+            raise RuntimeError("it is for the windows of a text")
         self.engine, self.tokens, self.length = engine, batch.tokens, batch.length
         self.text = engine.texts.find(batch.tokens)  # the graph has its address
         if self.text is None:
@@ -49,8 +51,9 @@ class CapturedStep:
             engine.nonfinite.copy_(nonfinite)
         self.position.zero_()
 
-    def is_for(self, batch: Batch) -> bool:
-        return batch.tokens is self.tokens and (batch.rows, batch.length) == (len(self.starts), self.length)
+    def is_for(self, batch: Batch | Examples) -> bool:
+        shape = batch.rows, batch.length
+        return isinstance(batch, Batch) and batch.tokens is self.tokens and shape == (len(self.starts), self.length)
 
     def __call__(self, batch: Batch, step: int) -> StepResult:
         engine, settings = self.engine, settings_at(self.engine.recipe, step)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gpt_numpy import GPTConfig
-from gpt_numpy.workshop.engine import Batch
+from gpt_numpy.workshop.engine import Batch, Examples
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.train.metrics import FLUSH_STEPS
@@ -110,6 +110,19 @@ def test_other_batches_and_loaded_weights(captures: list[Any]) -> None:
     usual.train_step(at(5), 5)
     assert len(captures) == 2
     assert_same(state(engine), state(usual))
+
+
+def test_examples_are_not_captured(captures: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    engine, usual = capturing(EXACT), Engine(CONFIG, EXACT, CPU)
+    ids, targets = at(0).ids_and_targets()
+    examples = Examples(ids, targets, np.full(ids.shape, 1.0 / ids.size, np.float32))
+    for step in range(2):
+        engine.train_step(examples, step)
+        usual.train_step(examples, step)
+    assert not captures
+    assert_same(state(engine), state(usual))
+    reason = "it is for the windows of a text"
+    assert capsys.readouterr().err == f"no CUDA graph; training continues without it: {reason}\n"
 
 
 def test_replay_skips_a_nonfinite_step_and_all_later_ones(captures: list[Any]) -> None:

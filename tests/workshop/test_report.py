@@ -181,17 +181,35 @@ def test_page_is_replaced_atomically(tmp_path: Path) -> None:
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium")
 def test_script_fills_in_the_page_and_runs_nothing_else(tmp_path: Path) -> None:
     records = [evaluation(0, 4.2), *map(step, range(1, 50)), evaluation(49, 1.5, HOSTILE, [HOSTILE])]
-    page = write_report(begin(tmp_path, records, name=HOSTILE))
-    profile = tmp_path / "profile"
-    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
-    command += ["--virtual-time-budget=3000", "--dump-dom", page.as_uri()]
-    shown = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=True).stdout
+    shown = shown_by(write_report(begin(tmp_path, records, name=HOSTILE)))
     assert '<dd>1.5000</dd><dd class="quiet">at step 49, the latest</dd>' in shown
     assert "<dd>24,680</dd>" in shown
     assert shown.count('<circle class="point') == 1 + 2  # the legend's, and one per evaluation
     assert "Written" in shown  # the last thing that the script does
     assert "<img" not in shown
     assert shown.count("<script") == 2
+    assert "trained on input.txt (1,115,394 characters, 65 different characters) in 500 steps of 12 × 64" in shown
+    assert '<span id="about-bands">' in shown
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_page_of_a_tuned_run_says_so_and_has_no_phases(tmp_path: Path) -> None:
+    page = write_report(begin(tmp_path, [evaluation(0, 2.0), step(1), evaluation(1, 1.5)], method="sft"))
+    data = data_of(page)
+    assert data["phases"] == []
+    assert [one["meaning"] for one in data["evaluations"]] == [None, None]
+    shown = shown_by(page)
+    assert "fine-tuned on input.txt (answers of 1,115,394 characters) in 500 steps of 12 pairs." in shown
+    assert '<span id="about-bands" hidden="">' in shown
+    assert "Written" in shown
+
+
+def shown_by(page: Path) -> str:
+    """The page's elements after its script has run."""
+    profile = page.parent / "profile"
+    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
+    command += ["--virtual-time-budget=3000", "--dump-dom", page.as_uri()]
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=True).stdout
 
 
 # ---- the plot ---------------------------------------------------------------------------------------------------

@@ -176,6 +176,17 @@ def test_fine_tuning_learns_the_answers_and_leaves_its_base_alone(
     assert run(cli, ["eval", "--run", "a", "--threads", "1"]) == 0
 
 
+@each_cli
+@pytest.mark.parametrize("which", ["best", "latest"])
+def test_fine_tuning_begins_with_the_weights_of_its_base(cli: EngineCLI, which: str, folder: Path) -> None:
+    assert tune(cli, "a", "--checkpoint", which, "--max-minutes", "1e-9") == 0  # ends after its first evaluation
+    found, base = RunDir(Path("a")).checkpoint("latest"), RunDir(Path("base")).checkpoint(which)
+    assert found.state.step == 0
+    assert found.weights.keys() == base.weights.keys()
+    for name, weight in base.weights.items():
+        np.testing.assert_array_equal(found.weights[name], weight)
+
+
 def test_both_engines_learn_the_same(folder: Path) -> None:
     losses = []
     for name, cli in (("a", BY_HAND), ("b", IN_TORCH)):

@@ -127,6 +127,7 @@ def _config_json(cli: EngineCLI, spec: RunSpec, engine: Engine) -> Record:
     state = spec.state
     return {
         "command": f"{cli.name} tune {state.method}" if state.method else cli.name,
+        "method": state.method,
         "engine": engine.describe(),
         "name": spec.run_dir.folder.resolve().name,
         "started": f"{datetime.now():%Y-%m-%dT%H:%M:%S}",

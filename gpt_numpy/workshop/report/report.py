@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from gpt_numpy.workshop.io import write_atomic
 from gpt_numpy.workshop.report.plot import loss_svg
 from gpt_numpy.workshop.runs.run_dir import Record
 from gpt_numpy.workshop.train.evaluate import bits, perplexity
-from gpt_numpy.workshop.train.phases import PHASES, phase_of
+from gpt_numpy.workshop.train.phases import PHASES, Phase, phase_of
 
 TEMPLATE = Path(__file__).with_name("report.html")
 POINTS = 1000  # of a curve: as many as a screen can show
@@ -32,11 +33,12 @@ def write_report(folder: Path, config: Record, records: list[Record]) -> None:
 def contents(config: Record, records: list[Record]) -> Record:
     """The data of the page. Losses are in nats per character, whatever the tokens are."""
     characters = config.get("characters_per_token") or 1.0
-    evaluations = [evaluation(record, characters) for record in records if record["kind"] == "evaluation"]
+    phases = () if config.get("method") else PHASES  # those of learning a text
+    evaluations = [evaluation(record, characters, phases) for record in records if record["kind"] == "evaluation"]
     return {
         "config": config,
         "written": f"{datetime.now():%Y-%m-%d %H:%M}",
-        "phases": [phase._asdict() for phase in PHASES],
+        "phases": [phase._asdict() for phase in phases],
         "curves": curves([record for record in records if record["kind"] == "step"], characters),
         "evaluations": evaluations,
         "best": best(evaluations, characters, config.get("corpus", {}).get("floor")),
@@ -45,11 +47,11 @@ def contents(config: Record, records: list[Record]) -> Record:
     }
 
 
-def evaluation(record: Record, characters: float) -> Record:
+def evaluation(record: Record, characters: float, phases: Sequence[Phase]) -> Record:
     training, validation = (number(record, name) / characters for name in ("train_loss", "val_loss"))
     return {
         "step": record["step"], "training": training, "validation": validation,
-        "meaning": phase_of(validation, at_start=record["step"] == 0) if math.isfinite(validation) else None,
+        "meaning": phase_of(validation, at_start=record["step"] == 0) if phases and math.isfinite(validation) else None,
         "sample": record.get("sample", ""), "diagnoses": record.get("diagnoses", []),
     }  # fmt: skip
 
