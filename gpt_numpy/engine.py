@@ -33,7 +33,7 @@ from gpt_numpy.config import GPTConfig
 from gpt_numpy.model import GPT
 from gpt_numpy.parts import Part, partition
 from gpt_numpy.profile import by_operation, clocks, table
-from gpt_numpy.workshop.engine import Arrays, Batch, Examples, StepResult
+from gpt_numpy.workshop.engine import Arrays, Batch, Examples, Ids, StepResult
 from gpt_numpy.workshop.optim import STATE_KEYS
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.rng import DROPOUT
@@ -119,6 +119,16 @@ class Engine:
     def _loss_of_part(self, batch: Batch | Examples, rows: slice) -> Tensor:
         ids, targets, weights, share = batch.part(rows)
         return self.model.loss(tensor(ids), tensor(targets), None if weights is None else tensor(weights)) * share
+
+    def logits(self, ids: Ids) -> Array:
+        for_training(self.model, False)
+        at_once = max(1, AT_ONCE // ids.shape[1])
+        parts = self.pool.map(partial(self._logits_of, ids), divide(len(ids), self.threads, at_once))
+        return np.concatenate([logits for part in parts for logits in part])
+
+    def _logits_of(self, ids: Ids, micro_batches: list[slice]) -> list[Array]:
+        with no_grad():
+            return [self.model(tensor(ids[rows]))[0].array for rows in micro_batches]
 
     def _micro_batches(self, batch: Batch | Examples, limit: int = 0) -> list[list[slice]]:
         """Which rows each thread takes, one slice after the other."""

@@ -83,7 +83,7 @@ def _trained(cli: EngineCLI, flags: Flags) -> Model:
         raise WrongUse("--seed is for a fresh model; a run has its weights")
     run = find_run_dir(flags["run"])
     checkpoint = run.checkpoint(flags.get("checkpoint", "best"))
-    weights = load_engine(cli, checkpoint, {}).weights()
+    weights = load_engine(cli, checkpoint, cli.parse_options({})).weights()
     model_flags = ["--run", str(run.folder), "--checkpoint", flags.get("checkpoint", "best")]
     name = f"{checkpoint.folder}, step {checkpoint.state.step}"
     return Model(checkpoint.state.config, weights, checkpoint.tokenizer, name, model_flags)

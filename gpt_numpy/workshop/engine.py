@@ -109,6 +109,9 @@ class Engine(Protocol):
     def loss(self, batch: Batch | Examples) -> Any:
         """The loss, without dropout: a number, perhaps of a device that is still at work."""
 
+    def logits(self, ids: Ids) -> NDArray[Any]:
+        """Of the token after each of these (B, T): (B, T, V), without dropout."""
+
     def profile(self, folder: Path) -> AbstractContextManager[list[str | Table]]:
         """Measures the steps of a block. At its end the list holds the result, or where in the folder that is."""
 

@@ -268,7 +268,16 @@ def test_random_damage_to_a_checkpoint(
         rewrite_state(folder)
     with used_or_refused("damaged checkpoints"):
         checkpoint = load_checkpoint(folder, with_optimizer=True)
-        assert len(list(generate(load_engine(BY_HAND, checkpoint, {"threads": 1}), [0], 3, Sampling(), 0))) == 3
+        assert (
+            len(
+                list(
+                    generate(
+                        load_engine(BY_HAND, checkpoint, BY_HAND.parse_options({"threads": 1})), [0], 3, Sampling(), 0
+                    )
+                )
+            )
+            == 3
+        )
         assert with_valid_checksums or damaged == data or json.loads(damaged) == json.loads(data)  # up to white space
 
 
@@ -281,7 +290,16 @@ def test_random_states(home: Path, tmp_path_factory: pytest.TempPathFactory, dat
     rewrite_state(folder, **data.draw(modified(st.just({name: kept[name] for name in kept if name != "files"}))))
     with used_or_refused("state.json"):
         checkpoint = load_checkpoint(folder, with_optimizer=True)
-        assert len(list(generate(load_engine(BY_HAND, checkpoint, {"threads": 1}), [0], 3, Sampling(), 0))) == 3
+        assert (
+            len(
+                list(
+                    generate(
+                        load_engine(BY_HAND, checkpoint, BY_HAND.parse_options({"threads": 1})), [0], 3, Sampling(), 0
+                    )
+                )
+            )
+            == 3
+        )
 
 
 # ---- records ----------------------------------------------------------------------------------------------------

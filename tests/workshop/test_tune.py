@@ -1,9 +1,10 @@
-"""Tuning: pairs of prompts and answers, and fine-tuning on the answers, with both engines."""
+"""Tuning, with both engines: fine-tuning on answers, and distillation from teachers."""
 
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,18 @@ from gpt_numpy.engine import Engine as NumpyEngine
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
 from gpt_numpy.workshop.cli.main import run
 from gpt_numpy.workshop.data.tokenizer import CharTokenizer
+from gpt_numpy.workshop.engine import Batch
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.run_dir import RunDir
+from gpt_numpy.workshop.train.ensemble import Ensemble
+from gpt_numpy.workshop.tune.distill import Distillation
 from gpt_numpy.workshop.tune.pairs import read_pairs
 from gpt_numpy.workshop.tune.sft import FineTuning
 from gpt_torch.cli import CLI as IN_TORCH
 from gpt_torch.engine import Engine as TorchEngine
 from tests.support.engines import ENGINES
-from tests.support.runs import Trained, assert_same_run, latest, records
+from tests.support.runs import MODEL, Trained, assert_same_run, latest, records
 
 PAIRS = [(f"{name} ", f"{name[::-1]}\n") for name in ("be", "to", "is", "or", "at", "on", "it", "so", "ie", "no", "he")]
 CHARACTERS = CharTokenizer("\n abcdefghijklmnopqrstuvwxyz")
@@ -218,7 +222,7 @@ def test_resume_after_a_stop_is_the_uninterrupted_run(
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["tune", "ppo"], "'ppo' is not one of sft; see gpt-numpy tune --help"),
+        (["tune", "ppo"], "'ppo' is not one of sft, distill; see gpt-numpy tune --help"),
         (["tune", "sft", "--run", "base"], "--data is missing: a file of pairs; see gpt-numpy tune sft --help"),
         (["tune", "sft", "--run", "base", "--data", "none.jsonl"], "none.jsonl cannot be read: No such file"),
         (["tune", "sft", "--run", "nowhere", "--data", "pairs.jsonl"], "nowhere is not the folder of a run"),
@@ -252,9 +256,163 @@ def test_wrong_use_is_one_line_and_leaves_no_folder(
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(BY_HAND, ["tune", "--help"]) == run(BY_HAND, ["tune"]) == 0
-    assert capsys.readouterr().out.count("gpt-numpy tune sft --help   fine-tuning on answers") == 2
+    output = capsys.readouterr().out
+    assert output.count("gpt-numpy tune sft     --help   fine-tuning on answers") == 2
+    assert output.count("gpt-numpy tune distill --help   distillation: ") == 2
     with pytest.raises(SystemExit):
         run(BY_HAND, ["tune", "sft", "--help"])
     shown = re.sub(r"\s+", " ", capsys.readouterr().out)
     assert "training steps (default 200)" in shown
     assert "--vocab-size" not in shown
+
+
+# ---- distillation and ensembles ---------------------------------------------------------------------------------
+
+STUDENT = ["--preset", "laptop", *MODEL, "--threads", "1", "--steps", "12", "--eval-every", "4"]
+STUDENT += ["--checkpoint-every", "4", "--warmup", "1", "--lr", "0.01"]
+
+
+@pytest.fixture
+def teachers(trained: Trained, tmp_path: Path) -> list[str]:
+    trained("one")
+    trained("two", "--seed", "5")
+    return ["one", "two"]
+
+
+def distill(cli: EngineCLI, out: str, teachers: Sequence[str], *flags: str) -> int:
+    named = [word for teacher in teachers for word in ("--teacher", teacher)]
+    return run(cli, ["tune", "distill", "--out", out, *named, *([] if "--resume" in flags else STUDENT), *flags])
+
+
+def loaded(name: str, folder: str) -> Any:
+    """An engine with the best weights of a run."""
+    checkpoint = RunDir(Path(folder)).checkpoint("best")
+    engine: Any = ENGINES[name](checkpoint.state.config)
+    engine.load(checkpoint.weights, {}, 0)
+    return engine
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_ensemble_predicts_the_mean_of_the_probabilities(name: str, teachers: list[str]) -> None:
+    engines = [loaded(name, folder) for folder in teachers]
+    ensemble, text = Ensemble(engines), np.random.default_rng(0).integers(0, 20, 50).astype(np.uint8)
+    ids = text[:24].reshape(3, 8).astype(np.int64)
+    logits = [engine.logits(ids).astype(np.float64) for engine in engines]
+    p = sum(np.exp(z) / np.exp(z).sum(-1, keepdims=True) for z in logits) / 2
+    found = ensemble.probabilities(ids)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, p, 1e-5)
+    batch = Batch(text, np.array([0, 8, 30]), 8)
+    _, targets = batch.ids_and_targets()
+    of_targets = np.take_along_axis(ensemble.probabilities(batch.ids_and_targets()[0]), targets[..., None], -1)
+    expected = -np.log(of_targets)
+    assert ensemble.loss(batch) == pytest.approx(expected.mean(), rel=1e-6)
+    assert Ensemble(engines[:1]).loss(batch) == pytest.approx(float(engines[0].loss(batch)), rel=1e-5)
+    assert ensemble.loss(batch) < max(float(engine.loss(batch)) for engine in engines)
+
+
+def test_logits_do_not_depend_on_the_number_of_rows(teachers: list[str]) -> None:
+    ids = np.random.default_rng(0).integers(0, 20, (7, 8))
+    found = [loaded(name, "one").logits(ids) for name in ENGINES]
+    np.testing.assert_allclose(found[0], found[1], 1e-4, 1e-5)
+    np.testing.assert_allclose(found[0][2:3], loaded("numpy", "one").logits(ids[2:3]), 1e-5, 1e-6)
+
+
+def evaluated(cli: EngineCLI, capsys: pytest.CaptureFixture[str], *flags: str) -> float:
+    assert run(cli, ["eval", "--threads", "1", *flags]) == 0
+    (loss,) = re.findall(r"^validation loss +([\d.]+)", capsys.readouterr().out, re.MULTILINE)
+    return float(loss)
+
+
+@each_cli
+def test_eval_of_an_ensemble(cli: EngineCLI, teachers: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    one, two = (evaluated(cli, capsys, "--run", name) for name in teachers)
+    both = evaluated(cli, capsys, "--ensemble", *teachers)
+    assert both < (one + two) / 2  # as -log is convex
+    assert evaluated(cli, capsys, "--ensemble", "one") == pytest.approx(one, abs=2e-4)
+
+
+@each_cli
+def test_student_learns_from_its_teachers(
+    cli: EngineCLI, teachers: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert distill(cli, "a", teachers, "--steps", "60") == 0
+    output = capsys.readouterr().out
+    for name in teachers:
+        assert f"teacher: {name}/checkpoints/best, step " in output
+    losses = [record["loss"] for record in records("a", "step")]
+    assert np.mean(losses[-5:]) < losses[0] - 0.05  # the teachers know little themselves
+    evaluations = records("a", "evaluation")
+    assert evaluations[-1]["val_loss"] < evaluations[0]["val_loss"] - 0.05
+    state = RunDir(Path("a")).checkpoint("latest").state
+    assert (state.method, state.tuned_on) == ("distill", "\n".join(str(Path(name).resolve()) for name in teachers))
+    assert run(cli, ["eval", "--run", "a", "--threads", "1"]) == 0
+    assert run(cli, ["generate", "--run", "a", "--length", "2", "--threads", "1"]) == 0
+
+
+def test_both_engines_distill_the_same(teachers: list[str]) -> None:
+    losses = []
+    for name, cli in (("a", BY_HAND), ("b", IN_TORCH)):
+        assert distill(cli, name, teachers) == 0
+        losses.append([(record["loss"], record["grad_norm"]) for record in records(name, "step")])
+    np.testing.assert_allclose(losses[0], losses[1], 1e-3)
+
+
+def test_loss_of_distillation_is_least_for_the_teacher(teachers: list[str]) -> None:
+    """It is then the teacher's entropy, and its gradient is 0."""
+    state = RunDir(Path("one")).checkpoint("best").state
+    teacher = loaded("torch", "one")
+    data: Any = SimpleNamespace(train=np.arange(200, dtype=np.uint8) % 20, characters_per_token=1.0, floor=None)
+    task = Distillation(data, CHARACTERS, state.recipe, 8, Ensemble([teacher]))
+    batch = task.batch(3)
+    assert batch.targets.shape == (*batch.ids.shape, state.config.vocab_size)
+    p = batch.targets.astype(np.float64)
+    assert float(teacher.loss(batch)) == pytest.approx(-(p * np.log(p)).sum(-1).mean(), rel=1e-5)
+    assert float(teacher.train_step(batch, 0).grad_norm) < 1e-5
+    assert float(loaded("torch", "two").loss(batch)) > float(teacher.loss(batch)) + 0.01
+
+
+@pytest.mark.parametrize(("cli", "engine"), [(BY_HAND, NumpyEngine), (IN_TORCH, TorchEngine)], ids=["numpy", "torch"])
+def test_resumed_student_is_the_uninterrupted_one(
+    cli: EngineCLI, engine: Any, teachers: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = engine.train_step
+
+    def lost(self: Any, batch: Any, number: int) -> Any:
+        if number == 10:
+            raise KeyboardInterrupt
+        return step(self, batch, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "train_step", lost)
+        assert distill(cli, "a", teachers) == 130
+    assert latest("a") == 8
+    assert distill(cli, "a", [], "--resume") == 0
+    assert distill(cli, "b", teachers) == 0
+    assert_same_run("a", "b")
+
+
+def test_wrong_teachers_are_one_line(
+    teachers: list[str], trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.txt").write_text("quite other characters, and many of them! " * 40, encoding="utf-8")
+    assert run(BY_HAND, ["train", "--out", "other", "--data", "other.txt", *STUDENT]) == 0
+    assert distill(BY_HAND, "student", teachers) == 0
+    wrong = [
+        (distill, ["a", []], "--teacher is missing: the folder of a run; see gpt-numpy tune distill --help"),
+        (distill, ["a", ["nowhere"]], "nowhere is not the folder of a run"),
+        (distill, ["a", ["one", "other"]], "other/checkpoints/best has other tokens than one/checkpoints/best"),
+        (distill, ["a", ["one"], "--block-size", "16"], "--block-size 16: the teachers read 8 tokens"),
+        (distill, ["student", ["two"], "--resume", "--steps", "20"], "two are not the teachers of student"),
+        (distill, ["student", [], "--resume", "--steps", "20", "--preset", "laptop"], "--preset is for a run that"),
+    ]
+    for function, arguments, reason in wrong:
+        capsys.readouterr()
+        assert function(BY_HAND, *arguments) == 2  # type: ignore[arg-type]
+        error = capsys.readouterr().err
+        assert reason in error
+        assert error.count("\n") == 1
+        assert not Path("a").exists()
+    assert run(BY_HAND, ["eval", "--ensemble", "one", "other"]) == 2
+    assert "has other tokens" in capsys.readouterr().err

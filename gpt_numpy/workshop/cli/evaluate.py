@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
 from gpt_numpy.workshop.cli.flags import Parser, add_data_flag
-from gpt_numpy.workshop.cli.generate import add_checkpoint_flags, load_engine
+from gpt_numpy.workshop.cli.generate import add_checkpoint_flags, checkpoints_digest, load_engines
 from gpt_numpy.workshop.cli.train import add_engine_flags, dataset_of
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.corpus import SHA256
 from gpt_numpy.workshop.report.claims import Evidence, claims, samples, table
 from gpt_numpy.workshop.runs.run_dir import find_run_dir
+from gpt_numpy.workshop.train.ensemble import Ensemble
 from gpt_numpy.workshop.train.evaluate import bits, evaluate, perplexity
 from gpt_numpy.workshop.train.phases import phase_of
 
@@ -17,22 +18,30 @@ from gpt_numpy.workshop.train.phases import phase_of
 def evaluate_run(cli: EngineCLI, arguments: Sequence[str]) -> int:
     parser = Parser(f"{cli.name} eval", "How good a trained model is, over the whole validation part of its text.")
     add_checkpoint_flags(parser)
+    parser.add_argument("--ensemble", metavar="FOLDER", nargs="+", help="several runs: the mean of their probabilities")
     add_data_flag(parser, "evaluate on the validation part of another text")
     add_engine_flags(parser, cli)
     flags = parser.flags(arguments)
 
     console = Console()
-    checkpoint = find_run_dir(flags["run"]).checkpoint(flags["checkpoint"])
-    engine = load_engine(cli, checkpoint, flags)
+    names = flags.get("ensemble", [flags["run"]])
+    checkpoints = [find_run_dir(name).checkpoint(flags["checkpoint"]) for name in names]
+    checkpoint, engines = checkpoints[0], load_engines(cli, checkpoints, cli.parse_options(flags))
+    model = Ensemble(engines) if "ensemble" in flags else engines[0]
     with cli.processes.local_first():
         data = dataset_of(checkpoint, flags.get("data"), console, may_differ=True)
-    cli.processes.check_agreement("flags, text or the run's folder", f"{data.stats.digest} {checkpoint.digest}")
+    cli.processes.check_agreement(
+        "flags, text or the run's folder", f"{data.stats.digest} {checkpoints_digest(checkpoints)}"
+    )
     with console.bar("evaluating", 1.0) as bar:
-        for progress in evaluate(engine, data.validation):
+        for progress in evaluate(model, data.validation):
             bar.at(progress.done)
     loss = float(progress.loss)
     per_character = loss / data.characters_per_token
-    console.say(f"{checkpoint.folder}, step {checkpoint.state.step}, on {len(data.validation):,} tokens of {data.name}")
+    for one in checkpoints[:-1]:
+        console.say(f"{one.folder}, step {one.state.step}, and")
+    last = checkpoints[-1]
+    console.say(f"{last.folder}, step {last.state.step}, on {len(data.validation):,} tokens of {data.name}")
     console.say(f"validation loss       {loss:.4f}    {phase_of(per_character)}")
     if data.floor is not None:
         unit = " a character" if data.characters_per_token != 1.0 else ""

@@ -2,16 +2,18 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
-from gpt_numpy.workshop.cli.flags import Flags, Parser, add_fields, build, pick
+from gpt_numpy.workshop.cli.flags import Parser, add_fields, build, pick
 from gpt_numpy.workshop.cli.train import add_engine_flags
 from gpt_numpy.workshop.console import Console, visible
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.generate import Sampling, decode_stream, generate, stop_before, text_start
+from gpt_numpy.workshop.io import sha256
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint
 from gpt_numpy.workshop.runs.run_dir import find_run_dir
 
@@ -44,7 +46,7 @@ def generate_text(cli: EngineCLI, arguments: Sequence[str]) -> int:
 
     checkpoint = find_run_dir(flags["run"]).checkpoint(flags["checkpoint"])
     prompt = [int(token) for token in checkpoint.tokenizer.encode(flags["prompt"])]
-    engine = load_engine(cli, checkpoint, flags)
+    engine = load_engine(cli, checkpoint, cli.parse_options(flags))
     Console(sys.stderr).say(f"{checkpoint.folder}, step {checkpoint.state.step}, seed {seed}", "dim")
     show = visible if sys.stdout.isatty() else str
     tokenizer = checkpoint.tokenizer
@@ -63,15 +65,32 @@ def generate_text(cli: EngineCLI, arguments: Sequence[str]) -> int:
 def add_checkpoint_flags(parser: Parser) -> None:
     group = parser.add_argument_group("the model")
     group.add_argument("--run", metavar="FOLDER", default="latest", help="a run's folder (default latest, the newest)")
+    add_which_checkpoint(group)
+
+
+def add_which_checkpoint(group: Any) -> None:
     group.add_argument(
         "--checkpoint", choices=("best", "latest"), default="best",
         help="that of the lowest validation loss, or the last one (default best)",
     )  # fmt: skip
 
 
-def load_engine(cli: EngineCLI, checkpoint: Checkpoint, flags: Flags) -> Engine:
+def load_engine(cli: EngineCLI, checkpoint: Checkpoint, options: Any) -> Engine:
     """With the weights of a checkpoint, not to be trained."""
     state = checkpoint.state
-    engine = cli.engine(state.config, state.recipe, cli.parse_options(flags))
+    engine = cli.engine(state.config, state.recipe, options)
     engine.load(checkpoint.weights, {}, state.step)
     return engine
+
+
+def load_engines(cli: EngineCLI, checkpoints: Sequence[Checkpoint], options: Any) -> list[Engine]:
+    """Of models with one vocabulary."""
+    for other in checkpoints[1:]:
+        if other.tokenizer.to_json() != checkpoints[0].tokenizer.to_json():
+            raise WrongUse(f"{other.folder} has other tokens than {checkpoints[0].folder}")
+    return [load_engine(cli, checkpoint, options) for checkpoint in checkpoints]
+
+
+def checkpoints_digest(checkpoints: Sequence[Checkpoint]) -> str:
+    """Of all their weights."""
+    return sha256(" ".join(checkpoint.digest for checkpoint in checkpoints).encode("utf-8"))

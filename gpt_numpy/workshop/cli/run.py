@@ -56,7 +56,7 @@ class RunSpec:
     base: Checkpoint | None = None  # whose weights it begins with
 
 
-Learn = Callable[[Checkpoint, Recipe, GPTConfig], Material]
+Learn = Callable[[Checkpoint, Recipe, GPTConfig, Any], Material]  # with the options of the engine
 
 
 def train_run(cli: EngineCLI, spec: RunSpec, flags: Flags, console: Console, budget: TimeBudget) -> int:
@@ -176,14 +176,13 @@ def resumed_run(cli: EngineCLI, flags: Flags, console: Console, method: str, lea
         has_ended = any(record["kind"] == "end" for record in run_dir.records())
         if has_ended and state.step >= recipe.steps and state.last_eval_step == state.step:
             raise WrongUse(f"{run_dir.folder} has done its {recipe.steps} steps; to go on, --steps {2 * recipe.steps}")
-        with cli.processes.local_first():
-            material = learn(checkpoint, recipe, config)
+        same_threads = {"threads": state.threads} if state.processes == cli.processes.size else {}  # bit for bit
+        options = cli.parse_options({**state.engine_options, **same_threads, **flags})
+        material = learn(checkpoint, recipe, config, options)
         cli.processes.check_agreement(
             "flags, text or the run's folder",
             f"{config} {recipe} {material.digest} {tokenizer.to_json()} {state.step} {checkpoint.digest}",
         )
-        same_threads = {"threads": state.threads} if state.processes == cli.processes.size else {}  # bit for bit
-        options = cli.parse_options({**state.engine_options, **same_threads, **flags})
         state = replace(
             state, config=config, recipe=recipe, **material.in_state,
             engine_options={**state.engine_options, **saved_options(cli, flags)},

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
@@ -71,8 +72,9 @@ def train_once(cli: EngineCLI, flags: Flags, console: Console, start: float) -> 
     if "preset" in flags:
         raise WrongUse("--preset is for a run that begins; one that is resumed has its recipe")
 
-    def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig) -> Material:
-        data = dataset_of(checkpoint, flags.get("data"), console)
+    def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
+        with cli.processes.local_first():
+            data = dataset_of(checkpoint, flags.get("data"), console)
         return material_of(data, checkpoint.tokenizer, recipe, config)
 
     return train_run(cli, resumed_run(cli, flags, console, "", learn), flags, console, budget)

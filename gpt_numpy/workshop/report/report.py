@@ -33,7 +33,7 @@ def write_report(folder: Path, config: Record, records: list[Record]) -> None:
 def contents(config: Record, records: list[Record]) -> Record:
     """The data of the page. Losses are in nats per character, whatever the tokens are."""
     characters = config.get("characters_per_token") or 1.0
-    phases = () if config.get("method") else PHASES  # those of learning a text
+    phases = () if config.get("method") == "sft" else PHASES  # those of learning a text
     evaluations = [evaluation(record, characters, phases) for record in records if record["kind"] == "evaluation"]
     return {
         "config": config,

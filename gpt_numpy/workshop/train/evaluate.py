@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple, SupportsFloat
+from typing import Any, NamedTuple, Protocol, SupportsFloat
 
 from numpy.typing import NDArray
 
+from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.data.dataloader import adjacent_windows
-from gpt_numpy.workshop.engine import Engine
+from gpt_numpy.workshop.engine import Batch
 
 AT_ONCE = 1 << 14  # tokens of a batch
 
@@ -17,7 +18,16 @@ class EvalProgress(NamedTuple):
     loss: SupportsFloat  # mean over these tokens; float() of it may have to wait for a device
 
 
-def evaluate(engine: Engine, tokens: NDArray[Any]) -> Iterator[EvalProgress]:
+class Evaluated(Protocol):
+    """An engine, or an ensemble of them."""
+
+    @property
+    def config(self) -> GPTConfig: ...
+
+    def loss(self, batch: Batch) -> Any: ...
+
+
+def evaluate(engine: Evaluated, tokens: NDArray[Any]) -> Iterator[EvalProgress]:
     """The loss so far, after each batch; the last one is over all tokens."""
     total: Any = 0.0
     count, block_size = 0, engine.config.block_size

@@ -45,7 +45,10 @@ class Pretraining:
         self.characters_per_token = self.data.characters_per_token
         self.floor = self.data.floor
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch | Examples:
+        return self.windows(step)
+
+    def windows(self, step: int) -> Batch:
         return batch_at(self.data.train, self.block_size, self.recipe, step)
 
     def evaluate(self, engine: Engine) -> Iterator[EvalProgress]:

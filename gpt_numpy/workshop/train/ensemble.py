@@ -1,0 +1,33 @@
+"""Several models that predict together: the mean of their probabilities."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_numpy.workshop.engine import Batch, Engine, Ids
+
+
+class Ensemble:
+    """Of models with one vocabulary. It reads as much context as each of them can."""
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self.engines = engines
+        self.config = replace(engines[0].config, block_size=min(engine.config.block_size for engine in engines))
+
+    def probabilities(self, ids: Ids) -> NDArray[np.float32]:
+        """Of the token after each of these (B, T): (B, T, V)."""
+        return np.asarray(sum(softmax(engine.logits(ids)) for engine in self.engines) / len(self.engines), np.float32)
+
+    def loss(self, batch: Batch) -> float:
+        ids, targets = batch.ids_and_targets()
+        of_targets = np.take_along_axis(self.probabilities(ids), targets[..., None], -1)
+        return float(-np.log(of_targets.astype(np.float64)).mean())
+
+
+def softmax(logits: NDArray[Any]) -> NDArray[Any]:
+    p: NDArray[Any] = np.exp(logits - logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    return p
