@@ -330,6 +330,7 @@ def test_eval_of_an_ensemble(cli: EngineCLI, teachers: list[str], capsys: pytest
     one, two = (evaluated(cli, capsys, "--run", name) for name in teachers)
     both = evaluated(cli, capsys, "--ensemble", *teachers)
     assert both < (one + two) / 2  # as -log is convex
+    assert evaluated(cli, capsys, "--ensemble", *teachers[::-1]) == both not in (one, two)
     assert evaluated(cli, capsys, "--ensemble", "one") == pytest.approx(one, abs=2e-4)
 
 
