@@ -37,7 +37,7 @@ class Material:
     """What a run learns, and what is said of it."""
 
     task: Task
-    about: str  # a line
+    about: str  # lines
     corpus: Record  # of config.json
     digest: str
     in_state: dict[str, Any]  # fields of State, by which a resumed run finds it again
