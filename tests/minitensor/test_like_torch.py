@@ -348,7 +348,6 @@ q[0, ..., [0, 2]]
 x[np.zeros(0, int)]
 x[np.zeros(0)]
 x[:, :2].add(ids, alpha=0.5)
-True ** x
 x.var(True)
 number.logsumexp(())
 number.transpose(0, -1)
