@@ -64,10 +64,13 @@ HUGGING_FACE = ["gpt_torch/test_huggingface.py", "workshop/test_hostile.py"]
 SAMPLED = {
     **{ROOT / "gpt_numpy" / "workshop" / f"{name}.py": WORKSHOP for name in (
         "train/trainer", "train/metrics", "train/evaluate", "train/signals", "runs/checkpoint", "runs/run_dir",
-        "runs/saver", "runs/lock", "io", "generate", "data/dataloader", "recipes", "cli/train", "cli/seeds",
+        "train/task", "train/ensemble", "runs/saver", "runs/lock", "io", "generate", "data/dataloader", "recipes",
+        "cli/train", "cli/run", "cli/tune", "cli/seeds", "tune/pairs", "tune/sft", "tune/distill",
     )},
     **{ROOT / "gpt_numpy" / name: STEPS for name in ("engine.py", "parts.py", "workshop/optim.py")},
-    **{ROOT / "gpt_torch" / name: STEPS for name in ("engine.py", "options.py", "compiled.py", "optim.py")},
+    **{ROOT / "gpt_torch" / name: STEPS for name in (
+        "engine.py", "options.py", "compiled.py", "optim.py", "step.py", "transfer.py", "head.py",
+    )},
     ROOT / "gpt_torch" / "huggingface.py": HUGGING_FACE,
 }  # fmt: skip
 QUIETLY = ["-x", "-q", "--tb=no", "-n0", "-m", "not slow", "-W", "ignore"]
