@@ -28,7 +28,7 @@ from gpt_numpy.workshop.data.tokenizer import BPETokenizer, CharTokenizer, Token
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
 from gpt_numpy.workshop.generate import Sampling, generate
 from gpt_numpy.workshop.report.report import write_report
-from gpt_numpy.workshop.runs.checkpoint import load_checkpoint
+from gpt_numpy.workshop.runs.checkpoint import Checkpoint, load_checkpoint
 from gpt_numpy.workshop.runs.run_dir import RunDir
 from gpt_torch.cli import CLI as IN_TORCH
 from tests.support.report import REPORT
@@ -268,16 +268,7 @@ def test_random_damage_to_a_checkpoint(
         rewrite_state(folder)
     with used_or_refused("damaged checkpoints"):
         checkpoint = load_checkpoint(folder, with_optimizer=True)
-        assert (
-            len(
-                list(
-                    generate(
-                        load_engine(BY_HAND, checkpoint, BY_HAND.parse_options({"threads": 1})), [0], 3, Sampling(), 0
-                    )
-                )
-            )
-            == 3
-        )
+        assert len(tokens_of(checkpoint)) == 3
         assert with_valid_checksums or damaged == data or json.loads(damaged) == json.loads(data)  # up to white space
 
 
@@ -290,16 +281,7 @@ def test_random_states(home: Path, tmp_path_factory: pytest.TempPathFactory, dat
     rewrite_state(folder, **data.draw(modified(st.just({name: kept[name] for name in kept if name != "files"}))))
     with used_or_refused("state.json"):
         checkpoint = load_checkpoint(folder, with_optimizer=True)
-        assert (
-            len(
-                list(
-                    generate(
-                        load_engine(BY_HAND, checkpoint, BY_HAND.parse_options({"threads": 1})), [0], 3, Sampling(), 0
-                    )
-                )
-            )
-            == 3
-        )
+        assert len(tokens_of(checkpoint)) == 3
 
 
 # ---- records ----------------------------------------------------------------------------------------------------
@@ -319,3 +301,9 @@ def test_random_records(home: Path, tmp_path_factory: pytest.TempPathFactory, da
         assert len(known) <= len(records)
         write_report(folder, json.loads((folder / "config.json").read_text(encoding="utf-8")), known)
     os.remove(folder / "report.html")
+
+
+def tokens_of(checkpoint: Checkpoint) -> list[int]:
+    """Three that its model writes."""
+    engine = load_engine(BY_HAND, checkpoint, BY_HAND.parse_options({"threads": 1}))
+    return list(generate(engine, [0], 3, Sampling(), 0))

@@ -55,6 +55,17 @@ def tune(cli: EngineCLI, out: str, *flags: str) -> int:
     return run(cli, ["tune", "sft", "--out", out, *([] if "--resume" in flags else FLAGS), *flags])
 
 
+def stop_before_step_10(engine: Any, patch: pytest.MonkeyPatch) -> None:
+    step = engine.train_step
+
+    def stopped(self: Any, batch: Any, number: int) -> Any:
+        if number == 10:
+            raise KeyboardInterrupt
+        return step(self, batch, number)
+
+    patch.setattr(engine, "train_step", stopped)
+
+
 # ---- pairs ------------------------------------------------------------------------------------------------------
 
 
@@ -64,6 +75,13 @@ def test_pairs_are_read_in_their_order(tmp_path: Path) -> None:
         (prompt.encode(), answer.encode()) for prompt, answer in PAIRS
     ]
     assert [(pair.text, pair.characters) for pair in pairs] == [(prompt, 3) for prompt, _ in PAIRS]
+
+
+def test_line_separators_within_a_text_end_no_line(tmp_path: Path) -> None:
+    tokenizer = CharTokenizer("ab\u2028\x85")
+    path = tmp_path / "p.jsonl"
+    path.write_bytes('{"prompt": "a\u2028b", "answer": "b\x85a"}\r\n{"prompt": "a", "answer": "b"}\r\n'.encode())
+    assert [pair.text for pair in read_pairs(path, tokenizer, 8).pairs] == ["a\u2028b", "a"]
 
 
 def test_empty_prompt_is_a_newline_and_an_end_token_ends_an_answer(tmp_path: Path) -> None:
@@ -203,15 +221,8 @@ def test_both_engines_learn_the_same(folder: Path) -> None:
 def test_resume_after_a_stop_is_the_uninterrupted_run(
     cli: EngineCLI, engine: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = engine.train_step
-
-    def lost(self: Any, batch: Any, number: int) -> Any:
-        if number == 10:
-            raise KeyboardInterrupt
-        return step(self, batch, number)
-
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "train_step", lost)
+        stop_before_step_10(engine, patch)
         assert tune(cli, "a") == 130
     assert latest("a") == 8
     assert tune(cli, "a", "--resume") == 0
@@ -378,15 +389,8 @@ def test_loss_of_distillation_is_least_for_the_teacher(teachers: list[str]) -> N
 def test_resumed_student_is_the_uninterrupted_one(
     cli: EngineCLI, engine: Any, teachers: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = engine.train_step
-
-    def lost(self: Any, batch: Any, number: int) -> Any:
-        if number == 10:
-            raise KeyboardInterrupt
-        return step(self, batch, number)
-
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "train_step", lost)
+        stop_before_step_10(engine, patch)
         assert distill(cli, "a", teachers) == 130
     assert latest("a") == 8
     assert distill(cli, "a", [], "--resume") == 0

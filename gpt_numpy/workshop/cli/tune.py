@@ -1,4 +1,4 @@
-"""The command tune: a trained model learns something else, such as to answer."""
+"""The command tune: fine-tuning of a trained model, and distillation into a new one."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -154,7 +154,8 @@ def student_run(cli: EngineCLI, flags: Flags, console: Console) -> RunSpec:
     with cli.processes.local_first():
         data = dataset_of(first, flags.get("data"), console)
     material = material_of_teachers(cli, teachers, data, recipe, config, options)
-    cli.processes.check_agreement("flags, text or teachers", f"{config} {recipe} {material.in_state}")
+    same = f"{config} {recipe} {material.digest} {material.in_state['tuned_on_digest']}"
+    cli.processes.check_agreement("flags, text or teachers", same)
     run_dir = new_run_dir(flags.get("out"), "distill") if cli.processes.first else RunDir(Path(flags.get("out", RUNS)))
     state = State(config, recipe, method="distill", **material.in_state, engine_options=saved_options(cli, flags))
     return RunSpec(run_dir, state, options, first.tokenizer, material)

@@ -58,9 +58,9 @@ class State:
     threads: int = 0  # of the engine: with as many, the run continues bit for bit
     processes: int = 1  # each with as many threads
     engine_options: Mapping[str, Any] = field(default_factory=dict)  # those that decide numbers, such as a precision
-    method: str = ""  # of tuning: sft; empty for training on the text
-    tuned_on: str = ""  # its file
-    tuned_on_digest: str = ""  # SHA-256 of that
+    method: str = ""  # of tuning, sft or distill; empty for training on the text
+    tuned_on: str = ""  # the file of pairs, or the folders of the teachers, a line each
+    tuned_on_digest: str = ""  # SHA-256 of the file, or of the teachers' weights
 
     def __post_init__(self) -> None:
         counts = {"step": 0, "last_eval_step": -1, "best_step": 0, "evals_since_best": 0, "threads": 0}

@@ -31,7 +31,7 @@ def read_pairs(path: Path, tokenizer: Tokenizer, block_size: int) -> Pairs:
     """WrongUse, with its line, for whatever is no pair, has unknown characters, or does not fit the context."""
     try:
         data = read_limited(path, MAX_SIZE)
-        lines = data.decode("utf-8").splitlines()
+        lines = data.decode("utf-8").split("\n")  # splitlines() would also split within texts, at U+2028 say
     except OSError as error:
         raise WrongUse(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
