@@ -31,9 +31,9 @@ class Uncached:
         self.text: list[int] = []
         return self
 
-    def read(self, ids: Sequence[int]) -> NDArray[Any]:
-        self.text += ids
-        return self.engine.reader().read(self.text)
+    def read(self, ids: Sequence[Sequence[int]]) -> NDArray[Any]:
+        self.text += ids[0]
+        return self.engine.reader().read([self.text])
 
 
 def measure(settings: Settings) -> Iterator[Result]:

@@ -31,9 +31,10 @@ from threadpoolctl import ThreadpoolController
 from gpt_numpy.cache import Cache
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.model import GPT
+from gpt_numpy.objectives import OBJECTIVES
 from gpt_numpy.parts import Part, partition
 from gpt_numpy.profile import by_operation, clocks, table
-from gpt_numpy.workshop.engine import Arrays, Batch, Examples, Ids, StepResult
+from gpt_numpy.workshop.engine import AnyBatch, Arrays, Ids, StepResult
 from gpt_numpy.workshop.optim import STATE_KEYS
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.rng import DROPOUT
@@ -68,7 +69,7 @@ class Engine:
 
     # -- training and evaluating --
 
-    def train_step(self, batch: Batch | Examples, step: int) -> StepResult:
+    def train_step(self, batch: AnyBatch, step: int) -> StepResult:
         self.parts = self.parts or self._new_parts()
         loss, gradients = self._loss_and_gradients(batch, step)
         norms = self.pool.map(lambda part: part.accumulate(gradients), self.parts)
@@ -78,13 +79,13 @@ class Engine:
             list(self.pool.map(lambda part: part.update(grad_norm, self.recipe, step), self.parts))
         return StepResult(loss, grad_norm)
 
-    def first_nonfinite(self, batch: Batch | Examples, step: int) -> str | None:
+    def first_nonfinite(self, batch: AnyBatch, step: int) -> str | None:
         _, found = self._loss_and_gradients(batch, step)
         gradients = {f"the gradient of {name}": [some[name] for some in found] for name in self.parameters}
         arrays = {**{name: [p.array] for name, p in self.parameters.items()}, **gradients}
         return next((name for name, parts in arrays.items() if not all(np.isfinite(a).all() for a in parts)), None)
 
-    def _loss_and_gradients(self, batch: Batch | Examples, step: int) -> tuple[float, list[Gradients]]:
+    def _loss_and_gradients(self, batch: AnyBatch, step: int) -> tuple[float, list[Gradients]]:
         """The loss of a batch, and the gradients from each thread; those of the batch are their sums."""
         for_training(self.model, True)
         work = partial(self._train_on, batch, step)
@@ -92,7 +93,7 @@ class Engine:
         losses, gradients = zip(*self.pool.map(work, micro_batches), strict=True)
         return sum(losses), list(gradients)
 
-    def _train_on(self, batch: Batch | Examples, step: int, micro_batches: list[slice]) -> tuple[float, Gradients]:
+    def _train_on(self, batch: AnyBatch, step: int, micro_batches: list[slice]) -> tuple[float, Gradients]:
         """The share of these rows in the loss of the batch and in its gradients."""
         loss, gradients = 0.0, Gradients()
         for rows in micro_batches:
@@ -105,20 +106,26 @@ class Engine:
                 gradients[name] = gradients[name] + g.array if name in gradients else g.array
         return loss, gradients
 
-    def loss(self, batch: Batch | Examples) -> float:
+    def loss(self, batch: AnyBatch) -> float:
         for_training(self.model, False)
         return sum(self.pool.map(partial(self._loss_of, batch), self._micro_batches(batch)))
 
-    def _loss_of(self, batch: Batch | Examples, micro_batches: list[slice]) -> float:
+    def _loss_of(self, batch: AnyBatch, micro_batches: list[slice]) -> float:
         loss = 0.0
         with no_grad():
             for rows in micro_batches:
                 loss += self._loss_of_part(batch, rows).item()
         return loss
 
-    def _loss_of_part(self, batch: Batch | Examples, rows: slice) -> Tensor:
-        ids, targets, weights, share = batch.part(rows)
-        return self.model.loss(tensor(ids), tensor(targets), None if weights is None else tensor(weights)) * share
+    def _loss_of_part(self, batch: AnyBatch, rows: slice) -> Tensor:
+        objective, arrays, share = batch.part(rows)
+        given = {name: self._tensor(a) if isinstance(a, np.ndarray) else a for name, a in arrays.items()}
+        loss: Tensor = OBJECTIVES[objective](self.model, **given)
+        return loss * share
+
+    def _tensor(self, array: Array) -> Tensor:
+        """Floats in the dtype of the model."""
+        return tensor(array, dtype=self.model.pos_emb.weight.dtype if array.dtype.kind == "f" else None)
 
     def logits(self, ids: Ids) -> Array:
         for_training(self.model, False)
@@ -130,7 +137,7 @@ class Engine:
         with no_grad():
             return [self.model(tensor(ids[rows]))[0].array for rows in micro_batches]
 
-    def _micro_batches(self, batch: Batch | Examples, limit: int = 0) -> list[list[slice]]:
+    def _micro_batches(self, batch: AnyBatch, limit: int = 0) -> list[list[slice]]:
         """Which rows each thread takes, one slice after the other."""
         rows = max(1, ALL_AT_ONCE // batch.length)
         return divide(batch.rows, self.threads, max(1, AT_ONCE // batch.length), min(limit or rows, rows))
@@ -149,8 +156,8 @@ class Engine:
 
     # -- reading --
 
-    def reader(self) -> "Reader":
-        return Reader(self.model)
+    def reader(self, rows: int = 1) -> "Reader":
+        return Reader(self, rows)
 
     # -- its state --
 
@@ -177,17 +184,30 @@ class Engine:
 
 
 class Reader:
-    """Reads a text piece by piece, and caches the keys and values of what it has read."""
+    """Reads texts piece by piece, and caches the keys and values of what it has read. Each thread has some of them."""
 
-    def __init__(self, model: GPT) -> None:
-        self.model = model
-        self.cache = Cache(model.config, dtype=model.pos_emb.weight.dtype)
+    def __init__(self, engine: Engine, rows: int) -> None:
+        self.engine, self.model = engine, engine.model
+        of_threads = divide(rows, engine.threads, rows)
+        dtype = self.model.pos_emb.weight.dtype
+        self.parts = [(part, Cache(engine.config, part.stop - part.start, dtype)) for (part,) in of_threads]
 
-    def read(self, ids: Sequence[int]) -> Array:
+    def read(self, ids: Sequence[Sequence[int]]) -> Array:
         for_training(self.model, False)
+        if len(self.parts) == 1:
+            return self._read(ids, *self.parts[0])
+        return np.concatenate(list(self.engine.pool.map(lambda part: self._read(ids, *part), self.parts)))
+
+    def _read(self, ids: Sequence[Sequence[int]], rows: slice, cache: Cache) -> Array:
+        lengths = np.array([len(text) for text in ids[rows]])
+        padded = np.zeros((len(lengths), lengths.max()), np.int64)
+        for row, text in zip(padded, ids[rows], strict=True):
+            row[: len(text)] = text
+        before = cache.lengths
         with no_grad(), np.errstate(over="ignore", invalid="ignore"):  # sampling refuses such logits
-            logits, _ = self.model(np.array([ids]), cache=self.cache)
-        last: Array = logits.numpy()[0, -1]
+            logits, _ = self.model(padded, cache=cache)
+        cache.lengths = [length + more for length, more in zip(before, lengths.tolist(), strict=True)]
+        last: Array = logits.numpy()[np.arange(len(lengths)), lengths - 1]
         return last
 
 

@@ -117,13 +117,16 @@ class GPT(nn.Module):
             raise ValueError(f"GPT: targets {tuple(targets.shape)} go with ids {tuple(ids.shape)}, one for each")
         return logits, F.cross_entropy(logits.reshape(-1, self.config.vocab_size), targets.reshape(-1))
 
-    def loss(self, ids: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    def loss(self, ids: Tensor, targets: Tensor, weights: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """The loss alone, without the logits of all positions at once.
 
-        targets    (B, T) ids, or (B, T, V) distributions
-        weights    (B, T): the loss is the sum of each position's, times its weight; without weights, the mean
+        targets        (B, T) ids, or (B, T, V) distributions
+        weights        (B, T): the loss is the sum of each position's, times its weight; without weights, the mean
+        temperature    that the logits are divided by
         """
         x = self.hidden(ids)
+        if temperature != 1.0:
+            x = x / temperature
         targets = targets.reshape(-1) if targets.shape == ids.shape else targets.reshape(-1, self.config.vocab_size)
         weights = None if weights is None else weights.reshape(-1)
         return linear_cross_entropy(x.reshape(-1, x.shape[-1]), self.lm_head.weight, targets, weights)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gpt_numpy.workshop.errors import Lost
 from gpt_numpy.workshop.train.distributed import Processes, available_cores
 from gpt_torch.model import GPT, MLP, CausalSelfAttention
+from gpt_torch.objectives import OBJECTIVES
 
 TIMEOUT = timedelta(minutes=10)  # to wait for another process, which may be saving a large model
 LONG_TIMEOUT = timedelta(days=1)  # to wait for local_first, which may download and encode a large text
@@ -111,14 +113,15 @@ def is_lost(error: Exception) -> bool:
 
 
 class Loss(nn.Module):
-    """The loss of a model as a module's forward, where DistributedDataParallel sums the gradients."""
+    """An objective of a model as a module's forward, where DistributedDataParallel sums the gradients."""
 
     def __init__(self, model: GPT) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, ids: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-        return self.model.loss(ids, targets, weights)
+    def forward(self, ids: Tensor, targets: Tensor, objective: str = "cross_entropy", **rest: Any) -> Tensor:
+        loss: Tensor = OBJECTIVES[objective](self.model, ids, targets, **rest)
+        return loss
 
 
 def parallelize(model: GPT, device: torch.device, dtype: torch.dtype, parallel: str, size: int) -> nn.Module:

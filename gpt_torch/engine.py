@@ -22,7 +22,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.checkpoint import checkpoint
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.engine import Arrays, Batch, Examples, Ids, StepResult
+from gpt_numpy.workshop.engine import AnyBatch, Arrays, Batch, Ids, StepResult
 from gpt_numpy.workshop.errors import RunFailed
 from gpt_numpy.workshop.optim import KEYS_OF_GROUP, STATE_KEYS, group_parameters, settings_at
 from gpt_numpy.workshop.recipes import Recipe
@@ -40,7 +40,7 @@ from gpt_torch.device import (
     out_of_memory_as_memory_error,
     peak_of,
 )
-from gpt_torch.distributed import all_reduce_sum, full_tensor, parallelize, raising_lost, shard_like, split_rows
+from gpt_torch.distributed import Loss, all_reduce_sum, full_tensor, parallelize, raising_lost, shard_like, split_rows
 from gpt_torch.model import GPT
 from gpt_torch.optim import Masters, Optimizer
 from gpt_torch.options import Options, is_compiled, optimizer_skips, set_global_flags
@@ -80,6 +80,7 @@ class Engine:
         with raising_lost(), out_of_memory_as_memory_error():
             parallel, size = self.options.parallel, self.processes.size
             self.eager_loss = parallelize(self.model, self.device, self.dtype, parallel, size)
+        self.local_loss = Loss(self.model)
         self.parameters: dict[str, Tensor] = dict(self.model.named_parameters())  # what the optimizer updates
         self.masters: Masters | None = None
         if self.options.weights == "bfloat16":
@@ -114,7 +115,7 @@ class Engine:
 
     @raising_lost()
     @out_of_memory_as_memory_error()
-    def train_step(self, batch: Batch | Examples, step: int) -> StepResult:
+    def train_step(self, batch: AnyBatch, step: int) -> StepResult:
         for_training(self.model, True)
         if self.captures and self.is_warm and (captured := self._captured(batch)):
             return captured(cast(Batch, batch), step)
@@ -138,7 +139,7 @@ class Engine:
             group.update(settings[group["kind"]])
         return StepResult(loss, self.update(loss))
 
-    def _captured(self, batch: Batch | Examples) -> CapturedStep | None:
+    def _captured(self, batch: AnyBatch) -> CapturedStep | None:
         """The step as a CUDA graph; None if it cannot be captured, or is one for other batches."""
         try:
             self.captured = self.captured or CapturedStep(self, batch)
@@ -171,14 +172,14 @@ class Engine:
 
     @raising_lost()
     @out_of_memory_as_memory_error()
-    def first_nonfinite(self, batch: Batch | Examples, step: int) -> str | None:
+    def first_nonfinite(self, batch: AnyBatch, step: int) -> str | None:
         for_training(self.model, True)
         self.backward(batch, step)
         gradients = {f"the gradient of {name}": gradient for name, gradient in self._gradients().items()}
         tensors: dict[str, Tensor] = {**self.parameters, **gradients}
         return next((name for name, tensor in tensors.items() if not full_tensor(tensor).isfinite().all()), None)
 
-    def backward(self, batch: Batch | Examples, step: int) -> Tensor:
+    def backward(self, batch: AnyBatch, step: int) -> Tensor:
         """The loss of the whole batch. Its gradients, times the loss scale, are left in the parameters."""
         self.zero_grad()
         losses = []
@@ -205,21 +206,22 @@ class Engine:
             self.masters.take_gradients()
         return loss.detach()
 
-    def _loss_of(self, model_loss: Callable[..., Any], batch: Batch | Examples, rows: slice) -> Tensor:
+    def _loss_of(self, model_loss: Callable[..., Any], batch: AnyBatch, rows: slice) -> Tensor:
         """Of the batch, the part of these rows."""
         share = (rows.stop - rows.start) / batch.rows
         rows = rows if share else slice(0, 1)  # without rows: one of weight 0, since the other processes wait
-        if isinstance(batch, Examples):
-            given = (to_device(array[rows], self.device) for array in (batch.ids, batch.targets, batch.weights))
-            return torch.mul(self.loss_of(model_loss, *given), float(share > 0))
-        windows = self.texts.windows(batch, rows)
-        return torch.mul(self.loss_of(model_loss, windows[:, :-1], windows[:, 1:]), share)
+        if isinstance(batch, Batch):
+            windows = self.texts.windows(batch, rows)
+            return torch.mul(self.loss_of(model_loss, windows[:, :-1], windows[:, 1:]), share)
+        part = batch.part(rows)
+        given = {n: to_device(a, self.device) if isinstance(a, np.ndarray) else a for n, a in part.arrays.items()}
+        return torch.mul(self.loss_of(model_loss, objective=part.objective, **given), part.share * (share > 0))
 
-    def loss_of(self, model_loss: Callable[..., Any], *given: Tensor) -> Tensor:
+    def loss_of(self, model_loss: Callable[..., Any], *given: Tensor, **named: Any) -> Tensor:
         with self._autocast_and_attention():
-            return cast(Tensor, model_loss(*given))
+            return cast(Tensor, model_loss(*given, **named))
 
-    def _checked_backward(self, batch: Batch | Examples, step: int) -> Tensor:
+    def _checked_backward(self, batch: AnyBatch, step: int) -> Tensor:
         """`backward` of the compiled model, compared with the eager one; CompiledWrongly if they differ."""
         loss = self.backward(batch, step)
         gradients, compiled = self._gradients(), self.model_loss
@@ -253,7 +255,7 @@ class Engine:
         else:
             yield
 
-    def _too_large(self, batch: Batch | Examples) -> RunFailed:
+    def _too_large(self, batch: AnyBatch) -> RunFailed:
         """An error with the largest micro-batch that fits: a half, a quarter, ... of the present one is tried."""
         micro_batches = split_rows(batch.rows, self.recipe.micro_batch, self.processes)
         rows = max(part.stop - part.start for part in micro_batches)
@@ -267,8 +269,8 @@ class Engine:
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
                 reserved = reserved or self._optimizer_memory()
-                # self.model neither synchronizes with other processes nor recompiles for each size.
-                loss = self._loss_of(self.model.loss, batch, slice(0, rows))
+                # local_loss neither synchronizes with other processes nor recompiles for each size.
+                loss = self._loss_of(self.local_loss, batch, slice(0, rows))
                 torch.autograd.grad(loss, list(self.model.parameters()))
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -287,11 +289,11 @@ class Engine:
     @raising_lost()
     @out_of_memory_as_memory_error()
     @torch.no_grad()
-    def loss(self, batch: Batch | Examples) -> Tensor:
+    def loss(self, batch: AnyBatch) -> Tensor:
         for_training(self.model, False)
         at_once = max(1, AT_ONCE_ON_CPU // batch.length) if self.device.type == "cpu" else 0
         losses = [
-            self._loss_of(self.model.loss, batch, rows) for rows in split_rows(batch.rows, at_once, self.processes)
+            self._loss_of(self.local_loss, batch, rows) for rows in split_rows(batch.rows, at_once, self.processes)
         ]
         return all_reduce_sum(torch.stack(losses).sum(), self.processes)
 
@@ -331,8 +333,8 @@ class Engine:
 
     # -- reading --
 
-    def reader(self) -> Reader:
-        return Reader(self)
+    def reader(self, rows: int = 1) -> Reader:
+        return Reader(self, rows)
 
     # -- its state --
 

@@ -94,7 +94,7 @@ def errors_of_reading(tested: Engine, ids: np.ndarray[Any, Any], expected: np.nd
     for count in PIECES:
         if piece := ids[done : done + count].tolist():
             last = expected[done + len(piece) - 1]
-            error = reader.read(piece) - last
+            error = reader.read([piece])[0] - last
             errors[f"reading {len(piece)} tokens after {done}"] = float(np.linalg.norm(error) / np.linalg.norm(last))
             done += len(piece)
     return errors

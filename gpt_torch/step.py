@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt_numpy.workshop.engine import Batch, Examples, StepResult
+from gpt_numpy.workshop.engine import AnyBatch, Batch, StepResult
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.optim import settings_at
 from gpt_numpy.workshop.recipes import Recipe
@@ -26,8 +26,8 @@ Replay = Callable[[], None]
 class CapturedStep:
     """Not for micro-batches, whose dropout has a seed each: see check_capture."""
 
-    def __init__(self, engine: Any, batch: Batch | Examples) -> None:  # an Engine, whose file imports this one
-        if isinstance(batch, Examples):
+    def __init__(self, engine: Any, batch: AnyBatch) -> None:  # an Engine, whose file imports this one
+        if not isinstance(batch, Batch):
             raise RuntimeError("it is for the windows of a text")
         self.engine, self.tokens, self.length = engine, batch.tokens, batch.length
         self.text = engine.texts.find(batch.tokens)  # the graph has its address
@@ -51,7 +51,7 @@ class CapturedStep:
             engine.nonfinite.copy_(nonfinite)
         self.position.zero_()
 
-    def is_for(self, batch: Batch | Examples) -> bool:
+    def is_for(self, batch: AnyBatch) -> bool:
         shape = batch.rows, batch.length
         return isinstance(batch, Batch) and batch.tokens is self.tokens and shape == (len(self.starts), self.length)
 

@@ -44,7 +44,7 @@ class Batch:
 
     def part(self, rows: slice) -> "Part":
         ids, targets = self.ids_and_targets(rows)
-        return Part(ids, targets, None, len(ids) / self.rows)
+        return Part("cross_entropy", {"ids": ids, "targets": targets}, len(ids) / self.rows)
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Examples:
     ids: Ids  # (B, T)
     targets: NDArray[Any]  # (B, T) ids, or (B, T, V) distributions
     weights: NDArray[np.float32]  # (B, T); 0 leaves a token out
+    temperature: float = 1.0  # that the logits are divided by
 
     @property
     def rows(self) -> int:
@@ -64,16 +65,67 @@ class Examples:
         return int(self.ids.shape[1])
 
     def part(self, rows: slice) -> "Part":
-        return Part(self.ids[rows], self.targets[rows], self.weights[rows], 1.0)
+        arrays = {"ids": self.ids[rows], "targets": self.targets[rows], "weights": self.weights[rows]}
+        return Part("cross_entropy", {**arrays, "temperature": self.temperature}, 1.0)
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Answers that a policy has drawn, to be made likelier or less likely."""
+
+    ids: Ids  # (B, T)
+    targets: Ids  # (B, T)
+    weights: NDArray[np.float32]  # (B, T): how much likelier a token should become; 0 leaves it out
+    old: NDArray[np.float32]  # (B, T): log of the probability with which it was drawn
+    clip: float  # how far the ratio to that probability may be from 1
+    log_r: NDArray[np.float32] | None = None  # (B, T, V): what a reference expects there
+    kl_weights: NDArray[np.float32] | None = None  # (B, T): of the distance to it
+
+    @property
+    def rows(self) -> int:
+        return len(self.ids)
+
+    @property
+    def length(self) -> int:
+        return int(self.ids.shape[1])
+
+    def part(self, rows: slice) -> "Part":
+        names = "ids", "targets", "weights", "old", "log_r", "kl_weights"
+        arrays = {name: None if getattr(self, name) is None else getattr(self, name)[rows] for name in names}
+        return Part("policy", {**arrays, "clip": self.clip}, 1.0)
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Pairs of answers to a prompt, of which the first is preferred."""
+
+    ids: Ids  # (P, 2, T)
+    targets: Ids  # (P, 2, T)
+    counted: NDArray[np.float32]  # (P, 2, T): 1 for tokens of answers, 0 for others
+    reference: NDArray[np.float32]  # (P, 2): log of the probability that a reference gives to each answer
+    beta: float
+
+    @property
+    def rows(self) -> int:
+        return len(self.ids)
+
+    @property
+    def length(self) -> int:  # of both
+        return 2 * int(self.ids.shape[2])
+
+    def part(self, rows: slice) -> "Part":
+        arrays = {name: getattr(self, name)[rows] for name in ("ids", "targets", "counted", "reference")}
+        return Part("preference", {**arrays, "beta": self.beta}, len(arrays["ids"]) / self.rows)
+
+
+AnyBatch = Batch | Examples | Rollouts | Preferences
 
 
 class Part(NamedTuple):
-    """Some rows of either. Their part in its loss: the share times the sum of each token's loss times its weight;
-    without weights, the share times the mean."""
+    """Some rows of a batch: their part in its loss is the share times the objective of the arrays."""
 
-    ids: Ids
-    targets: NDArray[Any]
-    weights: NDArray[np.float32] | None
+    objective: str  # a function in objectives.py of an engine
+    arrays: Mapping[str, NDArray[Any] | float | None]
     share: float
 
 
@@ -85,10 +137,10 @@ class StepResult(NamedTuple):
 
 
 class Reader(Protocol):
-    """Reads a text piece by piece, and caches the keys and values of what it has read."""
+    """Reads texts piece by piece, and caches the keys and values of what it has read."""
 
-    def read(self, ids: Sequence[int]) -> NDArray[Any]:
-        """The logits (V,) after these ids, which follow those read before; block_size in all."""
+    def read(self, ids: Sequence[Sequence[int]]) -> NDArray[Any]:
+        """The logits (rows, V) after these ids of each text, which follow those read before; block_size in all."""
 
 
 class Engine(Protocol):
@@ -97,16 +149,16 @@ class Engine(Protocol):
     threads: int  # of the CPU; another number may add in another order
     peak: float | None  # FLOP/s of the device as its maker states them, if known
 
-    def train_step(self, batch: Batch | Examples, step: int) -> StepResult:
+    def train_step(self, batch: AnyBatch, step: int) -> StepResult:
         """One step of the recipe on a whole batch. It depends on nothing but these and the state.
 
         If the loss or the norm of the gradient is not finite, this step is skipped, and so is each one after it.
         """
 
-    def first_nonfinite(self, batch: Batch | Examples, step: int) -> str | None:
+    def first_nonfinite(self, batch: AnyBatch, step: int) -> str | None:
         """After such a step: the first parameter that is not finite, or else the first whose gradient is not."""
 
-    def loss(self, batch: Batch | Examples) -> Any:
+    def loss(self, batch: AnyBatch) -> Any:
         """The loss, without dropout: a number, perhaps of a device that is still at work."""
 
     def logits(self, ids: Ids) -> NDArray[Any]:
@@ -115,8 +167,8 @@ class Engine(Protocol):
     def profile(self, folder: Path) -> AbstractContextManager[list[str | Table]]:
         """Measures the steps of a block. At its end the list holds the result, or where in the folder that is."""
 
-    def reader(self) -> Reader:
-        """One that has read nothing yet."""
+    def reader(self, rows: int = 1) -> Reader:
+        """One for so many texts, that has read nothing yet."""
 
     def weights(self) -> Arrays:
         """By parameter; a snapshot."""

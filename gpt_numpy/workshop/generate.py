@@ -82,7 +82,7 @@ def generate(
         if wanted != start:
             del window[: wanted - start]
             reader, start, read = engine.reader(), wanted, 0
-        p = probabilities(reader.read(window[read:]), sampling)
+        p = probabilities(reader.read([window[read:]])[0], sampling)
         read = len(window)
         token = int(random.choice(len(p), p=p))
         if token == end:

@@ -267,9 +267,10 @@ def test_cached_generation_matches_uncached_model_far_past_the_context(
         def __init__(self) -> None:
             self.reader = read()
 
-        def read(self, ids: list[int]) -> Any:
-            seen.append(self.reader.read(ids))
-            return seen[-1]
+        def read(self, ids: list[list[int]]) -> Any:
+            found = self.reader.read(ids)
+            seen.append(found[0])
+            return found
 
     engine.reader = Recording
     tokens = text + list(generate(engine, text, 25, Sampling(), seed=3))
@@ -286,7 +287,7 @@ def test_cached_generation_matches_uncached_model_far_past_the_context(
 def test_dropout_is_off_in_generation_and_evaluation(make: Make) -> None:
     engine = with_large_weights(make, replace(CONFIG, dropout=0.5), replace(RECIPE, lr=0.0, weight_decay=0.0))
     plain = with_large_weights(make)
-    assert np.array_equal(engine.reader().read([1, 2, 3]), plain.reader().read([1, 2, 3]))
+    assert np.array_equal(engine.reader().read([[1, 2, 3]]), plain.reader().read([[1, 2, 3]]))
     engine.train_step(batch(), 0)
     assert engine.loss(batch()) == plain.loss(batch())
-    assert np.array_equal(engine.reader().read([1, 2, 3]), plain.reader().read([1, 2, 3]))
+    assert np.array_equal(engine.reader().read([[1, 2, 3]]), plain.reader().read([[1, 2, 3]]))

@@ -1,12 +1,14 @@
-"""Steps on examples, whose tokens have targets and weights of their own, in both engines."""
+"""Steps on what tuning trains on: examples, rollouts and preferences, in both engines."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gpt_numpy.workshop.engine import Examples
+from gpt_numpy.workshop.engine import AnyBatch, Examples, Preferences, Rollouts
 from gpt_numpy.workshop.recipes import Recipe
 from tests.equivalence.test_lockstep import to_float64
 from tests.support.engines import CONFIG, ENGINES, RECIPE, RECIPES, assert_close, batch
@@ -27,17 +29,47 @@ def examples(step: int, kind: str = "ids", rows: int = 7) -> Examples:
     return Examples(ids, targets, (mask / mask.sum()).astype(np.float32))
 
 
+def rollouts(step: int, rows: int = 7, kl: bool = True) -> Rollouts:
+    """As if drawn some steps ago: some ratios are clipped."""
+    given, random = examples(step, rows=rows), np.random.default_rng(step + 100)
+    advantages = random.standard_normal((rows, 1)).astype(np.float32)
+    old = np.log(random.uniform(0.06, 0.13, (rows, T))).astype(np.float32)  # near 1 in 11
+    log_r = np.log(random.dirichlet(np.ones(V), (rows, T))).astype(np.float32)
+    weights = given.weights * advantages
+    return Rollouts(given.ids, given.targets, weights, old, 0.2, *((log_r, 0.3 * given.weights) if kl else ()))
+
+
+def preferences(step: int, rows: int = 7) -> Preferences:
+    given, random = examples(step, rows=2 * rows), np.random.default_rng(step + 100)
+    counted = (given.weights > 0).astype(np.float32)
+    reference = -2.4 * counted.reshape(rows, 2, T).sum(-1) + random.standard_normal((rows, 2), np.float32)
+    shape = rows, 2, T
+    return Preferences(
+        given.ids.reshape(shape), given.targets.reshape(shape), counted.reshape(shape), reference, beta=0.5
+    )
+
+
+KINDS: dict[str, Callable[..., AnyBatch]] = {
+    "ids": examples,
+    "distributions": partial(examples, kind="distributions"),
+    "temperature": lambda step, **rows: replace(examples(step, "distributions", **rows), temperature=2.0),
+    "rollouts": rollouts,
+    "rollouts without a reference": partial(rollouts, kl=False),
+    "preferences": preferences,
+}
+
+
 def engine_of(name: str, recipe: Recipe) -> Any:
     return to_float64(ENGINES[name](CONFIG, recipe))
 
 
-@pytest.mark.parametrize("kind", ["ids", "distributions"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("micro_batch", [0, 2])
 def test_both_engines_take_the_same_steps(kind: str, micro_batch: int) -> None:
     ours, theirs = (engine_of(name, replace(RECIPE, micro_batch=micro_batch)) for name in ENGINES)
     for step in range(20):
-        a, b = (engine.train_step(examples(step, kind), step) for engine in (ours, theirs))
-        assert float(a.loss) == pytest.approx(float(b.loss), rel=1e-9)
+        a, b = (engine.train_step(KINDS[kind](step), step) for engine in (ours, theirs))
+        assert float(a.loss) == pytest.approx(float(b.loss), rel=1e-9, abs=1e-12)
         assert float(a.grad_norm) == pytest.approx(float(b.grad_norm), rel=1e-7)
     for name, weight in ours.weights().items():
         np.testing.assert_allclose(weight, theirs.weights()[name], 1e-6, 1e-8, err_msg=name)
@@ -49,6 +81,17 @@ def test_both_engines_take_the_same_steps_of_muon() -> None:
         a, b = (engine.train_step(examples(step), step) for engine in (ours, theirs))
         assert float(a.loss) == pytest.approx(float(b.loss), rel=1e-5)
     assert_close(dict(ours.weights()), dict(theirs.weights()), 1e-3)
+
+
+@each_engine
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_is_the_same_however_a_batch_is_divided(kind: str, name: str) -> None:
+    """And the shares of single rows add up to it."""
+    engine, given = engine_of(name, RECIPE), KINDS[kind](0)
+    whole = float(engine.loss(given))
+    assert float(engine.train_step(given, 0).loss) == pytest.approx(whole, rel=1e-9)
+    single = engine_of(name, replace(RECIPE, micro_batch=1))
+    assert float(single.train_step(given, 0).loss) == pytest.approx(whole, rel=1e-9)
 
 
 @each_engine

@@ -69,7 +69,7 @@ def test_attention_of_the_options_computes(attention: Any, monkeypatch: pytest.M
     engine.train_step(batch(), 0)
     engine.loss(batch())
     engine.logits(batch().windows()[:, :-1])
-    engine.reader().read([1])
+    engine.reader().read([[1]])
     assert asked == [attention, "end"] * 4
 
 
@@ -86,7 +86,7 @@ def test_evaluating_and_generating_do_not_affect_training() -> None:
     for step in range(3):
         disturbed.train_step(batch(seed=step), step)
         disturbed.loss(batch())
-        disturbed.reader().read([1])
+        disturbed.reader().read([[1]])
         np.testing.assert_array_equal(
             disturbed.logits(batch().windows()[:, :-1]), disturbed.logits(batch().windows()[:, :-1])
         )
@@ -167,7 +167,7 @@ def test_lower_precision_is_close_but_not_equal(dtype: Any, rtol: float) -> None
         assert float(getattr(a, name)) == pytest.approx(float(getattr(b, name)), rel=rtol)
     assert float(a.grad_norm) != float(b.grad_norm)
     assert all(p.dtype == torch.float32 for p in low.parameters.values())
-    assert low.reader().read([1, 2]).dtype == np.float32
+    assert low.reader().read([[1, 2]]).dtype == np.float32
 
 
 @each_recipe
@@ -472,7 +472,7 @@ def test_out_of_memory_in_loss_and_reader_is_a_memory_error(
     with pytest.raises(MemoryError):
         engine.loss(batch())
     with pytest.raises(MemoryError):
-        engine.reader().read([1])
+        engine.reader().read([[1]])
 
 
 # ---- self-test --------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def computed(case: Case, processes: Processes, folder: Path) -> Everything:
     everything = {
         "reported": np.array([[float(number) for number in step] for step in reported]),
         "losses": np.array(losses),
-        "read": np.stack([reader.read(ids) for ids in ([1, 2], [3], [4])]),
+        "read": np.stack([reader.read([ids])[0] for ids in ([1, 2], [3], [4])]),
     }
     return {**everything, **engine.weights(), **engine.optimizer_state()}
 

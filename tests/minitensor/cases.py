@@ -393,6 +393,21 @@ def composed_linear_cross_entropy(x: Tensor, weight: Tensor, *, targets: Array, 
     return -((x @ weight.T).log_softmax(-1) * (q * w[:, None])).sum()
 
 
+def make_kl_divergence(source: Source) -> Example:
+    shape = (*source.shape(max_dims=2), source.choice([4, 1, 3]))
+    r = np.exp(source.values(shape))
+    return Example([source.values(shape, -30, 30)], {"log_r": np.log(r / r.sum(-1, keepdims=True))})
+
+
+def torch_kl_divergence(z: torch.Tensor, *, log_r: Array) -> Any:
+    return TF.kl_div(torch.from_numpy(log_r), z.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+
+
+def composed_kl_divergence(z: Tensor, *, log_r: Array) -> Tensor:
+    log_p = z.log_softmax(-1)
+    return (log_p.exp() * (log_p - log_r)).sum(-1)
+
+
 def make_dropout(source: Source) -> Example:
     x = source.values(source.shape())
     return Example([x, source.booleans(x.shape)], {"p": source.choice([0.1, 0.5, 0.0, 1.0])})
@@ -553,6 +568,7 @@ CASES: dict[str, Case] = {
     "linear_cross_entropy": Case(
         make_linear_cross_entropy, torch_linear_cross_entropy, composed_linear_cross_entropy, analytic=False, cancels=1
     ),
+    "kl_divergence": Case(make_kl_divergence, torch_kl_divergence, composed_kl_divergence, analytic=False, cancels=1),
     "dropout": Case(make_dropout, torch_dropout, composed_dropout),
     "attention_scores": Case(make_scores, torch_scores, composed_scores),
     "attention_weights": Case(make_weights, torch_weights, composed_weights, analytic=False, float32=1e-5, cancels=0),
