@@ -159,6 +159,12 @@ def _show_result(cli: EngineCLI, spec: RunSpec, trainer: Trainer) -> None:
 # ---- beginning and resuming -------------------------------------------------------------------------------------
 
 
+def add_run_flags(group: Any) -> None:
+    group.add_argument("--out", metavar="FOLDER", help="its folder (default a new one in runs)")
+    group.add_argument("--resume", action="store_true", help="resume the run in --out, or the newest one")
+    group.add_argument("--log", choices=LOGGERS, help="also log the curves there; needs the extra of that name")
+
+
 def resumed_run(cli: EngineCLI, flags: Flags, console: Console, method: str, learn: Learn) -> RunSpec:
     """From its latest checkpoint, as if it had never stopped. Flags change its recipe."""
     run_dir = find_run_dir(flags.get("out", "latest"))

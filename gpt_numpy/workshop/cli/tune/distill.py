@@ -1,0 +1,112 @@
+"""tune distill: a new model that learns from trained ones."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gpt_numpy.config import GPTConfig
+from gpt_numpy.workshop.cli.engine_cli import EngineCLI
+from gpt_numpy.workshop.cli.flags import Flags, Parser, add_data_flag, add_fields, override, pick
+from gpt_numpy.workshop.cli.generate import add_which_checkpoint, checkpoints_digest, load_engines
+from gpt_numpy.workshop.cli.run import (
+    Material,
+    RunSpec,
+    add_run_flags,
+    check_memory,
+    resumed_run,
+    saved_options,
+    train_run,
+)
+from gpt_numpy.workshop.cli.train import add_engine_flags, dataset_of
+from gpt_numpy.workshop.cli.train import material_of as text_material
+from gpt_numpy.workshop.console import Console
+from gpt_numpy.workshop.data.dataset import Dataset
+from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.recipes import PRESETS, Recipe
+from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
+from gpt_numpy.workshop.runs.run_dir import RUNS, RunDir, find_run_dir, new_run_dir
+from gpt_numpy.workshop.train.budget import TimeBudget, process_start
+from gpt_numpy.workshop.train.ensemble import Ensemble
+from gpt_numpy.workshop.tune.distill import Distillation
+
+
+def distill(cli: EngineCLI, arguments: Sequence[str]) -> int:
+    about = "Train a new model, the student, on what trained ones expect: the mean of their probabilities."
+    parser = Parser(f"{cli.name} tune distill", about)
+    group = parser.add_argument_group("the teachers")
+    group.add_argument("--teacher", metavar="FOLDER", action="append", help="a run's folder; once for each teacher")
+    add_which_checkpoint(group)
+    group = parser.add_argument_group("the student")
+    default_preset = cli.default_preset(cli.options())
+    presets = ", ".join(PRESETS)
+    group.add_argument(
+        "--preset", choices=PRESETS, help=f"defaults: {presets} (default {default_preset}); see train --help"
+    )
+    add_data_flag(group, "its text, if that is no longer where the first teacher found it")
+    add_run_flags(group)
+    add_engine_flags(parser, cli)
+    recipes = {name: preset.recipe for name, preset in PRESETS.items()}
+    add_fields(parser, "the training", Recipe, recipes, only=set(vars(Recipe())) - {"tokenizer"})
+    models = {name: preset.model for name, preset in PRESETS.items()}
+    add_fields(parser, "the model", GPTConfig, models, only=set(vars(GPTConfig())) - {"vocab_size"})
+    flags = parser.flags(arguments)
+    console, budget = Console(), TimeBudget(process_start())
+    if not flags.get("resume"):
+        return train_run(cli, student_run(cli, flags, console), flags, console, budget)
+    if "preset" in flags:
+        raise WrongUse("--preset is for a run that begins; one that is resumed has its recipe")
+
+    def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
+        names = flags.get("teacher", checkpoint.state.tuned_on.split("\n"))
+        with cli.processes.local_first():
+            data = dataset_of(checkpoint, flags.get("data"), console)
+        material = material_of_teachers(cli, teachers_of(names, flags), data, recipe, config, options)
+        if material.in_state["tuned_on_digest"] != checkpoint.state.tuned_on_digest:
+            raise WrongUse(
+                f"{' and '.join(names)} are not the teachers of {checkpoint.folder}; give those by --teacher"
+            )
+        return material
+
+    return train_run(cli, resumed_run(cli, flags, console, "distill", learn), flags, console, budget)
+
+
+def student_run(cli: EngineCLI, flags: Flags, console: Console) -> RunSpec:
+    if "teacher" not in flags:
+        raise WrongUse(f"--teacher is missing: the folder of a run; see {cli.name} tune distill --help")
+    options = cli.parse_options(flags)
+    preset = PRESETS[flags.get("preset", cli.default_preset(options))]
+    teachers = teachers_of(flags["teacher"], flags)
+    first = teachers[0]
+    recipe = override(replace(preset.recipe, tokenizer=first.state.recipe.tokenizer), pick(Recipe, flags))
+    config = override(replace(preset.model, vocab_size=first.state.config.vocab_size), pick(GPTConfig, flags))
+    check_memory(config, recipe)
+    with cli.processes.local_first():
+        data = dataset_of(first, flags.get("data"), console)
+    material = material_of_teachers(cli, teachers, data, recipe, config, options)
+    same = f"{config} {recipe} {material.digest} {material.in_state['tuned_on_digest']}"
+    cli.processes.check_agreement("flags, text or teachers", same)
+    run_dir = new_run_dir(flags.get("out"), "distill") if cli.processes.first else RunDir(Path(flags.get("out", RUNS)))
+    state = State(config, recipe, method="distill", **material.in_state, engine_options=saved_options(cli, flags))
+    return RunSpec(run_dir, state, options, first.tokenizer, material)
+
+
+def teachers_of(names: Sequence[str], flags: Flags) -> list[Checkpoint]:
+    return [find_run_dir(name).checkpoint(flags["checkpoint"]) for name in names]
+
+
+def material_of_teachers(
+    cli: EngineCLI, teachers: Sequence[Checkpoint], data: Dataset, recipe: Recipe, config: GPTConfig, options: Any
+) -> Material:
+    ensemble = Ensemble(load_engines(cli, teachers, options))
+    if config.block_size > ensemble.config.block_size:
+        raise WrongUse(f"--block-size {config.block_size}: the teachers read {ensemble.config.block_size} tokens")
+    tokenizer = teachers[0].tokenizer
+    text = text_material(data, tokenizer, recipe, config)
+    task = Distillation(data, tokenizer, recipe, config.block_size, ensemble)
+    about = [text.about, *(f"teacher: {teacher.folder}, step {teacher.state.step}" for teacher in teachers)]
+    in_state = {
+        **text.in_state, "tuned_on_digest": checkpoints_digest(teachers),
+        "tuned_on": "\n".join(str(teacher.folder.parents[1].resolve()) for teacher in teachers),
+    }  # fmt: skip
+    return replace(text, task=task, about="\n".join(about), in_state=in_state)
