@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 from gpt_numpy.cli import CLI
 from gpt_numpy.workshop.cli.main import run
-from gpt_numpy.workshop.train import trainer
+from gpt_numpy.workshop.train import task
 from tests.support.runs import PLAY, TINY, Train, Trained
 
 pytest_plugins = ["tests.support.speeds", "tests.support.tables"]
@@ -96,7 +96,7 @@ def train(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     """Trains a tiny model in the folder that is named; more flags may follow."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "play.txt").write_text(PLAY, encoding="utf-8")
-    monkeypatch.setattr(trainer, "SAMPLE", 2)
+    monkeypatch.setattr(task, "SAMPLE", 2)
 
     def start(out: str, *flags: str) -> int:
         begin = [] if "--resume" in flags else ["--data", str(home / "play.txt"), *TINY]

@@ -156,10 +156,10 @@ MAIN = """
 import os, signal, sys
 import torch
 from gpt_torch import cli, engine
-from gpt_numpy.workshop.train import trainer
+from gpt_numpy.workshop.train import task
 
 rank = int(os.environ["RANK"])
-trainer.SAMPLE = 10
+task.SAMPLE = 10
 train_step, method, steps = engine.Engine.train_step, engine.Engine.{where}, 0
 
 def counted(self, *batch):

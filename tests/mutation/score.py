@@ -65,7 +65,8 @@ SAMPLED = {
     **{ROOT / "gpt_numpy" / "workshop" / f"{name}.py": WORKSHOP for name in (
         "train/trainer", "train/metrics", "train/evaluate", "train/signals", "runs/checkpoint", "runs/run_dir",
         "train/task", "train/ensemble", "runs/saver", "runs/lock", "io", "generate", "data/dataloader", "recipes",
-        "cli/train", "cli/run", "cli/tune/sft", "cli/tune/distill", "cli/tune/methods", "cli/seeds", "tune/pairs", "tune/sft", "tune/distill",
+        "cli/train", "cli/run", "cli/tune/sft", "cli/tune/distill", "cli/tune/methods", "cli/seeds",
+        "tune/pairs", "tune/sft", "tune/distill",
     )},
     **{ROOT / "gpt_numpy" / name: STEPS for name in ("engine.py", "parts.py", "workshop/optim.py")},
     **{ROOT / "gpt_torch" / name: STEPS for name in (

@@ -21,7 +21,7 @@ from typing import Any
 from gpt_numpy.workshop.cli import run as run_command
 from gpt_numpy.workshop.runs import checkpoint, run_dir
 from gpt_numpy.workshop.runs.run_dir import RunDir
-from gpt_numpy.workshop.train import trainer
+from gpt_numpy.workshop.train import task
 from gpt_numpy.workshop.train.trainer import Trainer
 from tests.support.fork_server import ForkServer
 from tests.support.runs import MODEL, PLAY, assert_same_run
@@ -67,7 +67,7 @@ class Page:
 def mark_work(folder: Path) -> None:
     """Called in the fork server: trainers record their current work from now on. Samples are short, or most kills
     would happen while the first one is generated."""
-    trainer.SAMPLE = 5
+    task.SAMPLE = 5
     page = Page(folder / "page")
     Trainer._step = page.marking("a step", Trainer._step)  # type: ignore[method-assign]
     Trainer._evaluate = page.marking("evaluating", Trainer._evaluate)  # type: ignore[method-assign]

@@ -13,7 +13,7 @@ import pytest
 from gpt_numpy.engine import Engine
 from gpt_numpy.workshop.cli import run as run_command
 from gpt_numpy.workshop.runs.run_dir import RunDir
-from gpt_numpy.workshop.train import metrics, trainer
+from gpt_numpy.workshop.train import metrics, task, trainer
 from gpt_numpy.workshop.train.budget import PARTS, in_words
 from tests.support.runs import Train, records
 
@@ -21,7 +21,7 @@ from tests.support.runs import Train, records
 def test_time_of_each_part(train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Each part is delayed by a known time; the rest takes less."""
     slow = {
-        (Engine, "train_step"): 0.02, (Engine, "loss"): 0.05, (trainer.Trainer, "_sample"): 0.11,
+        (Engine, "train_step"): 0.02, (Engine, "loss"): 0.05, (task.Task, "sample"): 0.11,
         (RunDir, "save_latest"): 0.03, (run_command, "write_report"): 0.1,
     }  # fmt: skip
     for (owner, name), seconds in slow.items():

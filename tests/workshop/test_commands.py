@@ -22,7 +22,7 @@ from gpt_numpy.workshop.data import corpus
 from gpt_numpy.workshop.data.synthetic import write_play
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.run_dir import RunDir, find_run_dir
-from gpt_numpy.workshop.train import trainer
+from gpt_numpy.workshop.train import task
 from gpt_torch.options import Options
 from tests.support import ROOT
 from tests.support.engines import batch_of
@@ -51,7 +51,7 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(corpus, "ADDRESS", "http://127.0.0.1:9/unreachable")
     monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: folder / "cache")
-    monkeypatch.setattr(trainer, "SAMPLE", 5)
+    monkeypatch.setattr(task, "SAMPLE", 5)
     return folder
 
 

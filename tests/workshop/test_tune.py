@@ -34,6 +34,8 @@ CHARACTERS = CharTokenizer("\n abcdefghijklmnopqrstuvwxyz")
 FLAGS = ["--run", "base", "--data", "pairs.jsonl", "--threads", "1", "--batch-size", "4"]
 FLAGS += ["--steps", "12", "--eval-every", "4", "--checkpoint-every", "4", "--warmup", "1", "--lr", "0.01"]
 
+NONE: Any = None  # an engine, which these batches do not ask
+
 each_cli = pytest.mark.parametrize("cli", [BY_HAND, IN_TORCH], ids=["numpy", "torch"])
 
 
@@ -122,7 +124,7 @@ def test_files_that_are_no_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(WrongUse, match=reason):
             read_pairs(tmp_path / name, CHARACTERS, 8)
     with pytest.raises(WrongUse, match="needs at least two pairs"):
-        FineTuning(read_pairs(write_pairs(tmp_path / "one.jsonl", PAIRS[:1]), CHARACTERS, 8), Recipe())
+        FineTuning(read_pairs(write_pairs(tmp_path / "one.jsonl", PAIRS[:1]), CHARACTERS, 8), Recipe(), CHARACTERS)
 
 
 # ---- batches ----------------------------------------------------------------------------------------------------
@@ -130,9 +132,11 @@ def test_files_that_are_no_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_batch_counts_the_tokens_of_answers_alone(tmp_path: Path) -> None:
     pairs = [("ab", "cde"), ("f", "gh"), ("i", "j"), ("k", "l")]
-    task = FineTuning(read_pairs(write_pairs(tmp_path / "p.jsonl", pairs), CHARACTERS, 8), Recipe(batch_size=3))
+    task = FineTuning(
+        read_pairs(write_pairs(tmp_path / "p.jsonl", pairs), CHARACTERS, 8), Recipe(batch_size=3), CHARACTERS
+    )
     assert (task.length, task.tokens_per_step, len(task.training), len(task.validation)) == (4, 12, 3, 1)
-    found = task.batch(0)
+    found = task.batch(0, NONE)
     assert found.ids.shape == found.targets.shape == found.weights.shape == (3, 4)
     seen = {}
     for ids, targets, weights in zip(found.ids, found.targets, found.weights, strict=True):
@@ -145,24 +149,24 @@ def test_batch_counts_the_tokens_of_answers_alone(tmp_path: Path) -> None:
 
 def test_batches_are_shuffled_epochs(tmp_path: Path) -> None:
     pairs = read_pairs(write_pairs(tmp_path / "p.jsonl"), CHARACTERS, 8)
-    task = FineTuning(pairs, Recipe(batch_size=2, seed=3))  # ten to train on
+    task = FineTuning(pairs, Recipe(batch_size=2, seed=3), CHARACTERS)  # ten to train on
     assert [pair.text for pair in task.validation] == [PAIRS[-1][0]]
     epochs = [
-        [CHARACTERS.decode(row[:3].tolist()) for step in range(5 * e, 5 * e + 5) for row in task.batch(step).ids]
+        [CHARACTERS.decode(row[:3].tolist()) for step in range(5 * e, 5 * e + 5) for row in task.batch(step, NONE).ids]
         for e in range(2)
     ]
     assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(prompt.encode() for prompt, _ in PAIRS[:10])
     assert epochs[0] != epochs[1] != sorted(epochs[1])
-    again = FineTuning(pairs, Recipe(batch_size=2, seed=3)).batch(7)
-    np.testing.assert_array_equal(again.ids, task.batch(7).ids)
-    other = FineTuning(pairs, Recipe(batch_size=2, seed=4))
-    assert any((other.batch(step).ids != task.batch(step).ids).any() for step in range(5))
+    again = FineTuning(pairs, Recipe(batch_size=2, seed=3), CHARACTERS).batch(7, NONE)
+    np.testing.assert_array_equal(again.ids, task.batch(7, NONE).ids)
+    other = FineTuning(pairs, Recipe(batch_size=2, seed=4), CHARACTERS)
+    assert any((other.batch(step, NONE).ids != task.batch(step, NONE).ids).any() for step in range(5))
 
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_evaluation_is_the_mean_over_the_answers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = read_pairs(write_pairs(tmp_path / "p.jsonl", [*PAIRS[:10], ("a", "bcdef"), ("gh", "i")] * 3), CHARACTERS, 8)
-    task = FineTuning(pairs, Recipe(batch_size=4))
+    task = FineTuning(pairs, Recipe(batch_size=4), CHARACTERS)
     config = GPTConfig(vocab_size=CHARACTERS.vocab_size, block_size=8, n_layer=1, n_head=2, n_embd=8)
     engine: Any = ENGINES[name](config)
     *_, whole = task.evaluate(engine)
@@ -377,7 +381,7 @@ def test_loss_of_distillation_is_least_for_the_teacher(teachers: list[str]) -> N
     teacher = loaded("torch", "one")
     data: Any = SimpleNamespace(train=np.arange(200, dtype=np.uint8) % 20, characters_per_token=1.0, floor=None)
     task = Distillation(data, CHARACTERS, state.recipe, 8, Ensemble([teacher]))
-    batch = task.batch(3)
+    batch = task.batch(3, NONE)
     assert batch.targets.shape == (*batch.ids.shape, state.config.vocab_size)
     p = batch.targets.astype(np.float64)
     assert float(teacher.loss(batch)) == pytest.approx(-(p * np.log(p)).sum(-1).mean(), rel=1e-5)

@@ -24,7 +24,6 @@ from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State, find_checkpoin
 from gpt_numpy.workshop.runs.run_dir import Record, RunDir, find_run_dir
 from gpt_numpy.workshop.runs.saver import Saver
 from gpt_numpy.workshop.train.budget import TimeBudget
-from gpt_numpy.workshop.train.evaluate import bits
 from gpt_numpy.workshop.train.loggers import LOGGERS
 from gpt_numpy.workshop.train.metrics import Metrics
 from gpt_numpy.workshop.train.profile import StepProfiler
@@ -145,8 +144,7 @@ def _config_json(cli: EngineCLI, spec: RunSpec, engine: Engine) -> Record:
 def _show_result(cli: EngineCLI, spec: RunSpec, trainer: Trainer) -> None:
     console, state, folder = trainer.console, trainer.state, spec.run_dir.folder
     if state.best_loss is not None:
-        per_character = f"{bits(state.best_loss / spec.material.task.characters_per_token):.3f} bits a character"
-        console.say(f"best validation loss {state.best_loss:.4f} at step {state.best_step}: {per_character}", "bold")
+        console.say(spec.material.task.best(state.best_loss, state.best_step), "bold")
     console.say(trainer.budget.line())
     if (warm := trainer.metrics.warm) and warm.tokens:
         flops, peak = warm.tokens_per_second * flops_per_token(state.config), trainer.engine.peak

@@ -1,7 +1,7 @@
 """The loss of a model over a whole validation part."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, SupportsFloat
 
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ AT_ONCE = 1 << 14  # tokens of a batch
 class EvalProgress(NamedTuple):
     done: float  # the fraction of the tokens
     loss: SupportsFloat  # mean over these tokens; float() of it may have to wait for a device
+    figures: Mapping[str, float] = {}  # measured beside it
 
 
 class Evaluated(Protocol):

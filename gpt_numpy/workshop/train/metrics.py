@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -48,7 +48,8 @@ class Metrics:
         self.evaluations: list[Evaluation] = []
         for record in records:
             self.add_record(record)
-        self.pending: list[tuple[int, StepResult]] = []  # results not read yet, and their steps
+        # Results not read yet, with their steps and what else was measured of these.
+        self.pending: list[tuple[int, StepResult, Mapping[str, float]]] = []
         self._host_seconds = 0.0  # spent on these steps
         self._flushed = time.perf_counter()
         self._recent: deque[Throughput] = deque(maxlen=10)
@@ -61,8 +62,10 @@ class Metrics:
         elif record["kind"] == "evaluation":
             self.evaluations.append(Evaluation(record["step"], record["train_loss"], record["val_loss"]))
 
-    def add_step(self, step: int, result: StepResult, seconds: float) -> None:
-        self.pending.append((step, result))
+    def add_step(
+        self, step: int, result: StepResult, seconds: float, figures: Mapping[str, float] | None = None
+    ) -> None:
+        self.pending.append((step, result, figures or {}))
         self._host_seconds += seconds
 
     @property
@@ -73,7 +76,7 @@ class Metrics:
     def flush(self, recipe: Recipe) -> list[Record]:
         """Records of the pending steps, which may not be finite."""
         start = time.perf_counter()
-        results = [(step, float(result.loss), float(result.grad_norm)) for step, result in self.pending]
+        results = [(step, float(one.loss), float(one.grad_norm), figures) for step, one, figures in self.pending]
         seconds = self._host_seconds + time.perf_counter() - start
         measured = Throughput(len(results) * self.tokens_per_step, seconds)
         self.budget.seconds["first step" if self.warm is None else "other steps"] += seconds
@@ -85,9 +88,9 @@ class Metrics:
         return [
             {
                 "kind": "step", "step": step + 1, "loss": loss, "lr": recipe.lr_at(step), "grad_norm": grad_norm,
-                "characters_per_second": round(speed, 1),
+                "characters_per_second": round(speed, 1), **({"figures": dict(figures)} if figures else {}),
             }
-            for step, loss, grad_norm in results
+            for step, loss, grad_norm, figures in results
         ]  # fmt: skip
 
     def mean_loss(self, steps: int) -> float:
@@ -97,6 +100,8 @@ class Metrics:
     def progress(self) -> str:
         """The figures beside the progress bar."""
         latest = next(record for record in reversed(self.records) if record["kind"] == "step")
+        if figures := latest.get("figures"):
+            return "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
         validation = self.evaluations[-1].validation if self.evaluations else math.nan
         return (
             f"loss {self.mean_loss(20):.3f}  val {validation:.3f}  lr {latest['lr']:.0e}  "

@@ -1,38 +1,77 @@
-"""What a training learns from: the batch of each step, and what its loss is measured on."""
+"""What a training learns from: the batch of each step, and what is measured and shown of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from gpt_numpy.workshop.data.dataloader import batch_at
 from gpt_numpy.workshop.data.dataset import Dataset
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
-from gpt_numpy.workshop.engine import Batch, Engine, Examples
-from gpt_numpy.workshop.generate import text_start
+from gpt_numpy.workshop.engine import AnyBatch, Batch, Engine
+from gpt_numpy.workshop.generate import Sampling, decode_stream, generate, text_start
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.train.evaluate import EvalProgress, evaluate
+from gpt_numpy.workshop.rng import SAMPLES
+from gpt_numpy.workshop.train.evaluate import EvalProgress, bits, evaluate
+from gpt_numpy.workshop.train.metrics import Metrics, diagnose
 from gpt_numpy.workshop.train.phases import meaning_of
 
+SAMPLE = 160  # tokens of a sample
 
-class Task(Protocol):
+
+class Task:
+    """One whose loss is a cross-entropy says its batches, its evaluation and a prompt; the rest is as good for all."""
+
     tokens_per_step: int
     characters_per_token: float  # in what is evaluated
-    floor: float | None  # the lowest possible loss in nats per character, if it is known
+    floor: float | None = None  # the lowest possible loss in nats per character, if it is known
+    updates = 1  # steps that belong together: between them nothing is evaluated, saved or ended
 
-    def batch(self, step: int) -> Batch | Examples:
-        """It depends on the step and the recipe alone."""
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer) -> None:
+        self.recipe, self.tokenizer = recipe, tokenizer
 
-    def evaluate(self, engine: Engine) -> Iterator[EvalProgress]: ...
+    def batch(self, step: int, engine: Engine) -> AnyBatch:
+        """It depends on the step, the recipe and the weights alone."""
+        raise NotImplementedError
+
+    def figures(self) -> Mapping[str, float]:
+        """What was measured of the latest batch, beside its loss."""
+        return {}
+
+    def evaluate(self, engine: Engine) -> Iterator[EvalProgress]:
+        raise NotImplementedError
 
     def prompt(self) -> tuple[Sequence[int], str]:
         """What a sample continues, and how that is shown."""
+        raise NotImplementedError
+
+    def sample(self, engine: Engine, step: int) -> str:
+        prompt, shown = self.prompt()
+        tokens = generate(engine, prompt, SAMPLE, Sampling(), (self.recipe.seed, step, SAMPLES), self.tokenizer.end)
+        return "".join([shown, *decode_stream(self.tokenizer, tokens)])
+
+    def line(self, training: float, validation: EvalProgress, at_start: bool) -> str:
+        """An evaluation as it is shown."""
+        loss, per_character = float(validation.loss), 1.0 / self.characters_per_token
+        details = [f"{loss * per_character:.3f} a character"] if per_character != 1.0 else []
+        details += [f"floor {self.floor:.3f}"] if self.floor is not None else []
+        beside = f" ({', '.join(details)})" if details else ""
+        meaning = self.meaning(training * per_character, loss * per_character, at_start)
+        return f"train {training:.3f}   val {loss:.3f}{beside}   {meaning}"
 
     def meaning(self, training: float, validation: float, at_start: bool) -> str:
         """Of losses per character, in words."""
+        return ""
+
+    def best(self, loss: float, step: int) -> str:
+        """The lowest validation loss, when all is done."""
+        per_character = f"{bits(loss / self.characters_per_token):.3f} bits a character"
+        return f"best validation loss {loss:.4f} at step {step}: {per_character}"
+
+    def diagnoses(self, metrics: Metrics) -> list[str]:
+        return diagnose(metrics.losses, metrics.evaluations, since=self.recipe.eval_every)
 
 
 @dataclass
-class Pretraining:
+class Pretraining(Task):
     """The windows of a text."""
 
     data: Dataset
@@ -45,7 +84,7 @@ class Pretraining:
         self.characters_per_token = self.data.characters_per_token
         self.floor = self.data.floor
 
-    def batch(self, step: int) -> Batch | Examples:
+    def batch(self, step: int, engine: Engine) -> AnyBatch:
         return self.windows(step)
 
     def windows(self, step: int) -> Batch:

@@ -11,20 +11,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from gpt_numpy.workshop.console import Bar, Console
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine
-from gpt_numpy.workshop.errors import Lost, RunFailed
-from gpt_numpy.workshop.generate import Sampling, decode_stream, generate
-from gpt_numpy.workshop.rng import SAMPLES
+from gpt_numpy.workshop.errors import Lost, RunFailed, WrongUse
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
 from gpt_numpy.workshop.runs.run_dir import Record
 from gpt_numpy.workshop.runs.saver import Saver
 from gpt_numpy.workshop.train.budget import TimeBudget
 from gpt_numpy.workshop.train.distributed import Processes
-from gpt_numpy.workshop.train.metrics import Evaluation, Metrics, diagnose
+from gpt_numpy.workshop.train.metrics import Metrics
 from gpt_numpy.workshop.train.profile import StepProfiler
 from gpt_numpy.workshop.train.signals import Stop, stop_on_signals
 from gpt_numpy.workshop.train.task import Task
 
-SAMPLE = 160  # tokens of a sample
 REPORT_SECONDS = 10.0  # between two reports, at least
 # Seconds to save in after another process was lost: a device may wait for that one, and torchrun kills all after 30.
 SAVE_TIMEOUT = 20.0
@@ -66,6 +63,11 @@ class Trainer:
             except RunFailed as error:
                 self._end(f"it failed: {error}")
                 raise
+            except WrongUse as error:  # of a user's function; what was learned so far is as good as before
+                self._flush(Bar())
+                self._save_last(is_best=False)
+                self._end(f"it failed: {error}")
+                raise
             finally:
                 self.saver.wait()
                 if self.profiler:
@@ -100,7 +102,8 @@ class Trainer:
                 if is_best or is_due:
                     self._flush(bar)  # a nonfinite result ends the run here
                     self._save(is_best, is_due)
-                self._step()
+                for _ in range(self.task.updates):
+                    self._step()
         if stop:
             reason = "it was stopped"
             self.console.say(f"stopped and saved at step {step}; continue with --resume", "yellow")
@@ -142,8 +145,8 @@ class Trainer:
         if self.profiler:
             self.profiler.before_step()
         start = time.perf_counter()
-        result = self.engine.train_step(self.task.batch(step), step)
-        self.metrics.add_step(step, result, time.perf_counter() - start)
+        result = self.engine.train_step(self.task.batch(step, self.engine), step)
+        self.metrics.add_step(step, result, time.perf_counter() - start, self.task.figures())
         self.state = replace(self.state, step=step + 1)
 
     def _flush(self, bar: Bar) -> None:
@@ -154,7 +157,7 @@ class Trainer:
             step, loss, grad_norm = record["step"], record["loss"], record["grad_norm"]
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                 self.state = replace(self.state, step=step - 1)
-                name = self.engine.first_nonfinite(self.task.batch(step - 1), step - 1)
+                name = self.engine.first_nonfinite(self.task.batch(step - 1, self.engine), step - 1)
                 raise RunFailed(
                     f"step {step}: the loss is {loss}, the norm of the gradient {grad_norm}"
                     f"{f' (the first is {name})' if name else ''}. {self.saver.way_out}"
@@ -178,7 +181,8 @@ class Trainer:
         if not math.isfinite(validation):
             raise RunFailed(f"step {state.step}: the validation loss is {validation}. {self.saver.way_out}")
         latest = min(100, state.recipe.eval_every)
-        training = metrics.mean_loss(latest) if metrics.losses else float(self.engine.loss(self.task.batch(0)))
+        first = self.task.batch(0, self.engine) if not metrics.losses else None
+        training = float(self.engine.loss(first)) if first else metrics.mean_loss(latest)
         best = state.best_loss is None or validation < state.best_loss
         if best:
             state = replace(state, best_step=state.step, best_loss=validation, evals_since_best=0)
@@ -187,33 +191,23 @@ class Trainer:
         self.state = replace(state, last_eval_step=state.step)
         with self.budget.measure("samples"):
             is_last = is_last or bool(self._reason_to_end(time_is_up=False))
-            sample = self._sample() if is_last or is_doubling(state.step, state.recipe.eval_every) else ""
-        evaluations = [*metrics.evaluations, Evaluation(state.step, training, validation)]
-        diagnoses = diagnose(metrics.losses, evaluations, since=state.recipe.eval_every)
-        self._record({
+            shown = is_last or is_doubling(state.step, state.recipe.eval_every)
+            sample = self.task.sample(self.engine, state.step) if shown else ""
+        record: Record = {
             "kind": "evaluation", "step": state.step, "train_loss": training, "val_loss": validation, "best": best,
-            "sample": sample, "diagnoses": diagnoses,
-        })  # fmt: skip
-        self._show(training, validation, sample, diagnoses)
+            "sample": sample, **({"figures": dict(progress.figures)} if progress.figures else {}),
+        }  # fmt: skip
+        metrics.add_record(record)
+        record["diagnoses"] = self.task.diagnoses(metrics)
+        self.saver.record(record)
+        self._show(self.task.line(training, progress, state.step == 0), sample, record["diagnoses"])
         self._report()
         return best
 
-    def _sample(self) -> str:
-        seed = self.state.recipe.seed, self.state.step, SAMPLES
-        prompt, shown = self.task.prompt()
-        tokens = generate(self.engine, prompt, SAMPLE, Sampling(), seed, self.tokenizer.end)
-        return "".join([shown, *decode_stream(self.tokenizer, tokens)])
-
-    def _show(self, training: float, validation: float, sample: str, diagnoses: list[str]) -> None:
-        per_character = 1.0 / self.task.characters_per_token
-        details = [f"{validation * per_character:.3f} a character"] if per_character != 1.0 else []
-        details += [f"floor {self.task.floor:.3f}"] if self.task.floor is not None else []
-        beside = f" ({', '.join(details)})" if details else ""
-        meaning = self.task.meaning(training * per_character, validation * per_character, self.state.step == 0)
-        line = f"step {self.state.step:>5}   train {training:.3f}   val {validation:.3f}{beside}   {meaning}"
-        self.console.say(line.rstrip(), "bold")
-        for line in sample.strip("\n").splitlines():
-            self.console.say(f"    {line}", "dim")
+    def _show(self, line: str, sample: str, diagnoses: list[str]) -> None:
+        self.console.say(f"step {self.state.step:>5}   {line}".rstrip(), "bold")
+        for text in sample.strip("\n").splitlines():
+            self.console.say(f"    {text}", "dim")
         for diagnosis in diagnoses:
             self.console.say(diagnosis, "yellow")
 

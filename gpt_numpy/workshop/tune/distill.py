@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpt_numpy.workshop.engine import Examples
+from gpt_numpy.workshop.engine import Engine, Examples
 from gpt_numpy.workshop.train.ensemble import Ensemble
 from gpt_numpy.workshop.train.task import Pretraining
 
@@ -21,6 +21,6 @@ class Distillation(Pretraining):
 
     teachers: Ensemble
 
-    def batch(self, step: int) -> Examples:
+    def batch(self, step: int, engine: Engine) -> Examples:
         ids, _ = self.windows(step).ids_and_targets()
         return Examples(ids, self.teachers.probabilities(ids), np.full(ids.shape, 1.0 / ids.size, np.float32))

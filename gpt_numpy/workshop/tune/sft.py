@@ -13,30 +13,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_numpy.workshop.data.dataloader import rows_at
+from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine, Examples
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.train.evaluate import AT_ONCE, EvalProgress
+from gpt_numpy.workshop.train.task import Task
 from gpt_numpy.workshop.tune.pairs import Pair, Pairs
 
 VALIDATION = 0.1  # the last pairs, never trained on
 
 
-class FineTuning:
-    floor: float | None = None
-
-    def __init__(self, pairs: Pairs, recipe: Recipe) -> None:
+class FineTuning(Task):
+    def __init__(self, pairs: Pairs, recipe: Recipe, tokenizer: Tokenizer) -> None:
+        super().__init__(recipe, tokenizer)
         if len(pairs.pairs) < 2:
             raise WrongUse(f"{pairs.path} needs at least two pairs: one to train on, and one for validation")
         count = max(1, round(VALIDATION * len(pairs.pairs)))
-        self.recipe = recipe
         self.training, self.validation = pairs.pairs[:-count], pairs.pairs[-count:]
         self.length = max(len(pair.prompt) + len(pair.answer) for pair in pairs.pairs) - 1
         self.tokens_per_step = recipe.batch_size * self.length
         tokens = sum(len(pair.answer) for pair in self.validation)
         self.characters_per_token = sum(pair.characters for pair in self.validation) / tokens
 
-    def batch(self, step: int) -> Examples:
+    def batch(self, step: int, engine: Engine) -> Examples:
         rows = rows_at(len(self.training), self.recipe, step)
         ids, targets, counted = self._arrays([self.training[row] for row in rows])
         return Examples(ids, targets, (counted / counted.sum()).astype(np.float32))
@@ -52,9 +52,6 @@ class FineTuning:
 
     def prompt(self) -> tuple[Sequence[int], str]:
         return self.validation[0].prompt, self.validation[0].text
-
-    def meaning(self, training: float, validation: float, at_start: bool) -> str:
-        return ""
 
     def _arrays(self, pairs: Sequence[Pair]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
         """ids, targets, and whether a target is of an answer: (B, T), filled up with zeros on the right, which no

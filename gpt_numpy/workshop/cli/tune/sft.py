@@ -83,7 +83,7 @@ def tuned_run(cli: EngineCLI, flags: Flags, console: Console) -> RunSpec:
 
 def material_of_pairs(path: Path, checkpoint: Checkpoint, recipe: Recipe) -> Material:
     pairs = read_pairs(path, checkpoint.tokenizer, checkpoint.state.config.block_size)
-    task = FineTuning(pairs, recipe)
+    task = FineTuning(pairs, recipe, checkpoint.tokenizer)
     parts = f"{len(task.training):,} to train on, {len(task.validation):,} for validation"
     about = f"pairs: {path.name}, {parts}, of {task.length + 1} tokens at most"
     characters = sum(pair.characters for pair in pairs.pairs)
