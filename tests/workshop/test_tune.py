@@ -22,7 +22,7 @@ from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.run_dir import RunDir
 from gpt_numpy.workshop.train.ensemble import Ensemble
 from gpt_numpy.workshop.tune.distill import Distillation
-from gpt_numpy.workshop.tune.pairs import read_pairs
+from gpt_numpy.workshop.tune.jsonl import read_pairs
 from gpt_numpy.workshop.tune.sft import FineTuning
 from gpt_torch.cli import CLI as IN_TORCH
 from gpt_torch.engine import Engine as TorchEngine
@@ -72,7 +72,7 @@ def stop_before_step_10(engine: Any, patch: pytest.MonkeyPatch) -> None:
 
 
 def test_pairs_are_read_in_their_order(tmp_path: Path) -> None:
-    pairs = read_pairs(write_pairs(tmp_path / "p.jsonl"), CHARACTERS, 8).pairs
+    pairs = read_pairs(write_pairs(tmp_path / "p.jsonl"), CHARACTERS, 8).items
     assert [(CHARACTERS.decode(pair.prompt), CHARACTERS.decode(pair.answer)) for pair in pairs] == [
         (prompt.encode(), answer.encode()) for prompt, answer in PAIRS
     ]
@@ -83,17 +83,17 @@ def test_line_separators_within_a_text_end_no_line(tmp_path: Path) -> None:
     tokenizer = CharTokenizer("ab\u2028\x85")
     path = tmp_path / "p.jsonl"
     path.write_bytes('{"prompt": "a\u2028b", "answer": "b\x85a"}\r\n{"prompt": "a", "answer": "b"}\r\n'.encode())
-    assert [pair.text for pair in read_pairs(path, tokenizer, 8).pairs] == ["a\u2028b", "a"]
+    assert [pair.text for pair in read_pairs(path, tokenizer, 8).items] == ["a\u2028b", "a"]
 
 
 def test_empty_prompt_is_a_newline_and_an_end_token_ends_an_answer(tmp_path: Path) -> None:
     path = write_pairs(tmp_path / "p.jsonl", [("", "so"), ("a", "b")])
-    assert CHARACTERS.decode(read_pairs(path, CHARACTERS, 8).pairs[0].prompt) == b"\n"
+    assert CHARACTERS.decode(read_pairs(path, CHARACTERS, 8).items[0].prompt) == b"\n"
 
     class Ending(CharTokenizer):
         end: int | None = 27
 
-    assert read_pairs(path, Ending(CHARACTERS.characters), 8).pairs[1].answer == [3, 27]
+    assert read_pairs(path, Ending(CHARACTERS.characters), 8).items[1].answer == [3, 27]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_wrong_line_is_named(line: str, reason: str, tmp_path: Path) -> None:
 
 def test_files_that_are_no_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    monkeypatch.setattr("gpt_numpy.workshop.tune.pairs.MAX_SIZE", 100)
+    monkeypatch.setattr("gpt_numpy.workshop.tune.jsonl.MAX_SIZE", 100)
     (tmp_path / "large").write_bytes(b" " * 101)
     for name, reason in (("none", "cannot be read"), ("binary", "utf-8"), ("large", "larger than"), ("", "not a file")):
         with pytest.raises(WrongUse, match=reason):

@@ -3,8 +3,8 @@
 import math
 import os
 import shlex
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.io import write_atomic
 from gpt_numpy.workshop.params import flops_per_token, parameter_count
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.report.report import write_report
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State, find_checkpoint, read_state, versions
-from gpt_numpy.workshop.runs.run_dir import Record, RunDir, find_run_dir
+from gpt_numpy.workshop.runs.run_dir import RUNS, Record, RunDir, find_run_dir, new_run_dir
 from gpt_numpy.workshop.runs.saver import Saver
-from gpt_numpy.workshop.train.budget import TimeBudget
+from gpt_numpy.workshop.train.budget import TimeBudget, process_start
 from gpt_numpy.workshop.train.loggers import LOGGERS
 from gpt_numpy.workshop.train.metrics import Metrics
 from gpt_numpy.workshop.train.profile import StepProfiler
@@ -40,6 +41,8 @@ class Material:
     corpus: Record  # of config.json
     digest: str
     in_state: dict[str, Any]  # fields of State, by which a resumed run finds it again
+    files: Mapping[str, str] = field(default_factory=dict)  # texts for the run's folder, by name
+    measure: str = "loss"  # what is judged
 
 
 @dataclass
@@ -88,6 +91,8 @@ def make_trainer(cli: EngineCLI, spec: RunSpec, flags: Flags, console: Console, 
         spec.run_dir.truncate_to(records)
         recipe = "" if state.method else recipe_toml(cli.name, state, spec.tokenizer)
         spec.run_dir.write_config(_config_json(cli, spec, engine), recipe)
+        for name, text in spec.material.files.items():
+            write_atomic(folder / name, text.encode("utf-8"))
     _show_start(spec, engine, console)
     budget.seconds["start"] = budget.total
     task = spec.material.task
@@ -127,6 +132,8 @@ def _config_json(cli: EngineCLI, spec: RunSpec, engine: Engine) -> Record:
     return {
         "command": f"{cli.name} tune {state.method}" if state.method else cli.name,
         "method": state.method,
+        "measure": spec.material.measure,
+        "tuning": dict(state.tuning),
         "engine": engine.describe(),
         "name": spec.run_dir.folder.resolve().name,
         "started": f"{datetime.now():%Y-%m-%dT%H:%M:%S}",
@@ -161,6 +168,36 @@ def add_run_flags(group: Any) -> None:
     group.add_argument("--out", metavar="FOLDER", help="its folder (default a new one in runs)")
     group.add_argument("--resume", action="store_true", help="resume the run in --out, or the newest one")
     group.add_argument("--log", choices=LOGGERS, help="also log the curves there; needs the extra of that name")
+
+
+def tune_run(cli: EngineCLI, flags: Flags, method: str, defaults: Recipe, learn: Learn) -> int:
+    """Begin or resume a run that trains the model of another one further."""
+    console, budget = Console(), TimeBudget(process_start())
+    if flags.get("resume"):
+        spec = resumed_run(cli, flags, console, method, learn)
+    else:
+        spec = tuned_run(cli, flags, console, method, defaults, learn)
+    return train_run(cli, spec, flags, console, budget)
+
+
+def tuned_run(cli: EngineCLI, flags: Flags, console: Console, method: str, defaults: Recipe, learn: Learn) -> RunSpec:
+    """From the weights of --run, which stays as it is."""
+    options = cli.parse_options(flags)
+    base = find_run_dir(flags["run"]).checkpoint(flags["checkpoint"])
+    recipe = override(replace(defaults, tokenizer=base.state.recipe.tokenizer), pick(Recipe, flags))
+    config = override(base.state.config, pick(GPTConfig, flags))
+    check_memory(config, recipe)
+    material = learn(base, recipe, config, options)
+    what = f"{config} {recipe} {material.digest} {base.tokenizer.to_json()} {base.digest}"
+    cli.processes.check_agreement("flags, pairs or the run's folder", what)
+    run_dir = new_run_dir(flags.get("out"), method) if cli.processes.first else RunDir(Path(flags.get("out", RUNS)))
+    of_method = {"tuned_on": "", "tuned_on_digest": "", "tuning": {}, **material.in_state, "method": method}
+    state = replace(
+        base.state, config=config, recipe=recipe, step=0, last_eval_step=-1, best_step=0, best_loss=None,
+        evals_since_best=0, engine_options=saved_options(cli, flags), **of_method,
+    )  # fmt: skip
+    console.say(f"from {base.folder}, step {base.state.step}")
+    return RunSpec(run_dir, state, options, base.tokenizer, material, base=base)
 
 
 def resumed_run(cli: EngineCLI, flags: Flags, console: Console, method: str, learn: Learn) -> RunSpec:

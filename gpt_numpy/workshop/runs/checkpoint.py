@@ -58,9 +58,10 @@ class State:
     threads: int = 0  # of the engine: with as many, the run continues bit for bit
     processes: int = 1  # each with as many threads
     engine_options: Mapping[str, Any] = field(default_factory=dict)  # those that decide numbers, such as a precision
-    method: str = ""  # of tuning, sft or distill; empty for training on the text
-    tuned_on: str = ""  # the file of pairs, or the folders of the teachers, a line each
-    tuned_on_digest: str = ""  # SHA-256 of the file, or of the teachers' weights
+    method: str = ""  # of tuning, such as sft; empty for training on the text
+    tuned_on: str = ""  # a file, or the folders of other models, a line each
+    tuned_on_digest: str = ""  # SHA-256 of the file, or of these models' weights
+    tuning: Mapping[str, Any] = field(default_factory=dict)  # settings of the method
 
     def __post_init__(self) -> None:
         counts = {"step": 0, "last_eval_step": -1, "best_step": 0, "evals_since_best": 0, "threads": 0}
@@ -70,8 +71,9 @@ class State:
         for name in ("data", "digest", "method", "tuned_on", "tuned_on_digest"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} is not a text")
-        if not isinstance(self.engine_options, dict):
-            raise ValueError("engine_options is not an object")
+        for name in ("engine_options", "tuning"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"{name} is not an object")
         if self.best_loss is not None and not (isinstance(self.best_loss, float) and math.isfinite(self.best_loss)):
             raise ValueError(f"best_loss is {self.best_loss!r}")
 

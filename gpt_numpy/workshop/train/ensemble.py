@@ -17,9 +17,10 @@ class Ensemble:
         self.engines = engines
         self.config = replace(engines[0].config, block_size=min(engine.config.block_size for engine in engines))
 
-    def probabilities(self, ids: Ids) -> NDArray[np.float32]:
+    def probabilities(self, ids: Ids, temperature: float = 1.0) -> NDArray[np.float32]:
         """Of the token after each of these (B, T): (B, T, V)."""
-        return np.asarray(sum(softmax(engine.logits(ids)) for engine in self.engines) / len(self.engines), np.float32)
+        total = sum(softmax(engine.logits(ids) / temperature) for engine in self.engines)
+        return np.asarray(total / len(self.engines), np.float32)
 
     def loss(self, batch: Batch) -> float:
         ids, targets = batch.ids_and_targets()
@@ -31,3 +32,9 @@ def softmax(logits: NDArray[Any]) -> NDArray[Any]:
     p: NDArray[Any] = np.exp(logits - logits.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     return p
+
+
+def log_softmax(logits: NDArray[Any]) -> NDArray[Any]:
+    log_p: NDArray[Any] = logits - logits.max(-1, keepdims=True)
+    log_p -= np.log(np.exp(log_p).sum(-1, keepdims=True))
+    return log_p

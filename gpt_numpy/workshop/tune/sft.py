@@ -19,19 +19,19 @@ from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.train.evaluate import AT_ONCE, EvalProgress
 from gpt_numpy.workshop.train.task import Task
-from gpt_numpy.workshop.tune.pairs import Pair, Pairs
+from gpt_numpy.workshop.tune.jsonl import Lines, Pair
 
 VALIDATION = 0.1  # the last pairs, never trained on
 
 
 class FineTuning(Task):
-    def __init__(self, pairs: Pairs, recipe: Recipe, tokenizer: Tokenizer) -> None:
+    def __init__(self, pairs: Lines[Pair], recipe: Recipe, tokenizer: Tokenizer) -> None:
         super().__init__(recipe, tokenizer)
-        if len(pairs.pairs) < 2:
+        if len(pairs.items) < 2:
             raise WrongUse(f"{pairs.path} needs at least two pairs: one to train on, and one for validation")
-        count = max(1, round(VALIDATION * len(pairs.pairs)))
-        self.training, self.validation = pairs.pairs[:-count], pairs.pairs[-count:]
-        self.length = max(len(pair.prompt) + len(pair.answer) for pair in pairs.pairs) - 1
+        count = max(1, round(VALIDATION * len(pairs.items)))
+        self.training, self.validation = pairs.items[:-count], pairs.items[-count:]
+        self.length = max(len(pair.prompt) + len(pair.answer) for pair in pairs.items) - 1
         self.tokens_per_step = recipe.batch_size * self.length
         tokens = sum(len(pair.answer) for pair in self.validation)
         self.characters_per_token = sum(pair.characters for pair in self.validation) / tokens

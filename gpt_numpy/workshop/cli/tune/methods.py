@@ -4,11 +4,15 @@ from collections.abc import Sequence
 
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
 from gpt_numpy.workshop.cli.tune.distill import distill
+from gpt_numpy.workshop.cli.tune.dpo import dpo
+from gpt_numpy.workshop.cli.tune.grpo import grpo
 from gpt_numpy.workshop.cli.tune.sft import sft
 from gpt_numpy.workshop.errors import WrongUse
 
 METHODS = {
     "sft": (sft, "fine-tuning on answers: the loss is that of the answers alone"),
+    "grpo": (grpo, "policy gradient: what the model writes is rewarded, and the better answers become likelier"),
+    "dpo": (dpo, "preferences: of two answers to a prompt, one becomes likelier than the other"),
     "distill": (distill, "distillation: a student learns what its teachers expect"),
 }
 

@@ -1,0 +1,143 @@
+"""DPO: of two answers to a prompt, one is preferred; it becomes likelier than the other, compared with the start.
+
+    m     = beta (log p/p_0 of the chosen answer - log p/p_0 of the rejected one)        p_0: the model at the start
+    loss  = - log sigma(m), a mean over P pairs
+    d z   = beta sigma(-m) (p - onehot) / P at tokens of the chosen answer, the negative of that at the rejected one's
+
+beta log p/p_0 is the reward that an answer would have if p were the best policy for it under a KL penalty of beta; so m
+is the difference of two such rewards, and sigma(m) how likely somebody with them prefers the chosen answer. sigma(-m)
+is how wrong the model still is about the pair: pairs that it tells apart teach little.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_numpy.workshop.console import Console
+from gpt_numpy.workshop.data.dataloader import rows_at
+from gpt_numpy.workshop.data.tokenizer import Tokenizer
+from gpt_numpy.workshop.engine import Engine, Ids, Preferences
+from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.rng import ROLLOUTS
+from gpt_numpy.workshop.train.ensemble import log_softmax
+from gpt_numpy.workshop.train.evaluate import AT_ONCE, EvalProgress
+from gpt_numpy.workshop.train.task import Task
+from gpt_numpy.workshop.tune.jsonl import Preference
+from gpt_numpy.workshop.tune.rewards import Reward
+from gpt_numpy.workshop.tune.rollouts import Drawing, Prompts, draw
+
+VALIDATION = 0.1  # the last pairs, never trained on
+ROWS = 256  # answers that are drawn at once
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class DPOSettings(Drawing):
+    beta: Annotated[float, "how much the logarithm of a ratio of probabilities counts"] = 0.1
+    pairs: Annotated[int, "prompts that are answered, for pairs from a reward"] = 1000
+
+    def __post_init__(self) -> None:
+        if type(self.beta) not in (int, float) or not 0 < self.beta < float("inf"):
+            raise ValueError(f"beta is a number above 0, not {self.beta!r}")
+        if type(self.pairs) is not int or self.pairs < 1:
+            raise ValueError(f"pairs is a whole number of at least 1, not {self.pairs!r}")
+        if self.reward:
+            super().__post_init__()
+
+
+class DPO(Task):
+    characters_per_token = 1.0
+
+    def __init__(
+        self, pairs: Sequence[Preference], name: str, beta: float, tokenizer: Tokenizer, recipe: Recipe,
+        reference: Engine,
+    ) -> None:  # fmt: skip
+        super().__init__(recipe, tokenizer)
+        if len(pairs) < 2:
+            raise WrongUse(f"{name} needs at least two pairs: one to train on, and one for validation")
+        count = max(1, round(VALIDATION * len(pairs)))
+        self.beta, self.training, self.validation = beta, pairs[:-count], pairs[-count:]
+        self.length = max(len(p.prompt) + max(len(p.chosen), len(p.rejected)) for p in pairs) - 1
+        self.tokens_per_step = 2 * recipe.batch_size * self.length
+        self.references = {
+            "training": self._log_probabilities(reference, self.training),
+            "validation": self._log_probabilities(reference, self.validation),
+        }
+
+    def batch(self, step: int, engine: Engine) -> Preferences:
+        rows = rows_at(len(self.training), self.recipe, step)
+        arrays = self._arrays([self.training[row] for row in rows])
+        return Preferences(*arrays, self.references["training"][rows], self.beta)
+
+    def evaluate(self, engine: Engine) -> Iterator[EvalProgress]:
+        ratios = self._log_probabilities(engine, self.validation) - self.references["validation"]
+        margins = self.beta * (ratios[:, 0] - ratios[:, 1]).astype(np.float64)
+        loss = float(np.logaddexp(0.0, -margins).mean())
+        yield EvalProgress(1.0, loss, {
+            "accuracy": float((margins > 0).mean() + 0.5 * (margins == 0).mean()), "margin": float(margins.mean()),
+            "chosen": float(ratios[:, 0].mean()), "rejected": float(ratios[:, 1].mean()),
+        })  # fmt: skip
+
+    def prompt(self) -> tuple[Sequence[int], str]:
+        return self.validation[0].prompt, self.validation[0].text
+
+    def line(self, training: float, validation: EvalProgress, at_start: bool) -> str:
+        figures = "   ".join(f"{name} {value:.3f}" for name, value in validation.figures.items())
+        return f"train {training:.3f}   val {float(validation.loss):.3f}   {figures}"
+
+    def best(self, loss: float, step: int) -> str:
+        return f"best validation loss {loss:.4f} at step {step}"
+
+    def _log_probabilities(self, engine: Engine, pairs: Sequence[Preference]) -> Floats:
+        """Of both answers to each prompt, (P, 2)."""
+        found, at_once = [], max(1, AT_ONCE // (2 * self.length))
+        for first in range(0, len(pairs), at_once):
+            ids, targets, counted = self._arrays(pairs[first : first + at_once])
+            log_p = log_softmax(engine.logits(ids.reshape(-1, self.length))).reshape(*ids.shape, -1)
+            found.append((np.take_along_axis(log_p, targets[..., None], -1)[..., 0] * counted).sum(-1))
+        return np.concatenate(found).astype(np.float32)
+
+    def _arrays(self, pairs: Sequence[Preference]) -> tuple[Ids, Ids, Floats]:
+        """ids, targets, and 1 for targets of an answer: (P, 2, T), filled up with zeros on the right."""
+        tokens = np.zeros((len(pairs), 2, self.length + 1), np.int64)
+        counted = np.zeros((len(pairs), 2, self.length), np.float32)
+        for row, pair in enumerate(pairs):
+            for place, answer in enumerate((pair.chosen, pair.rejected)):
+                whole = [*pair.prompt, *answer]
+                tokens[row, place, : len(whole)] = whole
+                counted[row, place, len(pair.prompt) - 1 : len(whole) - 1] = 1.0
+        return tokens[..., :-1], tokens[..., 1:], counted
+
+
+def pairs_from_reward(
+    settings: DPOSettings, reward: Reward, prompts: Prompts, engine: Engine, tokenizer: Tokenizer, seed: int,
+    console: Console,
+) -> str:  # fmt: skip
+    """The best and the worst of each group of answers, as the lines of a file; groups without a difference are left
+    out."""
+    group, lines = settings.group, []
+    count = min(settings.pairs, len(prompts.training))
+    chosen = np.random.default_rng((seed, 0, ROLLOUTS)).permutation(len(prompts.training))[:count]
+    at_once = max(1, ROWS // group)
+    with console.bar("drawing answers", count) as bar:
+        for first in range(0, count, at_once):
+            some = [prompts.training[place] for place in chosen[first : first + at_once] for _ in range(group)]
+            end, length = settings.end, settings.answer_length
+            answers = draw(engine, some, tokenizer, end, length, (seed, first, 1, ROLLOUTS))
+            rewards = np.array([reward(p, text) for p, text in zip(answers.prompts, answers.texts, strict=True)])
+            for start in range(0, len(some), group):
+                of_group = rewards[start : start + group]
+                best, worst = start + int(of_group.argmax()), start + int(of_group.argmin())
+                if rewards[best] > rewards[worst]:
+                    lines.append({
+                        "prompt": answers.prompts[best],
+                        "chosen": answers.texts[best] + end * bool(answers.ended[best]),
+                        "rejected": answers.texts[worst] + end * bool(answers.ended[worst]),
+                    })  # fmt: skip
+            bar.at(min(count, first + at_once))
+    return "".join(f"{json.dumps(line)}\n" for line in lines)

@@ -1,0 +1,207 @@
+"""GRPO: a model draws a group of answers to each prompt, and the better ones of a group become likelier.
+
+    A      = (r - mean of its group) / (standard deviation of its group + 1e-4)          r: the reward of an answer
+    loss   = - sum over tokens of answers of min(rho A, clip(rho) A) / N  +  kl sum of KL(p, p_0) / N
+    d z    = rho A (p - onehot) / N, 0 where the clip holds               +  kl p (log(p / p_0) - KL) / N
+
+N tokens of answers in all; rho = p(token) / its probability when it was drawn, which is 1 in the first step on a set of
+answers; p_0: the model that the run began with. A is a number: no gradient goes through it. E[A grad log p] is the
+gradient of the expected reward, since the mean of a group is the same for all of its answers, and E[grad log p] = 0.
+
+If all answers of a group are equally good, A is 0 and the group teaches nothing: only the other groups are "live". The
+division by N and not by each answer's own length makes a token count as much in a long answer as in a short one; else
+long wrong answers would be pushed down less per token than short ones, and wrong answers would grow.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_numpy.workshop.data.dataset import Dataset
+from gpt_numpy.workshop.data.tokenizer import Tokenizer
+from gpt_numpy.workshop.engine import Engine, Rollouts
+from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.rng import JUDGED, ROLLOUTS
+from gpt_numpy.workshop.train.ensemble import log_softmax
+from gpt_numpy.workshop.train.evaluate import EvalProgress, evaluate
+from gpt_numpy.workshop.train.metrics import Metrics
+from gpt_numpy.workshop.train.task import Task
+from gpt_numpy.workshop.tune.jsonl import Tokens
+from gpt_numpy.workshop.tune.rewards import Reward
+from gpt_numpy.workshop.tune.rollouts import Answers, Drawing, Prompts, draw, known_words, share_of_words
+
+SHOWN = 4  # prompts whose answers are shown
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class GRPOSettings(Drawing):
+    kl: Annotated[float, "weight of the distance to the model that the run begins with; 0: none"] = 0.1
+    normalize: Annotated[bool, "divide advantages by the standard deviation of their group"] = True
+    updates: Annotated[int, "steps on each set of answers"] = 1
+    clip: Annotated[float, "how far a token's probability may move in these steps, relative to when it was drawn"] = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.group < 2:
+            raise ValueError(f"group is at least 2, since answers are compared with each other, not {self.group}")
+        if type(self.updates) is not int or self.updates < 1:
+            raise ValueError(f"updates is a whole number of at least 1, not {self.updates!r}")
+        for name in ("kl", "clip"):
+            if type(value := getattr(self, name)) not in (int, float) or not 0 <= value < float("inf"):
+                raise ValueError(f"{name} is a number of at least 0, not {value!r}")
+
+
+class GRPO(Task):
+    characters_per_token = 1.0
+
+    def __init__(
+        self, settings: GRPOSettings, reward: Reward, prompts: Prompts, data: Dataset, tokenizer: Tokenizer,
+        recipe: Recipe, reference: Engine,
+    ) -> None:  # fmt: skip
+        super().__init__(recipe, tokenizer)
+        check_counts(settings, recipe)
+        self.settings, self.reward, self.prompts, self.data = settings, reward, prompts, data
+        self.reference, self.updates = reference, settings.updates
+        self.tokens_per_step = recipe.batch_size * settings.answer_length
+        self.words = known_words(data, tokenizer)
+        self.drawn_at, self.measured = -1, dict[str, float]()
+        self.rollouts: Rollouts | None = None
+
+    # -- steps --
+
+    def batch(self, step: int, engine: Engine) -> Rollouts:
+        first = step - step % self.updates
+        if self.rollouts is None or first != self.drawn_at:
+            self.drawn_at, self.rollouts = first, self._rollouts(first, engine)
+        return self.rollouts
+
+    def figures(self) -> Mapping[str, float]:
+        return self.measured
+
+    def _rollouts(self, step: int, engine: Engine) -> Rollouts:
+        group, seed = self.settings.group, self.recipe.seed
+        random = np.random.default_rng((seed, step, ROLLOUTS))
+        chosen = random.integers(0, len(self.prompts.training), self.recipe.batch_size // group)
+        prompts = [self.prompts.training[place] for place in chosen for _ in range(group)]
+        answers = self._draw(engine, prompts, (seed, step, 1, ROLLOUTS))
+        rewards = self._rewards(answers).reshape(-1, group)
+        log_r = log_softmax(self.reference.logits(answers.ids)).astype(np.float32)
+        per_token = answers.counted.astype(np.float32) / answers.counted.sum()  # m / N
+        weights = advantages(rewards, self.settings.normalize).reshape(-1, 1) * per_token
+        live = float((rewards != rewards[:, :1]).any(1).mean())
+        self.measured = {
+            "reward": float(rewards.mean()), "spread": float(rewards.std()), "live": live,
+            **self._figures(answers, log_r),
+        }  # fmt: skip
+        rest = (log_r, self.settings.kl * per_token) if self.settings.kl else ()
+        return Rollouts(answers.ids, answers.targets, weights, answers.log_p, self.settings.clip, *rest)
+
+    def _draw(self, engine: Engine, prompts: Sequence[Tokens], seed: Any) -> Answers:
+        return draw(engine, prompts, self.tokenizer, self.settings.end, self.settings.answer_length, seed)
+
+    def _rewards(self, answers: Answers) -> Floats:
+        pairs = zip(answers.prompts, answers.texts, strict=True)
+        return np.array([self.reward(prompt, text) for prompt, text in pairs], np.float32)
+
+    def _figures(self, answers: Answers, log_r: Floats) -> dict[str, float]:
+        """KL and entropy are means over the tokens of answers; the KL is estimated from those that were drawn."""
+        of_targets = np.take_along_axis(log_r, answers.targets[..., None], -1)[..., 0]
+        words = share_of_words(answers.texts, self.words)
+        return {
+            "KL": float((answers.log_p - of_targets)[answers.counted].mean()),
+            "entropy": float(answers.entropy[answers.counted].mean()),
+            "length": float(answers.lengths.mean()),
+            **({"words": words} if words is not None else {}),
+        }
+
+    # -- evaluations --
+
+    def evaluate(self, engine: Engine) -> Iterator[EvalProgress]:
+        """The reward on validation prompts, and the loss on the validation part of the text; less reward is worse."""
+        for progress in evaluate(engine, self.data.validation):
+            yield EvalProgress(0.5 * progress.done, progress.loss)
+        text = float(progress.loss)
+        random = np.random.default_rng((self.recipe.seed, 0, JUDGED))
+        count = min(self.settings.eval_prompts, len(self.prompts.validation))
+        places = random.permutation(len(self.prompts.validation))[:count]
+        rewards, figures, seen = [], list[dict[str, float]](), []
+        for first in range(0, count, self.recipe.batch_size):
+            some = places[first : first + self.recipe.batch_size]
+            answers = self._draw(engine, [self.prompts.validation[i] for i in some], (self.recipe.seed, first, JUDGED))
+            rewards += self._rewards(answers).tolist()
+            figures.append(self._figures(answers, log_softmax(self.reference.logits(answers.ids))))
+            seen.append(len(some) / count)
+            means = {
+                name: float(np.average([one.get(name, 0.0) for one in figures], weights=seen)) for name in figures[0]
+            }
+            mean = float(np.mean(rewards))
+            yield EvalProgress(0.5 + 0.5 * sum(seen), -mean, {"reward": mean, **means, "text": text})
+
+    def sample(self, engine: Engine, step: int) -> str:
+        """Answers to a few validation prompts, and their rewards; the same prompts and random numbers each time."""
+        prompts = [self.prompts.validation[place] for place in range(min(SHOWN, len(self.prompts.validation)))]
+        answers = self._draw(engine, prompts, (self.recipe.seed, 1, JUDGED))
+        told = zip(answers.prompts, answers.texts, self._rewards(answers), strict=True)
+        return "\n".join(f"{prompt.strip()} / {' / '.join(text.splitlines())}   ({r:g})" for prompt, text, r in told)
+
+    def line(self, training: float, validation: EvalProgress, at_start: bool) -> str:
+        return "   ".join(f"{name} {value:.3f}" for name, value in validation.figures.items())
+
+    def best(self, loss: float, step: int) -> str:
+        return f"best reward {-loss:.3f} at step {step}"
+
+    def diagnoses(self, metrics: Metrics) -> list[str]:
+        return diagnose(metrics)
+
+
+def check_counts(settings: GRPOSettings, recipe: Recipe) -> None:
+    if recipe.batch_size % settings.group:
+        raise WrongUse(f"--batch-size {recipe.batch_size} is not a multiple of --group {settings.group}")
+    for name in ("steps", "eval_every", "checkpoint_every"):
+        if (value := getattr(recipe, name)) % settings.updates:
+            raise WrongUse(f"--{name.replace('_', '-')} {value} is not a multiple of --updates {settings.updates}")
+
+
+def advantages(rewards: Floats, normalize: bool) -> Floats:
+    """From rewards (groups, answers): how much better each answer is than its group."""
+    found = rewards - rewards.mean(1, keepdims=True)
+    if normalize:
+        found = found / (rewards.std(1, keepdims=True, ddof=1) + 1e-4)
+    return np.asarray(found, np.float32)
+
+
+# ---- what may be wrong ------------------------------------------------------------------------------------------
+
+
+def diagnose(metrics: Metrics) -> list[str]:
+    """Warnings about the latest ten steps, compared with the first."""
+    figures = [record["figures"] for record in metrics.records if record["kind"] == "step"]
+    judged = [record["figures"] for record in metrics.records if record["kind"] == "evaluation"]
+    if not figures:
+        return []
+    first, latest = figures[0], {name: _mean(figures[-10:], name) for name in figures[0]}
+    found = []
+    if latest["live"] < 0.1 and latest["reward"] < judged[0]["reward"] + 0.5 * latest["spread"] + 0.02:
+        found.append(
+            f"only {latest['live']:.0%} of the groups are live: the reward is almost the same for all answers; "
+            "fine-tune first, or give a softer reward"
+        )
+    if latest["entropy"] < 0.2 * first["entropy"]:
+        found.append(f"collapse: entropy {latest['entropy']:.2f}, at first {first['entropy']:.2f}; try a larger --kl")
+    if latest["length"] > 1.5 * first["length"]:
+        found.append(f"answers have {latest['length']:.0f} tokens, at first {first['length']:.0f}: a reward of length?")
+    if judged[-1]["text"] > 1.1 * judged[0]["text"]:
+        found.append(
+            f"it forgets its text: loss {judged[-1]['text']:.2f} there, at first {judged[0]['text']:.2f} (KL "
+            f"{latest['KL']:.2f} per token); try a larger --kl"
+        )
+    return found
+
+
+def _mean(figures: Sequence[Mapping[str, float]], name: str) -> float:
+    return float(np.mean([one.get(name, 0.0) for one in figures]))

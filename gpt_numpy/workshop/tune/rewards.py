@@ -1,0 +1,63 @@
+"""Rewards: functions from a prompt and the text that answers it to a number; more is better.
+
+The text is without what ended it. One that was never ended, because it had as many tokens as were allowed, is as long
+as that. A file of your own needs nothing but such a function:
+
+    def shouting(prompt, text):
+        return sum(letter.isupper() for letter in text) / max(1, len(text))
+"""
+
+import math
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.tune.sums import right_sum
+
+Reward = Callable[[str, str], float]
+KNOWN = "line-length, sums, word:TEXT or my_file.py:function"
+
+
+def line_length(prompt: str, text: str) -> float:
+    """Whether the line has 36 to 40 characters."""
+    return float(36 <= len(text) <= 40)
+
+
+def find_reward(name: str) -> Reward:
+    """By its name, or from a user's file, which is run. Whatever it returns or raises is checked."""
+    kind, colon, rest = name.rpartition(":")
+    if name in (known := {"line-length": line_length, "sums": right_sum}):
+        return known[name]
+    if kind == "word" and rest:
+        return lambda prompt, text: float(rest in text)
+    if not (colon and kind.endswith(".py")):
+        raise WrongUse(f"--reward is {KNOWN}, not {name!r}")
+    if not Path(kind).is_file():
+        raise WrongUse(f"--reward: {kind} is not a file")
+    try:
+        function = runpy.run_path(kind).get(rest)
+    except Exception as error:
+        raise WrongUse(f"--reward: {kind} ends with {_described(error)}") from None
+    if not callable(function):
+        raise WrongUse(f"--reward: {kind} has no function {rest}")
+    return checked(function, name)
+
+
+def checked(function: Callable[[str, str], object], name: str) -> Reward:
+    def reward(prompt: str, text: str) -> float:
+        try:
+            value = function(prompt, text)
+        except Exception as error:
+            raise WrongUse(f"--reward {name}: {_described(error)}, for the text {text[:60]!r}") from None
+        if not isinstance(value, int | float | np.integer | np.floating | np.bool_) or not math.isfinite(value):
+            raise WrongUse(f"--reward {name}: it returned {value!r:.60}, not a number, for the text {text[:60]!r}")
+        return float(value)
+
+    return reward
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
