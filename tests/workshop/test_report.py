@@ -199,7 +199,7 @@ def test_page_of_a_tuned_run_says_so_and_has_no_phases(tmp_path: Path) -> None:
     assert data["phases"] == []
     assert [one["meaning"] for one in data["evaluations"]] == [None, None]
     shown = shown_by(page)
-    assert "fine-tuned on input.txt (answers of 1,115,394 characters) in 500 steps of 12 pairs." in shown
+    assert "fine-tuned on input.txt in 500 steps of 12 pairs." in shown
     assert '<span id="about-bands" hidden="">' in shown
     assert "Written" in shown
 

@@ -2,17 +2,36 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
-from gpt_numpy.workshop.cli.flags import Parser, add_data_flag
+from gpt_numpy.workshop.cli.flags import Parser, add_data_flag, add_fields, build, pick
 from gpt_numpy.workshop.cli.generate import add_checkpoint_flags, checkpoints_digest, load_engines
 from gpt_numpy.workshop.cli.train import add_engine_flags, dataset_of
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.corpus import SHA256
+from gpt_numpy.workshop.data.dataset import Dataset
+from gpt_numpy.workshop.engine import Engine
+from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.report.claims import Evidence, claims, samples, table
+from gpt_numpy.workshop.rng import JUDGED
+from gpt_numpy.workshop.runs.checkpoint import Checkpoint
 from gpt_numpy.workshop.runs.run_dir import find_run_dir
 from gpt_numpy.workshop.train.ensemble import Ensemble
 from gpt_numpy.workshop.train.evaluate import bits, evaluate, perplexity
 from gpt_numpy.workshop.train.phases import phase_of
+from gpt_numpy.workshop.tune.rewards import Reward, find_reward
+from gpt_numpy.workshop.tune.rollouts import (
+    ROWS,
+    Answers,
+    Drawing,
+    draw,
+    known_words,
+    prompts_of,
+    rewards_of,
+    sampled,
+    share_of_words,
+)
 
 
 def evaluate_run(cli: EngineCLI, arguments: Sequence[str]) -> int:
@@ -20,10 +39,15 @@ def evaluate_run(cli: EngineCLI, arguments: Sequence[str]) -> int:
     add_checkpoint_flags(parser)
     parser.add_argument("--ensemble", metavar="FOLDER", nargs="+", help="several runs: the mean of their probabilities")
     add_data_flag(parser, "evaluate on the validation part of another text")
+    add_fields(parser, "the reward of what it writes, with --reward", Drawing, {"": Drawing(reward="-", group=8)})
     add_engine_flags(parser, cli)
     flags = parser.flags(arguments)
 
     console = Console()
+    drawing = build(Drawing, {"group": 8, **pick(Drawing, flags)}) if "reward" in flags else None
+    reward = find_reward(drawing.reward) if drawing else None
+    if drawing and ("ensemble" in flags or cli.processes.size > 1):
+        raise WrongUse("--reward is for one model in one process")
     names = flags.get("ensemble", [flags["run"]])
     checkpoints = [find_run_dir(name).checkpoint(flags["checkpoint"]) for name in names]
     checkpoint, engines = checkpoints[0], load_engines(cli, checkpoints, cli.parse_options(flags))
@@ -48,7 +72,38 @@ def evaluate_run(cli: EngineCLI, arguments: Sequence[str]) -> int:
         console.say(f"least possible        {data.floor:.4f}{unit}")
     console.say(f"perplexity            {perplexity(loss):.3f}")
     console.say(f"bits per character    {bits(per_character):.3f}")
+    if drawing and reward:
+        _show_reward(engines[0], checkpoint, data, drawing, reward, console)
     return 0
+
+
+def _show_reward(
+    engine: Engine, checkpoint: Checkpoint, data: Dataset, drawing: Drawing, reward: Reward, console: Console
+) -> None:
+    tokenizer, group = checkpoint.tokenizer, drawing.group
+    prompts = prompts_of(drawing, data, tokenizer, checkpoint.state.config.block_size)
+    some = sampled([*prompts.training, *prompts.validation] if drawing.prompts else prompts.validation, drawing)
+    random, greedy = list[Answers](), list[Answers]()
+    at_once = max(1, ROWS // group)
+    with console.bar("answering prompts", len(some)) as bar:
+        for first in range(0, len(some), at_once):
+            part = some[first : first + at_once]
+            end, length = drawing.end, drawing.answer_length
+            each = [prompt for prompt in part for _ in range(group)]
+            random.append(draw(engine, each, tokenizer, end, length, (0, first, JUDGED)))
+            greedy.append(draw(engine, part, tokenizer, end, length, 0, greedy=True))
+            bar.at(first + len(part))
+    rewards = np.concatenate([rewards_of(answers, reward) for answers in random]).reshape(-1, group)
+    likeliest = np.concatenate([rewards_of(answers, reward) for answers in greedy])
+    words = share_of_words([text for answers in random for text in answers.texts], known_words(data, tokenizer))
+    lengths = np.concatenate([answers.lengths for answers in random])
+    console.say(f"\nreward {drawing.reward}, {group} answers to each of {len(some):,} prompts of {prompts.about}")
+    console.say(f"mean                  {rewards.mean():.3f}     how often it is right, if it is 0 or 1")
+    console.say(f"best of {group:<3}           {rewards.max(1).mean():.3f}")
+    console.say(f"likeliest answer      {likeliest.mean():.3f}")
+    console.say(f"tokens of an answer   {lengths.mean():.1f}")
+    if words is not None:
+        console.say(f"words of the text     {words:.3f}")
 
 
 def check_claims(cli: EngineCLI, arguments: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from gpt_numpy.workshop.train.phases import PHASES
+from gpt_numpy.workshop.train.phases import Phase
 
 WIDTH, HEIGHT = 960, 440
 LEFT, RIGHT, TOP, BOTTOM = 48, 640, 48, 396  # of the curves; the phases are named beside them
@@ -39,7 +39,8 @@ def loss_svg(shown: dict[str, Any]) -> str:
         y = BOTTOM - (BOTTOM - TOP) * (min(loss, highest) - lowest) / (highest - lowest)
         return round(x, 1), round(y, 1)
 
-    title = f"{shown['config'].get('name', '')}: loss in nats per character, by step"
+    what = "reward" if shown["measure"] == "reward" else "loss in nats per character"
+    title = f"{shown['config'].get('name', '')}: {what}, by step"
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="loss" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
         f"<title>{escape(title)}</title><style>{STYLE}</style>",
@@ -49,7 +50,11 @@ def loss_svg(shown: dict[str, Any]) -> str:
         x, _ = place(step, lowest)
         lines.append(f'<text x="{x}" y="{BOTTOM + 20}" text-anchor="middle">{step:,}</text>')
     above = highest
-    for phase in PHASES:
+    # Where the losses are not those of learning a text, rules without a name.
+    phases = [Phase(**one) for one in shown["phases"]] or [
+        Phase(highest - (highest - lowest) * n / 5, "") for n in range(1, 6)
+    ]
+    for phase in phases:
         top, bottom = min(above, highest), max(phase.above, lowest)
         above = phase.above
         if top <= bottom:

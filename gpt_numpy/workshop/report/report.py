@@ -32,36 +32,47 @@ def write_report(folder: Path, config: Record, records: list[Record]) -> None:
 
 def contents(config: Record, records: list[Record]) -> Record:
     """The data of the page. Losses are in nats per character, whatever the tokens are."""
-    characters = config.get("characters_per_token") or 1.0
-    phases = () if config.get("method") == "sft" else PHASES  # those of learning a text
-    evaluations = [evaluation(record, characters, phases) for record in records if record["kind"] == "evaluation"]
+    characters, measure = config.get("characters_per_token") or 1.0, config.get("measure", "loss")
+    phases = PHASES if config.get("method") in (None, "", "distill") else ()  # those of learning a text
+    evaluations = [
+        evaluation(record, characters, phases, measure) for record in records if record["kind"] == "evaluation"
+    ]
+    steps = [record for record in records if record["kind"] == "step"]
     return {
         "config": config,
+        "measure": measure,
         "written": f"{datetime.now():%Y-%m-%d %H:%M}",
         "phases": [phase._asdict() for phase in phases],
-        "curves": curves([record for record in records if record["kind"] == "step"], characters),
+        "curves": curves(steps, characters, measure),
+        "figures": figures(steps, evaluations, measure),
         "evaluations": evaluations,
-        "best": best(evaluations, characters, config.get("corpus", {}).get("floor")),
+        "best": best(evaluations, characters, config.get("corpus", {}).get("floor"), measure),
         "diagnoses": diagnoses(evaluations),
         "ended": next((record["reason"] for record in records if record["kind"] == "end"), None),
     }
 
 
-def evaluation(record: Record, characters: float, phases: Sequence[Phase]) -> Record:
+def evaluation(record: Record, characters: float, phases: Sequence[Phase], measure: str) -> Record:
     training, validation = (number(record, name) / characters for name in ("train_loss", "val_loss"))
+    if measure == "reward":  # of which the loss is the negative
+        training, validation = math.nan, -validation
     return {
         "step": record["step"], "training": training, "validation": validation,
         "meaning": phase_of(validation, at_start=record["step"] == 0) if phases and math.isfinite(validation) else None,
         "sample": record.get("sample", ""), "diagnoses": record.get("diagnoses", []),
+        "figures": record.get("figures", {}),
     }  # fmt: skip
 
 
-def best(evaluations: list[Record], characters: float, floor: float | None) -> Record | None:
-    """The lowest validation loss, in several units."""
+def best(evaluations: list[Record], characters: float, floor: float | None, measure: str) -> Record | None:
+    """The lowest validation loss, in several units; or the highest reward."""
     finite = [one for one in evaluations if math.isfinite(one["validation"])]
     if not finite:
         return None
     lowest = min(finite, key=lambda one: float(one["validation"]))
+    if measure == "reward":
+        highest = max(finite, key=lambda one: float(one["validation"]))
+        return {"step": highest["step"], "loss": highest["validation"]}
     loss = lowest["validation"]
     return {
         "step": lowest["step"], "loss": loss, "perplexity": perplexity(loss * characters), "bits": bits(loss),
@@ -78,7 +89,24 @@ def diagnoses(evaluations: list[Record]) -> list[Record]:
     return [{"text": text, "first": given[0], "last": given[-1]} for text, given in steps.items()]
 
 
-def curves(steps: list[Record], characters: float) -> Record:
+def figures(steps: list[Record], evaluations: list[Record], measure: str) -> Record:
+    """What tuning measures beside what is judged: curves over the steps, or points at evaluations."""
+    if not evaluations or not evaluations[0]["figures"]:
+        return {}
+    found: Record = {}
+    starts = buckets(len(steps))
+    for name in steps[0].get("figures", {}) if steps else ():
+        if name != measure:
+            values = np.array([number(record.get("figures", {}), name) for record in steps])
+            found[name] = {"curve": downsampled(values, starts)}
+    for name in evaluations[0]["figures"]:
+        if name != measure:
+            points = [one["figures"].get(name) for one in evaluations]
+            found.setdefault(name, {})["points"] = points
+    return found
+
+
+def curves(steps: list[Record], characters: float, measure: str) -> Record:
     """The measurements of all steps, in buckets of steps."""
     if not steps:
         return {}
@@ -90,6 +118,8 @@ def curves(steps: list[Record], characters: float) -> Record:
     }
     for name in ("loss", "lr", "grad_norm", "characters_per_second"):
         values = np.array([number(record, name) for record in steps])
+        if name == "loss" and measure == "reward":
+            values = np.array([number(record.get("figures", {}), measure) for record in steps])
         found[name] = downsampled(values / characters if name == "loss" else values, starts)
     return found
 

@@ -101,7 +101,7 @@ class Metrics:
         """The figures beside the progress bar."""
         latest = next(record for record in reversed(self.records) if record["kind"] == "step")
         if figures := latest.get("figures"):
-            return "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
+            return "  ".join(f"{name} {value:z.2f}" for name, value in figures.items())
         validation = self.evaluations[-1].validation if self.evaluations else math.nan
         return (
             f"loss {self.mean_loss(20):.3f}  val {validation:.3f}  lr {latest['lr']:.0e}  "

@@ -48,6 +48,10 @@ class Task:
         tokens = generate(engine, prompt, SAMPLE, Sampling(), (self.recipe.seed, step, SAMPLES), self.tokenizer.end)
         return "".join([shown, *decode_stream(self.tokenizer, tokens)])
 
+    def beside_first(self, sample: str, first: str) -> str:
+        """A sample as it is shown, with what this task's first sample was."""
+        return sample
+
     def line(self, training: float, validation: EvalProgress, at_start: bool) -> str:
         """An evaluation as it is shown."""
         loss, per_character = float(validation.loss), 1.0 / self.characters_per_token

@@ -200,7 +200,9 @@ class Trainer:
         metrics.add_record(record)
         record["diagnoses"] = self.task.diagnoses(metrics)
         self.saver.record(record)
-        self._show(self.task.line(training, progress, state.step == 0), sample, record["diagnoses"])
+        first = next(one["sample"] for one in metrics.records if one["kind"] == "evaluation")
+        beside = self.task.beside_first(sample, first) if sample and state.step else sample
+        self._show(self.task.line(training, progress, state.step == 0), beside, record["diagnoses"])
         self._report()
         return best
 

@@ -1,12 +1,18 @@
 """Distillation: a student learns what its teachers expect, and not only what came.
 
-    loss  = sum over all tokens of cross-entropy(q, p) / N        q: the mean of the teachers' probabilities, p: its own
-    d z   = (p - q) / N
+    loss  = T^2 sum over all tokens of cross-entropy(q, p) / N
+    d z   = T (p - q) / N
+
+z are the student's logits, p = softmax(z / T), and q is the mean of the teachers' probabilities, whose logits are
+divided by T, too. A temperature T above 1 brings out the differences among unlikely tokens. d(z / T) = (p - q) / N, so
+d z = (p - q) / (N T); and p - q itself shrinks like 1 / T, since all probabilities get closer to each other. T^2 makes
+the gradient as large as without a temperature.
 
 q says of each token how likely it was, where a text has one that came; so the gradient has less noise.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
@@ -15,12 +21,24 @@ from gpt_numpy.workshop.train.ensemble import Ensemble
 from gpt_numpy.workshop.train.task import Pretraining
 
 
+@dataclass(frozen=True)
+class DistillSettings:
+    temperature: Annotated[float, "that the logits of teachers and student are divided by"] = 1.0
+
+    def __post_init__(self) -> None:
+        if type(self.temperature) not in (int, float) or not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature is a number above 0, not {self.temperature!r}")
+
+
 @dataclass
 class Distillation(Pretraining):
     """The windows of a text, with the teachers' probabilities as targets. It is evaluated on what came."""
 
     teachers: Ensemble
+    temperature: float = 1.0
 
     def batch(self, step: int, engine: Engine) -> Examples:
         ids, _ = self.windows(step).ids_and_targets()
-        return Examples(ids, self.teachers.probabilities(ids), np.full(ids.shape, 1.0 / ids.size, np.float32))
+        T = self.temperature
+        weights = np.full(ids.shape, T * T / ids.size, np.float32)
+        return Examples(ids, self.teachers.probabilities(ids, T), weights, T)

@@ -29,10 +29,9 @@ from gpt_numpy.workshop.train.evaluate import AT_ONCE, EvalProgress
 from gpt_numpy.workshop.train.task import Task
 from gpt_numpy.workshop.tune.jsonl import Preference
 from gpt_numpy.workshop.tune.rewards import Reward
-from gpt_numpy.workshop.tune.rollouts import Drawing, Prompts, draw
+from gpt_numpy.workshop.tune.rollouts import ROWS, Drawing, Prompts, draw, rewards_of
 
 VALIDATION = 0.1  # the last pairs, never trained on
-ROWS = 256  # answers that are drawn at once
 Floats = NDArray[np.float32]
 
 
@@ -87,7 +86,7 @@ class DPO(Task):
         return self.validation[0].prompt, self.validation[0].text
 
     def line(self, training: float, validation: EvalProgress, at_start: bool) -> str:
-        figures = "   ".join(f"{name} {value:.3f}" for name, value in validation.figures.items())
+        figures = "   ".join(f"{name} {value:z.3f}" for name, value in validation.figures.items())
         return f"train {training:.3f}   val {float(validation.loss):.3f}   {figures}"
 
     def best(self, loss: float, step: int) -> str:
@@ -129,7 +128,7 @@ def pairs_from_reward(
             some = [prompts.training[place] for place in chosen[first : first + at_once] for _ in range(group)]
             end, length = settings.end, settings.answer_length
             answers = draw(engine, some, tokenizer, end, length, (seed, first, 1, ROLLOUTS))
-            rewards = np.array([reward(p, text) for p, text in zip(answers.prompts, answers.texts, strict=True)])
+            rewards = rewards_of(answers, reward)
             for start in range(0, len(some), group):
                 of_group = rewards[start : start + group]
                 best, worst = start + int(of_group.argmax()), start + int(of_group.argmin())

@@ -32,7 +32,17 @@ from gpt_numpy.workshop.train.metrics import Metrics
 from gpt_numpy.workshop.train.task import Task
 from gpt_numpy.workshop.tune.jsonl import Tokens
 from gpt_numpy.workshop.tune.rewards import Reward
-from gpt_numpy.workshop.tune.rollouts import Answers, Drawing, Prompts, draw, known_words, share_of_words
+from gpt_numpy.workshop.tune.rollouts import (
+    ROWS,
+    Answers,
+    Drawing,
+    Prompts,
+    draw,
+    known_words,
+    rewards_of,
+    sampled,
+    share_of_words,
+)
 
 SHOWN = 4  # prompts whose answers are shown
 Floats = NDArray[np.float32]
@@ -89,7 +99,7 @@ class GRPO(Task):
         chosen = random.integers(0, len(self.prompts.training), self.recipe.batch_size // group)
         prompts = [self.prompts.training[place] for place in chosen for _ in range(group)]
         answers = self._draw(engine, prompts, (seed, step, 1, ROLLOUTS))
-        rewards = self._rewards(answers).reshape(-1, group)
+        rewards = rewards_of(answers, self.reward).reshape(-1, group)
         log_r = log_softmax(self.reference.logits(answers.ids)).astype(np.float32)
         per_token = answers.counted.astype(np.float32) / answers.counted.sum()  # m / N
         weights = advantages(rewards, self.settings.normalize).reshape(-1, 1) * per_token
@@ -103,10 +113,6 @@ class GRPO(Task):
 
     def _draw(self, engine: Engine, prompts: Sequence[Tokens], seed: Any) -> Answers:
         return draw(engine, prompts, self.tokenizer, self.settings.end, self.settings.answer_length, seed)
-
-    def _rewards(self, answers: Answers) -> Floats:
-        pairs = zip(answers.prompts, answers.texts, strict=True)
-        return np.array([self.reward(prompt, text) for prompt, text in pairs], np.float32)
 
     def _figures(self, answers: Answers, log_r: Floats) -> dict[str, float]:
         """KL and entropy are means over the tokens of answers; the KL is estimated from those that were drawn."""
@@ -126,14 +132,12 @@ class GRPO(Task):
         for progress in evaluate(engine, self.data.validation):
             yield EvalProgress(0.5 * progress.done, progress.loss)
         text = float(progress.loss)
-        random = np.random.default_rng((self.recipe.seed, 0, JUDGED))
-        count = min(self.settings.eval_prompts, len(self.prompts.validation))
-        places = random.permutation(len(self.prompts.validation))[:count]
-        rewards, figures, seen = [], list[dict[str, float]](), []
-        for first in range(0, count, self.recipe.batch_size):
-            some = places[first : first + self.recipe.batch_size]
-            answers = self._draw(engine, [self.prompts.validation[i] for i in some], (self.recipe.seed, first, JUDGED))
-            rewards += self._rewards(answers).tolist()
+        prompts = sampled(self.prompts.validation, self.settings, self.recipe.seed)
+        rewards, figures, seen, count = list[float](), list[dict[str, float]](), list[float](), len(prompts)
+        for first in range(0, count, ROWS):
+            some = prompts[first : first + ROWS]
+            answers = self._draw(engine, some, (self.recipe.seed, first, JUDGED))
+            rewards += rewards_of(answers, self.reward).tolist()
             figures.append(self._figures(answers, log_softmax(self.reference.logits(answers.ids))))
             seen.append(len(some) / count)
             means = {
@@ -146,11 +150,15 @@ class GRPO(Task):
         """Answers to a few validation prompts, and their rewards; the same prompts and random numbers each time."""
         prompts = [self.prompts.validation[place] for place in range(min(SHOWN, len(self.prompts.validation)))]
         answers = self._draw(engine, prompts, (self.recipe.seed, 1, JUDGED))
-        told = zip(answers.prompts, answers.texts, self._rewards(answers), strict=True)
+        told = zip(answers.prompts, answers.texts, rewards_of(answers, self.reward), strict=True)
         return "\n".join(f"{prompt.strip()} / {' / '.join(text.splitlines())}   ({r:g})" for prompt, text, r in told)
 
+    def beside_first(self, sample: str, first: str) -> str:
+        pairs = zip(sample.splitlines(), first.splitlines(), strict=False)
+        return "\n".join(f"{now}\n    at first: {then.partition(' / ')[2]}" for now, then in pairs)
+
     def line(self, training: float, validation: EvalProgress, at_start: bool) -> str:
-        return "   ".join(f"{name} {value:.3f}" for name, value in validation.figures.items())
+        return "   ".join(f"{name} {value:z.3f}" for name, value in validation.figures.items())
 
     def best(self, loss: float, step: int) -> str:
         return f"best reward {-loss:.3f} at step {step}"

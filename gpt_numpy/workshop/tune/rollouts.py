@@ -13,11 +13,13 @@ from gpt_numpy.workshop.data.dataset import Dataset
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine, Ids
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
+from gpt_numpy.workshop.rng import JUDGED
 from gpt_numpy.workshop.train.ensemble import log_softmax
 from gpt_numpy.workshop.tune.jsonl import Tokens, read_prompts
-from gpt_numpy.workshop.tune.rewards import KNOWN
+from gpt_numpy.workshop.tune.rewards import KNOWN, Reward
 
 VALIDATION = 0.1  # the last prompts of a file, never trained on
+ROWS = 256  # answers that are drawn at once
 MAX_WORDS = 10_000_000  # tokens of a text whose words are known
 Floats = NDArray[np.float32]
 
@@ -89,6 +91,12 @@ def prompts_of(drawing: Drawing, data: Dataset, tokenizer: Tokenizer, block_size
             f"{block_size + 1 - longest}, since the context has {block_size}"
         )
     return prompts
+
+
+def sampled(prompts: Sequence[Tokens], drawing: Drawing, seed: int = 0) -> list[Tokens]:
+    """As many as an evaluation takes, always the same."""
+    places = np.random.default_rng((seed, 0, JUDGED)).permutation(len(prompts))[: drawing.eval_prompts]
+    return [prompts[int(place)] for place in places]
 
 
 class _Cuts(Sequence[Tokens]):
@@ -174,6 +182,11 @@ def draw(
         [_decoded(tokenizer, prompt) for prompt in prompts],
         [text.partition(end)[0] if end else text for text in texts], ended,
     )  # fmt: skip
+
+
+def rewards_of(answers: Answers, reward: Reward) -> Floats:
+    pairs = zip(answers.prompts, answers.texts, strict=True)
+    return np.array([reward(prompt, text) for prompt, text in pairs], np.float32)
 
 
 def _drawn(p: NDArray[np.float64], numbers: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -1,13 +1,13 @@
 """tune distill: a new model that learns from trained ones."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
-from gpt_numpy.workshop.cli.flags import Flags, Parser, add_data_flag, add_fields, override, pick
+from gpt_numpy.workshop.cli.flags import Flags, Parser, add_data_flag, add_fields, build, override, pick
 from gpt_numpy.workshop.cli.generate import add_which_checkpoint, checkpoints_digest, load_engines
 from gpt_numpy.workshop.cli.run import (
     Material,
@@ -28,7 +28,7 @@ from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
 from gpt_numpy.workshop.runs.run_dir import RUNS, RunDir, find_run_dir, new_run_dir
 from gpt_numpy.workshop.train.budget import TimeBudget, process_start
 from gpt_numpy.workshop.train.ensemble import Ensemble
-from gpt_numpy.workshop.tune.distill import Distillation
+from gpt_numpy.workshop.tune.distill import Distillation, DistillSettings
 
 
 def distill(cli: EngineCLI, arguments: Sequence[str]) -> int:
@@ -37,6 +37,7 @@ def distill(cli: EngineCLI, arguments: Sequence[str]) -> int:
     group = parser.add_argument_group("the teachers")
     group.add_argument("--teacher", metavar="FOLDER", action="append", help="a run's folder; once for each teacher")
     add_which_checkpoint(group)
+    add_fields(parser, "what they teach", DistillSettings)
     group = parser.add_argument_group("the student")
     default_preset = cli.default_preset(cli.options())
     presets = ", ".join(PRESETS)
@@ -61,7 +62,8 @@ def distill(cli: EngineCLI, arguments: Sequence[str]) -> int:
         names = flags.get("teacher", checkpoint.state.tuned_on.split("\n"))
         with cli.processes.local_first():
             data = dataset_of(checkpoint, flags.get("data"), console)
-        material = material_of_teachers(cli, teachers_of(names, flags), data, recipe, config, options)
+        settings = build(DistillSettings, {**checkpoint.state.tuning, **pick(DistillSettings, flags)})
+        material = material_of_teachers(cli, teachers_of(names, flags), settings, data, recipe, config, options)
         if material.in_state["tuned_on_digest"] != checkpoint.state.tuned_on_digest:
             raise WrongUse(
                 f"{' and '.join(names)} are not the teachers of {checkpoint.folder}; give those by --teacher"
@@ -74,7 +76,7 @@ def distill(cli: EngineCLI, arguments: Sequence[str]) -> int:
 def student_run(cli: EngineCLI, flags: Flags, console: Console) -> RunSpec:
     if "teacher" not in flags:
         raise WrongUse(f"--teacher is missing: the folder of a run; see {cli.name} tune distill --help")
-    options = cli.parse_options(flags)
+    options, settings = cli.parse_options(flags), build(DistillSettings, pick(DistillSettings, flags))
     preset = PRESETS[flags.get("preset", cli.default_preset(options))]
     teachers = teachers_of(flags["teacher"], flags)
     first = teachers[0]
@@ -83,7 +85,7 @@ def student_run(cli: EngineCLI, flags: Flags, console: Console) -> RunSpec:
     check_memory(config, recipe)
     with cli.processes.local_first():
         data = dataset_of(first, flags.get("data"), console)
-    material = material_of_teachers(cli, teachers, data, recipe, config, options)
+    material = material_of_teachers(cli, teachers, settings, data, recipe, config, options)
     same = f"{config} {recipe} {material.digest} {material.in_state['tuned_on_digest']}"
     cli.processes.check_agreement("flags, text or teachers", same)
     run_dir = new_run_dir(flags.get("out"), "distill") if cli.processes.first else RunDir(Path(flags.get("out", RUNS)))
@@ -96,17 +98,18 @@ def teachers_of(names: Sequence[str], flags: Flags) -> list[Checkpoint]:
 
 
 def material_of_teachers(
-    cli: EngineCLI, teachers: Sequence[Checkpoint], data: Dataset, recipe: Recipe, config: GPTConfig, options: Any
-) -> Material:
+    cli: EngineCLI, teachers: Sequence[Checkpoint], settings: DistillSettings, data: Dataset, recipe: Recipe,
+    config: GPTConfig, options: Any,
+) -> Material:  # fmt: skip
     ensemble = Ensemble(load_engines(cli, teachers, options))
     if config.block_size > ensemble.config.block_size:
         raise WrongUse(f"--block-size {config.block_size}: the teachers read {ensemble.config.block_size} tokens")
     tokenizer = teachers[0].tokenizer
     text = text_material(data, tokenizer, recipe, config)
-    task = Distillation(data, tokenizer, recipe, config.block_size, ensemble)
+    task = Distillation(data, tokenizer, recipe, config.block_size, ensemble, settings.temperature)
     about = [text.about, *(f"teacher: {teacher.folder}, step {teacher.state.step}" for teacher in teachers)]
     in_state = {
-        **text.in_state, "tuned_on_digest": checkpoints_digest(teachers),
+        **text.in_state, "tuned_on_digest": checkpoints_digest(teachers), "tuning": asdict(settings),
         "tuned_on": "\n".join(str(teacher.folder.parents[1].resolve()) for teacher in teachers),
     }  # fmt: skip
     return replace(text, task=task, about="\n".join(about), in_state=in_state)
