@@ -104,7 +104,7 @@ def test_empty_prompt_is_a_newline_and_an_end_token_ends_an_answer(tmp_path: Pat
         ('["a", "b"]', "it is not {"),
         ('{"prompt": "a"}', "it is not {"),
         ('{"prompt": 1, "answer": "b"}', "it is not {"),
-        ('{"prompt": "a", "answer": ""}', "the answer is empty"),
+        ('{"prompt": "a", "answer": ""}', "answer is empty"),
         ('{"prompt": "abcde", "answer": "fghij"}', "it has 10 tokens, and the context of the model takes 9"),
         ('{"prompt": "A", "answer": "b"}', "'A'"),
     ],
@@ -237,7 +237,7 @@ def test_resume_after_a_stop_is_the_uninterrupted_run(
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["tune", "ppo"], "'ppo' is not one of sft, distill; see gpt-numpy tune --help"),
+        (["tune", "ppo"], "'ppo' is not one of sft, grpo, dpo, distill; see gpt-numpy tune --help"),
         (["tune", "sft", "--run", "base"], "--data is missing: a file of pairs; see gpt-numpy tune sft --help"),
         (["tune", "sft", "--run", "base", "--data", "none.jsonl"], "none.jsonl cannot be read: No such file"),
         (["tune", "sft", "--run", "nowhere", "--data", "pairs.jsonl"], "nowhere is not the folder of a run"),

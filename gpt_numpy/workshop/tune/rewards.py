@@ -28,7 +28,7 @@ def line_length(prompt: str, text: str) -> float:
 
 def find_reward(name: str) -> Reward:
     """By its name, or from a user's file, which is run. Whatever it returns or raises is checked."""
-    kind, colon, rest = name.rpartition(":")
+    kind, colon, rest = name.partition(":") if name.startswith("word:") else name.rpartition(":")
     if name in (known := {"line-length": line_length, "sums": right_sum}):
         return known[name]
     if kind == "word" and rest:

@@ -74,6 +74,8 @@ def ends_of(tokenizer: Tokenizer, end: str) -> NDArray[np.bool_]:
 
 
 def prompts_of(drawing: Drawing, data: Dataset, tokenizer: Tokenizer, block_size: int) -> Prompts:
+    """WrongUse if the prompts, their answers, or what ends these do not fit the model."""
+    ends_of(tokenizer, drawing.end)
     if drawing.prompts:
         lines = read_prompts(Path(drawing.prompts), tokenizer)
         count = max(1, round(VALIDATION * len(lines.items)))
