@@ -59,10 +59,11 @@ def by_torch(problem: Problem) -> dict[str, Array]:
         found[name] = value
         return value
 
-    ids, targets = torch.tensor(problem.ids[None]), torch.tensor(problem.targets[None])
+    ids, targets = torch.tensor(problem.ids[None]), torch.tensor(problem.wanted[None])
     losses = run(F, Torch(), dict(found), ids, targets, problem.config, note)
-    losses.mean().backward()
-    numbers = {"l": losses.detach().numpy()[0], "L": losses.detach().mean().numpy()}
+    total = problem.objective.total(losses, torch, torch.tensor)
+    total.sum().backward()
+    numbers = {"l": losses.detach().numpy()[0], "L": total.detach().numpy()[0]}
     for name, (of, part, is_parameter) in problem.places.items():
         tensor, first = found[of], () if is_parameter else (0,)
         numbers[name] = tensor.detach().numpy()[(*first, *part)]

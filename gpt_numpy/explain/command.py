@@ -11,6 +11,7 @@ from gpt_numpy.explain import terminal
 from gpt_numpy.explain.account import account
 from gpt_numpy.explain.checks import BEND, Verdict, by_torch, check_all, checkable, four_ways, verdict, visible_entries
 from gpt_numpy.explain.formulas import MASKED, Quantity
+from gpt_numpy.explain.learned import add_loss_flags
 from gpt_numpy.explain.page import contents, write_page
 from gpt_numpy.explain.problem import Problem
 from gpt_numpy.explain.subject import MOST, Subject, plain, subject_of
@@ -47,6 +48,7 @@ def explain(cli: EngineCLI, arguments: Sequence[str]) -> int:
     group.add_argument("--layer", metavar="N", type=int, help="the layer to explain (default 0, the first)")
     group.add_argument("--head", metavar="N", type=int, help="the head to explain (default 0)")
     group.add_argument("--seed", metavar="N", type=int, help="of the fresh model (default 0)")
+    add_loss_flags(parser.add_argument_group("the loss"))
     group = parser.add_argument_group("the explanation")
     group.add_argument("--entry", metavar="ENTRY", help='print the account of one number: "dS[3,1]", "dW_q[0,5]", "L"')
     group.add_argument("--show", metavar="NAME", help="print a matrix as a heatmap: dS, P, dW_q, ...; list: all names")
@@ -161,13 +163,15 @@ def _on_a_page(console: Console, trace: Trace, subject: Subject, out: Path, most
         checked = check_all(trace, torch, most, progress)
     about = {
         "text": plain(subject.text), "reads": subject.reads, "vocabulary": subject.vocabulary, "model": subject.model,
-        "command": subject.command, "torch": bool(torch),
+        "command": subject.command, "torch": bool(torch), "learns": subject.loss,
     }  # fmt: skip
     try:
         write_page(out, contents(trace, torch, checked, about))
     except OSError as error:
         raise WrongUse(f"{out} cannot be written: {error.strerror}; give another file by --out") from None
     console.say(f"model: {subject.model}, {parameter_count(subject.problem.config):,} parameters")
+    if subject.loss:
+        console.say(f"loss: {subject.loss}")
     console.say(
         f"explained: head {subject.problem.head} of layer {subject.problem.layer}; others by --layer and --head"
     )

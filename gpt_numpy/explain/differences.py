@@ -52,7 +52,8 @@ def extrapolated(trace: Trace, name: str, indices: Array, slopes: Array) -> Arra
 
 def resolution(trace: Trace) -> float:
     """The smallest slope that a difference can resolve: some rounding errors of the loss, over its step."""
-    return 16 * float(np.spacing(trace.numbers["L"])) / (2 * STEP)
+    largest = max(abs(float(trace.numbers["L"])), float(np.abs(trace.numbers["l"]).mean()))  # L may have cancelled
+    return 16 * float(np.spacing(largest)) / (2 * STEP)
 
 
 def losses(problem: Problem, name: str, changes: Array) -> Array:
@@ -67,12 +68,12 @@ def losses(problem: Problem, name: str, changes: Array) -> Array:
     def note(name: str, value: Tensor) -> Tensor:
         return Tensor(_changed(value.array, changes, place)) if name == place.name else value
 
-    ids, targets = Tensor(problem.ids[None]), Tensor(np.broadcast_to(problem.targets, (B, len(problem.targets))))
+    ids, targets = Tensor(problem.ids[None]), Tensor(np.broadcast_to(problem.wanted, (B, *problem.wanted.shape)))
     tensors = {name: Tensor(array) for name, array in weights.items()}
     with no_grad():
         found = run(ManyWeights, ByHand(), tensors, ids, targets, problem.config, note)
-    mean: Array = found.array.mean(-1)
-    return mean
+    total: Array = problem.objective.total(found.array, np)
+    return total
 
 
 def _changed(arrays: Array, changes: Array, place: Place) -> Array:

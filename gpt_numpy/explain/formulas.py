@@ -7,7 +7,7 @@ values come from the operations that train, and tests check that they satisfy th
     i, j, k   positions: of the query, of the key, and one that a sum runs over
     d         the D channels of a head     m   the C channels of the stream      u   the hidden units of an MLP
     v         tokens of the vocabulary     a   another channel, or another token, that a sum runs over
-    T         the number of positions      c   1/sqrt(D)
+    T         the number of positions      c   1/sqrt(D)                         g   the answers of a group
 
 The blocks form a residual stream R, to which each sublayer adds its output. The gradient flows back along the stream
 unchanged, and each sublayer adds the gradient from its input: that is dY's formula. So dR here is only the part of the
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from gpt_numpy.config import GPTConfig
+from gpt_numpy.explain.objective import NEXT_TOKEN, Objective
 
 MASKED = ("S", "P", "dS", "dP")  # defined where a position may attend: j <= i
 Kind = Literal["sum", "share", "function", "given"]
@@ -102,11 +103,12 @@ class _Table:
         self.quantities[found.name] = Quantity(found.name, found.indices, meaning, shown or formula, kind, terms)
 
 
-def quantities(config: GPTConfig, layer: int) -> dict[str, Quantity]:
+def quantities(config: GPTConfig, layer: int, objective: Objective = NEXT_TOKEN) -> dict[str, Quantity]:
     """Every quantity that can be explained, for a head of this layer, each after those that its formula needs."""
     table = _Table()
     _add_forward(table, config, layer)
     _add_rest(table, config, layer)
+    _add_loss(table, objective)
     _add_rest_backward(table, config, layer)
     _add_backward(table, config)
     return table.quantities
@@ -189,7 +191,7 @@ def _add_norm(table: _Table, mark: str, stream: str, out: str, bias: bool, what:
 
 
 def _add_rest(table: _Table, config: GPTConfig, layer: int) -> None:
-    """From Y to the loss."""
+    """From Y to the predictions."""
     add, bias = table.add, config.bias
     stream = ["R[i,m]", "Y[i,m]"]
     for sub in later(config, layer):
@@ -216,16 +218,35 @@ def _add_rest(table: _Table, config: GPTConfig, layer: int) -> None:
     add("W_lm[v,m]", "", "the matrix of lm_head", kind="given")
     add("Z[i,v]", "Σ_m N_f[i,m] W_lm[v,m]", "the logit of token v as the next token")
     add("p[i,v]", "e^Z[i,v] / Σ_a e^Z[i,a]", "the probability that the model gives to token v", kind="share")
-    add("next[i,v]", "", "1 for the actual next token, 0 for all others", kind="given")
-    add("l[i]", "-log p[i,next]", "the loss at a position: the surprise at the actual next token", kind="function")
-    add("L", "Σ_i 1/T l[i]", "the loss: the mean surprise")
+
+
+def of_loss(objective: Objective) -> list[Quantity]:
+    """What stands between the losses of positions and L, and L."""
+    table = _Table()
+    for entry, formula, kind, meaning in objective.formulas():
+        table.add(entry, formula, meaning, kind=kind)  # type: ignore[arg-type]  # one of Kind
+    return list(table.quantities.values())
+
+
+def _add_loss(table: _Table, objective: Objective) -> None:
+    """From the predictions to the loss, and back."""
+    add, target = table.add, "next[i,v]" if objective.targets is None else "q[i,v]"
+    if objective.targets is None:
+        add(target, "", "1 for the actual next token, 0 for all others", kind="given")
+        add("l[i]", "-log p[i,next]", "the loss at a position: the surprise at the actual next token", kind="function")
+    else:
+        add(target, "", "the probability that the teacher gives to token v", kind="given")
+        meaning = "the loss at a position: the surprise that the teacher expects"
+        add("l[i]", "-Σ_v q[i,v] log p[i,v]", meaning, kind="function")
+    table.quantities |= {quantity.name: quantity for quantity in of_loss(objective)}
+    weight = objective.weight
+    meaning = "the probability minus the target, times what the position counts: where every gradient begins"
+    add("dZ[i,v]", f"{weight} p[i,v] - {weight} {target}", meaning, shown=f"{weight} (p[i,v] - {target})")
 
 
 def _add_rest_backward(table: _Table, config: GPTConfig, layer: int) -> None:
-    """From the loss back to dY."""
+    """From the logits back to dY."""
     add = table.add
-    meaning = "the probability minus the target, over T as the loss is a mean: where every gradient begins"
-    add("dZ[i,v]", "1/T p[i,v] - 1/T next[i,v]", meaning, shown="1/T (p[i,v] - next[i,v])")
     add("dN_f[i,m]", "Σ_v dZ[i,v] W_lm[v,m]", "back through lm_head")
     _add_norm_backward(table, "_f", "dN_f", "the gradient that enters the stream at its end")
     back = ["dR_f[i,m]"]

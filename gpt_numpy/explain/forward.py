@@ -39,7 +39,7 @@ def run(
     F: Any, stages: Stages, weights: Mapping[str, Any], ids: Any, targets: Any, config: GPTConfig, note: Note
 ) -> Any:
     """The loss at each position (B, T). `F` is minitensor.functional or torch.nn.functional. ids may be a single row:
-    `note` then makes B versions of one of the values, and targets has B rows.
+    `note` then makes B versions of one of the values, and targets has B rows, of ids or of distributions (B, T, V).
     """
     T = ids.shape[1]
     C, H = config.n_embd, config.n_head
@@ -76,4 +76,5 @@ def run(
     N = note("N_f", norm("ln_f", read("R_f", x)))
     Z = note("Z", linear("lm_head", N))  # (B, T, V)
     V = config.vocab_size
-    return F.cross_entropy(Z.reshape(-1, V), targets.reshape(-1), reduction="none").reshape(-1, T)
+    flat = targets.reshape(-1) if len(targets.shape) == 2 else targets.reshape(-1, V)
+    return F.cross_entropy(Z.reshape(-1, V), flat, reduction="none").reshape(-1, T)

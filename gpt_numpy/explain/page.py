@@ -18,7 +18,7 @@ import numpy as np
 from gpt_numpy.explain.account import sums
 from gpt_numpy.explain.checks import BEND, EXACT, Checked
 from gpt_numpy.explain.differences import STEP, resolution
-from gpt_numpy.explain.formulas import MASKED, Entry, Quantity
+from gpt_numpy.explain.formulas import MASKED, Entry, Quantity, of_loss
 from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.report.report import embedded
 from minitensor.arrays import Array
@@ -63,6 +63,7 @@ def contents(trace: Trace, torch: dict[str, Array], checked: list[Checked], abou
     return about | {
         "layer": problem.layer, "head": problem.head, "heads": config.n_head, "layers": config.n_layer,
         "width": config.n_embd, "loss": _finite(trace.numbers["L"]), "constants": trace.constants,
+        "ofLoss": [quantity.name for quantity in of_loss(problem.objective)], "aboutLoss": problem.objective.about,
         "next": problem.targets.tolist(), "step": STEP, "exact": EXACT, "bend": BEND,
         "blind": _finite(resolution(trace)), "masked": MASKED, "quantities": quantities,
     }  # fmt: skip
@@ -122,7 +123,7 @@ KINDS = [
     re.compile(pattern)
     for pattern in (
         r"d?([XQKVSPOYZ]|[Wb]_[qkvo]|[XY]_others)",  # attention, and where the gradient begins
-        r"d?N_f|W_lm|p|next|l|L",  # the end of the model
+        r"d?N_f|W_lm|p|next|q|l|L|A|own|mean_reward|reward|mask|weight|log_[pr]|rejected|margin|pull",  # its end
         r"[a-zA-Z]+(_f)?",  # the stream and its layer norms
         r"(dR|R|Y)_\w+",  # outputs and gradients of later sublayers
         r"\w+",  # and their inner quantities

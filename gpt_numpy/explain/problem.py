@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.explain.formulas import later, sublayers
+from gpt_numpy.explain.objective import NEXT_TOKEN, Objective
 from minitensor.arrays import Array
 
 
@@ -28,6 +29,12 @@ class Problem:
     targets: Array  # (T,)
     layer: int
     head: int
+    objective: Objective = NEXT_TOKEN
+
+    @property
+    def wanted(self) -> Array:
+        """What each position should predict: ids (T,), or a teacher's distributions (T, V)."""
+        return self.targets if self.objective.targets is None else self.objective.targets
 
     @cached_property
     def places(self) -> dict[str, Place]:

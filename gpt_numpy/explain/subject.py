@@ -6,14 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt_numpy.config import GPTConfig
+from gpt_numpy.explain.learned import check_loss_flags, learned, loss_flags
 from gpt_numpy.explain.problem import Problem
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
 from gpt_numpy.workshop.cli.flags import Flags
 from gpt_numpy.workshop.cli.generate import load_engine
 from gpt_numpy.workshop.data.tokenizer import CharTokenizer, Tokenizer
-from gpt_numpy.workshop.engine import Arrays
+from gpt_numpy.workshop.engine import Arrays, Engine
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.params import initial_weights
+from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.run_dir import find_run_dir
 
 MOST = 64  # characters of a text, and channels of a head
@@ -27,6 +29,7 @@ class Subject:
     reads: list[str]  # the token at each position, as displayed
     vocabulary: list[str]
     model: str  # its description
+    loss: str  # the same of the loss; empty for that of training on a text
     command: tuple[str, str]  # that repeats the explanation, before and after further flags
 
     def again(self, flag: str, value: str) -> str:
@@ -40,6 +43,7 @@ class Model:
     tokenizer: Tokenizer
     name: str
     flags: list[str]  # that select it
+    engine: Engine
 
 
 def subject_of(cli: EngineCLI, flags: Flags) -> Subject:
@@ -47,13 +51,16 @@ def subject_of(cli: EngineCLI, flags: Flags) -> Subject:
     if not 2 <= len(text) <= MOST:
         have = f"TEXT has {len(text)} character{'s' * (len(text) != 1)}"
         raise WrongUse(f"{have}; give 2 to {MOST}: the model reads all but the last, and predicts the next after each")
-    model = _trained(cli, flags) if "run" in flags else _fresh(text, flags)
+    check_loss_flags(flags)
+    answers = "".join(flags.get(name, "") for name in ("chosen", "rejected"))
+    model = _trained(cli, flags) if "run" in flags else _fresh(cli, text + answers, flags)
     config = model.config
     layer, head = _chosen(flags, "layer", config.n_layer), _chosen(flags, "head", config.n_head)
     if config.n_embd // config.n_head > MOST:
         raise WrongUse(f"the heads of {model.name} have {config.n_embd // config.n_head} numbers; up to {MOST} can be "
                        "shown")  # fmt: skip
-    ids = model.tokenizer.encode(text).astype(np.int64)
+    ids, objective, about = learned(flags, model.engine, lambda: _other(cli, flags, model), model.tokenizer, text)
+    text = model.tokenizer.decode(ids.tolist()).decode("utf-8", "replace")
     if not 2 <= len(ids) <= config.block_size + 1:
         raise WrongUse(f"TEXT is {len(ids)} tokens of {model.name}, which takes 2 to {config.block_size + 1}")
     weights = {"lm_head.weight": model.weights["tok_emb.weight"], **model.weights}  # if the two are tied
@@ -62,12 +69,13 @@ def subject_of(cli: EngineCLI, flags: Flags) -> Subject:
     vocabulary += [""] * (config.vocab_size - len(vocabulary))  # the model may have unused tokens
     command_flags = [*model.flags, "--layer", str(layer), "--head", str(head)]
     return Subject(
-        Problem(config, doubles, ids[:-1], ids[1:], layer, head),
+        Problem(config, doubles, ids[:-1], ids[1:], layer, head, objective),
         text,
         [vocabulary[token] for token in ids[:-1]],
         vocabulary,
         f"{model.name}: {config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide",
-        _command(cli.name, text, command_flags),
+        about,
+        _command(cli.name, flags["text"], [*command_flags, *loss_flags(flags)]),
     )
 
 
@@ -83,13 +91,23 @@ def _trained(cli: EngineCLI, flags: Flags) -> Model:
         raise WrongUse("--seed is for a fresh model; a run has its weights")
     run = find_run_dir(flags["run"])
     checkpoint = run.checkpoint(flags.get("checkpoint", "best"))
-    weights = load_engine(cli, checkpoint, cli.parse_options({})).weights()
+    engine = load_engine(cli, checkpoint, cli.parse_options({}))
     model_flags = ["--run", str(run.folder), "--checkpoint", flags.get("checkpoint", "best")]
     name = f"{checkpoint.folder}, step {checkpoint.state.step}"
-    return Model(checkpoint.state.config, weights, checkpoint.tokenizer, name, model_flags)
+    return Model(checkpoint.state.config, engine.weights(), checkpoint.tokenizer, name, model_flags, engine)
 
 
-def _fresh(text: str, flags: Flags) -> Model:
+def _other(cli: EngineCLI, flags: Flags, model: Model) -> Engine:
+    """A reference or a teacher."""
+    if "other" not in flags:
+        return _fresh_engine(cli, model.config, flags.get("seed", 0) + 1)
+    checkpoint = find_run_dir(flags["other"]).checkpoint("best")
+    if checkpoint.tokenizer.to_json() != model.tokenizer.to_json():
+        raise WrongUse(f"{checkpoint.folder} has other tokens than {model.name}")
+    return load_engine(cli, checkpoint, cli.parse_options({}))
+
+
+def _fresh(cli: EngineCLI, text: str, flags: Flags) -> Model:
     """An untrained model, whose vocabulary is the characters of the text."""
     if "checkpoint" in flags:
         raise WrongUse("--checkpoint is for a run; give it by --run")
@@ -100,10 +118,16 @@ def _fresh(text: str, flags: Flags) -> Model:
     if tokenizer.vocab_size == 1:
         raise WrongUse("TEXT repeats one character; a fresh model knows no other, and has nothing to predict")
     config = GPTConfig(vocab_size=tokenizer.vocab_size, block_size=MOST, n_layer=2, n_head=2, n_embd=16)
-    drawn = initial_weights(config, seed)
-    weights = {name: array * LIVELY if array.ndim == 2 else array for name, array in drawn.items()}
     model_flags = ["--seed", str(seed)] if seed else []
-    return Model(config, weights, tokenizer, f"a small fresh model, seed {seed}", model_flags)
+    engine = _fresh_engine(cli, config, seed)
+    return Model(config, engine.weights(), tokenizer, f"a small fresh model, seed {seed}", model_flags, engine)
+
+
+def _fresh_engine(cli: EngineCLI, config: GPTConfig, seed: int) -> Engine:
+    drawn = initial_weights(config, seed)
+    engine = cli.engine(config, Recipe(seed=seed), cli.parse_options({}))
+    engine.load({name: array * LIVELY if array.ndim == 2 else array for name, array in drawn.items()}, {}, 0)
+    return engine
 
 
 def _chosen(flags: Flags, name: str, count: int) -> int:

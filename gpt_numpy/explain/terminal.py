@@ -61,7 +61,9 @@ def _numbered(trace: Trace, account: Account) -> str:
         own = next(part for part in account.parts if part.factors[0].entry.indices == account.entry.indices)
         return f"{own.value:.6g} / {account.total:.6g}"
 
-    at = {**account.at, "next": int(trace.problem.targets[account.index[0]])}
+    at = dict(account.at)
+    if "i" in at:
+        at["next"] = int(trace.problem.targets[at["i"]])
 
     def number(found: re.Match[str]) -> str:
         entry = placed(entries(found[0])[0], at)

@@ -7,7 +7,7 @@ import numpy as np
 from gpt_numpy.explain.formulas import MASKED, later, quantities
 from gpt_numpy.explain.forward import ByHand, run
 from gpt_numpy.explain.problem import Problem
-from minitensor import Tensor
+from minitensor import Tensor, functions
 from minitensor import functional as F
 from minitensor.arrays import Array
 from minitensor.ops.gelu import gelu_backward
@@ -20,7 +20,7 @@ class Trace:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.quantities = quantities(problem.config, problem.layer)
+        self.quantities = quantities(problem.config, problem.layer, problem.objective)
         self.tensors = {name: Tensor(array, requires_grad=True) for name, array in problem.weights.items()}
 
         def note(name: str, value: Tensor) -> Tensor:
@@ -29,14 +29,17 @@ class Trace:
             return value
 
         losses = run(
-            F, ByHand(), dict(self.tensors), Tensor(problem.ids[None]), Tensor(problem.targets[None]), problem.config,
+            F, ByHand(), dict(self.tensors), Tensor(problem.ids[None]), Tensor(problem.wanted[None]), problem.config,
             note,
         )  # fmt: skip
-        losses.mean().backward(retain_graph=True)
+        total = problem.objective.total(losses, functions, Tensor)
+        total.sum().backward(retain_graph=True)
         self.constants = {
             "c": self._saved(f"S{problem.layer}")[2], "1/T": 1 / len(problem.ids), "1/C": 1 / problem.config.n_embd,
+            **problem.objective.constants,
         }  # fmt: skip
-        self.numbers = {"l": losses.array[0], "L": losses.array.mean()}
+        self.numbers = {"l": losses.array[0], "L": total.array[0], **problem.objective.numbers}
+        self.numbers |= problem.objective.inner(losses.array[0])
         self._add_places()
         self._add_inner()
         self._add_heads()
@@ -69,7 +72,10 @@ class Trace:
         T = len(problem.ids)
         numbers["pos"] = problem.weights["pos_emb.weight"][:T]
         numbers["p"] = softmax_forward(numbers["Z"])[0]
-        numbers["next"] = np.eye(problem.config.vocab_size)[problem.targets]
+        onehot = np.eye(problem.config.vocab_size)[problem.targets]
+        numbers["next" if problem.objective.targets is None else "q"] = (
+            onehot if problem.objective.targets is None else problem.objective.targets
+        )
         norms = {"": ("R", f"N_attn{problem.layer}"), "_f": ("R_f", "N_f")}
         for sub in later(problem.config, problem.layer):
             norms[f"_{sub}"] = f"R_{sub}", f"N_{sub}"

@@ -93,3 +93,19 @@ def test_gradient_of_kl_is_not_that_with_p_and_r_swapped() -> None:
         distance = (p * np.log(p / r)).sum(-1, keepdims=True)
         np.testing.assert_allclose(gradient, p * (np.log(p / r) - distance), 1e-9)
         assert np.abs(gradient - (p - r)).max() > 0.05
+
+
+def test_advantage_is_a_number_that_no_gradient_goes_through() -> None:
+    """A baseline that depends on the model, such as the expected reward, would else bring a gradient of its own."""
+    random = np.random.default_rng(0)
+    logits, targets, rewards = random.standard_normal((1, T, V)), random.integers(0, V, (1, T)), random.random(V)
+    z = torch.tensor(logits, requires_grad=True)
+    p, r = z.softmax(-1), torch.tensor(rewards)
+    A = r[targets] - p @ r
+    log_p = p.gather(-1, torch.tensor(targets)[..., None])[..., 0].log()
+    right, wrong = (torch.autograd.grad(-(each * log_p).sum(), z, retain_graph=True)[0] for each in (A.detach(), A))
+    old = log_p.detach().numpy()
+    arrays = {"ids": targets, "targets": targets, "weights": A.detach().numpy(), "old": old, "clip": 0.2}
+    for _, gradient in gradients("policy", logits, **arrays):
+        np.testing.assert_allclose(gradient, right.numpy(), 1e-9, 1e-12)
+        assert np.abs(gradient - wrong.numpy()).max() > 0.05

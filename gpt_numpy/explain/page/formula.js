@@ -1,7 +1,7 @@
 // Renders formulas as MathML. They have the syntax of the terminal, `P[i,j] (dP[i,j] - Σ_k P[i,k] dP[i,k])`, and are
 // shown with index letters, or with the numbers of one entry in place of the letters.
 
-const TOKEN = /e\^|Σ_\w|1\/[TC]\b|[A-Za-z]\w*'?(?:\[[^\]]*\])?|\d[\d.]*|[()√²+\-/]/g;
+const TOKEN = /e\^|Σ_\w|1\/[TCGNs]\b|[A-Za-z]\w*'?(?:\[[^\]]*\])?|\d[\d.]*|[()√²+\-/]/g;
 const ENTRY = /^([A-Za-z]\w*'?)(?:\[([^\]]*)\])?$/;
 
 /**

@@ -73,7 +73,7 @@ class MatrixView {
   constructor(parent, quantity, { open, maxHeight = Infinity }) {
     Object.assign(this, { quantity, open, maxHeight });
     Object.assign(this, { active: [0, 0], isFocused: false, hovered: null, sources: [], selected: null });
-    this.isProbability = quantity.kind === "share" || quantity.name === "next";
+    this.isProbability = quantity.kind === "share" || ["next", "q", "mask"].includes(quantity.name);
     const { name, shape } = quantity;
     this.figure = put(parent, "figure", { "data-figure": name });
     const caption = put(this.figure, "figcaption"), title = put(caption, "b");

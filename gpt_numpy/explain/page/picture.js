@@ -25,9 +25,14 @@ function drawPicture(open) {
     const putCell = rowsBelow => put(flow, "div", { class: row === 3 ? "cell lowest" : "cell",
       style: `grid-column: ${column}; grid-row: ${row + 1 + rowsBelow} / span ${span}` });
     addView(putCell(0), name);
-    if (name === "p") addView(flow.lastChild, "l"), addView(flow.lastChild, "L"), addView(putCell(4), "next");
+    if (name === "p") {
+      for (const one of ["l", "L"]) addView(flow.lastChild, one);
+      addView(putCell(4), quantities.has("q") ? "q" : "next");
+    }
     else addView(putCell(4), `d${name}`);
   }
+  for (const one of data.ofLoss) if (one !== "L") addView(byId("loss"), one);
+  byId("loss").hidden = byId("about-loss").hidden = data.ofLoss.length < 2;
   const weights = WEIGHTS.flatMap(name => [name, `d${name}`]).filter(name => quantities.has(name));
   for (const name of weights) addView(byId("weights"), name);
   byId("weights").style.gridTemplateRows = `repeat(${weights.length / 4}, auto)`; // fewer without biases
@@ -76,7 +81,7 @@ function groupQuantities() {
 function groupOf(name) {
   if (name.endsWith("_others")) return "heads";
   if (SUBLAYER.test(name) && depthOf(name) > 2 * data.layer) return name;
-  return /_f$|^W_lm$|^L$/.test(name) ? "end" : "before";
+  return /_f$|^W_lm$/.test(name) ? "end" : "before";
 }
 
 function depthOf(name) {

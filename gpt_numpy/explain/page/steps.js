@@ -2,10 +2,8 @@
 
 const STEPS = [
   {
-    title: "Start at the loss", known: ["p", "next"], computed: ["dZ"], forward: ["p", "l", "L"],
-    text: "Only the forward pass is known so far. The loss is the mean of -log p of the actual next tokens. Its " +
-      "gradient through log and softmax is simple: the probability minus the target, divided by the number of " +
-      "positions T because the loss is a mean.",
+    title: "Start at the loss", known: ["p", "next", "q"], computed: ["dZ"],
+    forward: ["p", "l", ...data.ofLoss], text: `Only the forward pass is known so far. ${data.aboutLoss}`,
   }, {
     title: "Back to Y", known: ["dZ"], computed: ["dN_f", "dR_f", "dY"], forward: ["Z"],
     text: "The logits are the product of N_f and W_lm, so the gradient goes back through the same weights, and then " +
@@ -94,7 +92,7 @@ function putButtons(parent, number, navigate) {
 function putFormulas(parent, title, names) {
   const box = put(parent, "div");
   put(box, "span", { class: "quiet" }, title);
-  for (const quantity of names.map(name => quantities.get(name)).filter(Boolean))
+  for (const quantity of names.map(name => quantities.get(name)).filter(one => one?.formula))
     putFormula(put(box, "div"), quantity, quantity.formula);
 }
 
