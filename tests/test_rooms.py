@@ -183,8 +183,12 @@ def test_importing_minitensor_loads_numpy_and_nothing_else() -> None:
     assert tops - {"minitensor", "numpy"} <= set(sys.stdlib_module_names)
 
 
+LESSONS = ("sft", "distill", "grpo", "dpo")
+
+
 @pytest.mark.parametrize("readme", ["README.md", "minitensor/README.md", "gpt_numpy/README.md", "gpt_torch/README.md",
-                                    "gpt_numpy/explain/README.md"])  # fmt: skip
+                                    "gpt_numpy/explain/README.md",
+                                    *(f"gpt_numpy/workshop/tune/{page}.md" for page in LESSONS)])  # fmt: skip
 def test_the_code_of_a_readme_prints_what_it_says(readme: str) -> None:
     text = (ROOT / readme).read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.S))
