@@ -47,14 +47,14 @@ UNCHANGING = ROOT / "tests" / "mutation" / "unchanging.toml"
 SOURCES = [ROOT / "minitensor" / f"{name}.py" for name in ("core", "arrays", "grad_mode", "convert", "tensor")]
 SOURCES += [
     *sorted(ROOT.glob("minitensor/ops/[a-z]*.py")),
-    *(ROOT / "gpt_numpy" / f"{name}.py" for name in ("model", "head", "cache")),
+    *(ROOT / "gpt_numpy" / f"{name}.py" for name in ("model", "head", "objectives", "cache")),
 ]
 AUTOGRAD = [f"minitensor/test_{name}.py" for name in (
     "ops", "like_torch", "engine", "corners", "nn", "optim", "random_graphs", "gradcheck", "erf", "judge", "api_fuzz",
 )]  # fmt: skip
 AUTOGRAD += ["gpt_numpy/test_gpt.py", "equivalence/test_relations.py", "equivalence/test_head.py"]
 MODEL = ["gpt_numpy/test_gpt.py", "equivalence/test_relations.py", "gpt_numpy/test_gpt_engine.py"]
-MODEL += ["equivalence/test_engines.py", "equivalence/test_equivalence.py", "equivalence/test_head.py"]
+MODEL += [f"equivalence/test_{name}.py" for name in ("engines", "equivalence", "head", "examples", "objectives")]
 
 # What a sample is drawn from.
 WORKSHOP = ["workshop", "gpt_torch/test_gpt_torch.py", "gpt_torch/test_distributed.py"]
@@ -65,12 +65,14 @@ SAMPLED = {
     **{ROOT / "gpt_numpy" / "workshop" / f"{name}.py": WORKSHOP for name in (
         "train/trainer", "train/metrics", "train/evaluate", "train/signals", "runs/checkpoint", "runs/run_dir",
         "train/task", "train/ensemble", "runs/saver", "runs/lock", "io", "generate", "data/dataloader", "recipes",
-        "cli/train", "cli/run", "cli/tune/sft", "cli/tune/distill", "cli/tune/methods", "cli/seeds",
-        "tune/pairs", "tune/sft", "tune/distill",
+        "cli/train", "cli/run", "cli/seeds", "cli/tune/sft", "cli/tune/distill", "cli/tune/grpo",
+        "cli/tune/dpo", "cli/tune/methods", "tune/jsonl", "tune/sft", "tune/distill", "tune/rewards", "tune/rollouts",
+        "tune/grpo", "tune/dpo", "tune/sums",
     )},
     **{ROOT / "gpt_numpy" / name: STEPS for name in ("engine.py", "parts.py", "workshop/optim.py")},
     **{ROOT / "gpt_torch" / name: STEPS for name in (
-        "engine.py", "options.py", "compiled.py", "optim.py", "step.py", "transfer.py", "head.py",
+        "engine.py", "options.py", "compiled.py", "optim.py", "step.py", "transfer.py", "head.py", "objectives.py",
+        "reader.py",
     )},
     ROOT / "gpt_torch" / "huggingface.py": HUGGING_FACE,
 }  # fmt: skip

@@ -18,7 +18,10 @@ COMMANDS = {
         "train --data my.txt": "learn from a text of your own",
         "train --resume": "resume the newest run",
     }, distributed=True),
-    "tune": Command(tune, {"tune sft --data pairs.jsonl": "fine-tune the newest run on answers"}, distributed=True),
+    "tune": Command(tune, {
+        "tune sft --data pairs.jsonl": "fine-tune the newest run on answers",
+        "tune grpo --reward line-length": "reward what it writes; tune --help has all methods",
+    }, distributed=True),
     "generate": Command(generate_text, {'generate --prompt "ROMEO:"': "continue a text with the newest run"}),
     "eval": Command(evaluate_run, {"eval": "evaluate the newest run"}, distributed=True),
     "claims": Command(check_claims, {"claims": "what the workshop says, compared with the newest run"}),

@@ -23,6 +23,7 @@ class Task:
     tokens_per_step: int
     characters_per_token: float  # in what is evaluated
     floor: float | None = None  # the lowest possible loss in nats per character, if it is known
+    longest = SAMPLE  # answer that is expected, in tokens
     updates = 1  # steps that belong together: between them nothing is evaluated, saved or ended
 
     def __init__(self, recipe: Recipe, tokenizer: Tokenizer) -> None:
@@ -45,7 +46,8 @@ class Task:
 
     def sample(self, engine: Engine, step: int) -> str:
         prompt, shown = self.prompt()
-        tokens = generate(engine, prompt, SAMPLE, Sampling(), (self.recipe.seed, step, SAMPLES), self.tokenizer.end)
+        length, seed = min(SAMPLE, self.longest), (self.recipe.seed, step, SAMPLES)
+        tokens = generate(engine, prompt, length, Sampling(), seed, self.tokenizer.end)
         return "".join([shown, *decode_stream(self.tokenizer, tokens)])
 
     def beside_first(self, sample: str, first: str) -> str:

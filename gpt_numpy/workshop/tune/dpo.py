@@ -62,6 +62,7 @@ class DPO(Task):
         count = max(1, round(VALIDATION * len(pairs)))
         self.beta, self.training, self.validation = beta, pairs[:-count], pairs[-count:]
         self.length = max(len(p.prompt) + max(len(p.chosen), len(p.rejected)) for p in pairs) - 1
+        self.longest = max(max(len(p.chosen), len(p.rejected)) for p in pairs)
         self.tokens_per_step = 2 * recipe.batch_size * self.length
         self.references = {
             "training": self._log_probabilities(reference, self.training),

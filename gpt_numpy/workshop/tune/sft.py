@@ -32,6 +32,7 @@ class FineTuning(Task):
         count = max(1, round(VALIDATION * len(pairs.items)))
         self.training, self.validation = pairs.items[:-count], pairs.items[-count:]
         self.length = max(len(pair.prompt) + len(pair.answer) for pair in pairs.items) - 1
+        self.longest = max(len(pair.answer) for pair in pairs.items)
         self.tokens_per_step = recipe.batch_size * self.length
         tokens = sum(len(pair.answer) for pair in self.validation)
         self.characters_per_token = sum(pair.characters for pair in self.validation) / tokens
