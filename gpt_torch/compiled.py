@@ -44,3 +44,7 @@ def first_difference(
                 f"{f'the gradient of {name}' if x.ndim else name} has a relative error of {error / (size or total):.1e}"
             )
     return None
+
+
+def first_line(error: Exception) -> str:
+    return [*str(error).strip().splitlines(), type(error).__name__][0]

@@ -29,7 +29,7 @@ from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.rng import DROPOUT
 from gpt_numpy.workshop.train.distributed import Processes
 from gpt_torch.attention import attending, attention_of
-from gpt_torch.compiled import CompiledWrongly, first_difference, is_from_compiler, use_cache_folder
+from gpt_torch.compiled import CompiledWrongly, first_difference, first_line, is_from_compiler, use_cache_folder
 from gpt_torch.device import (
     ALLOWED,
     DTYPES,
@@ -42,6 +42,7 @@ from gpt_torch.device import (
 )
 from gpt_torch.distributed import Loss, all_reduce_sum, full_tensor, parallelize, raising_lost, shard_like, split_rows
 from gpt_torch.model import GPT
+from gpt_torch.objectives import rows_at_once
 from gpt_torch.optim import Masters, Optimizer
 from gpt_torch.options import Options, is_compiled, optimizer_skips, set_global_flags
 from gpt_torch.reader import Reader, for_training
@@ -183,12 +184,15 @@ class Engine:
         """The loss of the whole batch. Its gradients, times the loss scale, are left in the parameters."""
         self.zero_grad()
         losses = []
-        micro_batches = split_rows(batch.rows, self.recipe.micro_batch, self.processes)
-        for rows in micro_batches:
+        for rows in (micro_batches := self._micro_batches(batch)):
             self.seed_dropout(step, rows.start)
             with self._grad_sync(rows is micro_batches[-1]):
                 losses.append(self.accumulate(self._loss_of(self.model_loss, batch, rows)))
         return all_reduce_sum(torch.stack(losses).sum(), self.processes)
+
+    def _micro_batches(self, batch: AnyBatch) -> list[slice]:
+        limit = self.recipe.micro_batch or rows_at_once(batch, self.config.vocab_size)
+        return split_rows(batch.rows, limit, self.processes)
 
     def zero_grad(self) -> None:
         for p in (*self.parameters.values(), *self.model.parameters()):  # the same, but for bfloat16 weights
@@ -257,8 +261,7 @@ class Engine:
 
     def _too_large(self, batch: AnyBatch) -> RunFailed:
         """An error with the largest micro-batch that fits: a half, a quarter, ... of the present one is tried."""
-        micro_batches = split_rows(batch.rows, self.recipe.micro_batch, self.processes)
-        rows = max(part.stop - part.start for part in micro_batches)
+        rows = max(part.stop - part.start for part in self._micro_batches(batch))
         if self.options.parallel == "fsdp":  # no process can run the model alone
             return RunFailed(f"out of memory on {describe(self.device)}; try --micro-batch {max(1, rows // 2)}")
         self.zero_grad()
@@ -292,9 +295,8 @@ class Engine:
     def loss(self, batch: AnyBatch) -> Tensor:
         for_training(self.model, False)
         at_once = max(1, AT_ONCE_ON_CPU // batch.length) if self.device.type == "cpu" else 0
-        losses = [
-            self._loss_of(self.local_loss, batch, rows) for rows in split_rows(batch.rows, at_once, self.processes)
-        ]
+        parts = split_rows(batch.rows, at_once, self.processes)
+        losses = [self._loss_of(self.local_loss, batch, rows) for rows in parts]
         return all_reduce_sum(torch.stack(losses).sum(), self.processes)
 
     @torch.no_grad()
@@ -394,7 +396,3 @@ class Engine:
 
 
 SCALER = "scaler"  # with float16: the loss scale, the steps since it changed, the steps not skipped
-
-
-def first_line(error: Exception) -> str:
-    return [*str(error).strip().splitlines(), type(error).__name__][0]

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, minimum
 from torch.nn import functional as F
 
+from gpt_numpy.workshop.engine import AnyBatch, Batch, Examples
+from gpt_torch.head import PIECE
 from gpt_torch.model import GPT
 
 
@@ -42,6 +44,13 @@ def log_probability(logits: Tensor, targets: Tensor) -> Tensor:
     """Of each target (B, T), from (B, T, V)."""
     losses = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), reduction="none")
     return -losses.reshape(*targets.shape)
+
+
+def rows_at_once(batch: AnyBatch, classes: int) -> int:
+    """As many as may have all their logits at once, for objectives that do not take them in pieces; 0: any number."""
+    if isinstance(batch, Batch | Examples):
+        return 0
+    return max(1, PIECE // (batch.length * classes))
 
 
 OBJECTIVES: dict[str, Callable[..., Any]] = {

@@ -125,3 +125,15 @@ def test_first_nonfinite_and_lengths(name: str) -> None:
     assert (short.rows, short.length) == (7, 3)
     assert np.isfinite(float(engine.train_step(short, 0).loss))
     assert engine.first_nonfinite(short, 1) is None
+
+
+def test_logits_of_a_large_vocabulary_are_not_all_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of rollouts and preferences, whose logits are not taken in pieces: a step takes few rows at a time."""
+    given = {"rollouts": rollouts(0), "preferences": preferences(0)}
+    whole = {kind: float(engine_of("torch", RECIPE).train_step(batch, 0).loss) for kind, batch in given.items()}
+    monkeypatch.setattr("gpt_torch.objectives.PIECE", 2 * T * V)
+    for kind, expected in (("rollouts", [1, 2, 2, 2]), ("preferences", [2] * 7)):
+        engine, taken = engine_of("torch", RECIPE), list[int]()
+        engine.model.lm_head.register_forward_hook(lambda *called, taken=taken: taken.append(len(called[-1])))
+        assert float(engine.train_step(given[kind], 0).loss) == pytest.approx(whole[kind], rel=1e-9)
+        assert sorted(taken) == expected
