@@ -124,6 +124,7 @@ def pairs_from_reward(
     count = min(settings.pairs, len(prompts.training))
     chosen = np.random.default_rng((seed, 0, ROLLOUTS)).permutation(len(prompts.training))[:count]
     at_once = max(1, ROWS // group)
+    console.say(f"drawing {group} answers to each of {count:,} prompts of {prompts.about}")
     with console.bar("drawing answers", count) as bar:
         for first in range(0, count, at_once):
             some = [prompts.training[place] for place in chosen[first : first + at_once] for _ in range(group)]

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,10 @@ class Drawing:
         if not self.reward:
             raise ValueError(f"reward is {KNOWN}")
 
+    def resolved(self) -> Self:
+        """With a path that another working folder can use."""
+        return replace(self, prompts=str(Path(self.prompts).resolve()) if self.prompts else "")
+
     @property
     def end(self) -> str:
         return self.stop.replace("\\n", "\n")
@@ -80,13 +84,14 @@ def prompts_of(drawing: Drawing, data: Dataset, tokenizer: Tokenizer, block_size
         lines = read_prompts(Path(drawing.prompts), tokenizer)
         count = max(1, round(VALIDATION * len(lines.items)))
         prompts = Prompts(lines.path.name, lines.items[:-count], lines.items[-count:], lines.digest)
+        longest = max(map(len, lines.items), default=0)
     else:
         newlines = ends_of(tokenizer, "\n")
         parts = [_line_ends(part, newlines, drawing.prompt_length) for part in (data.train, data.validation)]
         prompts = Prompts(f"the lines of {data.name}", parts[0], parts[1])
+        longest = drawing.prompt_length
     if not prompts.training or not prompts.validation:
         raise WrongUse(f"{prompts.about} has too few prompts: one to train on and one for validation are needed")
-    longest = max(map(len, (*prompts.training, *prompts.validation)))
     if longest + drawing.answer_length > block_size + 1:
         raise WrongUse(
             f"--answer-length {drawing.answer_length}: with a prompt of {longest} tokens an answer may have "
@@ -113,9 +118,6 @@ class _Cuts(Sequence[Tokens]):
     def __getitem__(self, place: Any) -> Any:
         end = int(self.ends[place])
         return [int(token) for token in self.tokens[end - self.length : end]]
-
-    def __iter__(self) -> Any:
-        return (self[place] for place in range(len(self)))
 
 
 def _line_ends(tokens: NDArray[Any], newlines: NDArray[np.bool_], length: int) -> _Cuts:

@@ -51,7 +51,7 @@ def dpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
 
     def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
         state, tokenizer, size = checkpoint.state, checkpoint.tokenizer, config.block_size
-        settings = build(DPOSettings, {**({} if begins else state.tuning), **pick(DPOSettings, flags)})
+        settings = build(DPOSettings, {**({} if begins else state.tuning), **pick(DPOSettings, flags)}).resolved()
         base_folder, _, place = state.tuned_on.partition("\n")
         base = checkpoint if begins else load_checkpoint(Path(base_folder))
         reference, files = load_engine(cli, base, options), dict[str, str]()

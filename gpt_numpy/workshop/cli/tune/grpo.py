@@ -47,7 +47,7 @@ def grpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
 
     def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
         state = checkpoint.state
-        settings = build(GRPOSettings, {**({} if begins else state.tuning), **pick(GRPOSettings, flags)})
+        settings = build(GRPOSettings, {**({} if begins else state.tuning), **pick(GRPOSettings, flags)}).resolved()
         base = checkpoint if begins else load_checkpoint(Path(state.tuned_on))
         data = dataset_of(checkpoint, flags.get("data"), Console())
         prompts = prompts_of(settings, data, checkpoint.tokenizer, config.block_size)
