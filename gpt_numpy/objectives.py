@@ -41,7 +41,8 @@ def policy(
     logits, _ = model(ids)
     ratio = (log_probability(logits, targets) - old).exp()
     loss = -minimum(ratio * weights, ratio.clamp(1.0 - clip, 1.0 + clip) * weights).sum()
-    if log_r is not None and kl_weights is not None:
+    if log_r is not None:
+        assert kl_weights is not None
         loss = loss + (apply(kl_divergence, logits, log_r=log_r.array) * kl_weights).sum()
     return loss
 

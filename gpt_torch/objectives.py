@@ -26,7 +26,8 @@ def policy(
     logits, _ = model(ids)
     ratio = (log_probability(logits, targets) - old).exp()
     loss = -minimum(ratio * weights, ratio.clamp(1.0 - clip, 1.0 + clip) * weights).sum()
-    if log_r is not None and kl_weights is not None:
+    if log_r is not None:
+        assert kl_weights is not None
         log_p = logits.log_softmax(-1)
         loss = loss + ((log_p.exp() * (log_p - log_r)).sum(-1) * kl_weights).sum()
     return loss

@@ -12,7 +12,7 @@ from gpt_numpy.explain.account import account
 from gpt_numpy.explain.checks import BEND, Verdict, by_torch, check_all, checkable, four_ways, verdict, visible_entries
 from gpt_numpy.explain.formulas import MASKED, Quantity
 from gpt_numpy.explain.learned import add_loss_flags
-from gpt_numpy.explain.page import contents, write_page
+from gpt_numpy.explain.page import contents, may_replace, write_page
 from gpt_numpy.explain.problem import Problem
 from gpt_numpy.explain.subject import MOST, Subject, plain, subject_of
 from gpt_numpy.explain.trace import Trace
@@ -151,6 +151,8 @@ def _known(trace: Trace, flag: str, name: str) -> str:
 def _on_a_page(console: Console, trace: Trace, subject: Subject, out: Path, most: int, total: int) -> None:
     if not out.name or out.is_dir() or not out.parent.is_dir():
         raise WrongUse(f"{out} cannot be written; give a file in a folder that exists by --out")
+    if not may_replace(out):
+        raise WrongUse(f"{out} exists, and is not a page of explain; give another file by --out")
     torch, done = by_torch(subject.problem), 0
 
     with console.bar("differences of the loss", most) as bar:

@@ -46,6 +46,17 @@ def write_page(path: Path, contents: Record) -> None:
     path.write_text(before, encoding="utf-8")
 
 
+def may_replace(path: Path) -> bool:
+    """Whether there is no such file, or a page that was written here."""
+    if not path.exists():
+        return True
+    try:
+        with path.open("rb") as file:
+            return b'content="gpt-numpy explain"' in file.read(1000)
+    except OSError:
+        return False
+
+
 def contents(trace: Trace, torch: dict[str, Array], checked: list[Checked], about: Record) -> Record:
     """The data of the page. `about` describes the model and the text."""
     problem, config = trace.problem, trace.problem.config

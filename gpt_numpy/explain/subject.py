@@ -119,8 +119,9 @@ def _fresh(cli: EngineCLI, text: str, flags: Flags) -> Model:
         raise WrongUse("TEXT repeats one character; a fresh model knows no other, and has nothing to predict")
     config = GPTConfig(vocab_size=tokenizer.vocab_size, block_size=MOST, n_layer=2, n_head=2, n_embd=16)
     model_flags = ["--seed", str(seed)] if seed else []
+    name = f"a small fresh model, seed {seed}, its matrices times {LIVELY:g} so that attention is not uniform"
     engine = _fresh_engine(cli, config, seed)
-    return Model(config, engine.weights(), tokenizer, f"a small fresh model, seed {seed}", model_flags, engine)
+    return Model(config, engine.weights(), tokenizer, name, model_flags, engine)
 
 
 def _fresh_engine(cli: EngineCLI, config: GPTConfig, seed: int) -> Engine:

@@ -35,6 +35,11 @@ def show_account(console: Console, trace: Trace, account: Account, ways: Sequenc
     if account.parts:
         console.say()
         _show_parts(console, account)
+    if quantity.name == "dZ":
+        console.say()
+        console.say(
+            f"  the gradient of L, in which these logits occur through l[{account.at['i']}]: log and softmax cancel"
+        )
     console.say()
     _show_ways(console, account, ways)
 

@@ -579,3 +579,14 @@ def test_softmax_entry_is_a_share_of_the_sum_of_exponentials() -> None:
     assert found.formula == pytest.approx(found.value)
     scores = Trace(example()).numbers["S"][2, :3]
     assert found.total == pytest.approx(np.exp(scores - scores.max()).sum())
+
+
+def test_only_a_page_of_explain_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, other = tmp_path / "page.html", tmp_path / "other.html"
+    for _ in range(2):
+        assert run(CLI, ["explain", "abab", "--differences", "0", "--out", str(page)]) == 0
+    other.write_text("my own", encoding="utf-8")
+    capsys.readouterr()
+    assert run(CLI, ["explain", "abab", "--differences", "0", "--out", str(other)]) == 2
+    assert capsys.readouterr().err.endswith("exists, and is not a page of explain; give another file by --out\n")
+    assert other.read_text(encoding="utf-8") == "my own"

@@ -165,9 +165,10 @@ def test_arithmetic_of_the_page_matches_the_file(reader: Reader) -> None:
 def gradients_with_mistake(trace: Trace, mistake: str) -> dict[str, Any]:
     """The gradients of a backward pass with one mistake, in NumPy."""
     n, c = trace.numbers, trace.constants["c"]
+    c = 1.0 if mistake == "saturate" else c
     S, P, dP = n["S"], n["P"], n["dP"]
-    if mistake == "mask":
-        S = c * n["Q"] @ n["K"].T
+    if mistake in ("mask", "saturate"):
+        S = np.where(trace.visible | (mistake == "mask"), c * n["Q"] @ n["K"].T, -np.inf)
         P = np.exp(S) / np.exp(S).sum(-1, keepdims=True)
         dP = n["dO"] @ n["V"].T
     O = P @ n["V"]  # noqa: E741
@@ -183,7 +184,10 @@ def gradients_with_mistake(trace: Trace, mistake: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-MISTAKES = ["rowsum", *(pytest.param(name, marks=in_detail) for name in ("scale", "mask", "equals", "transpose"))]
+MISTAKES = [
+    "rowsum",
+    *(pytest.param(name, marks=in_detail) for name in ("saturate", "scale", "mask", "equals", "transpose")),
+]
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -198,8 +202,8 @@ def test_mistake_has_the_same_effects_as_in_numpy(mistake: str, reader: Reader, 
         assert int(wrong.get(name, 0)) == off.sum(), name
     agrees = dict(pairs(reader.page, "tr[data-agrees]", "broken", "agrees"))
     assert len(agrees) == 15
-    for name, verdict in agrees.items():  # without the mask, the differences change too, and agree
-        assert verdict == ("true" if mistake == "mask" or not int(wrong[name]) else "false"), name
+    for name, verdict in agrees.items():  # with a mistake in the forward pass the differences change too, and agree
+        assert verdict == ("true" if mistake in ("mask", "saturate") or not int(wrong[name]) else "false"), name
     assert ("BROKEN" in reader.page.text_content("#causality")) == (mistake == "mask")
     assert ("NOT" in reader.page.text_content("#sums")) == (mistake == "rowsum")
     reader.page.uncheck(f"input[name=break][value={mistake}]")
@@ -330,3 +334,45 @@ def test_page_fetches_nothing(file: Path) -> None:
 
 def test_page_contains_all_files_of_its_folder() -> None:
     assert {path.name for path in FOLDER.iterdir()} == {*SCRIPTS, "page.html", "style.css"}
+
+
+# ---- the loss, and how sharp attention is -----------------------------------------------------------------------
+
+
+@in_detail
+def test_links_lead_from_a_key_to_the_loss(reader: Reader) -> None:
+    """dK, dS, dP, dO, dY, dR_f, dN_f, dZ, and from there to l and L."""
+    reader.go("#dZ[4,2]")
+    links = [link.get_attribute("href") for link in reader.page.query_selector_all("#account a")]
+    assert {"#L", "#l[4]"} <= {re.sub("&.*", "", link) for link in links if link}
+    reader.go("#dK[4,2]")
+    for name in ("dS", "dP", "dO", "dY", "dR_f", "dN_f", "dZ", "L"):
+        reader.page.locator(f"#account a[href^='#{name}']").first.click()
+        assert fragment(reader.page.url).startswith(name)
+
+
+@in_detail
+def test_saturated_softmax_is_shown_in_numbers(reader: Reader, trace: Trace) -> None:
+    reader.page.check("input[name=break][value=saturate]")
+    rows = [row.inner_text().split("\t") for row in reader.page.query_selector_all(".sharpness tr")][1:]
+    found = {name: (float(right.replace("\N{MINUS SIGN}", "-")), float(wrong.replace("\N{MINUS SIGN}", "-")))
+             for name, right, wrong in rows}  # fmt: skip
+    P = [trace.numbers["P"][i, : i + 1] for i in range(1, len(trace.numbers["P"]))]
+    assert found["largest weight of a row of P"][0] == pytest.approx(np.mean([row.max() for row in P]), rel=1e-2)
+    entropy = np.mean([-(row * np.log(row)).sum() for row in P])
+    assert found["entropy of a row of P, in nats"][0] == pytest.approx(entropy, rel=1e-2)
+    dS = [np.abs(trace.numbers["dS"][i, : i + 1]).mean() for i in range(1, len(P) + 1)]
+    assert found["|dS| of an entry"][0] == pytest.approx(np.mean(dS), rel=1e-2)
+    assert found["largest weight of a row of P"][1] > found["largest weight of a row of P"][0]
+    assert found["entropy of a row of P, in nats"][1] < found["entropy of a row of P, in nats"][0]
+
+
+@in_detail
+def test_colours_of_a_mistake_are_on_the_scale_of_the_right_numbers(reader: Reader, trace: Trace) -> None:
+    scale = "[data-figure=dQ] .scale"
+    before = reader.page.text_content(scale)
+    reader.page.check("input[name=break][value=scale]")
+    after = reader.page.text_content(scale)
+    assert after.startswith(before)
+    largest = np.abs(trace.numbers["dQ"]).max() / trace.constants["c"]
+    assert after.endswith(f"with the mistake up to {float(f'{largest:.3g}')}")

@@ -44,7 +44,7 @@ function forward(inputs, mistakes, perturbations = {}) {
   const Q = perturb("Q", addBias(matmul(X, transpose(W_q)), b_q));
   const K = perturb("K", addBias(matmul(X, transpose(W_k)), b_k));
   const V = perturb("V", addBias(matmul(X, transpose(W_v)), b_v));
-  const scores = scaleMatrix(data.constants.c, matmul(Q, transpose(K)));
+  const scores = scaleMatrix(mistakes.has("saturate") ? 1 : data.constants.c, matmul(Q, transpose(K)));
   const S = perturb("S", mistakes.has("mask") ? scores : applyMask(scores, -Infinity));
   const P = perturb("P", softmax(S));
   const O = perturb("O", matmul(P, V));
@@ -54,7 +54,8 @@ function forward(inputs, mistakes, perturbations = {}) {
 
 /** The gradients, each below the forward line that it differentiates. */
 function backward(inputs, { X, Q, K, V, P, O }, mistakes) {
-  const { dY, W_q, W_k, W_v, W_o } = inputs, c = mistakes.has("scale") ? 1 : data.constants.c;
+  const { dY, W_q, W_k, W_v, W_o } = inputs, noScale = mistakes.has("scale") || mistakes.has("saturate");
+  const c = noScale ? 1 : data.constants.c;
 
   // Y = O W_oᵀ + b_o
   const dO = matmul(dY, W_o);

@@ -1,9 +1,15 @@
-// Break it: five classic mistakes, made in the page's own computation of the head. The results are compared with the
+// Break it: six classic mistakes, made in the page's own computation of the head. The results are compared with the
 // numbers of the file, and each check is shown with its verdict.
 
 const BREAKS = [
   {
-    key: "scale", label: "forget 1/√D", right: "dQ = c * dS @ K;  dK = c * dS.T @ Q",
+    key: "saturate", label: "forget 1/√D in the scores", right: "S = c * Q @ K.T", wrong: "S = Q @ K.T",
+    text: "The scores are √D times too large, so softmax saturates: almost all weight goes to one position, P is close " +
+      "to 0 and 1, and there P (dP − mean) is close to 0: the gradient dS dies. (The gradient dY stays fixed.)",
+    caughtBy: "The comparison with torch. Not gradcheck: the backward pass has the same factor. In training only a loss " +
+      "that falls slowly shows it, and the entropy of P below.",
+  }, {
+    key: "scale", label: "forget 1/√D in the gradients", right: "dQ = c * dS @ K;  dK = c * dS.T @ Q",
     wrong: "dQ = dS @ K;  dK = dS.T @ Q",
     text: "The forward pass scales the scores, so the backward pass has the same factor. Without it, dQ and dK are " +
       "too large by √D. Training still works, only worse: Adam even cancels the factor in the updates of W_q and W_k.",
@@ -104,6 +110,8 @@ function showMistakes(inputs, mistakes) {
     putEffects(box, inputs, mistakes, computed, compared);
   }
   for (const [name, view] of views) if (overrides.has(name) || before.has(name)) view.paint(true);
+  const first = COMPARED.find(name => overrides.has(name) && !before.has(name));
+  views.get(first)?.figure.scrollIntoView({ block: "nearest" });
 }
 
 function putEffects(box, inputs, mistakes, computed, compared) {
@@ -118,8 +126,34 @@ function putEffects(box, inputs, mistakes, computed, compared) {
     put(line, "b", {}, "Caught by: ");
     line.append(caughtBy);
   }
+  putSharpness(box, computeHead(inputs, new Set()), computed);
   putComparison(box, inputs, mistakes, computed, compared);
   putOtherChecks(box, inputs, mistakes, computed);
+}
+
+/** How sharp attention is, and how large the gradient of the scores: right, and with the mistake. */
+function putSharpness(box, right, wrong) {
+  const table = put(put(box, "div", { class: "wide" }), "table", { class: "sharpness" });
+  put(table, "caption", {}, "How sharp attention is: means over the rows after the first, which sees only itself");
+  const head = put(table, "tr");
+  for (const title of ["", "right", "with the mistake"]) put(head, "th", { scope: "col" }, title);
+  for (const [title, measure] of [
+    ["largest weight of a row of P", ({ P }) => rowMean(P, row => Math.max(...row))],
+    ["entropy of a row of P, in nats", ({ P }) => rowMean(P, row => -sumOf(row.map(p => p > 0 ? p * Math.log(p) : 0)))],
+    ["|dS| of an entry", ({ dS }) => rowMean(dS, row => sumOf(row.map(Math.abs)) / row.length)],
+  ]) {
+    const line = put(table, "tr");
+    put(line, "th", { scope: "row" }, title);
+    for (const one of [right, wrong]) put(line, "td", { class: "number" }, formatRounded(measure(one), 3));
+  }
+}
+
+const sumOf = numbers => numbers.reduce((sum, x) => sum + x, 0);
+
+/** The mean over all rows but the first, each up to the diagonal, of what is measured of it. */
+function rowMean({ rows, cols, values }, measure) {
+  const all = Array.from({ length: rows }, (_, i) => values.subarray(i * cols, i * cols + i + 1)).slice(1);
+  return sumOf(all.map(measure)) / all.length;
 }
 
 function putComparison(box, inputs, mistakes, computed, compared) {

@@ -127,8 +127,10 @@ class MatrixView {
   /** One pixel for each cell, enlarged when painted. */
   drawBitmap() {
     const { rows, cols } = this.quantity, { numbers, isProbability } = this, image = new ImageData(cols, rows);
-    const magnitude = largestMagnitude(numbers);
-    const largest = this.largestNumber = this.quantity.isRoundingError(magnitude) ? 0 : magnitude;
+    const isNothing = largest => this.quantity.isRoundingError(largest), ofFile = this.quantity.largest;
+    const shown = largestMagnitude(numbers); // with a mistake on the scale of the right numbers, if these are not 0
+    const largest = this.largestNumber = !isNothing(ofFile) ? ofFile : isNothing(shown) ? 0 : shown;
+    this.largestShown = shown;
     for (let n = 0; n < numbers.length; n++) {
       const color = colorOf(numbers[n], largest, isProbability);
       for (let channel = 0; channel < 3; channel++) image.data[4 * n + channel] = color[channel];
@@ -249,7 +251,9 @@ class MatrixView {
 
   paintScale() {
     paintRamp(this.ramp, this.isProbability ? "probability" : "signed", 36);
-    this.largest.textContent = `${this.isProbability ? "0 to" : "±"} ${formatRounded(this.largestNumber, 3)}`;
+    const isMore = this.largestShown > this.largestNumber * (1 + 1e-9);
+    this.largest.textContent = `${this.isProbability ? "0 to" : "±"} ${formatRounded(this.largestNumber, 3)}` +
+      (isMore && this.largestNumber ? `; with the mistake up to ${formatRounded(this.largestShown, 3)}` : "");
   }
 
   // ---- pointer and keyboard ----------------------------------------------------------------------------------------

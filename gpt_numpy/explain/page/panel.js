@@ -107,6 +107,17 @@ function putDerivation(box, account, link) {
   if (isMissing) put(box, "p", { class: "note" }, "Some factors are not on this page; the command below prints them.");
   else if (parts.length > 1 || parts[0].factors.length > 1) putNumericLine(put(lines, "p"), entry, account);
   putTerms(box, account, link);
+  if (quantity.name === "dZ") putLossNote(box, account, link);
+}
+
+/** Where dZ comes from: without this line no way would lead from a gradient to the loss that it is of. */
+function putLossNote(box, { bindings: { i } }, link) {
+  const note = put(box, "p", {}, "It is the gradient of the loss ");
+  putLink(note, { name: "L", index: [] }, link);
+  note.append(", in which the logits of this position occur through ");
+  putLink(note, { name: "l", index: [i] }, link);
+  note.append(quantities.has("q") ? ": the logarithms of its probabilities. " : ": -log of one of its probabilities. ");
+  note.append("Log and softmax cancel, and what is left of both is the probability minus the target.");
 }
 
 /** The formula with numbers for all entries; of more than four terms, the three largest. */
