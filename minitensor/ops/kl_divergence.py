@@ -22,7 +22,7 @@ def kl_divergence_forward(z: Array, *, log_r: Array) -> tuple[Array, Saved]:
     """z and log_r: (..., V)."""
     log_p = z - z.max(-1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(-1, keepdims=True))
-    p, difference = np.exp(log_p), log_p - log_r.astype(z.dtype, copy=False)
+    p, difference = np.exp(log_p), log_p - np.asarray(log_r, z.dtype)
     y = (p * difference).sum(-1)
     return y, (p, difference, y)
 
