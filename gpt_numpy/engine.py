@@ -13,6 +13,7 @@ Which thread takes which sequences and which parameters, and the order in which 
 batch and the number of threads alone. So two runs agree bit for bit.
 """
 
+import copy
 import ctypes
 import itertools
 import math
@@ -251,6 +252,11 @@ class Rows(np.random.Generator):
     def __init__(self, seeds: list[tuple[int, ...]]) -> None:
         super().__init__(np.random.PCG64(0))
         self.streams = [np.random.default_rng(seed) for seed in seeds]
+
+    def __deepcopy__(self, memo: Any) -> "Rows":
+        copied = Rows([])
+        copied.streams = copy.deepcopy(self.streams)
+        return copied
 
     def random(self, shape: Any = None, dtype: Any = np.float64, out: Any = None) -> Any:
         return np.stack([stream.random(shape[1:], dtype) for stream in self.streams])

@@ -201,7 +201,8 @@ def scaled_dot_product_attention(
             m not in (1, n) for m, n in zip(mask.shape[::-1], scores[::-1], strict=False)
         ):
             raise ValueError(f"scaled_dot_product_attention: attn_mask {mask.shape} does not fit the scores {scores}")
-    keep = dropout_mask(scores, dropout_p)
+    in_parts = is_causal and query.shape[-2] > ops.attention_blocked.KEPT and 0 < dropout_p <= 1
+    keep = None if in_parts else dropout_mask(scores, dropout_p)
     return apply(
         ops.attention_blocked.attention_blocked,
         query,
@@ -212,6 +213,7 @@ def scaled_dot_product_attention(
         is_causal=is_causal,
         scale=scale,
         p=dropout_p,
+        draws=ops.dropout.Draws(generator()) if in_parts else None,
     )
 
 

@@ -4,12 +4,15 @@ blocks     Causal queries up to i see no key after i: their products end there, 
            masked for all queries of a block.
 maximum    |S_ij| <= c |Q_i| |K_j|. Where the longest of both are short, no e^S_ij can overflow, and the largest of
            each row need not be subtracted.
+memory     The weights of all blocks take memory of T^2 / 2. Above 512 queries the backward computes them again, block
+           by block: then all that grows with T grows like T. A dropout mask is drawn again, too.
 layout     Where there are several blocks, their results are written with the heads of a token side by side, which
            is the order that a model needs next.
 """
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +27,10 @@ from minitensor.ops.attention import (
     attention_weights_forward,
     default_scale,
 )  # fmt: skip
-from minitensor.ops.dropout import dropout_backward, dropout_forward
+from minitensor.ops.dropout import Draws, dropout_backward, dropout_forward
 
 BLOCK = 64  # queries
+KEPT = 512  # queries, up to which the weights are kept for the backward
 
 
 def attention_blocked_forward(
@@ -39,25 +43,27 @@ def attention_blocked_forward(
     is_causal: bool = False,
     scale: float | None = None,
     p: float = 0.0,
+    draws: Draws | None = None,
 ) -> tuple[Array, Saved]:
-    """`keep`, if given, is the dropout mask of the weights, with chance `p` to drop."""
+    """`keep` is the dropout mask of the weights, with chance `p` to drop; `draws` draws one block by block instead."""
     (*_, T, D), (*_, U, _) = q.shape, k.shape
     scale = default_scale(D) if scale is None else scale
     additive = mask is not None and mask.dtype != bool  # then dmask is made at once, without blocks
     single = T <= 1 or additive  # in a single row the largest is found sooner
     subtract_max = np.ones((T, 1), bool) if single else _may_overflow(q, k, scale, is_causal)  # (..., T, 1)
-    weights, y = [], []  # of each block
+    how = mask, is_causal, scale, subtract_max
+    random = draws.first() if draws else None
+    weights: list[Array | None] = []  # of each block
+    y = None
     for i, j in _blocks(T, U, is_causal and not additive):
-        mask_ij = None if mask is None else np.broadcast_to(mask, (*mask.shape[:-2], T, U))[..., i, j]
-        scores, _ = attention_scores_forward(
-            q[..., i, :], k[..., j, :], mask_ij, is_causal=is_causal, scale=scale, offset=i.start
-        )
-        weights_ij, _ = attention_weights_forward(scores, subtract_max=subtract_max[..., i, :])
-        dropped = weights_ij if keep is None else dropout_forward(weights_ij, keep[..., i, j], p=p)[0]
+        weights_ij = _weights(q, k, i, j, *how)
+        keep_ij = _keep(keep, random, i, j, weights_ij, p)
+        dropped = weights_ij if keep_ij is None else dropout_forward(weights_ij, keep_ij, p=p)[0]
         y_i, _ = attention_values_forward(dropped, v[..., j, :])
-        weights.append(weights_ij)
-        y.append((i, y_i))
-    return _sum_of_blocks(y, T), (q, k, v, weights, keep, p, scale, additive, is_causal)
+        weights.append(weights_ij if T <= KEPT else None)
+        y = _add(y, i, y_i, T)
+    assert y is not None
+    return y, (q, k, v, weights, keep, draws, p, how, additive)
 
 
 def attention_blocked_backward(
@@ -65,17 +71,19 @@ def attention_blocked_backward(
     q: Array,
     k: Array,
     v: Array,
-    weights: list[Array],
+    weights: list[Array | None],
     keep: Array | None,
+    draws: Draws | None,
     p: float,
-    scale: float,
+    how: tuple[Any, ...],
     additive: bool,
-    is_causal: bool,
-) -> tuple[Array, Array, Array, Array | None, None]:
-    T, U = q.shape[-2], k.shape[-2]
-    dq, dk, dv, dmask = [], [], [], None
-    for (i, j), weights_ij in zip(_blocks(T, U, is_causal and not additive), weights, strict=True):
-        keep_ij = None if keep is None else keep[..., i, j]
+) -> tuple[Array | None, Array | None, Array | None, Array | None, None]:
+    T, U, (_, is_causal, scale, _) = q.shape[-2], k.shape[-2], how
+    random = draws.again() if draws else None
+    dq = dk = dv = dmask = None
+    for (i, j), kept in zip(_blocks(T, U, is_causal and not additive), weights, strict=True):
+        weights_ij = _weights(q, k, i, j, *how) if kept is None else kept
+        keep_ij = _keep(keep, random, i, j, weights_ij, p)
         dropped = weights_ij if keep_ij is None else dropout_forward(weights_ij, keep_ij, p=p)[0]
         # y = dropped @ v
         ddropped, dv_j = attention_values_backward(dy[..., i, :], dropped, v[..., j, :])
@@ -87,10 +95,30 @@ def attention_blocked_backward(
         dq_i, dk_j, dmask = attention_scores_backward(
             dscores, q[..., i, :], k[..., j, :], scale, additive, visible=None
         )
-        dq.append((i, dq_i))
-        dk.append((j, dk_j))
-        dv.append((j, dv_j))
-    return _sum_of_blocks(dq, T), _sum_of_blocks(dk, U), _sum_of_blocks(dv, U), dmask, None
+        dq, dk, dv = _add(dq, i, dq_i, T), _add(dk, j, dk_j, U), _add(dv, j, dv_j, U)
+    return dq, dk, dv, dmask, None
+
+
+def _weights(
+    q: Array, k: Array, i: slice, j: slice, mask: Array | None, is_causal: bool, scale: float, subtract_max: Array
+) -> Array:
+    """Of queries i for keys j; the same numbers in the backward as in the forward."""
+    T, U = q.shape[-2], k.shape[-2]
+    mask_ij = None if mask is None else np.broadcast_to(mask, (*mask.shape[:-2], T, U))[..., i, j]
+    scores, _ = attention_scores_forward(
+        q[..., i, :], k[..., j, :], mask_ij, is_causal=is_causal, scale=scale, offset=i.start
+    )
+    weights, _ = attention_weights_forward(scores, subtract_max=subtract_max[..., i, :])
+    return weights
+
+
+def _keep(
+    keep: Array | None, random: np.random.Generator | None, i: slice, j: slice, weights: Array, p: float
+) -> Array | None:
+    """What dropout keeps of the weights of a block."""
+    if random is not None:
+        return random.random(weights.shape, np.float32) >= p
+    return None if keep is None else keep[..., i, j]
 
 
 def _blocks(T: int, U: int, is_causal: bool) -> Iterator[tuple[slice, slice]]:
@@ -101,15 +129,15 @@ def _blocks(T: int, U: int, is_causal: bool) -> Iterator[tuple[slice, slice]]:
         yield slice(start, end), slice(0, min(end, U) if is_causal else U)
 
 
-def _sum_of_blocks(parts: list[tuple[slice, Array]], rows: int) -> Array:
-    """The sum of parts, each for some of so many rows: (B, H, rows, D), in memory (B, rows, H, D)."""
-    *batch, some, D = parts[0][1].shape
-    if len(parts) == 1 and some == rows:
-        return parts[0][1]
-    total = np.zeros((*batch[:-1], rows, *batch[-1:], D), parts[0][1].dtype)
-    total = total.swapaxes(-2, -3) if batch else total
-    for block, part in parts:
-        total[..., block, :] += part
+def _add(total: Array | None, block: slice, part: Array, rows: int) -> Array:
+    """The total with a part for some of so many rows added: (B, H, rows, D), in memory (B, rows, H, D)."""
+    *batch, some, D = part.shape
+    if total is None and some == rows:
+        return part
+    if total is None:
+        total = np.zeros((*batch[:-1], rows, *batch[-1:], D), part.dtype)
+        total = total.swapaxes(-2, -3) if batch else total
+    total[..., block, :] += part
     return total
 
 

@@ -6,6 +6,10 @@
 The mask comes in: the op draws nothing, so the same mask gives the same result, here and in torch.
 """
 
+import copy
+
+import numpy as np
+
 from minitensor.arrays import Array
 from minitensor.core import Op, Saved
 
@@ -21,6 +25,19 @@ def dropout_backward(dy: Array, keep: Array, p: float) -> tuple[Array, None]:
 
 def _scale(p: float) -> float:
     return 1.0 / (1.0 - p) if p < 1 else 0.0
+
+
+class Draws:
+    """Where the forward draws a mask part by part, the backward can draw the same parts again, in the same order."""
+
+    def __init__(self, generator: np.random.Generator) -> None:
+        self.generator, self.before = generator, copy.deepcopy(generator)
+
+    def first(self) -> np.random.Generator:
+        return self.generator
+
+    def again(self) -> np.random.Generator:
+        return copy.deepcopy(self.before)
 
 
 dropout = Op("dropout", dropout_forward, dropout_backward)

@@ -205,3 +205,16 @@ def test_pytorchs_blas_keeps_its_threads(place: str, tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, torchs], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ast.literal_eval(done.stdout) == {numpys: 1, str(torchs): 2}
+
+
+def test_dropout_of_a_long_context_does_not_depend_on_how_a_batch_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its masks are drawn block by block, and again in the backward, from the streams of the rows."""
+    monkeypatch.setattr("minitensor.ops.attention_blocked.KEPT", 4)
+    monkeypatch.setattr("minitensor.ops.attention_blocked.BLOCK", 3)
+    config = replace(CONFIG, dropout=0.3)
+    found = [
+        trained(Engine(config, replace(RECIPE, micro_batch=micro_batch), threads=threads))
+        for micro_batch, threads in ((0, 1), (2, 1), (0, 3))
+    ]
+    for other in found[1:]:
+        assert_close(found[0], other, 1e-3)

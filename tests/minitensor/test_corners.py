@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,14 @@ import pytest
 import torch
 import torch.nn.functional as TF
 
+from minitensor import functional as F
 from minitensor.core import OPS, grad
+from minitensor.ops import attention_blocked
 from minitensor.ops.attention_blocked import BLOCK
+from minitensor.ops.dropout import Draws
+from minitensor.random import generator, manual_seed
 from minitensor.tensor import Tensor
-from tests.minitensor.cases import CASES
+from tests.minitensor.cases import CASES, torch_attention
 from tests.minitensor.judge import compare, operation, through_engine, upstream
 from tests.minitensor.strategies import Example, Typical
 
@@ -178,6 +183,65 @@ def test_attention_over_several_blocks_of_queries(kind: str, size: float) -> Non
     assert T > BLOCK
     example = Example([size * q, size * k, v, mask, keep], settings)
     compare(CASES["attention_blocked"], through_engine(operation(OPS["attention_blocked"])), example, upstream(0))
+
+
+def test_weights_that_are_computed_again_are_the_same() -> None:
+    """In every bit, with and without a mask, for large and small scores."""
+    source = Typical(0)
+    q, k, v, dy = source.values((4, 2, 150, 3))
+    mask = source.booleans((150, 150))
+    for arrays, size in ((None, 1.0), (None, 1000.0), (mask, 1.0)):
+        found = []
+        for kept in (150, 149):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(attention_blocked, "KEPT", kept)
+                y, saved = OPS["attention_blocked"].forward(size * q, k, v, arrays, is_causal=True)
+                assert all((weights is None) == (kept < 150) for weights in saved[3])
+                found.append([y, *OPS["attention_blocked"].backward(dy, *saved)[:3]])
+        for one, other in zip(*found, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_dropout_of_long_texts_is_drawn_block_by_block_and_again_in_the_backward() -> None:
+    T, p = 150, 0.25
+    arrays = Typical(0).values((3, 2, T, 3))
+    random = np.random.default_rng(5)  # draws what attention will
+    keep = np.zeros((2, T, T), bool)
+    for start in range(0, T, BLOCK):
+        end = min(start + BLOCK, T)
+        keep[:, start:end, :end] = random.random((2, end - start, end), np.float32) >= p
+    theirs = [torch.from_numpy(array).requires_grad_() for array in arrays]
+    q, k, v = theirs
+    expected = torch_attention(q, k, v, None, torch.from_numpy(keep), is_causal=True, p=p, scale=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention_blocked, "KEPT", 149)
+        manual_seed(5)
+        leaves = [Tensor(array, requires_grad=True) for array in arrays]
+        y = F.scaled_dot_product_attention(leaves[0], leaves[1], leaves[2], dropout_p=p, is_causal=True)
+    np.testing.assert_allclose(y.detach().numpy(), expected.detach().numpy(), 1e-10, 1e-12)
+    assert generator().random() == random.random()  # the mask was drawn once from here
+    expected.sum().backward()
+    for _ in range(2):  # a second backward draws the same again
+        gradients = grad(y.sum(), leaves, retain_graph=True)
+        for found, leaf in zip(gradients, theirs, strict=True):
+            assert found is not None
+            assert leaf.grad is not None
+            np.testing.assert_allclose(found.numpy(), leaf.grad.numpy(), 1e-9, 1e-12)
+
+
+def test_memory_of_causal_attention_grows_like_the_context() -> None:
+    """Of 4,096 queries all weights would take 201 MB in six heads, a mask of dropout 100 MB."""
+    peaks = []
+    for T in (2048, 4096):
+        q, k, v, dy = np.random.default_rng(0).standard_normal((4, 6, T, 16), np.float32)
+        draws = Draws(np.random.default_rng(0))
+        tracemalloc.start()
+        _, saved = OPS["attention_blocked"].forward(q, k, v, is_causal=True, p=0.1, draws=draws)
+        OPS["attention_blocked"].backward(dy, *saved)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 2.3 * peaks[0]
+    assert peaks[1] < 60e6
 
 
 @pytest.mark.parametrize(
