@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench.result import BLUE, GREY, ORANGE, Result, Row, bars, megabytes, times
 from bench.settings import EAGER, NUMPY, Settings, Stepping
+from gpt_numpy.config import GPTConfig
 from gpt_numpy.engine import AT_ONCE
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
 
@@ -21,18 +22,24 @@ def measure(settings: Settings) -> Iterator[Result]:
         raise WrongUse("memory needs the peak memory of a process, which Windows does not report")
     rows: list[Row] = []
     B, T = settings.recipe.batch_size, settings.config.block_size
-    sizes = dict.fromkeys([(max(1, B // 4), T), (B, T), (B, max(1, T // 2)), (2 * B, T)])
-    for size in sizes:
-        peaks = {name: peak(settings, name, *size) for name in (NUMPY, EAGER, IN_PIECES)}
+    preset = settings.preset
+    sizes = dict.fromkeys(
+        [(preset, max(1, B // 4), T), (preset, B, T), (preset, B, max(1, T // 2)), (preset, 2 * B, T)]
+    )
+    if preset == "workshop":
+        sizes |= dict.fromkeys([(preset, 1, 1024), (preset, 1, 4096), (GPT_2, 1, 1024)])
+    for model, batch, context in sizes:
+        peaks = {name: peak(settings, name, model, batch, context) for name in (NUMPY, EAGER, IN_PIECES)}
         rows.append({
-            "batch": size[0], "context": size[1], **peaks, "of torch's": peaks[NUMPY] / peaks[EAGER],
-            "label": f"{size[0]} x {size[1]}",
+            "model": model, "batch": batch, "context": context, **peaks, "of torch's": peaks[NUMPY] / peaks[EAGER],
+            "label": f"{f'{model}, ' if model != preset else ''}{batch} x {context}",
         })  # fmt: skip
         yield Result(
             "memory",
             f"peak memory of a step of the {settings.preset} model, {settings.cores} threads",
             rows,
             {
+                "model": str,
                 "batch": str,
                 "context": str,
                 NUMPY: megabytes,
@@ -50,11 +57,14 @@ def measure(settings: Settings) -> Iterator[Result]:
 
 
 IN_PIECES = "gpt_torch in pieces"
+GPT_2 = "GPT-2 124M"
+LARGE = GPTConfig(vocab_size=50_257, n_layer=12, n_head=12, n_embd=768)
 
 
-def peak(settings: Settings, engine: str, rows: int, context: int) -> int:
+def peak(settings: Settings, engine: str, model: str, rows: int, context: int) -> int:
     """In bytes."""
-    request = json.dumps({**asdict(replace(settings, batch_size=rows)), "engine": engine, "context": context})
+    asked = {"engine": engine, "model": model, "context": context}
+    request = json.dumps({**asdict(replace(settings, batch_size=rows)), **asked})
     process = subprocess.run(
         [sys.executable, "-m", "bench.memory", request],
         capture_output=True, text=True, encoding="utf-8", cwd=Path(__file__).parent.parent, check=False,
@@ -67,9 +77,9 @@ def peak(settings: Settings, engine: str, rows: int, context: int) -> int:
 def main(request: str) -> None:
     """Runs in the separate process."""
     values = json.loads(request)
-    engine, context = values.pop("engine"), values.pop("context")
+    engine, model, context = values.pop("engine"), values.pop("model"), values.pop("context")
     settings = Settings(**values)
-    config = replace(settings.config, block_size=context)
+    config = replace(LARGE if model == GPT_2 else settings.config, block_size=context)
     make_engine = settings.numpy_engine if engine == NUMPY else settings.torch_engine
     tiny = replace(config, block_size=8, n_layer=1, n_embd=config.n_head)
     Stepping(make_engine(tiny, batch_size=1))()  # triggers all lazy initialisation

@@ -244,7 +244,7 @@ def test_where_accounts_for_all_time(tiny: None) -> None:
 @pytest.mark.slow("memory, in new processes")
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak of a process")
 def test_memory_grows_with_the_batch() -> None:
-    few, many = (memory.peak(Settings(), NUMPY, rows, 64) for rows in (4, 32))
+    few, many = (memory.peak(Settings(), NUMPY, "laptop", rows, 64) for rows in (4, 32))
     assert 1e6 < few < many < 1e9
 
 
