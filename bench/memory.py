@@ -23,7 +23,7 @@ def measure(settings: Settings) -> Iterator[Result]:
     rows: list[Row] = []
     B, T = settings.recipe.batch_size, settings.config.block_size
     preset = settings.preset
-    sizes = dict.fromkeys(
+    sizes: dict[tuple[str, int, int], None] = dict.fromkeys(
         [(preset, max(1, B // 4), T), (preset, B, T), (preset, B, max(1, T // 2)), (preset, 2 * B, T)]
     )
     if preset == "workshop":

@@ -111,6 +111,8 @@ def _preferred(
     for ids in texts:
         _check_length(len(ids), engine)
     log_p, log_r = ([_log_probability(one, ids, len(prompt)) for ids in texts] for one in (engine, reference))
+    if abs(margin := beta * (log_p[0] - log_r[0] - log_p[1] + log_r[1])) > 500:
+        raise WrongUse(f"the margin is {margin:.0f}, and the chance to prefer the answer 0 or 1; give a smaller --beta")
     mask = (np.arange(1, len(texts[0])) >= len(prompt)).astype(np.float64)
     about = f"the answer that is preferred to {shlex.quote(flags['rejected'])}"
     return texts[0], Preferred.of(log_r[0], log_p[1] - log_r[1], beta, mask), about

@@ -97,7 +97,7 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class Preferences:
-    """Pairs of answers to a prompt, of which the first is preferred."""
+    """Pairs of answers to a prompt, of which the first is preferred. For models without dropout."""
 
     ids: Ids  # (P, 2, T)
     targets: Ids  # (P, 2, T)

@@ -161,6 +161,7 @@ def test_losses_of_runs(trained: Trained, tmp_path: Path, capsys: pytest.Capture
         ("--loss grpo --reward word:e --group 1", "--group is at least 2, not 1"),
         ("--loss grpo --reward word:e --answer-length 60", "prompt and answer have 69 tokens; the model takes 65"),
         ("--loss dpo --chosen a --rejected b --beta 0", "--beta is a number above 0, not 0.0"),
+        ("--loss dpo --chosen eno --rejected boo --beta 1e6", "and the chance to prefer the answer 0 or 1"),
         ("--loss sft", "invalid choice: 'sft'"),
     ],
 )

@@ -20,7 +20,7 @@ from gpt_numpy.workshop.tune.grpo import diagnose
 from gpt_numpy.workshop.tune.jsonl import read_preferences
 from gpt_torch.cli import CLI as IN_TORCH
 from gpt_torch.engine import Engine as TorchEngine
-from tests.support.runs import Trained, assert_same_run, latest, records
+from tests.support.runs import Trained, assert_same_run, latest, records, rewrite_state
 from tests.workshop.test_report import data_of
 
 REWARD = '''
@@ -35,12 +35,13 @@ def breaks_later(prompt, text):
     calls += 1
     return letters(prompt, text) if calls < 160 else 1 / 0
 '''
-COMMON = ["--run", "base", "--threads", "1", "--lr", "0.01", "--group", "4"]
-COMMON += ["--prompt-length", "4", "--answer-length", "5", "--eval-prompts", "16"]
-GRPO = [*COMMON, "--reward", "mine.py:letters", "--batch-size", "16"]
-GRPO += ["--steps", "12", "--eval-every", "4", "--checkpoint-every", "4"]
-DPO = [*COMMON[:-2], "--batch-size", "8", "--steps", "12", "--eval-every", "4", "--checkpoint-every", "4"]
-FROM_REWARD = ["--reward", "mine.py:letters", "--pairs", "40"]
+COMMON = ["--run", "base", "--threads", "1", "--lr", "0.01"]
+COMMON += ["--steps", "12", "--eval-every", "4", "--checkpoint-every", "4"]
+ANSWERS = ["--group", "4", "--prompt-length", "4", "--answer-length", "5"]
+REWARDED = ["--reward", "mine.py:letters"]
+GRPO = [*COMMON, *ANSWERS, *REWARDED, "--batch-size", "16", "--eval-prompts", "16"]
+DPO = [*COMMON, "--batch-size", "8"]
+FROM_REWARD = [*REWARDED, *ANSWERS, "--pairs", "40"]
 
 each_cli = pytest.mark.parametrize("cli", [BY_HAND, IN_TORCH], ids=["numpy", "torch"])
 each = pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_rewarded_answers_become_likelier(cli: EngineCLI, folder: Path, capsys: 
     assert set(steps[0]["figures"]) == {"reward", "spread", "live", "KL", "entropy", "length", "words"}
     assert steps[0]["figures"]["KL"] == pytest.approx(0.0, abs=1e-5)
     assert evaluations[-1]["figures"]["KL"] > 0.05
-    assert re.search(r" / .*\n +at first: ", output)
+    assert re.search(r"→  .*\n +at first:  →  ", output)
     assert {path: path.read_bytes() for path in before} == before
     state = RunDir(Path("a")).checkpoint("latest").state
     assert (state.method, state.tuning["kl"], state.tuning["reward"]) == ("grpo", 0.01, "mine.py:letters")
@@ -144,7 +145,7 @@ def test_resume_after_a_stop_is_the_uninterrupted_run(
         stop_before(10, engine, patch)
         assert tune(cli, name, "a", *flags) == 130
     assert latest("a") == 8
-    assert tune(cli, name, "a", "--resume") == 0
+    assert tune(cli, name, "a", "--resume", *(REWARDED if name == "grpo" else [])) == 0
     assert tune(cli, name, "b", *flags) == 0
     assert_same_run("a", "b")
 
@@ -302,8 +303,11 @@ def test_wrong_preferences(line: str, reason: str, folder: Path) -> None:
         ("grpo --reward mine.py:letters --batch-size 6", "--batch-size 6 is not a multiple of --group 4"),
         ("grpo --reward mine.py:letters --updates 3", "--steps 100 is not a multiple of --updates 3"),
         ("grpo --reward mine.py:letters --updates 0", "--updates is a whole number of at least 1, not 0"),
+        ("grpo --reward mine.py:letters --clip 0", "--clip is a number above 0, not 0.0"),
+        ("grpo --reward mine.py:letters --target-loss 1", "--target-loss is not known"),
+        ("grpo --reward mine.py:letters --prompt-length 9 --answer-length 1", "a prompt of 9 tokens leaves no room"),
         ("grpo --reward mine.py:letters --kl -1", "--kl is a number of at least 0, not -1.0"),
-        ("grpo --reward mine.py:letters --stop xx", "--stop 'xx' is in no token of the model"),
+        ("grpo --reward mine.py:letters --stop xx", "--stop 'xx': several tokens may share such a text"),
         ("grpo --reward mine.py:letters --prompts none.jsonl", "none.jsonl cannot be read: No such file"),
         ("grpo --reward mine.py:letters --prompts preferences.jsonl --prompt-length 0", "--prompt-length is a whole"),
         ("grpo --reward mine.py:letters --data other.txt", "is not the text that"),
@@ -320,8 +324,8 @@ def test_wrong_use_is_one_line_and_leaves_no_folder(
 ) -> None:
     (folder / "other.txt").write_text("to be or not\n" * 30, encoding="utf-8")
     method, *given = arguments.split()
-    common = ["--run", "base", "--threads", "1", "--group", "4", "--prompt-length", "4", "--answer-length", "5"]
-    assert run(BY_HAND, ["tune", method, *common, *given]) == 2
+    answers = ANSWERS if "--reward" in given else []
+    assert run(BY_HAND, ["tune", method, "--run", "base", "--threads", "1", *answers, *given]) == 2
     error = capsys.readouterr().err
     assert error.startswith("gpt-numpy: ")
     assert reason in error
@@ -329,17 +333,90 @@ def test_wrong_use_is_one_line_and_leaves_no_folder(
     assert not (folder / "runs").exists()
 
 
-def test_resume_needs_the_model_and_the_pairs_that_the_run_began_with(
-    folder: Path, capsys: pytest.CaptureFixture[str], trained: Trained
+def test_resume_needs_the_pairs_and_prompts_that_the_run_began_with(
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (folder / "prompts.jsonl").write_text('{"prompt": "be "}\n' * 9, "utf-8")
     assert tune(BY_HAND, "dpo", "a", "--data", "preferences.jsonl") == 0
-    assert tune(BY_HAND, "grpo", "b") == 0
+    assert tune(BY_HAND, "grpo", "b", "--prompts", "prompts.jsonl") == 0
     (folder / "preferences.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "e"}\n' * 9, "utf-8")
+    (folder / "prompts.jsonl").write_text('{"prompt": "to "}\n' * 9, "utf-8")
     assert tune(BY_HAND, "dpo", "a", "--resume", "--steps", "20") == 2
-    assert "or the pairs are not those that a/checkpoints/latest began with" in capsys.readouterr().err
-    trained("other", "--seed", "5")
+    assert "has other pairs than those that a/checkpoints/latest began with" in capsys.readouterr().err
+    assert tune(BY_HAND, "grpo", "b", "--resume", "--steps", "20", *REWARDED) == 2
+    assert "has other prompts than those that b/checkpoints/latest began with" in capsys.readouterr().err
+    assert tune(BY_HAND, "dpo", "a", "--resume", "--steps", "20", "--group", "5") == 2
+    assert "--group is for pairs that are made by --reward when a run begins" in capsys.readouterr().err
 
+
+@pytest.mark.parametrize("method", ["grpo", "dpo"])
+def test_resume_does_not_need_the_model_that_the_run_began_with(method: str, folder: Path) -> None:
+    flags = REWARDED if method == "grpo" else ["--data", "preferences.jsonl"]
+    for name in ("a", "b"):
+        assert tune(BY_HAND, method, name, *flags, *(["--steps", "20"] if name == "b" else [])) == 0
     shutil.rmtree("base")
-    Path("other").rename("base")
-    assert tune(BY_HAND, "grpo", "b", "--resume", "--steps", "20") == 2
-    assert "or the prompts are not those that b/checkpoints/latest began with" in capsys.readouterr().err
+    assert tune(BY_HAND, method, "a", "--resume", "--steps", "20", *flags) == 0
+    for one, other in zip(records("a", "evaluation")[3:], records("b", "evaluation")[3:], strict=False):
+        assert one["figures"].keys() == other["figures"].keys()
+    reference = RunDir(Path("a")).folder / "checkpoints" / "reference"
+    assert (reference / "model.safetensors").is_file()
+    assert not (reference / "optimizer.safetensors").exists()
+
+
+def test_reward_of_a_file_is_run_by_a_resumed_run_only_if_it_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tune(BY_HAND, "grpo", "a") == 0
+    (folder / "mine.py").write_text("open('ran', 'w')\n" + REWARD, encoding="utf-8")
+    assert tune(BY_HAND, "grpo", "a", "--resume", "--steps", "20") == 2
+    assert "--reward mine.py:letters is in a file, which is run only if you name it again" in capsys.readouterr().err
+    assert not (folder / "ran").exists()
+    assert tune(BY_HAND, "grpo", "a", "--resume", "--steps", "20", *REWARDED) == 0
+
+
+def test_settings_of_another_version_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune(BY_HAND, "grpo", "a") == 0
+    for kind in ("best", "latest"):
+        rewrite_state(Path("a", "checkpoints", kind), tuning={"reward": "sums", "sharpness": 1})
+    assert tune(BY_HAND, "grpo", "a", "--resume", "--steps", "20") == 2
+    assert "a/checkpoints/latest has settings that are not known here: sharpness" in capsys.readouterr().err
+
+
+@each_cli
+@pytest.mark.parametrize("method", ["grpo", "dpo"])
+def test_dropout_of_the_base_is_off(method: str, cli: EngineCLI, folder: Path, trained: Trained) -> None:
+    """Answers are drawn, and the reference is asked, without it."""
+    trained("dropped", "--dropout", "0.3")
+    flags = ["--kl", "0"] if method == "grpo" else ["--data", "preferences.jsonl"]
+    assert tune(cli, method, "a", "--run", "dropped", *flags) == 0
+    first, config = records("a", "step")[0], RunDir(Path("a")).checkpoint("latest").state.config
+    assert config.dropout == 0.0
+    if method == "dpo":
+        assert first["loss"] == pytest.approx(np.log(2), rel=1e-5)
+    else:
+        assert first["figures"]["KL"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_resume_with_other_updates_ends_where_it_should(folder: Path) -> None:
+    assert tune(BY_HAND, "grpo", "a", "--steps", "6", "--eval-every", "2", "--checkpoint-every", "2") == 0
+    more = ["--steps", "12", "--updates", "4", "--eval-every", "4", "--checkpoint-every", "4", *REWARDED]
+    assert tune(BY_HAND, "grpo", "a", "--resume", *more) == 0
+    assert len(records("a", "step")) == latest("a") == 12
+    assert [record["step"] for record in records("a", "evaluation")] == [0, 2, 4, 6, 8, 12]
+
+
+def test_reward_that_fails_in_a_sample_loses_no_evaluation(folder: Path) -> None:
+    (folder / "mine.py").write_text(REWARD.replace("calls < 160", "calls != 18"), encoding="utf-8")  # 16 are evaluated
+    assert tune(BY_HAND, "grpo", "a", "--reward", "mine.py:breaks_later") == 2
+    assert RunDir(Path("a")).checkpoint("latest").state.best_loss is None
+    assert tune(BY_HAND, "grpo", "a", "--resume", *REWARDED) == 0
+    assert [record["step"] for record in records("a", "evaluation")] == [0, 4, 8, 12]
+    assert RunDir(Path("a")).checkpoint("best").state.method == "grpo"
+
+
+def test_claims_are_not_about_tuned_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune(BY_HAND, "grpo", "a") == 0
+    assert run(BY_HAND, ["claims", "--run", "a"]) == 2
+    assert "a is a run of tune grpo; the claims are about train" in capsys.readouterr().err
+    assert run(BY_HAND, ["eval", "--run", "a", "--group", "3"]) == 2
+    assert "--group goes with --reward" in capsys.readouterr().err

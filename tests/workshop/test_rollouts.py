@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +17,10 @@ from gpt_numpy.workshop.errors import RunFailed, WrongUse
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.train.ensemble import log_softmax
 from gpt_numpy.workshop.tune import sums
+from gpt_numpy.workshop.tune.dpo import answer_in_file
 from gpt_numpy.workshop.tune.grpo import advantages
 from gpt_numpy.workshop.tune.rewards import find_reward
-from gpt_numpy.workshop.tune.rollouts import Drawing, draw, ends_of, prompts_of, share_of_words
+from gpt_numpy.workshop.tune.rollouts import Answers, Drawing, draw, ends_of, prompts_of, share_of_words
 from tests.support.engines import ENGINES
 
 TOKENIZER = CharTokenizer("\nabcdefgh")
@@ -59,6 +61,7 @@ def test_reward_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "import numpy as np\ndef length(prompt, text): return len(prompt) * 10 + len(text)\n"
         "def right(prompt, text): return text == 'a'\ndef array(prompt, text): return np.float32(0.5)\n"
         "def text(prompt, text): return 'good'\ndef nothing(prompt, text): pass\n"
+        "def large(prompt, text): return 10**400\ndef leaves(prompt, text): raise SystemExit(3)\n"
         "def nan(prompt, text): return float('nan')\ndef breaks(prompt, text): return {}['no\\nkey']\nnumber = 3\n",
         encoding="utf-8",
     )
@@ -66,7 +69,8 @@ def test_reward_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert (find_reward("mine.py:right")("", "a"), find_reward("mine.py:array")("", "")) == (1.0, 0.5)
     for name, reason in (
         ("text", "it returned 'good', not a number, for the text 'xy'"), ("nothing", "it returned None"),
-        ("nan", "it returned nan"), ("breaks", "KeyError: 'no"),
+        ("nan", "it returned nan"), ("large", "it returned 1000"), ("leaves", "SystemExit: 3"),
+        ("breaks", "KeyError: 'no"),
     ):  # fmt: skip
         with pytest.raises(WrongUse, match=f"^--reward mine.py:{name}: .*{re.escape(reason)}") as error:
             find_reward(f"mine.py:{name}")("", "xy")
@@ -119,7 +123,7 @@ def test_prompts_are_the_ends_of_the_lines_that_are_long_enough() -> None:
     assert (len(prompts.training), prompts.about) == (3, "the lines of a text")
     with pytest.raises(WrongUse, match="--answer-length 10: with a prompt of 4 tokens an answer may have 9"):
         prompts_of(Drawing("-", prompt_length=4, answer_length=10), data, TOKENIZER, 12)
-    with pytest.raises(WrongUse, match="the lines of a text has too few prompts"):
+    with pytest.raises(WrongUse, match="too few prompts in the lines of a text"):
         prompts_of(Drawing("-", prompt_length=6, answer_length=1), data, TOKENIZER, 12)
 
 
@@ -137,8 +141,9 @@ def test_prompts_of_a_file(tmp_path: Path) -> None:
 def test_what_ends_an_answer() -> None:
     assert ends_of(TOKENIZER, "\n").nonzero()[0].tolist() == [0]
     assert not ends_of(TOKENIZER, "").any()
-    with pytest.raises(WrongUse, match="--stop 'ab' is in no token of the model"):
-        ends_of(TOKENIZER, "ab")
+    for wrong, reason in (("z", "is in no token of the model"), ("ab", "several tokens may share such a text")):
+        with pytest.raises(WrongUse, match=f"--stop '{wrong}'.*{reason}"):
+            ends_of(TOKENIZER, wrong)
 
     class Ending(CharTokenizer):
         end: int | None = 8
@@ -178,6 +183,38 @@ def test_answers_are_drawn_from_what_the_model_predicts(name: str) -> None:
         assert answers.prompts[row].encode() == TOKENIZER.decode(prompt)
     assert answers.lengths.tolist() == answers.counted.sum(1).tolist()
     assert answers.ids.shape[1] == int(np.flatnonzero(answers.counted.any(0))[-1]) + 1
+
+
+def test_model_may_have_more_tokens_than_its_tokenizer() -> None:
+    engine = engine_of("numpy", replace(CONFIG, vocab_size=12), scale=0.0)
+    answers = draw(engine, [[4, 5]] * 50, TOKENIZER, "\n", 8, seed=3)
+    assert answers.targets.max() > 8
+    assert any(answers.ended)
+
+
+def test_only_answers_that_a_text_can_hold_become_pairs() -> None:
+    class Halves(CharTokenizer):
+        """Its tokens are the bytes of the characters."""
+
+        def encode(self, text: str) -> Any:
+            return np.array(list(text.encode("utf-8")))
+
+        def decode(self, ids: Any) -> bytes:
+            return bytes(ids)
+
+    def answers(*tokens: int) -> Answers:
+        ids, count = np.array([[97, *tokens[:-1]]]), len(tokens)
+        counted, none = np.ones((1, count), bool), np.zeros((1, count), np.float32)
+        return Answers(ids, np.array([tokens]), counted, none, none, ["a"], [""], np.ones(1, bool))
+
+    tokenizer = Halves("ab")
+    assert answer_in_file(answers(98, 10), 0, tokenizer) == "b\n"
+    assert answer_in_file(answers(0xC3, 0xA9), 0, tokenizer) == "é"
+    assert answer_in_file(answers(98, 0xC3), 0, tokenizer) is None  # half of a character
+    tokenizer.end = 0
+    assert answer_in_file(answers(98, 0), 0, tokenizer) == "b"
+    assert answer_in_file(answers(98, 98), 0, tokenizer) is None  # an end would be added
+    assert answer_in_file(answers(0), 0, tokenizer) is None
 
 
 def test_both_engines_draw_the_same() -> None:
@@ -230,7 +267,7 @@ def test_policy_gradient_of_samples_is_unbiased(name: str) -> None:
 @each_engine
 def test_engine_moves_along_that_gradient(name: str) -> None:
     """The same rows, through the whole model: the loss falls by what the enumerated reward rises, to first order."""
-    engine = engine_of(name, CONFIG.__class__(**{**vars(CONFIG), "dropout": 0.0}))
+    engine = engine_of(name, replace(CONFIG, dropout=0.0))
     ids = np.array([[4, 5]] * 9)
     targets = np.stack([np.zeros(9, np.int64), np.arange(9)], 1)
     rewards = np.array([0.0, 1.0, 0.0, 3.0, -1.0, 0.5, 0.0, 0.0, 2.0])

@@ -362,7 +362,10 @@ def test_student_learns_from_its_teachers(
     evaluations = records("a", "evaluation")
     assert evaluations[-1]["val_loss"] < evaluations[0]["val_loss"] - 0.05
     state = RunDir(Path("a")).checkpoint("latest").state
-    assert (state.method, state.tuned_on) == ("distill", "\n".join(str(Path(name).resolve()) for name in teachers))
+    assert (state.method, state.tuned_on) == (
+        "distill",
+        "\n".join(f"{Path(name).resolve()}/checkpoints/best" for name in teachers),
+    )
     assert run(cli, ["eval", "--run", "a", "--threads", "1"]) == 0
     assert run(cli, ["generate", "--run", "a", "--length", "2", "--threads", "1"]) == 0
 
@@ -413,7 +416,7 @@ def test_wrong_teachers_are_one_line(
         (distill, ["a", ["nowhere"]], "nowhere is not the folder of a run"),
         (distill, ["a", ["one", "other"]], "other/checkpoints/best has other tokens than one/checkpoints/best"),
         (distill, ["a", ["one"], "--block-size", "16"], "--block-size 16: the teachers read 8 tokens"),
-        (distill, ["student", ["two"], "--resume", "--steps", "20"], "two are not the teachers of student"),
+        (distill, ["student", ["two"], "--resume", "--steps", "20"], "had other teachers than two/checkpoints/best"),
         (distill, ["student", [], "--resume", "--steps", "20", "--preset", "laptop"], "--preset is for a run that"),
     ]
     for function, arguments, reason in wrong:
@@ -425,3 +428,19 @@ def test_wrong_teachers_are_one_line(
         assert not Path("a").exists()
     assert run(BY_HAND, ["eval", "--ensemble", "one", "other"]) == 2
     assert "has other tokens" in capsys.readouterr().err
+
+
+def test_resumed_student_has_the_same_checkpoints_of_its_teachers(teachers: list[str]) -> None:
+    assert distill(BY_HAND, "a", teachers, "--checkpoint", "latest") == 0
+    assert distill(BY_HAND, "a", [], "--resume", "--steps", "14") == 0
+    assert latest("a") == 14
+
+
+def test_loss_of_a_temperature_is_shown_without_its_factor(teachers: list[str]) -> None:
+    for name, temperature in (("a", "1"), ("b", "5")):
+        assert distill(BY_HAND, name, teachers, "--temperature", temperature) == 0
+    plain, hot = (records(name, "step") for name in "ab")
+    assert hot[0]["loss"] == pytest.approx(np.log(29), rel=0.1)
+    assert plain[0]["loss"] == pytest.approx(np.log(29), rel=0.1)
+    assert 0.3 < hot[0]["grad_norm"] / plain[0]["grad_norm"] < 3.0  # T^2 keeps the gradient as large
+    assert records("b", "evaluation")[0]["train_loss"] == pytest.approx(hot[0]["loss"], rel=1e-5)

@@ -46,6 +46,8 @@ def evaluate_run(cli: EngineCLI, arguments: Sequence[str]) -> int:
     console = Console()
     drawing = build(Drawing, {"group": 8, **pick(Drawing, flags)}) if "reward" in flags else None
     reward = find_reward(drawing.reward) if drawing else None
+    if not drawing and (given := pick(Drawing, flags)):
+        raise WrongUse(f"--{next(iter(given)).replace('_', '-')} goes with --reward")
     if drawing and ("ensemble" in flags or cli.processes.size > 1):
         raise WrongUse("--reward is for one model in one process")
     names = flags.get("ensemble", [flags["run"]])
@@ -114,6 +116,8 @@ def check_claims(cli: EngineCLI, arguments: Sequence[str]) -> int:
     console = Console()
     run_dir = find_run_dir(flags["run"])
     checkpoint = run_dir.checkpoint("latest")
+    if checkpoint.state.method not in ("", "distill"):
+        raise WrongUse(f"{run_dir.folder} is a run of tune {checkpoint.state.method}; the claims are about train")
     data = dataset_of(checkpoint, flags.get("data"), console)
     evidence = Evidence(checkpoint.state, checkpoint.tokenizer, data, list(run_dir.records()))
     console.say(f"{run_dir.folder}, step {checkpoint.state.step:,}, on {data.name}")

@@ -4,7 +4,7 @@ import math
 import os
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,14 @@ from gpt_numpy.workshop.io import write_atomic
 from gpt_numpy.workshop.params import flops_per_token, parameter_count
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.report.report import write_report
-from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State, find_checkpoint, read_state, versions
+from gpt_numpy.workshop.runs.checkpoint import (
+    Checkpoint,
+    State,
+    find_checkpoint,
+    read_state,
+    save_checkpoint,
+    versions,
+)
 from gpt_numpy.workshop.runs.run_dir import RUNS, Record, RunDir, find_run_dir, new_run_dir
 from gpt_numpy.workshop.runs.saver import Saver
 from gpt_numpy.workshop.train.budget import TimeBudget, process_start
@@ -43,6 +50,7 @@ class Material:
     in_state: dict[str, Any]  # fields of State, by which a resumed run finds it again
     files: Mapping[str, str] = field(default_factory=dict)  # texts for the run's folder, by name
     measure: str = "loss"  # what is judged
+    reference: Checkpoint | None = None  # a model that the run keeps, since that of --run may change
 
 
 @dataclass
@@ -58,6 +66,7 @@ class RunSpec:
     base: Checkpoint | None = None  # whose weights it begins with
 
 
+REFERENCE = Path("checkpoints", "reference")  # in the run's folder
 Learn = Callable[[Checkpoint, Recipe, GPTConfig, Any], Material]  # with the options of the engine
 
 
@@ -93,10 +102,12 @@ def make_trainer(cli: EngineCLI, spec: RunSpec, flags: Flags, console: Console, 
         spec.run_dir.write_config(_config_json(cli, spec, engine), recipe)
         for name, text in spec.material.files.items():
             write_atomic(folder / name, text.encode("utf-8"))
+        if spec.base and spec.material.reference:
+            save_checkpoint(folder / REFERENCE, spec.material.reference, with_optimizer=False)
     _show_start(spec, engine, console)
     budget.seconds["start"] = budget.total
     task = spec.material.task
-    metrics = Metrics(task.tokens_per_step, task.characters_per_token, budget, records)
+    metrics = Metrics(task.tokens_per_step, task.characters_per_token, budget, records, task.loss_scale)
     saver = Saver(spec.run_dir, console, write_report, last_saved, best_loss, log)
     profiler = StepProfiler(engine, folder, console) if "profile" in flags else None
     return Trainer(engine, spec.tokenizer, task, state, saver, metrics, console, cli.processes, budget, profiler)
@@ -140,6 +151,7 @@ def _config_json(cli: EngineCLI, spec: RunSpec, engine: Engine) -> Record:
         "corpus": spec.material.corpus,
         "tokenizer": {"kind": spec.tokenizer.kind, "vocab_size": spec.tokenizer.vocab_size},
         "characters_per_token": spec.material.task.characters_per_token,
+        "tokens_per_step": spec.material.task.tokens_per_step,
         "parameters": parameter_count(state.config),
         "threads": state.threads,
         "model": asdict(state.config),
@@ -170,22 +182,27 @@ def add_run_flags(group: Any) -> None:
     group.add_argument("--log", choices=LOGGERS, help="also log the curves there; needs the extra of that name")
 
 
-def tune_run(cli: EngineCLI, flags: Flags, method: str, defaults: Recipe, learn: Learn) -> int:
-    """Begin or resume a run that trains the model of another one further."""
+def tune_run(
+    cli: EngineCLI, flags: Flags, method: str, defaults: Recipe, learn: Learn, dropout: float | None = None
+) -> int:
+    """Begin or resume a run that trains the model of another one further, perhaps with another dropout."""
     console, budget = Console(), TimeBudget(process_start())
     if flags.get("resume"):
         spec = resumed_run(cli, flags, console, method, learn)
     else:
-        spec = tuned_run(cli, flags, console, method, defaults, learn)
+        spec = tuned_run(cli, flags, console, method, defaults, learn, dropout)
     return train_run(cli, spec, flags, console, budget)
 
 
-def tuned_run(cli: EngineCLI, flags: Flags, console: Console, method: str, defaults: Recipe, learn: Learn) -> RunSpec:
+def tuned_run(
+    cli: EngineCLI, flags: Flags, console: Console, method: str, defaults: Recipe, learn: Learn, dropout: float | None
+) -> RunSpec:
     """From the weights of --run, which stays as it is."""
     options = cli.parse_options(flags)
     base = find_run_dir(flags["run"]).checkpoint(flags["checkpoint"])
     recipe = override(replace(defaults, tokenizer=base.state.recipe.tokenizer), pick(Recipe, flags))
-    config = override(base.state.config, pick(GPTConfig, flags))
+    config = base.state.config if dropout is None else replace(base.state.config, dropout=dropout)
+    config = override(config, pick(GPTConfig, flags))
     check_memory(config, recipe)
     material = learn(base, recipe, config, options)
     what = f"{config} {recipe} {material.digest} {base.tokenizer.to_json()} {base.digest}"
@@ -198,6 +215,14 @@ def tuned_run(cli: EngineCLI, flags: Flags, console: Console, method: str, defau
     )  # fmt: skip
     console.say(f"from {base.folder}, step {base.state.step}")
     return RunSpec(run_dir, state, options, base.tokenizer, material, base=base)
+
+
+def saved_settings(kind: type, checkpoint: Checkpoint) -> Flags:
+    """Of a run's method; WrongUse if they are of another version."""
+    known = {each.name for each in fields(kind)}
+    if unknown := set(checkpoint.state.tuning) - known:
+        raise WrongUse(f"{checkpoint.folder} has settings that are not known here: {', '.join(sorted(unknown))}")
+    return dict(checkpoint.state.tuning)
 
 
 def resumed_run(cli: EngineCLI, flags: Flags, console: Console, method: str, learn: Learn) -> RunSpec:

@@ -32,15 +32,16 @@ def loss_svg(shown: dict[str, Any]) -> str:
     training = [(int(step), float(loss)) for step, loss in training if math.isfinite(loss)]
     losses = [loss for _, loss in (*training, *evaluations)] or [1.0]
     last = max([2, *(step for step, _ in (*training, *evaluations))])
-    lowest, highest = math.floor(5 * min(losses)) / 5, min(math.ceil(5 * max(losses)) / 5, 10.0) + 0.1
+    most = math.inf if shown["measure"] == "reward" else 10.0
+    lowest, highest = math.floor(5 * min(losses)) / 5, min(math.ceil(5 * max(losses)) / 5, most) + 0.1
 
     def place(step: float, loss: float) -> Point:
         x = LEFT + (RIGHT - LEFT) * math.log(max(step, 1)) / math.log(last)
         y = BOTTOM - (BOTTOM - TOP) * (min(loss, highest) - lowest) / (highest - lowest)
         return round(x, 1), round(y, 1)
 
-    what = "reward" if shown["measure"] == "reward" else "loss in nats per character"
-    title = f"{shown['config'].get('name', '')}: {what}, by step"
+    what = {"reward": "reward", "preferences": "loss of preferences", "loss": "loss in nats per character"}
+    title = f"{shown['config'].get('name', '')}: {what[shown['measure']]}, by step"
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="loss" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
         f"<title>{escape(title)}</title><style>{STYLE}</style>",

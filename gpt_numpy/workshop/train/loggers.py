@@ -32,6 +32,8 @@ class TensorBoard:
         for name in ("loss", "grad_norm", "lr", "characters_per_second", "train_loss", "val_loss"):
             if name in record:
                 self._writer.add_scalar(name, record[name], record["step"])
+        for name, value in record.get("figures", {}).items():
+            self._writer.add_scalar(f"{'' if record['kind'] == 'step' else 'val_'}{name}", value, record["step"])
         if record["kind"] != "step":
             self._writer.flush()
 

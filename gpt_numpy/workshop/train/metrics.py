@@ -40,9 +40,11 @@ class Metrics:
     """What was measured so far. `records` is the content of metrics.jsonl."""
 
     def __init__(
-        self, tokens_per_step: int, characters_per_token: float, budget: TimeBudget, records: Sequence[Record] = ()
-    ) -> None:
+        self, tokens_per_step: int, characters_per_token: float, budget: TimeBudget, records: Sequence[Record] = (),
+        loss_scale: float = 1.0,
+    ) -> None:  # fmt: skip
         self.tokens_per_step, self.characters_per_token, self.budget = tokens_per_step, characters_per_token, budget
+        self.loss_scale = loss_scale
         self.records: list[Record] = []
         self.losses: list[float] = []
         self.evaluations: list[Evaluation] = []
@@ -76,7 +78,10 @@ class Metrics:
     def flush(self, recipe: Recipe) -> list[Record]:
         """Records of the pending steps, which may not be finite."""
         start = time.perf_counter()
-        results = [(step, float(one.loss), float(one.grad_norm), figures) for step, one, figures in self.pending]
+        results = [
+            (step, float(one.loss) / self.loss_scale, float(one.grad_norm), figures)
+            for step, one, figures in self.pending
+        ]
         seconds = self._host_seconds + time.perf_counter() - start
         measured = Throughput(len(results) * self.tokens_per_step, seconds)
         self.budget.seconds["first step" if self.warm is None else "other steps"] += seconds

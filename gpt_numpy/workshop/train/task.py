@@ -23,6 +23,7 @@ class Task:
     tokens_per_step: int
     characters_per_token: float  # in what is evaluated
     floor: float | None = None  # the lowest possible loss in nats per character, if it is known
+    loss_scale = 1.0  # a factor in the loss of steps that is not shown
     longest = SAMPLE  # answer that is expected, in tokens
     updates = 1  # steps that belong together: between them nothing is evaluated, saved or ended
 

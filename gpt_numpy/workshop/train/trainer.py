@@ -102,7 +102,8 @@ class Trainer:
                 if is_best or is_due:
                     self._flush(bar)  # a nonfinite result ends the run here
                     self._save(is_best, is_due)
-                for _ in range(self.task.updates):
+                self._step()
+                while self.state.step % self.task.updates:
                     self._step()
         if stop:
             reason = "it was stopped"
@@ -170,7 +171,8 @@ class Trainer:
     def _evaluate(self, bar: Bar, stop: Stop, is_last: bool) -> bool:
         """Whether the loss is the lowest so far. A signal ends the evaluation without a result."""
         self._flush(bar)
-        state, metrics = self.state, self.metrics
+        before = state = self.state
+        metrics = self.metrics
         with self.budget.measure("evaluation"):
             for progress in self.task.evaluate(self.engine):
                 stop.synchronize()
@@ -182,7 +184,7 @@ class Trainer:
             raise RunFailed(f"step {state.step}: the validation loss is {validation}. {self.saver.way_out}")
         latest = min(100, state.recipe.eval_every)
         first = self.task.batch(0, self.engine) if not metrics.losses else None
-        training = float(self.engine.loss(first)) if first else metrics.mean_loss(latest)
+        training = float(self.engine.loss(first)) / self.task.loss_scale if first else metrics.mean_loss(latest)
         best = state.best_loss is None or validation < state.best_loss
         if best:
             state = replace(state, best_step=state.step, best_loss=validation, evals_since_best=0)
@@ -192,7 +194,11 @@ class Trainer:
         with self.budget.measure("samples"):
             is_last = is_last or bool(self._reason_to_end(time_is_up=False))
             shown = is_last or is_doubling(state.step, state.recipe.eval_every)
-            sample = self.task.sample(self.engine, state.step) if shown else ""
+            try:
+                sample = self.task.sample(self.engine, state.step) if shown else ""
+            except WrongUse:
+                self.state = before
+                raise
         record: Record = {
             "kind": "evaluation", "step": state.step, "train_loss": training, "val_loss": validation, "best": best,
             "sample": sample, **({"figures": dict(progress.figures)} if progress.figures else {}),

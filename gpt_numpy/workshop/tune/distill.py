@@ -37,6 +37,10 @@ class Distillation(Pretraining):
     teachers: Ensemble
     temperature: float = 1.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.loss_scale = self.temperature**2
+
     def batch(self, step: int, engine: Engine) -> Examples:
         ids, _ = self.windows(step).ids_and_targets()
         T = self.temperature

@@ -29,7 +29,7 @@ from gpt_numpy.workshop.train.evaluate import AT_ONCE, EvalProgress
 from gpt_numpy.workshop.train.task import Task
 from gpt_numpy.workshop.tune.jsonl import Preference
 from gpt_numpy.workshop.tune.rewards import Reward
-from gpt_numpy.workshop.tune.rollouts import ROWS, Drawing, Prompts, draw, rewards_of
+from gpt_numpy.workshop.tune.rollouts import ROWS, Answers, Drawing, Prompts, draw, rewards_of
 
 VALIDATION = 0.1  # the last pairs, never trained on
 Floats = NDArray[np.float32]
@@ -131,14 +131,28 @@ def pairs_from_reward(
             end, length = settings.end, settings.answer_length
             answers = draw(engine, some, tokenizer, end, length, (seed, first, 1, ROLLOUTS))
             rewards = rewards_of(answers, reward)
+            written = [answer_in_file(answers, row, tokenizer) for row in range(len(some))]
             for start in range(0, len(some), group):
-                of_group = rewards[start : start + group]
-                best, worst = start + int(of_group.argmax()), start + int(of_group.argmin())
+                rows = [row for row in range(start, start + group) if written[row] is not None]
+                best, worst = (of(rows, key=rewards.item, default=start) for of in (max, min))
                 if rewards[best] > rewards[worst]:
-                    lines.append({
-                        "prompt": answers.prompts[best],
-                        "chosen": answers.texts[best] + end * bool(answers.ended[best]),
-                        "rejected": answers.texts[worst] + end * bool(answers.ended[worst]),
-                    })  # fmt: skip
+                    line = {"prompt": answers.prompts[best], "chosen": written[best], "rejected": written[worst]}
+                    lines.append(line)
             bar.at(min(count, first + at_once))
     return "".join(f"{json.dumps(line)}\n" for line in lines)
+
+
+def answer_in_file(answers: Answers, row: int, tokenizer: Tokenizer) -> str | None:
+    """The answer with what ended it, as a text; None if a file cannot hold its tokens, or those of its prompt."""
+    tokens = [int(token) for token in answers.targets[row, answers.counted[row]]]
+    prompt = [int(token) for token in answers.ids[row, : int(answers.counted[row].argmax()) + 1]]
+    if tokenizer.end is not None:  # which is added to each answer of a file
+        if tokens[-1] != tokenizer.end:
+            return None
+        tokens.pop()
+    text = tokenizer.decode(tokens).decode("utf-8", "replace")
+    try:
+        same = [tokenizer.encode(each).tolist() for each in (answers.prompts[row], text)] == [prompt, tokens]
+    except WrongUse:  # a character that the tokenizer does not have, made of half of one that it has
+        return None
+    return text if tokens and same else None

@@ -5,8 +5,10 @@
     d z    = rho A (p - onehot) / N, 0 where the clip holds               +  kl p (log(p / p_0) - KL) / N
 
 N tokens of answers in all; rho = p(token) / its probability when it was drawn, which is 1 in the first step on a set of
-answers; p_0: the model that the run began with. A is a number: no gradient goes through it. E[A grad log p] is the
-gradient of the expected reward, since the mean of a group is the same for all of its answers, and E[grad log p] = 0.
+answers; p_0: the model that the run began with. A is a number: no gradient goes through it. In expectation (r - mean)
+grad log p is (G - 1) / G times the gradient of the expected reward, G answers in a group: a mean without the answer
+itself would change nothing, since E[grad log p] = 0. Dividing by the deviation makes groups with few good or few bad
+answers count more. With a lower precision the answers are drawn without autocast, and rho is a little off 1.
 
 If all answers of a group are equally good, A is 0 and the group teaches nothing: only the other groups are "live". The
 division by N and not by each answer's own length makes a token count as much in a long answer as in a short one; else
@@ -45,6 +47,7 @@ from gpt_numpy.workshop.tune.rollouts import (
 )
 
 SHOWN = 4  # prompts whose answers are shown
+ARROW = "  \N{RIGHTWARDS ARROW}  "  # from a prompt to its answer
 Floats = NDArray[np.float32]
 
 
@@ -61,14 +64,13 @@ class GRPOSettings(Drawing):
             raise ValueError(f"group is at least 2, since answers are compared with each other, not {self.group}")
         if type(self.updates) is not int or self.updates < 1:
             raise ValueError(f"updates is a whole number of at least 1, not {self.updates!r}")
-        for name in ("kl", "clip"):
-            if type(value := getattr(self, name)) not in (int, float) or not 0 <= value < float("inf"):
-                raise ValueError(f"{name} is a number of at least 0, not {value!r}")
+        if type(self.kl) not in (int, float) or not 0 <= self.kl < float("inf"):
+            raise ValueError(f"kl is a number of at least 0, not {self.kl!r}")
+        if type(self.clip) not in (int, float) or not 0 < self.clip < float("inf"):
+            raise ValueError(f"clip is a number above 0, not {self.clip!r}")
 
 
 class GRPO(Task):
-    characters_per_token = 1.0
-
     def __init__(
         self, settings: GRPOSettings, reward: Reward, prompts: Prompts, data: Dataset, tokenizer: Tokenizer,
         recipe: Recipe, reference: Engine,
@@ -77,6 +79,7 @@ class GRPO(Task):
         check_counts(settings, recipe)
         self.settings, self.reward, self.prompts, self.data = settings, reward, prompts, data
         self.reference, self.updates = reference, settings.updates
+        self.characters_per_token = data.characters_per_token
         self.tokens_per_step = recipe.batch_size * settings.answer_length
         self.words = known_words(data, tokenizer)
         self.drawn_at, self.measured = -1, dict[str, float]()
@@ -101,12 +104,12 @@ class GRPO(Task):
         answers = self._draw(engine, prompts, (seed, step, 1, ROLLOUTS))
         rewards = rewards_of(answers, self.reward).reshape(-1, group)
         log_r = log_softmax(self.reference.logits(answers.ids)).astype(np.float32)
-        per_token = answers.counted.astype(np.float32) / answers.counted.sum()  # m / N
+        per_token = (answers.counted / answers.counted.sum()).astype(np.float32)  # m / N
         weights = advantages(rewards, self.settings.normalize).reshape(-1, 1) * per_token
         live = float((rewards != rewards[:, :1]).any(1).mean())
         self.measured = {
             "reward": float(rewards.mean()), "spread": float(rewards.std()), "live": live,
-            **self._figures(answers, log_r),
+            **self._figures([(answers, log_r)]),
         }  # fmt: skip
         rest = (log_r, self.settings.kl * per_token) if self.settings.kl else ()
         return Rollouts(answers.ids, answers.targets, weights, answers.log_p, self.settings.clip, *rest)
@@ -114,16 +117,19 @@ class GRPO(Task):
     def _draw(self, engine: Engine, prompts: Sequence[Tokens], seed: Any) -> Answers:
         return draw(engine, prompts, self.tokenizer, self.settings.end, self.settings.answer_length, seed)
 
-    def _figures(self, answers: Answers, log_r: Floats) -> dict[str, float]:
+    def _figures(self, drawn: Sequence[tuple[Answers, Floats]]) -> dict[str, float]:
         """KL and entropy are means over the tokens of answers; the KL is estimated from those that were drawn."""
-        of_targets = np.take_along_axis(log_r, answers.targets[..., None], -1)[..., 0]
-        words = share_of_words(answers.texts, self.words)
+        distances, entropies = list[Floats](), list[Floats]()
+        for answers, log_r in drawn:
+            of_targets = np.take_along_axis(log_r, answers.targets[..., None], -1)[..., 0]
+            distances.append((answers.log_p - of_targets)[answers.counted])
+            entropies.append(answers.entropy[answers.counted])
+        words = share_of_words([text for answers, _ in drawn for text in answers.texts], self.words)
         return {
-            "KL": float((answers.log_p - of_targets)[answers.counted].mean()),
-            "entropy": float(answers.entropy[answers.counted].mean()),
-            "length": float(answers.lengths.mean()),
+            "KL": float(np.concatenate(distances).mean()), "entropy": float(np.concatenate(entropies).mean()),
+            "length": float(np.concatenate([answers.lengths for answers, _ in drawn]).mean()),
             **({"words": words} if words is not None else {}),
-        }
+        }  # fmt: skip
 
     # -- evaluations --
 
@@ -133,29 +139,27 @@ class GRPO(Task):
             yield EvalProgress(0.5 * progress.done, progress.loss)
         text = float(progress.loss)
         prompts = sampled(self.prompts.validation, self.settings, self.recipe.seed)
-        rewards, figures, seen, count = list[float](), list[dict[str, float]](), list[float](), len(prompts)
-        for first in range(0, count, ROWS):
-            some = prompts[first : first + ROWS]
-            answers = self._draw(engine, some, (self.recipe.seed, first, JUDGED))
+        rewards, drawn = list[float](), list[tuple[Answers, Floats]]()
+        for first in range(0, len(prompts), ROWS):
+            answers = self._draw(engine, prompts[first : first + ROWS], (self.recipe.seed, first, JUDGED))
             rewards += rewards_of(answers, self.reward).tolist()
-            figures.append(self._figures(answers, log_softmax(self.reference.logits(answers.ids))))
-            seen.append(len(some) / count)
-            means = {
-                name: float(np.average([one.get(name, 0.0) for one in figures], weights=seen)) for name in figures[0]
-            }
-            mean = float(np.mean(rewards))
-            yield EvalProgress(0.5 + 0.5 * sum(seen), -mean, {"reward": mean, **means, "text": text})
+            drawn.append((answers, log_softmax(self.reference.logits(answers.ids))))
+            mean, done = float(np.mean(rewards)), len(rewards) / len(prompts)
+            figures = {"reward": mean, **self._figures(drawn), "text": text}
+            yield EvalProgress(0.5 + 0.5 * done, -mean, figures)
 
     def sample(self, engine: Engine, step: int) -> str:
-        """Answers to a few validation prompts, and their rewards; the same prompts and random numbers each time."""
+        """Answers to a few validation prompts, and their rewards; the same prompts and random numbers each time. A line
+        each, with the last line of the prompt."""
         prompts = [self.prompts.validation[place] for place in range(min(SHOWN, len(self.prompts.validation)))]
-        answers = self._draw(engine, prompts, (self.recipe.seed, 1, JUDGED))
+        answers = self._draw(engine, prompts, (self.recipe.seed, 0, 2, JUDGED))
         told = zip(answers.prompts, answers.texts, rewards_of(answers, self.reward), strict=True)
-        return "\n".join(f"{prompt.strip()} / {' / '.join(text.splitlines())}   ({r:g})" for prompt, text, r in told)
+        lines = (((prompt.splitlines() or [""])[-1], " ".join(text.splitlines()), r) for prompt, text, r in told)
+        return "\n".join(f"{prompt}{ARROW}{text}   ({r:g})" for prompt, text, r in lines)
 
     def beside_first(self, sample: str, first: str) -> str:
-        pairs = zip(sample.splitlines(), first.splitlines(), strict=False)
-        return "\n".join(f"{now}\n    at first: {then.partition(' / ')[2]}" for now, then in pairs)
+        pairs = zip(sample.splitlines(), first.splitlines(), strict=True)
+        return "\n".join(f"{now}\n    at first:{ARROW}{then.rpartition(ARROW)[2]}" for now, then in pairs)
 
     def line(self, training: float, validation: EvalProgress, at_start: bool) -> str:
         return "   ".join(f"{name} {value:z.3f}" for name, value in validation.figures.items())

@@ -102,7 +102,7 @@ def _read(path: Path) -> bytes:
 def _parse(path: Path, data: bytes, names: tuple[str, ...], make: Callable[..., T]) -> Lines[T]:
     items = []
     try:
-        lines = data.decode("utf-8").split("\n")  # splitlines() would also split within texts, at U+2028 say
+        lines = data.decode("utf-8-sig").split("\n")  # splitlines() would also split within texts, at U+2028 say
     except ValueError as error:
         raise WrongUse(f"{path}: {error}") from None
     for number, line in enumerate(lines, 1):

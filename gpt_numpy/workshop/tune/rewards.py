@@ -7,8 +7,8 @@ as that. A file of your own needs nothing but such a function:
         return sum(letter.isupper() for letter in text) / max(1, len(text))
 """
 
-import math
 import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.tune.sums import right_sum
 
 Reward = Callable[[str, str], float]
+LARGEST = 1e9  # of a reward
 KNOWN = "line-length, sums, word:TEXT or my_file.py:function"
 
 
@@ -37,9 +38,10 @@ def find_reward(name: str) -> Reward:
         raise WrongUse(f"--reward is {KNOWN}, not {name!r}")
     if not Path(kind).is_file():
         raise WrongUse(f"--reward: {kind} is not a file")
+    sys.path.append(str(Path(kind).resolve().parent))  # for what it imports
     try:
         function = runpy.run_path(kind).get(rest)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise WrongUse(f"--reward: {kind} ends with {_described(error)}") from None
     if not callable(function):
         raise WrongUse(f"--reward: {kind} has no function {rest}")
@@ -50,14 +52,15 @@ def checked(function: Callable[[str, str], object], name: str) -> Reward:
     def reward(prompt: str, text: str) -> float:
         try:
             value = function(prompt, text)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise WrongUse(f"--reward {name}: {_described(error)}, for the text {text[:60]!r}") from None
-        if not isinstance(value, int | float | np.integer | np.floating | np.bool_) or not math.isfinite(value):
-            raise WrongUse(f"--reward {name}: it returned {value!r:.60}, not a number, for the text {text[:60]!r}")
-        return float(value)
+        is_number = isinstance(value, int | float | np.integer | np.floating | np.bool_)
+        if is_number and -LARGEST <= value <= LARGEST:  # type: ignore[operator]  # NaN is not
+            return float(value)  # type: ignore[arg-type]
+        raise WrongUse(f"--reward {name}: it returned {value!r:.60}, not a number, for the text {text[:60]!r}")
 
     return reward
 
 
-def _described(error: Exception) -> str:
+def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]

@@ -67,8 +67,10 @@ class Prompts:
 
 
 def ends_of(tokenizer: Tokenizer, end: str) -> NDArray[np.bool_]:
-    """For each token, whether it ends an answer: it has that text in it."""
+    """For each token, whether it ends an answer: it has that character in it."""
     wanted = end.encode("utf-8")
+    if len(end) > 1 or (len(wanted) > 1 and tokenizer.kind != "char"):
+        raise WrongUse(f"--stop {end!r}: several tokens may share such a text; give a single character, as \\n")
     ends = np.array([bool(end) and wanted in tokenizer.decode([token]) for token in range(tokenizer.vocab_size)])
     if end and not ends.any():
         raise WrongUse(f"--stop {end!r} is in no token of the model")
@@ -86,12 +88,16 @@ def prompts_of(drawing: Drawing, data: Dataset, tokenizer: Tokenizer, block_size
         prompts = Prompts(lines.path.name, lines.items[:-count], lines.items[-count:], lines.digest)
         longest = max(map(len, lines.items), default=0)
     else:
+        if b"\n" not in b"".join(tokenizer.decode([token]) for token in range(tokenizer.vocab_size)):
+            raise WrongUse(f"{data.name} has no lines; give prompts by --prompts")
         newlines = ends_of(tokenizer, "\n")
         parts = [_line_ends(part, newlines, drawing.prompt_length) for part in (data.train, data.validation)]
         prompts = Prompts(f"the lines of {data.name}", parts[0], parts[1])
         longest = drawing.prompt_length
     if not prompts.training or not prompts.validation:
-        raise WrongUse(f"{prompts.about} has too few prompts: one to train on and one for validation are needed")
+        raise WrongUse(f"too few prompts in {prompts.about}: one to train on and one for validation are needed")
+    if longest > block_size:
+        raise WrongUse(f"a prompt of {longest} tokens leaves no room for an answer: the context has {block_size}")
     if longest + drawing.answer_length > block_size + 1:
         raise WrongUse(
             f"--answer-length {drawing.answer_length}: with a prompt of {longest} tokens an answer may have "
@@ -102,7 +108,7 @@ def prompts_of(drawing: Drawing, data: Dataset, tokenizer: Tokenizer, block_size
 
 def sampled(prompts: Sequence[Tokens], drawing: Drawing, seed: int = 0) -> list[Tokens]:
     """As many as an evaluation takes, always the same."""
-    places = np.random.default_rng((seed, 0, JUDGED)).permutation(len(prompts))[: drawing.eval_prompts]
+    places = np.random.default_rng((seed, 0, 1, JUDGED)).permutation(len(prompts))[: drawing.eval_prompts]
     return [prompts[int(place)] for place in places]
 
 
@@ -153,6 +159,8 @@ def draw(
 ) -> Answers:  # fmt: skip
     """An answer to each prompt, drawn from all that the model predicts, or always its likeliest token."""
     ends, B = ends_of(tokenizer, end), len(prompts)
+    unused = engine.config.vocab_size - len(ends)  # tokens that the tokenizer does not have
+    ends = np.append(ends, np.zeros(unused, np.bool_))
     T = max(map(len, prompts)) + length - 1
     tokens = np.zeros((B, T + 1), np.int64)
     counted, log_p, entropy = np.zeros((B, T), np.bool_), np.zeros((B, T), np.float32), np.zeros((B, T), np.float32)

@@ -27,7 +27,7 @@ def written(a: int, b: int) -> tuple[str, str]:
 def right_sum(prompt: str, text: str) -> float:
     """Whether the text is the answer to the prompt."""
     found = re.search(r"(\d+)\+(\d+)=$", prompt)
-    return float(bool(found) and text == written(int(found[1]), int(found[2]))[1]) if found else 0.0
+    return float(found is not None and text == written(int(found[1]), int(found[2]))[1])
 
 
 def write_sums(folder: Path, seed: int = 0) -> None:
@@ -50,4 +50,7 @@ def _sums(drawn: Iterable[int]) -> list[tuple[str, str]]:
 if __name__ == "__main__":
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit("usage: python -m gpt_numpy.workshop.tune.sums FOLDER")
-    write_sums(Path(sys.argv[1]))
+    try:
+        write_sums(Path(sys.argv[1]))
+    except OSError as error:
+        sys.exit(f"{sys.argv[1]} cannot be written: {error.strerror}")

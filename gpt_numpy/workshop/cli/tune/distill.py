@@ -16,6 +16,7 @@ from gpt_numpy.workshop.cli.run import (
     check_memory,
     resumed_run,
     saved_options,
+    saved_settings,
     train_run,
 )
 from gpt_numpy.workshop.cli.train import add_engine_flags, dataset_of
@@ -24,7 +25,7 @@ from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.dataset import Dataset
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
-from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
+from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State, load_checkpoint
 from gpt_numpy.workshop.runs.run_dir import RUNS, RunDir, find_run_dir, new_run_dir
 from gpt_numpy.workshop.train.budget import TimeBudget, process_start
 from gpt_numpy.workshop.train.ensemble import Ensemble
@@ -59,15 +60,16 @@ def distill(cli: EngineCLI, arguments: Sequence[str]) -> int:
         raise WrongUse("--preset is for a run that begins; one that is resumed has its recipe")
 
     def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
-        names = flags.get("teacher", checkpoint.state.tuned_on.split("\n"))
+        folders = checkpoint.state.tuned_on.split("\n")
+        teachers = teachers_of(flags) if "teacher" in flags else [load_checkpoint(Path(folder)) for folder in folders]
         with cli.processes.local_first():
             data = dataset_of(checkpoint, flags.get("data"), console)
-        settings = build(DistillSettings, {**checkpoint.state.tuning, **pick(DistillSettings, flags)})
-        material = material_of_teachers(cli, teachers_of(names, flags), settings, data, recipe, config, options)
+        saved = saved_settings(DistillSettings, checkpoint)
+        settings = build(DistillSettings, {**saved, **pick(DistillSettings, flags)})
+        material = material_of_teachers(cli, teachers, settings, data, recipe, config, options)
         if material.in_state["tuned_on_digest"] != checkpoint.state.tuned_on_digest:
-            raise WrongUse(
-                f"{' and '.join(names)} are not the teachers of {checkpoint.folder}; give those by --teacher"
-            )
+            named = " and ".join(str(teacher.folder) for teacher in teachers)
+            raise WrongUse(f"{checkpoint.folder} had other teachers than {named}; give those by --teacher")
         return material
 
     return train_run(cli, resumed_run(cli, flags, console, "distill", learn), flags, console, budget)
@@ -78,7 +80,7 @@ def student_run(cli: EngineCLI, flags: Flags, console: Console) -> RunSpec:
         raise WrongUse(f"--teacher is missing: the folder of a run; see {cli.name} tune distill --help")
     options, settings = cli.parse_options(flags), build(DistillSettings, pick(DistillSettings, flags))
     preset = PRESETS[flags.get("preset", cli.default_preset(options))]
-    teachers = teachers_of(flags["teacher"], flags)
+    teachers = teachers_of(flags)
     first = teachers[0]
     recipe = override(replace(preset.recipe, tokenizer=first.state.recipe.tokenizer), pick(Recipe, flags))
     config = override(replace(preset.model, vocab_size=first.state.config.vocab_size), pick(GPTConfig, flags))
@@ -93,8 +95,8 @@ def student_run(cli: EngineCLI, flags: Flags, console: Console) -> RunSpec:
     return RunSpec(run_dir, state, options, first.tokenizer, material)
 
 
-def teachers_of(names: Sequence[str], flags: Flags) -> list[Checkpoint]:
-    return [find_run_dir(name).checkpoint(flags["checkpoint"]) for name in names]
+def teachers_of(flags: Flags) -> list[Checkpoint]:
+    return [find_run_dir(name).checkpoint(flags["checkpoint"]) for name in flags["teacher"]]
 
 
 def material_of_teachers(
@@ -110,6 +112,6 @@ def material_of_teachers(
     about = [text.about, *(f"teacher: {teacher.folder}, step {teacher.state.step}" for teacher in teachers)]
     in_state = {
         **text.in_state, "tuned_on_digest": checkpoints_digest(teachers), "tuning": asdict(settings),
-        "tuned_on": "\n".join(str(teacher.folder.parents[1].resolve()) for teacher in teachers),
+        "tuned_on": "\n".join(str(teacher.folder.resolve()) for teacher in teachers),
     }  # fmt: skip
     return replace(text, task=task, about="\n".join(about), in_state=in_state)

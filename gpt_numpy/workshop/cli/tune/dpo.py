@@ -9,7 +9,7 @@ from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
 from gpt_numpy.workshop.cli.flags import Parser, add_fields, build, pick
 from gpt_numpy.workshop.cli.generate import add_checkpoint_flags, load_engine
-from gpt_numpy.workshop.cli.run import Material, add_run_flags, tune_run
+from gpt_numpy.workshop.cli.run import REFERENCE, Material, add_run_flags, saved_settings, tune_run
 from gpt_numpy.workshop.cli.train import add_engine_flags, dataset_of
 from gpt_numpy.workshop.cli.tune.grpo import one_process
 from gpt_numpy.workshop.cli.tune.sft import FIELDS
@@ -48,33 +48,32 @@ def dpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
     begins = not flags.get("resume")
     if begins and ("data" in flags) == ("reward" in flags):
         raise WrongUse(f"either --data, a file of pairs, or --reward is needed; see {cli.name} tune dpo --help")
+    if made_by := set(pick(DPOSettings, flags)) - {"beta"} if "reward" not in flags or not begins else None:
+        name = sorted(made_by)[0].replace("_", "-")
+        raise WrongUse(f"--{name} is for pairs that are made by --reward when a run begins")
 
     def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
         state, tokenizer, size = checkpoint.state, checkpoint.tokenizer, config.block_size
-        settings = build(DPOSettings, {**({} if begins else state.tuning), **pick(DPOSettings, flags)}).resolved()
-        base_folder, _, place = state.tuned_on.partition("\n")
-        base = checkpoint if begins else load_checkpoint(Path(base_folder))
+        saved = {} if begins else saved_settings(DPOSettings, checkpoint)
+        settings = build(DPOSettings, {**saved, **pick(DPOSettings, flags)}).resolved()
+        run = checkpoint.folder.parents[1]
+        base = checkpoint if begins else load_checkpoint(run / REFERENCE)
         reference, files = load_engine(cli, base, options), dict[str, str]()
         if begins and settings.reward:
             one_process(cli, "dpo --reward")
             place, files = PAIRS, {PAIRS: _drawn(settings, checkpoint, recipe, size, reference)}
             pairs = parse_preferences(Path(PAIRS), files[PAIRS].encode("utf-8"), tokenizer, size)
         else:
-            path = Path(flags.get("data", place))
-            place = str(path.resolve()) if "data" in flags else place
-            here = checkpoint.folder.parents[1] / PAIRS if place == PAIRS else path
-            pairs = read_preferences(here, tokenizer, size)
-        digest = f"{base.digest} {pairs.digest}"
-        if not begins and digest != state.tuned_on_digest:
-            raise WrongUse(f"{base_folder} or the pairs are not those that {checkpoint.folder} began with")
+            place = str(Path(flags["data"]).resolve()) if "data" in flags else state.tuned_on
+            pairs = read_preferences(run / PAIRS if place == PAIRS else Path(place), tokenizer, size)
+        if not begins and pairs.digest != state.tuned_on_digest:
+            raise WrongUse(f"{pairs.path} has other pairs than those that {checkpoint.folder} began with")
         task = DPO(pairs.items, pairs.path.name, settings.beta, tokenizer, recipe, reference)
         parts = f"{len(task.training):,} to train on, {len(task.validation):,} for validation"
         corpus = {"name": pairs.path.name, "digest": pairs.digest}
-        in_state = {
-            "tuned_on": f"{base.folder.resolve()}\n{place}", "tuned_on_digest": digest, "tuning": asdict(settings)
-        }  # fmt: skip
-        about = f"preferences: {pairs.path.name}, {parts}"
-        return Material(task, about, corpus, f"{settings} {digest}", in_state, files)
+        in_state = {"tuned_on": place, "tuned_on_digest": pairs.digest, "tuning": asdict(settings)}
+        about, same = f"preferences: {pairs.path.name}, {parts}", f"{settings} {pairs.digest}"
+        return Material(task, about, corpus, same, in_state, files, "preferences", base)
 
     def _drawn(settings: DPOSettings, base: Checkpoint, recipe: Recipe, block_size: int, engine: Any) -> str:
         console = Console()
@@ -83,4 +82,4 @@ def dpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
         reward = find_reward(settings.reward)
         return pairs_from_reward(settings, reward, prompts, engine, base.tokenizer, recipe.seed, console)
 
-    return tune_run(cli, flags, "dpo", RECIPE, learn)
+    return tune_run(cli, flags, "dpo", RECIPE, learn, dropout=0.0)

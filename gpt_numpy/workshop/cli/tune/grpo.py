@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
 from gpt_numpy.workshop.cli.flags import Parser, add_data_flag, add_fields, build, pick
 from gpt_numpy.workshop.cli.generate import add_checkpoint_flags, load_engine
-from gpt_numpy.workshop.cli.run import Material, add_run_flags, tune_run
+from gpt_numpy.workshop.cli.run import REFERENCE, Material, add_run_flags, saved_settings, tune_run
 from gpt_numpy.workshop.cli.train import add_engine_flags, dataset_of
 from gpt_numpy.workshop.cli.tune.sft import FIELDS
 from gpt_numpy.workshop.console import Console
@@ -38,7 +37,7 @@ def grpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
     add_run_flags(group)
     add_fields(parser, "the answers and their reward", GRPOSettings, {"": GRPOSettings(reward="-")})
     add_engine_flags(parser, cli)
-    add_fields(parser, "the training", Recipe, {"": RECIPE}, only=FIELDS)
+    add_fields(parser, "the training", Recipe, {"": RECIPE}, only=FIELDS - {"target_loss"})
     flags = parser.flags(arguments)
     one_process(cli, "grpo")
     begins = not flags.get("resume")
@@ -47,13 +46,15 @@ def grpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
 
     def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
         state = checkpoint.state
-        settings = build(GRPOSettings, {**({} if begins else state.tuning), **pick(GRPOSettings, flags)}).resolved()
-        base = checkpoint if begins else load_checkpoint(Path(state.tuned_on))
+        saved = {} if begins else saved_settings(GRPOSettings, checkpoint)
+        settings = build(GRPOSettings, {**saved, **pick(GRPOSettings, flags)}).resolved()
+        if not begins and "reward" not in flags and ".py:" in settings.reward:
+            raise WrongUse(f"--reward {settings.reward} is in a file, which is run only if you name it again")
+        base = checkpoint if begins else load_checkpoint(checkpoint.folder.parents[1] / REFERENCE)
         data = dataset_of(checkpoint, flags.get("data"), Console())
         prompts = prompts_of(settings, data, checkpoint.tokenizer, config.block_size)
-        digest = f"{base.digest} {prompts.digest}"
-        if not begins and digest != state.tuned_on_digest:
-            raise WrongUse(f"{state.tuned_on} or the prompts are not those that {checkpoint.folder} began with")
+        if not begins and prompts.digest != state.tuned_on_digest:
+            raise WrongUse(f"{settings.prompts} has other prompts than those that {checkpoint.folder} began with")
         reference = load_engine(cli, base, options)
         task = GRPO(settings, find_reward(settings.reward), prompts, data, checkpoint.tokenizer, recipe, reference)
         about = (
@@ -62,12 +63,13 @@ def grpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
         )
         corpus = {"name": prompts.about, "characters": data.stats.characters, "digest": data.stats.digest}
         in_state = {
-            "data": data.data, "digest": data.stats.digest, "tuned_on": str(base.folder.resolve()),
-            "tuned_on_digest": digest, "tuning": asdict(settings),
+            "data": data.data, "digest": data.stats.digest, "tuned_on": settings.prompts,
+            "tuned_on_digest": prompts.digest, "tuning": asdict(settings),
         }  # fmt: skip
-        return Material(task, about, corpus, f"{settings} {digest}", in_state, measure="reward")
+        same = f"{settings} {prompts.digest}"
+        return Material(task, about, corpus, same, in_state, measure="reward", reference=base)
 
-    return tune_run(cli, flags, "grpo", RECIPE, learn)
+    return tune_run(cli, flags, "grpo", RECIPE, learn, dropout=0.0)
 
 
 def one_process(cli: EngineCLI, method: str) -> None:
