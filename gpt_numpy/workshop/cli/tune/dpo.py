@@ -14,6 +14,7 @@ from gpt_numpy.workshop.cli.train import add_engine_flags, dataset_of
 from gpt_numpy.workshop.cli.tune.grpo import one_process
 from gpt_numpy.workshop.cli.tune.sft import FIELDS
 from gpt_numpy.workshop.console import Console
+from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, load_checkpoint
@@ -48,8 +49,9 @@ def dpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
     begins = not flags.get("resume")
     if begins and ("data" in flags) == ("reward" in flags):
         raise WrongUse(f"either --data, a file of pairs, or --reward is needed; see {cli.name} tune dpo --help")
-    if made_by := set(pick(DPOSettings, flags)) - {"beta"} if "reward" not in flags or not begins else None:
-        name = sorted(made_by)[0].replace("_", "-")
+    of_reward = sorted(set(pick(DPOSettings, flags)) - {"beta"})
+    if of_reward and not (begins and "reward" in flags):
+        name = of_reward[0].replace("_", "-")
         raise WrongUse(f"--{name} is for pairs that are made by --reward when a run begins")
 
     def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
@@ -75,7 +77,7 @@ def dpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
         about, same = f"preferences: {pairs.path.name}, {parts}", f"{settings} {pairs.digest}"
         return Material(task, about, corpus, same, in_state, files, "preferences", base)
 
-    def _drawn(settings: DPOSettings, base: Checkpoint, recipe: Recipe, block_size: int, engine: Any) -> str:
+    def _drawn(settings: DPOSettings, base: Checkpoint, recipe: Recipe, block_size: int, engine: Engine) -> str:
         console = Console()
         data = dataset_of(base, None, console)
         prompts = prompts_of(settings, data, base.tokenizer, block_size)
