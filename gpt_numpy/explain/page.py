@@ -52,7 +52,7 @@ def may_replace(path: Path) -> bool:
         return True
     try:
         with path.open("rb") as file:
-            return b'content="gpt-numpy explain"' in file.read(1000)
+            return b"<title>Attention gradients" in file.read(1000)
     except OSError:
         return False
 

@@ -33,7 +33,7 @@ class Reader:
     def open(self, state: str = "") -> None:
         self.page.goto("about:blank")
         self.page.goto(f"{self.file.as_uri()}{state}")
-        self.page.wait_for_selector("#own[data-largest]")
+        self.page.wait_for_selector("#own[data-largest]", state="attached")
 
     def go(self, state: str) -> None:
         """Goes to another address of the same page."""

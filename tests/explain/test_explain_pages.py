@@ -220,3 +220,37 @@ def page_of(problem: Problem, folder: Path, most: int = 10**9) -> Path:
              "command": ["gpt-numpy explain 012", ""], "torch": True}  # fmt: skip
     write_page(folder / "page.html", contents(trace, torch, check_all(trace, torch, most), about))
     return folder / "page.html"
+
+
+def test_the_head_and_its_gradients_are_on_one_screen(browser: Any, file: Path) -> None:
+    """Each gradient under its value; S and P are the largest."""
+    reader = Reader(browser, file, viewport={"width": 1440, "height": 900})
+    boxes = {
+        name: reader.page.query_selector(f"#flow [data-matrix={name}]").bounding_box()
+        for value in ("Q", "K", "V", "S", "P", "O", "Z")
+        for name in (value, f"d{value}")
+    }
+    boxes |= {name: reader.page.query_selector(f"#flow [data-matrix={name}]").bounding_box() for name in ("p", "next")}
+    assert max(box["y"] + box["height"] for box in boxes.values()) <= 900
+    for value in ("Q", "K", "V", "S", "P", "O", "Z"):
+        above, under = boxes[value], boxes[f"d{value}"]
+        assert 0 < under["y"] - above["y"] - above["height"] < 100
+        assert above["x"] == under["x"]
+    areas = {name: box["width"] * box["height"] for name, box in boxes.items()}
+    assert min(areas[name] for name in ("S", "P", "dS", "dP")) > max(areas[name] for name in ("Q", "K", "V", "O", "dQ"))
+
+
+COLOURS = """name => { // inside the cell at the lower left
+  const canvas = document.querySelector(`[data-matrix=${name}] canvas`), context = canvas.getContext("2d");
+  const [rows, cols] = document.querySelector(`[data-figure=${name}] .quiet`).textContent.split("×").map(Number);
+  const width = canvas.width / cols, height = canvas.height / rows;
+  const { data } = context.getImageData(2, canvas.height - height + 2, width - 4, height - 4);
+  return new Set(Array.from({ length: data.length / 4 }, (_, n) => data.slice(4 * n, 4 * n + 3).join())).size;
+}"""
+
+
+def test_numbers_stand_in_cells_that_are_large_enough(browser: Any, file: Path, tmp_path: Path) -> None:
+    view = {"width": 1440, "height": 900}
+    short = Reader(browser, make_page(tmp_path / "page.html", "banana"), viewport=view).page
+    assert all(short.evaluate(COLOURS, name) > 3 for name in ("S", "P", "dS", "dP"))
+    assert Reader(browser, file, viewport=view).page.evaluate(COLOURS, "S") == 1

@@ -1,7 +1,8 @@
 // One matrix on the page: its name, size and formula, and a heatmap on a canvas. Each cell can be hovered, reached with
 // the arrow keys, and opened.
 
-const MIN_CELL = 3, MAX_CELL = 16; // pixels
+const MIN_CELL = 3, MAX_CELL = 16, MAX_LARGE_CELL = 44; // pixels
+const NUMBER_WIDTH = 27, NUMBER_HEIGHT = 12; // of a cell with its number in it
 const ROW_LABEL = 23; // pixels: an index and a character
 const FONT = '"DejaVu Sans Mono", ui-monospace, Menlo, Consolas, monospace';
 
@@ -78,6 +79,7 @@ class MatrixView {
     this.figure = put(parent, "figure", { "data-figure": name });
     const caption = put(this.figure, "figcaption"), title = put(caption, "b");
     putSymbol(putMath(title), name);
+    if (NAMES[name]) put(caption, "span", { class: "name" }, NAMES[name]);
     put(caption, "span", { class: "quiet" }, shape.length ? shape.join(" × ") : "a number");
     this.badge = put(caption, "span", { class: "badge" });
     if (quantity.formula) putFormula(put(this.figure, "p", { class: "formula" }), quantity, quantity.formula);
@@ -113,7 +115,8 @@ class MatrixView {
     const { rows, cols, indices } = this.quantity;
     const [rowLetter, colLetter] = indices.length === 2 ? indices : ["", indices[0]];
     const hasRowLabels = Boolean(labelOf(rowLetter, 0)), ratio = window.devicePixelRatio || 1;
-    const fitCell = width => Math.max(MIN_CELL, Math.min(MAX_CELL, Math.floor(width / cols * ratio) / ratio));
+    const most = LARGE.includes(this.quantity.name) ? MAX_LARGE_CELL : MAX_CELL;
+    const fitCell = width => Math.max(MIN_CELL, Math.min(most, Math.floor(width / cols * ratio) / ratio));
     this.height = height ?? Math.max(rows > 1 ? 4 : 10, fitCell(available - ROW_LABEL));
     this.left = hasRowLabels && this.height >= 8 ? ROW_LABEL : 0;
     this.width = fitCell(available - this.left - 1);
@@ -156,6 +159,7 @@ class MatrixView {
     context.drawImage(this.bitmap, 0, 0, cols * width, rows * height);
     if (Math.min(width, height) >= 7) this.paintGaps(context);
     if (this.quantity.hasMask) this.paintMask(context);
+    if (width >= NUMBER_WIDTH && height >= NUMBER_HEIGHT) this.paintNumbers(context);
     this.paintErrors(context);
     this.paintFrames(context);
   }
@@ -179,7 +183,22 @@ class MatrixView {
     }
   }
 
-  /** A cross on each wrong entry; a dot if the cell is too small. */
+  /** Each number in its cell, with two digits, in the ink that its colour leaves readable. */
+  paintNumbers(context) {
+    const { width, height, numbers, quantity: { rows, cols } } = this;
+    context.font = `10px ${FONT}`;
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    for (let row = 0; row < rows; row++) for (let col = 0; col < cols; col++) {
+      const value = numbers[row * cols + col];
+      if (this.isMaskedAt([row, col]) || !Number.isFinite(value)) continue;
+      const [red, green, blue] = colorOf(value, this.largestNumber, this.isProbability);
+      context.fillStyle = .3 * red + .59 * green + .11 * blue > 140 ? "#000" : "#fff";
+      context.fillText(shortNumber(value), (col + .5) * width, (row + .5) * height, width - 2);
+    }
+  }
+
+  /** A cross on each wrong entry; a dot if the cell is too small, a cut corner if its number stands in it. */
   paintErrors(context) {
     const wrong = overrides.get(this.quantity.name)?.wrong, { width, height, quantity: { cols } } = this;
     if (!wrong) return;
@@ -187,8 +206,13 @@ class MatrixView {
     context.strokeStyle = context.fillStyle = theme.mark;
     context.lineWidth = 1;
     context.beginPath();
+    const hasNumbers = this.width >= NUMBER_WIDTH && this.height >= NUMBER_HEIGHT;
     wrong.forEach((isWrong, n) => {
       if (!isWrong) return;
+      if (hasNumbers) { // a corner, which leaves the number readable
+        const right = (n % cols + 1) * width, top = Math.floor(n / cols) * height;
+        return context.moveTo(right - 8, top), context.lineTo(right, top + 8);
+      }
       const x = (n % cols + .5) * width, y = (Math.floor(n / cols) + .5) * height;
       if (arm < 1.5) return context.fillRect(x - .6, y - .6, 1.2, 1.2);
       context.moveTo(x - arm, y - arm), context.lineTo(x + arm, y + arm);
@@ -253,7 +277,7 @@ class MatrixView {
     paintRamp(this.ramp, this.isProbability ? "probability" : "signed", 36);
     const isMore = this.largestShown > this.largestNumber * (1 + 1e-9);
     this.largest.textContent = `${this.isProbability ? "0 to" : "±"} ${formatRounded(this.largestNumber, 3)}` +
-      (isMore && this.largestNumber ? `; with the mistake up to ${formatRounded(this.largestShown, 3)}` : "");
+      (isMore && this.largestNumber ? `, wrong up to ${formatRounded(this.largestShown, 3)}` : "");
   }
 
   // ---- pointer and keyboard ----------------------------------------------------------------------------------------
@@ -329,6 +353,13 @@ class MatrixView {
     showTip(this.entryOf(cell), { place: describeIndex(quantity, index), value: quantity.at(index), wrongValue },
       { x: left + (cell[1] + .5) * width, y: top + cell[0] * height, height });
   }
+}
+
+/** In at most five characters: −.037, 1.2, 3e−5. */
+function shortNumber(value) {
+  const size = Math.abs(value);
+  const text = !size ? "0" : size >= 100 || size < .001 ? size.toExponential(0) : String(Number(size.toPrecision(2)));
+  return (value < 0 ? "−" : "") + text.replace(/^0\./, ".").replace("e-", "e−").replace("e+", "e");
 }
 
 function describeSize({ rows, cols, shape }) {

@@ -1,14 +1,20 @@
-// The picture: the matrices of the head in columns from left to right, each above its gradient, with arrows between
-// them; the weights; and all other quantities by sublayer, drawn when their section is opened.
+// The picture: the matrices of the head in one band, each with its gradient under it, with arrows between them; what
+// stands before and after the head; the weights; and all other quantities by sublayer, drawn when they are opened.
 
-const PLACES = { // column, row and row span of each matrix in the three forward rows; its gradient is four rows below
-  R: [1, 1], X: [1, 2], Q: [2, 1], K: [2, 2], V: [2, 3], S: [3, 1, 2], P: [4, 1, 2], O: [5, 1, 3], Y: [6, 1, 3],
-  N_f: [7, 1], Z: [7, 2], p: [7, 3],
+const PLACES = { // column, row and row span of each matrix, whose gradient stands in the same place, under it
+  Q: [1, 1], K: [1, 2], S: [2, 1, 2], P: [3, 1, 2], O: [4, 1], V: [4, 2], Z: [5, 1], p: [5, 2],
 };
+const LARGE = ["S", "P", "dS", "dP"]; // what the page is about
+const AROUND = ["R", "X", "Y", "N_f"]; // before and after the head
 const ARROWS = [ // those with a star skip matrices, and are dashed
-  "R X", "X Q", "X K", "X V", "Q S", "K S", "S P", "P O", "V O", "O Y", "Y N_f *", "N_f Z", "Z p",
-  "dZ dN_f", "dN_f dY *", "dY dO", "dO dP", "dO dV", "dP dS", "dS dQ", "dS dK", "dQ dX", "dK dX", "dV dX", "dX dR",
+  "Q S", "K S", "S P", "P O", "V O", "O Z *", "Z p",
+  "dZ dO *", "dO dP", "dO dV", "dP dS", "dS dQ", "dS dK",
 ];
+const NAMES = { // in a word or two, beside the letter
+  Q: "queries", K: "keys", V: "values", S: "scores", P: "weights", O: "output", Z: "logits", p: "probabilities",
+  l: "loss of each position", L: "loss", next: "the next token", q: "what the teacher expects", R: "stream", X: "input",
+  Y: "added to the stream", N_f: "input of lm_head",
+};
 const WEIGHTS = ["q", "k", "v", "o"].flatMap(name => [`W_${name}`, `b_${name}`]);
 const SUBLAYER = /_(attn|mlp)(\d+)$/;
 
@@ -17,20 +23,14 @@ const columnsOf = name => quantities.get(name)?.cols ?? 0;
 /** `open` is called with the entry to open. */
 function drawPicture(open) {
   const flow = byId("flow"), addView = (parent, name) => {
-    if (quantities.has(name)) views.set(name, new MatrixView(parent, quantities.get(name), { open, maxHeight: 150 }));
+    if (quantities.has(name)) views.set(name, new MatrixView(parent, quantities.get(name), { open, maxHeight: 96 }));
   };
-  flow.style.gridTemplateColumns = ["X", "Q", "S", "P", "O", "Y", "Z"]
-    .map(name => `minmax(0, ${relativeWidth(columnsOf(name)) * ("SP".includes(name) ? 1.3 : 1)}fr)`).join(" ");
   for (const [name, [column, row, span = 1]] of Object.entries(PLACES)) {
-    const putCell = rowsBelow => put(flow, "div", { class: row === 3 ? "cell lowest" : "cell",
-      style: `grid-column: ${column}; grid-row: ${row + 1 + rowsBelow} / span ${span}` });
-    addView(putCell(0), name);
-    if (name === "p") {
-      for (const one of ["l", "L"]) addView(flow.lastChild, one);
-      addView(putCell(4), quantities.has("q") ? "q" : "next");
-    }
-    else addView(putCell(4), `d${name}`);
+    const cell = put(flow, "div", { class: "cell", style: `grid-column: ${column}; grid-row: ${row} / span ${span}` });
+    addView(cell, name);
+    for (const under of name === "p" ? [quantities.has("q") ? "q" : "next", "l", "L"] : [`d${name}`]) addView(cell, under);
   }
+  for (const name of AROUND.flatMap(name => [name, `d${name}`])) addView(byId("around"), name);
   for (const one of data.ofLoss) if (one !== "L") addView(byId("loss"), one);
   byId("loss").hidden = byId("about-loss").hidden = data.ofLoss.length < 2;
   const weights = WEIGHTS.flatMap(name => [name, `d${name}`]).filter(name => quantities.has(name));
@@ -39,9 +39,6 @@ function drawPicture(open) {
   putSublayers(open);
   layoutAll();
 }
-
-/** Wide matrices get wider columns, within limits; wider ones scroll. */
-const relativeWidth = columns => Math.sqrt(Math.min(40, Math.max(14, columns)));
 
 // ---- all other quantities, by sublayer -----------------------------------------------------------------------------
 
@@ -91,18 +88,20 @@ function depthOf(name) {
 
 // ---- layout and arrows ---------------------------------------------------------------------------------------------
 
+const MOST_HIGH = 240; // pixels of a large matrix
 let widthOfFlow = 0; // for which the matrices are laid out
 
-/** All matrices of the picture have equal row heights, because their rows are the same positions. */
+/** S and P get what room there is; the other matrices of the picture are low, so that all of it is on one screen. */
 function layoutAll() {
   widthOfFlow = byId("flow").getBoundingClientRect().width;
   // All widths are read first: each reading after a change makes the browser lay out the page again.
   const widths = new Map(Array.from(views.values(), view => [view, view.grid.clientWidth]));
-  const scores = views.get("S"), positions = scores.quantity.cols;
-  const wanted = Math.max((widths.get(scores) - ROW_LABEL) / positions, Math.min(10, 150 / positions));
-  const height = Math.floor(Math.max(4, Math.min(MAX_CELL, wanted)));
+  const scores = views.get("S"), positions = scores.quantity.cols, room = widths.get(scores) - ROW_LABEL;
+  const large = Math.floor(Math.max(4, Math.min(MAX_LARGE_CELL, room / positions, MOST_HIGH / positions)));
+  const low = Math.floor(Math.max(4, Math.min(MAX_CELL, 60 / positions)));
   for (const view of views.values()) {
     const isInFlow = view.figure.closest("#flow") && view.quantity.rows > 1;
+    const height = LARGE.includes(view.quantity.name) ? large : low;
     view.layout(isInFlow ? height : undefined, widths.get(view));
   }
   for (const canvas of document.querySelectorAll(".ramp")) paintRamp(canvas, canvas.dataset.ramp);
@@ -123,17 +122,9 @@ function drawArrows() {
     put(svg, "path", { d: paths[n], class: mark ? "dashed" : "", "marker-end": "url(#arrowhead)" }));
 }
 
-/** A curve between columns, an arc within one; V to O, and dO to dV, pass below the columns in between. */
+/** A curve between columns, an arc within one. */
 function arrowPath(from, to, start, end, width) {
   const middle = ({ top, bottom }) => (top + bottom) / 2, y = middle(start), y2 = middle(end);
-  if (from === "V" && to === "O") {
-    const x = (end.left + end.right) / 2;
-    return `M${start.right + 3} ${y}H${x - 14}Q${x} ${y} ${x} ${y - 14}V${end.bottom + 24}`;
-  }
-  if (from === "dO" && to === "dV") {
-    const x = (start.left + start.right) / 2;
-    return `M${x} ${start.bottom + 24}V${y2 - 14}Q${x} ${y2} ${x - 14} ${y2}H${end.right + 4}`;
-  }
   if (Math.abs(start.left - end.left) < 30) { // in the same column
     const isLeft = start.left < width / 2;
     const x = isLeft ? Math.min(start.left, end.left) - 3 : Math.max(start.right, end.right) + 3;
