@@ -376,3 +376,38 @@ def test_colours_of_a_mistake_are_on_the_scale_of_the_right_numbers(reader: Read
     assert after.startswith(before)
     largest = np.abs(trace.numbers["dQ"]).max() / trace.constants["c"]
     assert after.endswith(f"wrong up to {float(f'{largest:.3g}')}")
+
+
+@in_detail
+@pytest.mark.parametrize(
+    ("typed", "opened"),
+    [
+        ("dK[4,2]", "dK[4,2]"),
+        (" dS[3,1] ", "dS[3,1]"),
+        ("L", "L"),
+        ("dQ", "dQ["),
+        ("key, gradient", "dK["),
+        ("quer", "Q["),
+    ],
+)
+def test_find(typed: str, opened: str, reader: Reader) -> None:
+    reader.go("#")
+    reader.page.keyboard.press("/")
+    reader.page.keyboard.type(typed)
+    reader.page.keyboard.press("Enter")
+    assert fragment(reader.page.url).startswith(opened)
+    assert reader.page.is_visible("#account")
+
+
+@in_detail
+def test_find_says_what_is_wrong_and_takes_no_keys_from_the_page(reader: Reader) -> None:
+    reader.go("#")
+    reader.page.keyboard.press("/")
+    for typed, reason in (("dS[1,3]", "is masked"), ("nothing", "This page has nothing called nothing.")):
+        reader.page.fill("#find", typed)
+        reader.page.keyboard.press("Enter")
+        assert reason in reader.page.evaluate("document.querySelector('#find').validationMessage")
+        assert fragment(reader.page.url) == ""
+    reader.page.keyboard.type("n/p")  # neither a step nor another search
+    assert reader.page.input_value("#find") == "nothingn/p"
+    assert "step" not in reader.page.url

@@ -157,6 +157,35 @@ function showGuide() {
   }
 }
 
+/** An entry such as dK[4,2]; or the largest one of the matrix with this name, or with these words in its meaning. */
+function findEntry(text) {
+  const direct = parseEntry(text.trim());
+  if (direct.entry) return direct;
+  const words = text.toLowerCase().split(/[\s,]+/).filter(Boolean), wantsGradient = words.includes("gradient");
+  const fits = textOf => one => words.every(word => word === "gradient" || textOf(one).toLowerCase().includes(word));
+  const nameOf = ({ name }) => `${name} ${NAMES[name.replace(/^d/, "")] ?? ""}`;
+  const all = [...quantities.values()].filter(one => one.numbers && (!wantsGradient || one.isGradient));
+  const named = quantities.get(text.trim()) ?? (words.length ? all.find(fits(nameOf)) : undefined);
+  const found = named ?? (words.length ? all.find(fits(one => one.meaning)) : undefined);
+  if (!found?.numbers) return /\[/.test(text) ? direct : { error: `This page has nothing called ${text}.` };
+  const place = found.numbers.findIndex(x => Math.abs(x) === found.largest), { cols } = found;
+  return { entry: { name: found.name, index: found.indexOf(Math.floor(place / cols), place % cols) } };
+}
+
+function addFind() {
+  const field = byId("find");
+  for (const { name, meaning } of quantities.values()) put(byId("names"), "option", { value: name }, meaning);
+  field.oninput = () => field.setCustomValidity("");
+  field.onkeydown = event => {
+    if (event.key === "Escape") field.blur();
+    if (event.key !== "Enter") return;
+    const { entry, error } = findEntry(field.value);
+    field.setCustomValidity(error ?? "");
+    if (error) return field.reportValidity();
+    openEntry(entry, "keyboard");
+  };
+}
+
 /** Rendered again after every change, because the links contain the state of the page. */
 function showSuggestions() {
   const line = byId("suggestions");
@@ -174,7 +203,11 @@ function showSuggestions() {
 function addListeners() {
   document.onkeydown = event => {
     if (event.key === "Escape") closeAccount();
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target === byId("find")) return;
+    if (event.key === "/") {
+      event.preventDefault();
+      byId("find").select();
+    }
     if (event.key === "n" && state.step < STEPS.length) navigate({ step: state.step + 1 });
     if (event.key === "p" && state.step > 1) navigate({ step: state.step - 1 });
   };
@@ -201,4 +234,5 @@ inputs = inputsFromFile();
 showSelfCheck(inputs);
 putSwitches(mistakes => navigate({ mistakes }));
 addListeners();
+addFind();
 renderAddress();

@@ -28,7 +28,8 @@ function drawPicture(open) {
   for (const [name, [column, row, span = 1]] of Object.entries(PLACES)) {
     const cell = put(flow, "div", { class: "cell", style: `grid-column: ${column}; grid-row: ${row} / span ${span}` });
     addView(cell, name);
-    for (const under of name === "p" ? [quantities.has("q") ? "q" : "next", "l", "L"] : [`d${name}`]) addView(cell, under);
+    const target = quantities.has("q") ? "q" : "next";
+    for (const under of name === "p" ? [target, "l", "L"] : [`d${name}`]) addView(cell, under);
   }
   for (const name of AROUND.flatMap(name => [name, `d${name}`])) addView(byId("around"), name);
   for (const one of data.ofLoss) if (one !== "L") addView(byId("loss"), one);
