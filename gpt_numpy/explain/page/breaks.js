@@ -4,10 +4,10 @@
 const BREAKS = [
   {
     key: "saturate", label: "forget 1/√D in the scores", right: "S = c * Q @ K.T", wrong: "S = Q @ K.T",
-    text: "The scores are √D times too large, so softmax saturates: almost all weight goes to one position, P is close " +
-      "to 0 and 1, and there P (dP − mean) is close to 0: the gradient dS dies. (The gradient dY stays fixed.)",
-    caughtBy: "The comparison with torch. Not gradcheck: the backward pass has the same factor. In training only a loss " +
-      "that falls slowly shows it, and the entropy of P below.",
+    text: "The scores are √D times too large, so softmax saturates: almost all weight goes to one position, P is near " +
+      "0 and 1, and there P (dP − mean) is near 0: the gradient dS dies. (The gradient dY stays fixed.)",
+    caughtBy: "The comparison with torch. Not gradcheck: the backward pass has the same factor. In training only a " +
+      "loss that falls slowly shows it, and the entropy of P below.",
   }, {
     key: "scale", label: "forget 1/√D in the gradients", right: "dQ = c * dS @ K;  dK = c * dS.T @ Q",
     wrong: "dQ = dS @ K;  dK = dS.T @ Q",
