@@ -80,9 +80,11 @@ function render(isNewEntry = true) {
   current = showAccount(state.entry, trail, linkTo);
   if (hadFocus && state.entry) byId("entry").focus({ preventScroll: true });
   showSuggestions();
+  if (isNewEntry && state.entry) choosePair(state.entry.name);
   updateSelection();
   if (state.step !== rendered.step) {
     showStep(state.step, navigate);
+    if (narrow.matches) layoutAll(); // matrices that were hidden have no size
     views.get(STEPS[state.step - 1]?.computed[0])?.figure.scrollIntoView({ block: "nearest" });
   }
   const figure = views.get(state.entry?.name)?.figure;

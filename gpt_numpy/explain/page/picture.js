@@ -31,6 +31,7 @@ function drawPicture(open) {
     const target = quantities.has("q") ? "q" : "next";
     for (const under of name === "p" ? [target, "l", "L"] : [`d${name}`]) addView(cell, under);
   }
+  putChips();
   for (const name of AROUND.flatMap(name => [name, `d${name}`])) addView(byId("around"), name);
   for (const one of data.ofLoss) if (one !== "L") addView(byId("loss"), one);
   byId("loss").hidden = byId("about-loss").hidden = data.ofLoss.length < 2;
@@ -39,6 +40,35 @@ function drawPicture(open) {
   byId("weights").style.gridTemplateRows = `repeat(${weights.length / 4}, auto)`; // fewer without biases
   putSublayers(open);
   layoutAll();
+}
+
+// ---- on a narrow screen: one pair at a time ------------------------------------------------------------------------
+
+const narrow = matchMedia("(max-width: 55.99rem)");
+
+/** A map of the head: each chip shows a matrix with its gradient. The other parts of the page are closed. */
+function putChips() {
+  for (const name of Object.keys(PLACES)) {
+    const chip = put(byId("chips"), "button", { type: "button", "data-chip": name });
+    putSymbol(putMath(chip), name);
+    chip.onclick = () => choosePair(name);
+  }
+  for (const part of document.querySelectorAll(".part")) {
+    part.open = !narrow.matches;
+    part.ontoggle = () => layoutAll();
+  }
+  choosePair("S", false);
+}
+
+/** `name`: of a matrix or a gradient of the picture; others leave the choice as it is. */
+function choosePair(name, isLaidOut = true) {
+  const cell = views.get(name)?.figure.closest(".cell");
+  if (!cell) return;
+  for (const one of document.querySelectorAll(".cell")) one.classList.toggle("chosen", one === cell);
+  const pair = Object.keys(PLACES).find(place => views.get(place)?.figure.closest(".cell") === cell);
+  for (const chip of document.querySelectorAll("[data-chip]"))
+    chip.setAttribute("aria-pressed", String(chip.dataset.chip === pair));
+  if (isLaidOut && narrow.matches) layoutAll();
 }
 
 // ---- all other quantities, by sublayer -----------------------------------------------------------------------------
