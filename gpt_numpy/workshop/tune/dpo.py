@@ -30,6 +30,7 @@ from gpt_numpy.workshop.train.task import Task
 from gpt_numpy.workshop.tune.jsonl import Preference
 from gpt_numpy.workshop.tune.rewards import Reward
 from gpt_numpy.workshop.tune.rollouts import ROWS, Answers, Drawing, Prompts, draw, rewards_of
+from gpt_numpy.workshop.tune.rows import as_rows
 
 VALIDATION = 0.1  # the last pairs, never trained on
 Floats = NDArray[np.float32]
@@ -103,15 +104,10 @@ class DPO(Task):
         return np.concatenate(found).astype(np.float32)
 
     def _arrays(self, pairs: Sequence[Preference]) -> tuple[Ids, Ids, Floats]:
-        """ids, targets, and 1 for targets of an answer: (P, 2, T), filled up with zeros on the right."""
-        tokens = np.zeros((len(pairs), 2, self.length + 1), np.int64)
-        counted = np.zeros((len(pairs), 2, self.length), np.float32)
-        for row, pair in enumerate(pairs):
-            for place, answer in enumerate((pair.chosen, pair.rejected)):
-                whole = [*pair.prompt, *answer]
-                tokens[row, place, : len(whole)] = whole
-                counted[row, place, len(pair.prompt) - 1 : len(whole) - 1] = 1.0
-        return tokens[..., :-1], tokens[..., 1:], counted
+        """ids, targets, and 1 for targets of an answer: (P, 2, T)."""
+        both = [(pair.prompt, answer) for pair in pairs for answer in (pair.chosen, pair.rejected)]
+        shape, (ids, targets, counted) = (len(pairs), 2, self.length), as_rows(both, self.length)
+        return ids.reshape(shape), targets.reshape(shape), counted.reshape(shape).astype(np.float32)
 
 
 def pairs_from_reward(

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpt_numpy.workshop.data.dataloader import rows_at
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
@@ -20,6 +19,7 @@ from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.train.evaluate import AT_ONCE, EvalProgress
 from gpt_numpy.workshop.train.task import Task
 from gpt_numpy.workshop.tune.jsonl import Lines, Pair
+from gpt_numpy.workshop.tune.rows import as_rows
 
 VALIDATION = 0.1  # the last pairs, never trained on
 
@@ -39,28 +39,19 @@ class FineTuning(Task):
 
     def batch(self, step: int, engine: Engine) -> Examples:
         rows = rows_at(len(self.training), self.recipe, step)
-        ids, targets, counted = self._arrays([self.training[row] for row in rows])
+        some = [self.training[row] for row in rows]
+        ids, targets, counted = as_rows([(pair.prompt, pair.answer) for pair in some], self.length)
         return Examples(ids, targets, (counted / counted.sum()).astype(np.float32))
 
     def evaluate(self, engine: Engine) -> Iterator[EvalProgress]:
         total: Any = 0.0
         tokens, at_once = 0, max(1, AT_ONCE // self.length)
         for first in range(0, len(self.validation), at_once):
-            ids, targets, counted = self._arrays(self.validation[first : first + at_once])
+            some = self.validation[first : first + at_once]
+            ids, targets, counted = as_rows([(pair.prompt, pair.answer) for pair in some], self.length)
             total = total + engine.loss(Examples(ids, targets, counted.astype(np.float32)))
             tokens += int(counted.sum())
             yield EvalProgress(min(1.0, (first + at_once) / len(self.validation)), total / tokens)
 
     def prompt(self) -> tuple[Sequence[int], str]:
         return self.validation[0].prompt, self.validation[0].text
-
-    def _arrays(self, pairs: Sequence[Pair]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-        """ids, targets, and whether a target is of an answer: (B, T), filled up with zeros on the right, which no
-        earlier token sees."""
-        tokens = np.zeros((len(pairs), self.length + 1), np.int64)
-        counted = np.zeros((len(pairs), self.length), np.bool_)
-        for row, pair in enumerate(pairs):
-            whole = [*pair.prompt, *pair.answer]
-            tokens[row, : len(whole)] = whole
-            counted[row, len(pair.prompt) - 1 : len(whole) - 1] = True
-        return tokens[:, :-1], tokens[:, 1:], counted
