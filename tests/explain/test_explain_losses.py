@@ -23,6 +23,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "dpo": {"chosen": "boo", "rejected": "To be", "beta": 0.5},
     "distill": {},
 }
+in_detail = pytest.mark.slow("a browser, in detail")
 each_loss = pytest.mark.parametrize("loss", LOSSES)
 
 
@@ -103,6 +104,7 @@ def test_all_of_the_loss_has_an_account(loss: str) -> None:
         assert found.quantity.meaning
 
 
+@in_detail
 @each_loss
 def test_commands(
     loss: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -124,6 +126,7 @@ def test_commands(
     assert page["ofLoss"][-1] == "L" if loss != "dpo" else "pull" in page["ofLoss"]
 
 
+@in_detail
 @each_loss
 def test_page(loss: str, browser: Any, tmp_path: Path) -> None:
     page = tmp_path / "page.html"

@@ -43,9 +43,12 @@ GRPO = [*COMMON, *ANSWERS, *REWARDED, "--batch-size", "16", "--eval-prompts", "1
 DPO = [*COMMON, "--batch-size", "8"]
 FROM_REWARD = [*REWARDED, *ANSWERS, "--pairs", "40"]
 
-each_cli = pytest.mark.parametrize("cli", [BY_HAND, IN_TORCH], ids=["numpy", "torch"])
+also = pytest.mark.slow("tuning with the second engine")
+each_cli = pytest.mark.parametrize("cli", [BY_HAND, pytest.param(IN_TORCH, marks=also)], ids=["numpy", "torch"])
 each = pytest.mark.parametrize(
-    ("cli", "engine"), [(BY_HAND, NumpyEngine), (IN_TORCH, TorchEngine)], ids=["numpy", "torch"]
+    ("cli", "engine"),
+    [(BY_HAND, NumpyEngine), pytest.param(IN_TORCH, TorchEngine, marks=also)],
+    ids=["numpy", "torch"],
 )
 
 
