@@ -39,7 +39,7 @@ def evaluate_run(cli: EngineCLI, arguments: Sequence[str]) -> int:
     add_checkpoint_flags(parser)
     parser.add_argument("--ensemble", metavar="FOLDER", nargs="+", help="several runs: the mean of their probabilities")
     add_data_flag(parser, "evaluate on the validation part of another text")
-    add_fields(parser, "the reward of what it writes, with --reward", Drawing, {"": Drawing(reward="-", group=8)})
+    add_fields(parser, "the reward of what it writes, with --reward", Drawing, {"": Drawing(group=8)})
     add_engine_flags(parser, cli)
     flags = parser.flags(arguments)
 

@@ -68,7 +68,8 @@ def add_fields(
         base, meaning = get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else (None, "")
         flag = "--" + field.name.replace("_", "-")
         values = {name: getattr(preset, field.name) for name, preset in (defaults or {"": kind()}).items()}
-        help = f"{meaning} ({_default_text(values)})".replace("%", "%%")
+        default = f" ({_default_text(values)})" if set(values.values()) != {""} else ""
+        help = f"{meaning}{default}".replace("%", "%%")
         if base is bool:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, help=help)
         elif get_origin(base) is Literal:

@@ -46,8 +46,7 @@ class DPOSettings(Drawing):
             raise ValueError(f"beta is a number above 0, not {self.beta!r}")
         if type(self.pairs) is not int or self.pairs < 1:
             raise ValueError(f"pairs is a whole number of at least 1, not {self.pairs!r}")
-        if self.reward:
-            super().__post_init__()
+        super().__post_init__()
 
 
 class DPO(Task):

@@ -43,8 +43,6 @@ class Drawing:
         for name in ("reward", "prompts", "stop"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} is a text")
-        if not self.reward:
-            raise ValueError(f"reward is {KNOWN}")
 
     def resolved(self) -> Self:
         """With a path that another working folder can use."""

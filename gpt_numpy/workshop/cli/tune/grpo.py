@@ -35,7 +35,7 @@ def grpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
     group = parser.add_argument_group("the new run")
     add_data_flag(group, "the text of the model, if that is no longer where it was")
     add_run_flags(group)
-    add_fields(parser, "the answers and their reward", GRPOSettings, {"": GRPOSettings(reward="-")})
+    add_fields(parser, "the answers and their reward", GRPOSettings)
     add_engine_flags(parser, cli)
     add_fields(parser, "the training", Recipe, {"": RECIPE}, only=FIELDS - {"target_loss"})
     flags = parser.flags(arguments)
