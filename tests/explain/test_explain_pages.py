@@ -275,3 +275,11 @@ def test_phone_shows_one_pair_at_a_time(browser: Any, file: Path) -> None:
     assert page.evaluate(shown) == ["O", "dO"]
     assert page.evaluate("document.documentElement.scrollHeight") < 5000
     assert reader.messages == []
+
+
+def test_large_matrices_of_a_longer_text_do_not_scroll(browser: Any, tmp_path: Path) -> None:
+    text = "To be, or not to be, that is"
+    reader = Reader(browser, make_page(tmp_path / "page.html", text), viewport={"width": 1440, "height": 900})
+    for name in ("S", "dS", "P", "dP"):
+        box = f"document.querySelector('[data-matrix={name}]')"
+        assert reader.page.evaluate(f"{box}.scrollHeight <= {box}.clientHeight")

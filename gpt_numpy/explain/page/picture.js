@@ -23,7 +23,8 @@ const columnsOf = name => quantities.get(name)?.cols ?? 0;
 /** `open` is called with the entry to open. */
 function drawPicture(open) {
   const flow = byId("flow"), addView = (parent, name) => {
-    if (quantities.has(name)) views.set(name, new MatrixView(parent, quantities.get(name), { open, maxHeight: 96 }));
+    const maxHeight = LARGE.includes(name) ? 400 : 96; // pixels, from which on a matrix scrolls
+    if (quantities.has(name)) views.set(name, new MatrixView(parent, quantities.get(name), { open, maxHeight }));
   };
   for (const [name, [column, row, span = 1]] of Object.entries(PLACES)) {
     const cell = put(flow, "div", { class: "cell", style: `grid-column: ${column}; grid-row: ${row} / span ${span}` });
