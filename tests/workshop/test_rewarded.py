@@ -14,6 +14,7 @@ from gpt_numpy.cli import CLI as BY_HAND
 from gpt_numpy.engine import Engine as NumpyEngine
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
 from gpt_numpy.workshop.cli.main import run
+from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.runs.run_dir import RunDir
 from gpt_numpy.workshop.tune import grpo
 from gpt_numpy.workshop.tune.grpo import diagnose
@@ -409,8 +410,12 @@ def test_resume_with_other_updates_ends_where_it_should(folder: Path) -> None:
 
 
 def test_reward_that_fails_in_a_sample_loses_no_evaluation(folder: Path) -> None:
-    (folder / "mine.py").write_text(REWARD.replace("calls < 160", "calls != 18"), encoding="utf-8")  # 16 are evaluated
-    assert tune(BY_HAND, "grpo", "a", "--reward", "mine.py:breaks_later") == 2
+    def fails(*_: Any) -> str:
+        raise WrongUse("--reward: it failed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grpo.GRPO, "sample", fails)
+        assert tune(BY_HAND, "grpo", "a") == 2
     assert RunDir(Path("a")).checkpoint("latest").state.best_loss is None
     assert tune(BY_HAND, "grpo", "a", "--resume", *REWARDED) == 0
     assert [record["step"] for record in records("a", "evaluation")] == [0, 4, 8, 12]
