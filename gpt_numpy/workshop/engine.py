@@ -3,6 +3,7 @@
 One trainer serves both engines, so either can resume what the other saved.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -48,13 +49,10 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Rows of tokens with a target and a weight for each: what tuning trains on, where a text has windows."""
+class Rows:
+    """What tuning trains on, where a text has windows."""
 
-    ids: Ids  # (B, T)
-    targets: NDArray[Any]  # (B, T) ids, or (B, T, V) distributions
-    weights: NDArray[np.float32]  # (B, T); 0 leaves a token out
-    temperature: float = 1.0  # that the logits are divided by
+    ids: Ids  # (B, T), or (P, 2, T) for pairs of answers
 
     @property
     def rows(self) -> int:
@@ -62,7 +60,17 @@ class Examples:
 
     @property
     def length(self) -> int:
-        return int(self.ids.shape[1])
+        """Tokens in each of the rows, both answers of a pair together."""
+        return math.prod(self.ids.shape[1:])
+
+
+@dataclass(frozen=True)
+class Examples(Rows):
+    """Tokens with a target and a weight for each."""
+
+    targets: NDArray[Any]  # (B, T) ids, or (B, T, V) distributions
+    weights: NDArray[np.float32]  # (B, T); 0 leaves a token out
+    temperature: float = 1.0  # that the logits are divided by
 
     def part(self, rows: slice) -> "Part":
         arrays = {"ids": self.ids[rows], "targets": self.targets[rows], "weights": self.weights[rows]}
@@ -70,24 +78,15 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Rollouts:
+class Rollouts(Rows):
     """Answers that a policy has drawn, to be made likelier or less likely."""
 
-    ids: Ids  # (B, T)
     targets: Ids  # (B, T)
     weights: NDArray[np.float32]  # (B, T): how much likelier a token should become; 0 leaves it out
     old: NDArray[np.float32]  # (B, T): log of the probability with which it was drawn
     clip: float  # how far the ratio to that probability may be from 1
     log_r: NDArray[np.float32] | None = None  # (B, T, V): what a reference expects there
     kl_weights: NDArray[np.float32] | None = None  # (B, T): of the distance to it
-
-    @property
-    def rows(self) -> int:
-        return len(self.ids)
-
-    @property
-    def length(self) -> int:
-        return int(self.ids.shape[1])
 
     def part(self, rows: slice) -> "Part":
         names = "ids", "targets", "weights", "old", "log_r", "kl_weights"
@@ -96,22 +95,13 @@ class Rollouts:
 
 
 @dataclass(frozen=True)
-class Preferences:
+class Preferences(Rows):
     """Pairs of answers to a prompt, of which the first is preferred. For models without dropout."""
 
-    ids: Ids  # (P, 2, T)
     targets: Ids  # (P, 2, T)
     counted: NDArray[np.float32]  # (P, 2, T): 1 for tokens of answers, 0 for others
     reference: NDArray[np.float32]  # (P, 2): log of the probability that a reference gives to each answer
     beta: float
-
-    @property
-    def rows(self) -> int:
-        return len(self.ids)
-
-    @property
-    def length(self) -> int:  # of both
-        return 2 * int(self.ids.shape[2])
 
     def part(self, rows: slice) -> "Part":
         arrays = {name: getattr(self, name)[rows] for name in ("ids", "targets", "counted", "reference")}

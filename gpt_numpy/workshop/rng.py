@@ -8,4 +8,4 @@ EPOCHS = 2  # (seed, epoch, EPOCHS): the offset and order of an epoch
 SAMPLES = 3  # (seed, step, SAMPLES): the sample at an evaluation
 DROPOUT = 4  # (seed, step, row, DROPOUT): the dropout mask of a row
 ROLLOUTS = 5  # (seed, step, ROLLOUTS): the prompts of a step; (seed, step, 1, ROLLOUTS): the answers to them
-JUDGED = 6  # (seed, n, JUDGED): the prompts and answers of every evaluation
+EVALUATIONS = 6  # (seed, n, EVALUATIONS): the prompts and answers of every evaluation

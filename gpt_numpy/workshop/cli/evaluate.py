@@ -14,7 +14,7 @@ from gpt_numpy.workshop.data.dataset import Dataset
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.report.claims import Evidence, claims, samples, table
-from gpt_numpy.workshop.rng import JUDGED
+from gpt_numpy.workshop.rng import EVALUATIONS
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint
 from gpt_numpy.workshop.runs.run_dir import find_run_dir
 from gpt_numpy.workshop.train.ensemble import Ensemble
@@ -92,7 +92,7 @@ def _show_reward(
             part = some[first : first + at_once]
             end, length = drawing.end, drawing.answer_length
             each = [prompt for prompt in part for _ in range(group)]
-            random.append(draw(engine, each, tokenizer, end, length, (0, first, JUDGED)))
+            random.append(draw(engine, each, tokenizer, end, length, (0, first, EVALUATIONS)))
             greedy.append(draw(engine, part, tokenizer, end, length, 0, greedy=True))
             bar.at(first + len(part))
     rewards = np.concatenate([rewards_of(answers, reward) for answers in random]).reshape(-1, group)

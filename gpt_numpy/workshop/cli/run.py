@@ -49,7 +49,7 @@ class Material:
     digest: str
     in_state: dict[str, Any]  # fields of State, by which a resumed run finds it again
     files: Mapping[str, str] = field(default_factory=dict)  # texts for the run's folder, by name
-    measure: str = "loss"  # what is judged
+    measure: str = "loss"  # what an evaluation decides by
     reference: Checkpoint | None = None  # a model that the run keeps, since that of --run may change
 
 

@@ -90,7 +90,7 @@ def diagnoses(evaluations: list[Record]) -> list[Record]:
 
 
 def figures(steps: list[Record], evaluations: list[Record], measure: str) -> Record:
-    """What tuning measures beside what is judged: curves over the steps, or points at evaluations."""
+    """What tuning records beside the measure that decides: curves over the steps, or points at evaluations."""
     if not evaluations or not evaluations[0]["figures"]:
         return {}
     found: Record = {}

@@ -27,7 +27,7 @@ from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine, Rollouts
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.rng import JUDGED, ROLLOUTS
+from gpt_numpy.workshop.rng import EVALUATIONS, ROLLOUTS
 from gpt_numpy.workshop.train.ensemble import log_softmax
 from gpt_numpy.workshop.train.evaluate import EvalProgress, evaluate
 from gpt_numpy.workshop.train.metrics import Metrics
@@ -141,7 +141,7 @@ class GRPO(Task):
         prompts = sampled(self.prompts.validation, self.settings, self.recipe.seed)
         rewards, drawn = list[float](), list[tuple[Answers, Floats]]()
         for first in range(0, len(prompts), ROWS):
-            answers = self._draw(engine, prompts[first : first + ROWS], (self.recipe.seed, first, JUDGED))
+            answers = self._draw(engine, prompts[first : first + ROWS], (self.recipe.seed, first, EVALUATIONS))
             rewards += rewards_of(answers, self.reward).tolist()
             drawn.append((answers, log_softmax(self.reference.logits(answers.ids))))
             mean, done = float(np.mean(rewards)), len(rewards) / len(prompts)
@@ -152,7 +152,7 @@ class GRPO(Task):
         """Answers to a few validation prompts, and their rewards; the same prompts and random numbers each time. A line
         each, with the last line of the prompt."""
         prompts = [self.prompts.validation[place] for place in range(min(SHOWN, len(self.prompts.validation)))]
-        answers = self._draw(engine, prompts, (self.recipe.seed, 0, 2, JUDGED))
+        answers = self._draw(engine, prompts, (self.recipe.seed, 0, 2, EVALUATIONS))
         told = zip(answers.prompts, answers.texts, rewards_of(answers, self.reward), strict=True)
         lines = (((prompt.splitlines() or [""])[-1], " ".join(text.splitlines()), r) for prompt, text, r in told)
         return "\n".join(f"{prompt}{ARROW}{text}   ({r:g})" for prompt, text, r in lines)

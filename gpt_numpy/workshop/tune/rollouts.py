@@ -13,7 +13,7 @@ from gpt_numpy.workshop.data.dataset import Dataset
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine, Ids
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
-from gpt_numpy.workshop.rng import JUDGED
+from gpt_numpy.workshop.rng import EVALUATIONS
 from gpt_numpy.workshop.train.ensemble import log_softmax
 from gpt_numpy.workshop.tune.jsonl import Tokens, read_prompts
 from gpt_numpy.workshop.tune.rewards import KNOWN, Reward
@@ -106,7 +106,7 @@ def prompts_of(drawing: Drawing, data: Dataset, tokenizer: Tokenizer, block_size
 
 def sampled(prompts: Sequence[Tokens], drawing: Drawing, seed: int = 0) -> list[Tokens]:
     """As many as an evaluation takes, always the same."""
-    places = np.random.default_rng((seed, 0, 1, JUDGED)).permutation(len(prompts))[: drawing.eval_prompts]
+    places = np.random.default_rng((seed, 0, 1, EVALUATIONS)).permutation(len(prompts))[: drawing.eval_prompts]
     return [prompts[int(place)] for place in places]
 
 
