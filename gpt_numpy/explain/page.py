@@ -26,7 +26,10 @@ from minitensor.arrays import Array
 FOLDER = Path(__file__).with_name("page")
 SCRIPTS = [
     f"{name}.js"
-    for name in ("data", "formula", "account", "attention", "matrix", "picture", "panel", "steps", "breaks", "main")
+    for name in (
+        "data", "formula", "account", "attention", "matrix", "compare", "picture", "panel", "mistaken", "steps",
+        "breaks", "main",
+    )  # fmt: skip
 ]
 MOST_BYTES = 4_700_000  # of the data; numbers beyond that are only shown in the terminal
 Record = dict[str, Any]

@@ -18,9 +18,7 @@ function accountOf({ name, index }) {
   const quantity = quantities.get(name), value = quantity.at(index), { kind } = quantity;
   const bindings = Object.fromEntries(quantity.indices.map((letter, axis) => [letter, index[axis]]));
   if (bindings.i !== undefined) bindings.next = data.next[bindings.i];
-  const parts = kind === "share" ? exponentialsOf(quantity, bindings) : productsOf(quantity, bindings);
-  parts.sort((one, other) => Math.abs(other.value) - Math.abs(one.value));
-  const total = parts.reduce((sum, part) => sum + part.value, 0);
+  const { parts, total } = partsOf(quantity, bindings);
   const magnitude = kind !== "sum" ? Math.abs(value) : parts.reduce((sum, part) => sum + Math.abs(part.value), 0);
   const size = Math.max(magnitude, quantity.largest / 1000);
   const formula = kind === "sum" ? total : kind === "share" ? softmaxOf(quantity, index, total) : null;
@@ -28,33 +26,51 @@ function accountOf({ name, index }) {
   return { quantity, index, bindings, value, parts, total, formula, size, isMissing };
 }
 
+/** Where an account reads its numbers: in the file, or, in breaks.js, in the results of the broken code. */
+const ofFile = {
+  at: (name, index) => index.length ? quantities.get(name).at(index) : scalarValue(name),
+  isMaskedAt: (name, index) => Boolean(quantities.get(name)?.isMaskedAt(index)),
+};
+
+/** The parts of an entry, largest first, and their sum. `terms` can be those of another formula than the right one. */
+function partsOf(quantity, bindings, numbers = ofFile, terms = quantity.terms) {
+  const parts = quantity.kind === "share"
+    ? exponentialsOf(quantity, bindings, numbers) : productsOf(terms, bindings, numbers);
+  parts.sort((one, other) => Math.abs(other.value) - Math.abs(one.value));
+  return { parts, total: parts.reduce((sum, part) => sum + part.value, 0) };
+}
+
 const exponentsOf = quantity => quantities.get(EXPONENT.exec(quantity.formula)[1]);
-const softmaxOf = (quantity, index, total) =>
-  Math.exp(exponentsOf(quantity).at(index) - rowMax(exponentsOf(quantity), index[0])) / total;
+
+function softmaxOf(quantity, index, total, numbers = ofFile) {
+  const exponents = exponentsOf(quantity);
+  return Math.exp(numbers.at(exponents.name, index) - rowMax(exponents, index[0], numbers)) / total;
+}
 
 /** Subtracted from the exponents of a row, so that no exponential overflows; the softmax is the same. */
-function rowMax(quantity, row) {
+function rowMax({ name, cols }, row, numbers) {
   let max = -Infinity;
-  for (let col = 0; col < quantity.cols; col++)
-    if (!quantity.isMaskedAt([row, col])) max = Math.max(max, quantity.at([row, col]));
+  for (let col = 0; col < cols; col++)
+    if (!numbers.isMaskedAt(name, [row, col])) max = Math.max(max, numbers.at(name, [row, col]));
   return max;
 }
 
-function exponentialsOf(quantity, { i }) {
-  const exponents = exponentsOf(quantity), max = rowMax(exponents, i);
+function exponentialsOf(quantity, { i }, numbers) {
+  const exponents = exponentsOf(quantity), max = rowMax(exponents, i, numbers);
   const row = Array.from({ length: exponents.cols }, (_, k) => [i, k]);
-  return row.filter(index => !exponents.isMaskedAt(index)).map(index => {
-    const value = exponents.at(index);
+  return row.filter(index => !numbers.isMaskedAt(exponents.name, index)).map(index => {
+    const value = numbers.at(exponents.name, index);
     return { sign: 1, factors: [{ name: exponents.name, index, value }], value: Math.exp(value - max) };
   });
 }
 
-function productsOf(quantity, bindings) {
-  return quantity.terms.flatMap(([sign, over, ...factors]) => {
+function productsOf(terms, bindings, numbers) {
+  return terms.flatMap(([sign, over, ...factors]) => {
     const length = over && sumLength(over, factors);
     const all = over ? Array.from({ length }, (_, n) => ({ ...bindings, [over]: n })) : [bindings];
-    const products = all.map(bound => factors.map(factor => evaluateFactor(factor, bound))).filter(isUnmasked);
-    return products.map(entries => {
+    const products = all.map(bound => factors.map(factor => evaluateFactor(factor, bound, numbers)));
+    const isMasked = entries => entries.some(({ name, index }) => numbers.isMaskedAt(name, index));
+    return products.filter(entries => !isMasked(entries)).map(entries => {
       return { sign, factors: entries, value: entries.reduce((product, { value }) => product * value, sign) };
     });
   });
@@ -66,14 +82,13 @@ function sumLength(over, factors) {
   return quantities.get(name).shape[letters.indexOf(over)];
 }
 
-function evaluateFactor([name, ...letters], bindings) {
+function evaluateFactor([name, ...letters], bindings, numbers) {
   const index = letters.map(letter => bindings[letter]);
-  return { name, index, value: index.length ? quantities.get(name).at(index) : scalarValue(name) };
+  return { name, index, value: numbers.at(name, index) };
 }
 
 const isConstant = name => name in data.constants;
 const scalarValue = name => isConstant(name) ? data.constants[name] : quantities.get(name).at([]);
-const isUnmasked = entries => !entries.some(({ name, index }) => quantities.get(name)?.isMaskedAt(index));
 
 // ---- sources and uses ----------------------------------------------------------------------------------------------
 
@@ -90,7 +105,7 @@ function sourcesOf({ quantity, bindings }) {
     const source = quantities.get(name);
     const ranges = letters.map((letter, axis) => [bindings[letter] ?? 0, bindings[letter] ?? source.shape[axis] - 1]);
     const [rows, cols] = ranges.length === 2 ? ranges : [[0, 0], ranges[0] ?? [0, 0]];
-    if (!source.hasMask) return { name, rows, cols };
+    if (!source.hasMask || overrides.get(name)?.isUnmasked) return { name, rows, cols };
     return { name, rows: [Math.max(rows[0], cols[0]), rows[1]], cols: [cols[0], Math.min(cols[1], rows[1])] };
   });
 }
@@ -122,7 +137,7 @@ function usesOf({ name, index }) {
   }).filter(({ entries }) => entries.length);
 }
 
-/** The unmasked entries of a quantity whose indices agree with the bindings. */
+/** The entries of a quantity whose indices agree with the bindings; masked ones only if the mask is forgotten. */
 function matchingEntries(quantity, bindings) {
   if (bindings.next !== undefined && data.next[bindings.i] !== bindings.next) return [];
   const all = quantity.shape.reduce((indices, length, axis) => {
@@ -130,7 +145,8 @@ function matchingEntries(quantity, bindings) {
     const choices = fixed === undefined ? Array.from({ length }, (_, n) => n) : [fixed];
     return indices.flatMap(index => choices.map(n => [...index, n]));
   }, [[]]);
-  return all.filter(index => !quantity.isMaskedAt(index)).map(index => ({ name: quantity.name, index }));
+  const { name } = quantity;
+  return all.filter(index => !ofBrokenCode.isMaskedAt(name, index)).map(index => ({ name, index }));
 }
 
 // ---- four ways -----------------------------------------------------------------------------------------------------

@@ -83,7 +83,10 @@ function backward(inputs, { X, Q, K, V, P, O }, mistakes) {
 
   // X = n w + b, and n = (R - mean) r
   const dR = layerNormBackward(inputs, dX);
-  return { dO, dP: applyMask(dP, 0), dV, dS, dQ, dK, dX, dX_head, dR, dW_q, db_q, dW_k, db_k, dW_v, db_v, dW_o, db_o };
+  return {
+    dO, dP: applyMask(dP, 0), dP_unmasked: dP, dV, dS, dQ, dK, dX, dX_head, dR,
+    dW_q, db_q, dW_k, db_k, dW_v, db_v, dW_o, db_o,
+  };
 }
 
 /** Shifting or scaling a row of R does not change n, so the mean of dn and its component along n are removed. */

@@ -1,27 +1,33 @@
 // Break it: six classic mistakes, made in the page's own computation of the head. The results are compared with the
 // numbers of the file, and each check is shown with its verdict.
 
-const BREAKS = [
+const withoutScale = formula => formula.replace(/^c /, "");
+const onlyFromValues = formula => formula.replace(/^Σ_d dQ.* \+ (?=Σ_d dV)/, "");
+
+const BREAKS = [ // `edits` turns the formula of each broken line into the wrong one
   {
     key: "saturate", label: "forget 1/√D in the scores", right: "S = c * Q @ K.T", wrong: "S = Q @ K.T",
+    edits: { S: withoutScale, dQ: withoutScale, dK: withoutScale },
     text: "The scores are √D times too large, so softmax saturates: almost all weight goes to one position, P is near " +
       "0 and 1, and there P (dP − mean) is near 0: the gradient dS dies. (The gradient dY stays fixed.)",
     caughtBy: "The comparison with torch. Not gradcheck: the backward pass has the same factor. In training only a " +
       "loss that falls slowly shows it, and the entropy of P below.",
   }, {
     key: "scale", label: "forget 1/√D in the gradients", right: "dQ = c * dS @ K;  dK = c * dS.T @ Q",
-    wrong: "dQ = dS @ K;  dK = dS.T @ Q",
+    wrong: "dQ = dS @ K;  dK = dS.T @ Q", edits: { dQ: withoutScale, dK: withoutScale },
     text: "The forward pass scales the scores, so the backward pass has the same factor. Without it, dQ and dK are " +
       "too large by √D. Training still works, only worse: Adam even cancels the factor in the updates of W_q and W_k.",
     caughtBy: "Gradcheck against central differences, and the comparison with torch.",
   }, {
     key: "rowsum", label: "forget softmax’s row sum", right: "dS = P * (dP - (P * dP).sum(-1))", wrong: "dS = P * dP",
+    edits: { dS: () => "P[i,j] dP[i,j]" },
     text: "Softmax is treated as if each weight depended only on its own score. But the weights of a row sum to 1, " +
       "so what one gains the others lose.",
     caughtBy: "Gradcheck and torch; and a check that needs neither: each row of dS sums to 0, because adding the " +
       "same number to all scores of a row changes nothing.",
   }, {
     key: "mask", label: "forget the mask", right: "S[j > i] = -inf;  P = softmax(S)", wrong: "P = softmax(S)",
+    edits: { P: formula => formula }, // only its sum is longer
     text: "Each position now attends to later ones, which include the token it has to predict. (The gradient dY " +
       "stays fixed.)",
     caughtBy: "The comparison with torch, and the causality test: changing a later character must not change an " +
@@ -29,13 +35,14 @@ const BREAKS = [
       "agree with the gradient.",
   }, {
     key: "equals", label: "write = for +=", right: "dX += dQ @ W_q;  dX += dK @ W_k;  dX += dV @ W_v",
-    wrong: "dX = dQ @ W_q;  dX = dK @ W_k;  dX = dV @ W_v",
+    wrong: "dX = dQ @ W_q;  dX = dK @ W_k;  dX = dV @ W_v", edits: { dX: onlyFromValues },
     text: "X is used three times, and each gradient overwrites the one before. Only the part from V is left. (The " +
       "gradient from the other heads is still added.)",
     caughtBy: "Gradcheck of X, or of the embeddings that X comes from. The gradients of W_q, W_k, W_v and W_o stay " +
       "right, so a gradcheck of these alone does not catch it.",
   }, {
     key: "transpose", label: "forget to transpose dS", right: "dK = c * dS.T @ Q", wrong: "dK = c * dS @ Q",
+    edits: { dK: formula => formula.replace("dS[i,j]", "dS[j,i]") },
     text: "dS is square, with as many queries as keys, so there is no shape error. Each key’s gradient uses a row " +
       "of dS instead of a column.",
     caughtBy: "Gradcheck of K, and torch. A test with more keys than queries fails at once, with a shape error.",
@@ -92,6 +99,7 @@ function showMistakes(inputs, mistakes) {
   for (const input of document.querySelectorAll("[name=break]")) input.checked = mistakes.has(input.value);
   const before = new Map(overrides);
   overrides.clear();
+  comparedName = null;
   const box = byId("effects"), line = byId("effects-summary");
   box.replaceChildren();
   box.hidden = line.hidden = !inputs || !mistakes.size;
@@ -99,6 +107,10 @@ function showMistakes(inputs, mistakes) {
     const computed = computeHead(inputs, mistakes), compared = compareWithFile(computed);
     const wrong = compared.filter(({ wrongCount }) => wrongCount), isUnmasked = mistakes.has("mask");
     for (const one of wrong) overrides.set(one.name, { ...one, isUnmasked });
+    if (isUnmasked) { // no entry of dP is wrong: only now those above the diagonal are used
+      const numbers = computed.dP_unmasked.values;
+      overrides.set("dP", { numbers, wrong: Array.from(numbers, () => false), wrongCount: 0, isUnmasked });
+    }
     line.textContent = `${wrong.length} of this head’s ${compared.length} matrices have wrong entries, marked by ` +
       "crosses. All other matrices, such as Z, p, l and dY, stay as they are without the mistake. ";
     put(line, "a", { href: "#effects" }, "Results of the checks");
@@ -109,10 +121,56 @@ function showMistakes(inputs, mistakes) {
     };
     putEffects(box, inputs, mistakes, computed, compared);
   }
-  for (const [name, view] of views) if (overrides.has(name) || before.has(name)) view.paint(true);
-  const first = COMPARED.find(name => overrides.has(name) && !before.has(name));
-  views.get(first)?.figure.scrollIntoView({ block: "nearest" });
+  for (const [name, view] of views) if (overrides.has(name) || before.has(name)) {
+    if (view.isMaskedAt(view.active)) view.active = [0, 0];
+    view.paint(true);
+  }
 }
+
+// ---- one matrix: right, with the mistake, and the difference -------------------------------------------------------
+
+let comparedName = null; // of the matrix that a button or the open entry has chosen
+
+/** @param {?{name: string}} entry  The open entry chooses its matrix, if that is wrong. */
+function showComparison(mistakes, entry) {
+  if (entry && overrides.get(entry.name)?.wrongCount) comparedName = entry.name;
+  const box = byId("comparison"), names = COMPARED.filter(name => overrides.get(name)?.wrongCount);
+  const wasHidden = box.hidden, name = comparedName ?? names.find(one => editsOf(one, mistakes).length) ?? names[0];
+  const shown = [name, ...mistakes].join(" ");
+  box.hidden = !name;
+  if (!name) clearSideBySide(box);
+  if (!name || box.dataset.shown === shown && !wasHidden) return; // a new view would lose the keyboard's focus
+  box.dataset.shown = shown;
+  const quantity = quantities.get(name), right = quantity.numbers, { numbers, isUnmasked } = overrides.get(name);
+  const difference = numbers.map((x, n) => x === right[n] ? 0 : x - right[n]);
+  const isFinite = !difference.includes(Infinity);
+  const head = showSideBySide(box, "Right, wrong, and the difference", [
+    { label: "right", quantity, numbers: right },
+    { label: "with the mistake", quantity, numbers, isUnmasked },
+    { label: "difference", quantity, numbers: difference, isUnmasked: isUnmasked && isFinite },
+  ], largestMagnitude(right, numbers, difference));
+  putMatrixButtons(head, names, name, one => {
+    comparedName = one;
+    showComparison(mistakes, null);
+    selectSideBySide(state.entry);
+    box.querySelector("[aria-pressed=true]").focus();
+  });
+  if (!isFinite) put(box, "p", { class: "quiet" }, "Hatched in the difference: the right scores there are −∞.");
+  if (wasHidden) box.scrollIntoView({ block: "nearest" });
+}
+
+function putMatrixButtons(parent, names, chosen, choose) {
+  const row = put(parent, "div", { class: "choice", role: "group", "aria-label": "the matrix to compare" });
+  for (const name of names) {
+    const button = put(row, "button", { type: "button", "data-compare": name, "aria-pressed": name === chosen });
+    putSymbol(putMath(button), name);
+    button.onclick = () => choose(name);
+  }
+}
+
+/** The changes that these mistakes make in the formula of a matrix; none if only its factors are wrong. */
+const editsOf = (name, mistakes) =>
+  BREAKS.filter(({ key, edits }) => mistakes.has(key) && edits[name]).map(({ edits }) => edits[name]);
 
 function putEffects(box, inputs, mistakes, computed, compared) {
   put(box, "h2", { tabindex: -1 }, "The mistake, and which checks catch it");

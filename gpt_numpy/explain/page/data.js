@@ -65,13 +65,14 @@ const quantities = new Map(data.quantities.map(record => [record.name, new Quant
 const formatEntry = ({ name, index }) => index.length ? `${name}[${index.join(",")}]` : name;
 const isSameEntry = (one, other) => Boolean(one && other) && formatEntry(one) === formatEntry(other);
 
-/** { entry }, or { error } with what is wrong with the text. */
-function parseEntry(text) {
+/** { entry }, or { error } with what is wrong with the text. Masked entries are only valid if `isUnmasked`. */
+function parseEntry(text, isUnmasked = false) {
   const [, name, inside] = /^([A-Za-z]\w*)(?:\[(\d+(?:,\d+)*)\])?$/.exec(text) ?? [];
   const quantity = quantities.get(name), index = inside ? inside.split(",").map(Number) : [];
   if (!quantity) return { error: `This page has no number called ${text}.` };
   if (!quantity.has(index)) return { error: `${text} is not an entry; write ${describeIndices(quantity)}.` };
-  if (quantity.isMaskedAt(index)) return { error: `${text} is masked: position ${index[0]} cannot look ahead.` };
+  if (!isUnmasked && quantity.isMaskedAt(index))
+    return { error: `${text} is masked: position ${index[0]} cannot look ahead.` };
   return { entry: { name, index } };
 }
 

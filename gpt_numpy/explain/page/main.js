@@ -27,9 +27,11 @@ function parseAddress(hash) {
   } catch {
     return { ...parsed, error: "The address after # cannot be decoded." };
   }
-  for (const part of text.split("&").filter(Boolean)) {
+  const parts = text.split("&").filter(Boolean), isEntry = part => !part.includes("=");
+  parts.sort((one, other) => isEntry(one) - isEntry(other)); // which entries there are depends on the mistakes
+  for (const part of parts) {
     const [key, value] = part.split("=");
-    if (value === undefined) Object.assign(parsed, parseEntry(part));
+    if (value === undefined) Object.assign(parsed, parseEntry(part, isMaskForgotten(parsed.mistakes)));
     else if (key === "step" && STEPS[value - 1]) parsed.step = Number(value);
     else if (key === "break" && value.split(",").every(one => BREAKS.some(({ key }) => key === one)))
       parsed.mistakes = new Set(value.split(","));
@@ -38,6 +40,10 @@ function parseAddress(hash) {
   return parsed;
 }
 
+const isMaskForgotten = mistakes => Boolean(inputs) && mistakes.has("mask");
+/** The entry, unless it is masked with these mistakes. */
+const openableEntry = (entry, mistakes) =>
+  entry && parseEntry(formatEntry(entry), isMaskForgotten(mistakes)).entry || null;
 const linkTo = entry => formatAddress({ ...state, entry });
 
 function navigate(changes) {
@@ -77,6 +83,7 @@ function render(isNewEntry = true) {
   const mistakes = [...state.mistakes].join();
   if (mistakes !== rendered.mistakes) showMistakes(inputs, state.mistakes);
   const hadFocus = byId("account").contains(document.activeElement);
+  if (isNewEntry || mistakes !== rendered.mistakes) showComparison(state.mistakes, state.entry);
   current = showAccount(state.entry, trail, linkTo);
   if (hadFocus && state.entry) byId("entry").focus({ preventScroll: true });
   showSuggestions();
@@ -87,7 +94,7 @@ function render(isNewEntry = true) {
     if (narrow.matches) layoutAll(); // matrices that were hidden have no size
     views.get(STEPS[state.step - 1]?.computed[0])?.figure.scrollIntoView({ block: "nearest" });
   }
-  const figure = views.get(state.entry?.name)?.figure;
+  const figure = (openedFrom?.quantity.name === state.entry?.name ? openedFrom : views.get(state.entry?.name))?.figure;
   if (isNewEntry && rendered.isComplete) figure?.scrollIntoView({ block: "nearest" });
   Object.assign(rendered, { mistakes, step: state.step, isComplete: true });
 }
@@ -106,10 +113,11 @@ function updateSelection() {
     }
     if (hadFrames || view.hasFrames) view.paint();
   }
+  selectSideBySide(state.entry);
 }
 
-function openEntry(entry, by) {
-  openedFrom = views.get(entry.name);
+function openEntry(entry, by, view = views.get(entry.name)) {
+  openedFrom = view;
   hideTip();
   navigate({ entry });
   if (by === "keyboard") byId("entry").focus({ preventScroll: true });
@@ -161,7 +169,7 @@ function showGuide() {
 
 /** An entry such as dK[4,2]; or the largest one of the matrix with this name, or with these words in its meaning. */
 function findEntry(text) {
-  const direct = parseEntry(text.trim());
+  const direct = parseEntry(text.trim(), isMaskForgotten(state.mistakes));
   if (direct.entry) return direct;
   const words = text.toLowerCase().split(/[\s,]+/).filter(Boolean), wantsGradient = words.includes("gradient");
   const fits = textOf => one => words.every(word => word === "gradient" || textOf(one).toLowerCase().includes(word));
@@ -234,7 +242,7 @@ showGuide();
 drawPicture(openEntry);
 inputs = inputsFromFile();
 showSelfCheck(inputs);
-putSwitches(mistakes => navigate({ mistakes }));
+putSwitches(mistakes => navigate({ mistakes, entry: openableEntry(state.entry, mistakes) }));
 addListeners();
 addFind();
 renderAddress();

@@ -1,5 +1,5 @@
 // One matrix on the page: its name, size and formula, and a heatmap on a canvas. Each cell can be hovered, reached with
-// the arrow keys, and opened.
+// the arrow keys, and opened. Beside others, in compare.js, it shows given numbers under a label instead.
 
 const MIN_CELL = 3, MAX_CELL = 16, MAX_LARGE_CELL = 44; // pixels
 const NUMBER_WIDTH = 27, NUMBER_HEIGHT = 12; // of a cell with its number in it
@@ -70,42 +70,64 @@ const views = new Map(); // by the name of the quantity
 const overrides = new Map(); // the numbers of the broken code, shown instead of the file's
 
 class MatrixView {
-  /** `open` is called with the entry to open; a matrix higher than `maxHeight` pixels scrolls. */
-  constructor(parent, quantity, { open, maxHeight = Infinity }) {
-    Object.assign(this, { quantity, open, maxHeight });
+  /**
+   * @param {Element} parent
+   * @param {Quantity} quantity
+   * @param {object} options
+   * @param {function} options.open  called with the entry to open, "pointer" or "keyboard", and this view
+   * @param {number} [options.maxHeight]  in pixels; a higher matrix scrolls
+   * @param {{label: string, numbers: ArrayLike<number>, scaleMax: number, isUnmasked: boolean}} [options.side]  what a
+   *   matrix beside others shows: these numbers on this scale, under this label
+   */
+  constructor(parent, quantity, { open, maxHeight = Infinity, side = null }) {
+    Object.assign(this, { quantity, open, maxHeight, side, twins: [this] });
     Object.assign(this, { active: [0, 0], isFocused: false, hovered: null, sources: [], selected: null });
-    this.isProbability = quantity.kind === "share" || ["next", "q", "mask"].includes(quantity.name);
-    const { name, shape } = quantity;
-    this.figure = put(parent, "figure", { "data-figure": name });
-    const caption = put(this.figure, "figcaption"), title = put(caption, "b");
-    putSymbol(putMath(title), name);
-    if (NAMES[name]) put(caption, "span", { class: "name" }, NAMES[name]);
-    put(caption, "span", { class: "quiet" }, shape.length ? shape.join(" × ") : "a number");
-    this.badge = put(caption, "span", { class: "badge" });
-    if (quantity.formula) putFormula(put(this.figure, "p", { class: "formula" }), quantity, quantity.formula);
+    this.isProbability = !side && (quantity.kind === "share" || ["next", "q", "mask"].includes(quantity.name));
+    const { name } = quantity;
+    this.figure = put(parent, "figure", side ? { "data-side": side.label } : { "data-figure": name });
+    if (side) put(put(this.figure, "figcaption"), "span", { class: "name" }, side.label);
+    else this.putTitle();
     this.grid = put(this.figure, "div", { class: "grid" });
-    if (!quantity.numbers) {
+    if (!side && !quantity.numbers) {
       put(this.grid, "p", { class: "quiet", "data-matrix": name }, "Its numbers did not fit on this page.");
       return;
     }
     this.colLabels = put(this.grid, "canvas", { class: "col-labels" });
     this.rowLabels = put(this.grid, "canvas", { class: "row-labels" });
     this.box = put(this.grid, "div", {
-      "data-matrix": name, class: "box", tabindex: 0, role: "application", "aria-roledescription": "matrix",
-      "aria-label": `${name}, ${describeSize(quantity)}: ${quantity.meaning}. Arrow keys move, Enter opens a number.`,
+      [side ? "data-compared" : "data-matrix"]: name, class: "box", tabindex: 0,
+      role: "application", "aria-roledescription": "matrix",
+      "aria-label": `${side ? `${side.label}: ` : ""}${name}, ${describeSize(quantity)}: ${quantity.meaning}. ` +
+        "Arrow keys move, Enter opens a number.",
     });
     this.canvas = put(this.box, "canvas");
-    this.scale = put(this.figure, "p", { class: "scale" });
-    this.ramp = put(this.scale, "canvas");
-    this.largest = put(this.scale, "span");
+    if (!side) this.putScale();
     this.addListeners();
   }
 
-  get numbers() { return overrides.get(this.quantity.name)?.numbers ?? this.quantity.numbers; }
+  putTitle() {
+    const { name, shape, formula } = this.quantity;
+    const caption = put(this.figure, "figcaption"), title = put(caption, "b");
+    putSymbol(putMath(title), name);
+    if (NAMES[name]) put(caption, "span", { class: "name" }, NAMES[name]);
+    put(caption, "span", { class: "quiet" }, shape.length ? shape.join(" × ") : "a number");
+    this.badge = put(caption, "span", { class: "badge" });
+    if (formula) putFormula(put(this.figure, "p", { class: "formula" }), this.quantity, formula);
+  }
+
+  putScale() {
+    this.scale = put(this.figure, "p", { class: "scale" });
+    this.ramp = put(this.scale, "canvas");
+    this.largest = put(this.scale, "span");
+  }
+
+  get numbers() { return (this.side ?? overrides.get(this.quantity.name))?.numbers ?? this.quantity.numbers; }
+  /** Whether the masked entries are shown: only the code that forgets the mask computes them. */
+  get isUnmasked() { return Boolean((this.side ?? overrides.get(this.quantity.name))?.isUnmasked); }
   indexOf([row, col]) { return this.quantity.indexOf(row, col); }
   entryOf(cell) { return { name: this.quantity.name, index: this.indexOf(cell) }; }
   cellOf(index) { return index.length === 2 ? index : [0, index[0] ?? 0]; }
-  isMaskedAt(cell) { return this.quantity.isMaskedAt(this.indexOf(cell)); }
+  isMaskedAt(cell) { return !this.isUnmasked && this.quantity.isMaskedAt(this.indexOf(cell)); }
 
   // ---- size and colours --------------------------------------------------------------------------------------------
 
@@ -115,7 +137,7 @@ class MatrixView {
     const { rows, cols, indices } = this.quantity;
     const [rowLetter, colLetter] = indices.length === 2 ? indices : ["", indices[0]];
     const hasRowLabels = Boolean(labelOf(rowLetter, 0)), ratio = window.devicePixelRatio || 1;
-    const most = LARGE.includes(this.quantity.name) ? MAX_LARGE_CELL : MAX_CELL;
+    const most = this.side || LARGE.includes(this.quantity.name) ? MAX_LARGE_CELL : MAX_CELL;
     const fitCell = width => Math.max(MIN_CELL, Math.min(most, Math.floor(width / cols * ratio) / ratio));
     this.height = height ?? Math.max(rows > 1 ? 4 : 10, fitCell(available - ROW_LABEL));
     this.left = hasRowLabels && this.height >= 8 ? ROW_LABEL : 0;
@@ -132,7 +154,8 @@ class MatrixView {
     const { rows, cols } = this.quantity, { numbers, isProbability } = this, image = new ImageData(cols, rows);
     const isNothing = largest => this.quantity.isRoundingError(largest), ofFile = this.quantity.largest;
     const shown = largestMagnitude(numbers); // with a mistake on the scale of the right numbers, if these are not 0
-    const largest = this.largestNumber = !isNothing(ofFile) ? ofFile : isNothing(shown) ? 0 : shown;
+    const largest = this.largestNumber =
+      this.side?.scaleMax ?? (!isNothing(ofFile) ? ofFile : isNothing(shown) ? 0 : shown);
     this.largestShown = shown;
     for (let n = 0; n < numbers.length; n++) {
       const color = colorOf(numbers[n], largest, isProbability);
@@ -151,7 +174,7 @@ class MatrixView {
     if (isChanged) {
       this.bitmap = this.drawBitmap();
       this.paintLabels();
-      this.paintScale();
+      if (this.scale) this.paintScale();
     }
     const { width, height, quantity: { rows, cols } } = this;
     const context = resizeCanvas(this.canvas, cols * width, rows * height);
@@ -171,10 +194,10 @@ class MatrixView {
     for (let row = 1; row < rows; row++) context.fillRect(0, row * height - .5, cols * width, .5);
   }
 
-  /** Hatches the masked entries, unless the broken code without a mask computes them. */
+  /** Hatches the masked entries, unless they are shown. */
   paintMask(context) {
     const { width, height, quantity: { rows, cols } } = this;
-    if (overrides.get(this.quantity.name)?.isUnmasked) return;
+    if (this.isUnmasked) return;
     context.fillStyle = theme.page;
     for (let row = 0; row < rows - 1; row++) {
       const x = (row + 1) * width, size = (cols - row - 1) * width;
@@ -201,7 +224,7 @@ class MatrixView {
   /** A cross on each wrong entry; a dot if the cell is too small, a cut corner if its number stands in it. */
   paintErrors(context) {
     const wrong = overrides.get(this.quantity.name)?.wrong, { width, height, quantity: { cols } } = this;
-    if (!wrong) return;
+    if (!wrong || this.side) return; // side by side the colours show what is wrong
     const arm = Math.min(width, height) / 2 - 1.5;
     context.strokeStyle = context.fillStyle = theme.mark;
     context.lineWidth = 1;
@@ -276,8 +299,9 @@ class MatrixView {
   paintScale() {
     paintRamp(this.ramp, this.isProbability ? "probability" : "signed", 36);
     const isMore = this.largestShown > this.largestNumber * (1 + 1e-9);
+    const beyond = overrides.get(this.quantity.name)?.wrongCount ? "wrong" : "masked";
     this.largest.textContent = `${this.isProbability ? "0 to" : "±"} ${formatRounded(this.largestNumber, 3)}` +
-      (isMore && this.largestNumber ? `, wrong up to ${formatRounded(this.largestShown, 3)}` : "");
+      (isMore && this.largestNumber ? `, ${beyond} up to ${formatRounded(this.largestShown, 3)}` : "");
   }
 
   // ---- pointer and keyboard ----------------------------------------------------------------------------------------
@@ -290,7 +314,7 @@ class MatrixView {
       const cell = this.cellUnder(event);
       if (!cell) return;
       this.active = cell;
-      this.open(this.entryOf(cell), "pointer");
+      this.open(this.entryOf(cell), "pointer", this);
     };
     box.onfocus = () => this.focus(box.matches(":focus-visible"));
     box.onblur = () => { this.isFocused = false; hideTip(); this.paint(); };
@@ -306,9 +330,11 @@ class MatrixView {
 
   hover(cell) {
     if (String(cell) === String(this.hovered)) return;
-    this.hovered = cell;
+    for (const twin of this.twins) { // matrices side by side frame the same cell
+      twin.hovered = cell;
+      twin.paint();
+    }
     if (cell) this.showTip(cell); else hideTip();
-    this.paint();
   }
 
   focus(isByKeyboard) {
@@ -321,9 +347,9 @@ class MatrixView {
     const { rows, cols } = this.quantity, [row, col] = this.active;
     const to = {
       ArrowLeft: [row, col - 1], ArrowRight: [row, col + 1], ArrowUp: [row - 1, col], ArrowDown: [row + 1, col],
-      Home: [row, 0], End: [row, this.quantity.hasMask ? row : cols - 1],
+      Home: [row, 0], End: [row, this.quantity.hasMask && !this.isUnmasked ? row : cols - 1],
     }[event.key];
-    if (event.key === "Enter" || event.key === " ") this.open(this.entryOf(this.active), "keyboard");
+    if (event.key === "Enter" || event.key === " ") this.open(this.entryOf(this.active), "keyboard", this);
     else if (!to || event.ctrlKey || event.metaKey || event.altKey) return;
     else if (to[0] >= 0 && to[0] < rows && to[1] >= 0 && to[1] < cols && !this.isMaskedAt(to)) this.active = to;
     event.preventDefault();
@@ -349,8 +375,11 @@ class MatrixView {
   showTip(cell) {
     const { quantity, canvas, width, height } = this, index = this.indexOf(cell), n = quantity.flatIndex(index);
     const override = overrides.get(quantity.name), { left, top } = canvas.getBoundingClientRect();
-    const wrongValue = override?.wrong[n] ? override.numbers[n] : undefined;
-    showTip(this.entryOf(cell), { place: describeIndex(quantity, index), value: quantity.at(index), wrongValue },
+    const isMasked = quantity.isMaskedAt(index), isWrong = override && (override.wrong[n] || isMasked);
+    const lines = this.side ? this.twins.map(({ side, numbers }) => [`${side.label} ${formatAligned(numbers[n])}`])
+      : isWrong ? [[`with the mistake ${formatAligned(override.numbers[n])}`, "wrong"]] : [];
+    const value = this.side ? "" : isMasked ? "masked" : formatAligned(quantity.at(index));
+    showTip(this.entryOf(cell), value, [...lines, [describeIndex(quantity, index), "quiet"]],
       { x: left + (cell[1] + .5) * width, y: top + cell[0] * height, height });
   }
 }
@@ -379,13 +408,13 @@ function paintRamp(canvas, kind, width = 64, height = 9) {
 
 // ---- the tooltip ---------------------------------------------------------------------------------------------------
 
-function showTip(entry, { place, value, wrongValue }, { x, y, height }) {
+/** `lines`: [text, class] of each line under the entry and its value. */
+function showTip(entry, value, lines, { x, y, height }) {
   const tip = byId("tip");
   tip.replaceChildren();
   putSymbol(putMath(tip), entry.name, entry.index);
-  put(tip, "b", {}, ` ${formatAligned(value)}`);
-  if (wrongValue !== undefined) put(tip, "div", { class: "wrong" }, `with the mistake ${formatAligned(wrongValue)}`);
-  put(tip, "div", { class: "quiet" }, place);
+  put(tip, "b", {}, ` ${value}`);
+  for (const [text, kind = ""] of lines) put(tip, "div", { class: kind }, text);
   tip.hidden = false;
   const left = Math.min(x - tip.offsetWidth / 2, document.documentElement.clientWidth - tip.offsetWidth - 6);
   const above = y - tip.offsetHeight - 6;

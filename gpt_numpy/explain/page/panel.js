@@ -12,15 +12,30 @@ function showAccount(entry, trail, link) {
   box.replaceChildren();
   if (!entry) return null;
   const account = accountOf(entry);
-  putTrail(box, entry, trail, link);
+  putTrail(box, entry, trail.filter(one => openableEntry(one, state.mistakes)), link);
+  if (account.quantity.isMaskedAt(entry.index)) return putMaskedAccount(box, entry, account, link);
   putHeading(box, entry, account);
   if (account.value === undefined) putMissingNote(box, account);
-  else putMistakeNote(box, entry, account);
+  else if (isWrongEntry(entry)) {
+    putMistakeNote(box, entry, account);
+    putMistakenAccount(box, account, link);
+  }
   putDerivation(box, account, link);
   if (account.value !== undefined && !account.isMissing) putWays(box, account);
   putUses(box, entry, link);
   put(box, "h3", {}, "In a terminal");
   put(box, "pre", { tabindex: 0, "aria-label": "command" }, commandFor(entry));
+  box.scrollTop = 0;
+  return account;
+}
+
+/** Of an entry above the diagonal, which only the code without the mask has. */
+function putMaskedAccount(box, entry, account, link) {
+  putHeading(box, entry, { ...account, value: ofBrokenCode.at(entry.name, entry.index) });
+  put(box, "p", { class: "note mistake" }, "Only the code that forgets the mask has this number: position " +
+    `${entry.index[0]} cannot look ahead, and ${INSTEAD[entry.name]}.`);
+  putMistakenAccount(box, account, link);
+  putUses(box, entry, link);
   box.scrollTop = 0;
   return account;
 }
@@ -80,21 +95,20 @@ function putMissingNote(box, { quantity }) {
 }
 
 function putMistakeNote(box, entry, { quantity, index, value }) {
-  const override = overrides.get(entry.name), n = quantity.flatIndex(index);
-  if (!override?.wrong[n]) return;
+  const wrongValue = overrides.get(entry.name).numbers[quantity.flatIndex(index)];
   const note = put(box, "dl", { class: "note mistake" });
-  for (const [name, number] of [["with the mistake", override.numbers[n]], ["right", value]]) {
+  for (const [name, number] of [["with the mistake", wrongValue], ["right", value]]) {
     put(note, "dt", {}, name);
     put(note, "dd", { class: name === "right" ? "" : "wrong" }, formatFull(number));
   }
-  put(note, "p", { class: "quiet" }, "The account below explains the right value.");
 }
 
 // ---- how it is computed --------------------------------------------------------------------------------------------
 
 function putDerivation(box, account, link) {
   const { quantity, bindings, index, parts, isMissing } = account;
-  put(box, "h3", {}, "How it is computed");
+  const isWrong = isWrongEntry({ name: quantity.name, index });
+  put(box, "h3", {}, isWrong ? "How the right value is computed" : "How it is computed");
   if (quantity.kind === "given") {
     put(box, "p", {}, "Given: " + (/^[Wwb]|^tok|^pos/.test(quantity.name)
       ? "a parameter of the model." : "an input of this page."));
@@ -188,8 +202,13 @@ function putTerms(box, { quantity, parts, total, isMissing }, link) {
   const foot = put(put(table, "tfoot"), "tr");
   put(foot, "th", { scope: "row", colspan: 2 }, "sum");
   put(foot, "td", { "data-total": total }, isMissing ? "–" : formatAligned(total));
-  if (parts.length <= MAX_TERMS) return;
-  const more = put(box, "button", { type: "button" }, `Show all ${parts.length}`);
+  limitRows(box, table, parts.length);
+}
+
+/** A button for the rows of a long table that are hidden at first. */
+function limitRows(box, table, count) {
+  if (count <= MAX_TERMS) return;
+  const more = put(box, "button", { type: "button" }, `Show all ${count}`);
   more.onclick = () => {
     table.classList.add("all");
     more.remove();
@@ -198,16 +217,25 @@ function putTerms(box, { quantity, parts, total, isMissing }, link) {
 
 function putTerm(body, part, running, n, link) {
   const row = put(body, "tr", { "data-term": part.value, class: n < MAX_TERMS ? "" : "more" });
+  putFactors(row, part, link);
+  for (const value of [part.value, running])
+    put(row, "td", { class: "number" }, formatAligned(value));
+}
+
+/** `isWithMistake`: under the right value of each factor also the one that the broken code multiplies by. */
+function putFactors(row, part, link, isWithMistake = false) {
   const cell = put(row, "td", { class: "factors" });
   if (part.sign < 0) put(cell, "span", { class: "sign" }, "−");
-  for (const { name, index, value } of part.factors) {
+  for (const { name, index } of part.factors) {
+    const isOnlyBroken = isWithMistake && ofFile.isMaskedAt(name, index) && !isWrongEntry({ name, index });
+    const value = (isOnlyBroken ? ofBrokenCode : ofFile).at(name, index);
     const factor = put(cell, "span", { class: "factor" });
     if (isConstant(name)) putInlineConstant(putMath(factor), name);
     else putLink(factor, { name, index }, link, value === undefined ? null : formatRounded(value));
     put(factor, "span", { class: "quiet" }, value === undefined ? "–" : formatAligned(value, 4));
+    if (isWithMistake && isWrongEntry({ name, index }))
+      put(factor, "span", { class: "wrong" }, formatAligned(ofBrokenCode.at(name, index), 4));
   }
-  for (const value of [part.value, running])
-    put(row, "td", { class: "number" }, formatAligned(value));
 }
 
 // ---- four ways, and uses -------------------------------------------------------------------------------------------

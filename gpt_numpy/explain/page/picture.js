@@ -137,6 +137,7 @@ function layoutAll() {
     view.layout(isInFlow ? height : undefined, widths.get(view));
   }
   for (const canvas of document.querySelectorAll(".ramp")) paintRamp(canvas, canvas.dataset.ramp);
+  layoutSideBySide();
   drawArrows();
 }
 
