@@ -9,7 +9,7 @@ import pytest
 from gpt_numpy.cli import CLI
 from gpt_numpy.explain.subject import subject_of
 from gpt_numpy.explain.trace import Trace
-from tests.explain.reader import TEXT, make_page
+from tests.explain.reader import TEXT, Reader, make_page
 from tests.support.browser import launched
 
 
@@ -27,3 +27,18 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trace() -> Trace:
     return Trace(subject_of(CLI, {"text": TEXT}).problem)
+
+
+@pytest.fixture(scope="module")
+def shared_reader(browser: Any, file: Path) -> Reader:
+    return Reader(browser, file)
+
+
+@pytest.fixture
+def reader(shared_reader: Reader, file: Path) -> Iterator[Reader]:
+    shared_reader.go("#")
+    yield shared_reader
+    assert shared_reader.messages == []
+    assert {url.partition("#")[0] for url in shared_reader.requests} <= {"about:blank", file.as_uri()}, (
+        "the page made requests"
+    )

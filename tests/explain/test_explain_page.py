@@ -2,7 +2,6 @@
 
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,6 @@ from gpt_numpy.explain.page import FOLDER, SCRIPTS
 from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.cli.main import run
 from tests.explain.reader import GO, Reader, all_of, fragment, pairs, split_page
-
-
-@pytest.fixture(scope="module")
-def shared_reader(browser: Any, file: Path) -> Reader:
-    return Reader(browser, file)
-
-
-@pytest.fixture
-def reader(shared_reader: Reader, file: Path) -> Iterator[Reader]:
-    shared_reader.go("#")
-    yield shared_reader
-    assert shared_reader.messages == []
-    assert {url.partition("#")[0] for url in shared_reader.requests} <= {"about:blank", file.as_uri()}, (
-        "the page made requests"
-    )
 
 
 # ---- contents ---------------------------------------------------------------------------------------------------

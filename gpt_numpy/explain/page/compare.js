@@ -13,7 +13,7 @@ const sideBySide = new Map(); // by the box that they stand in, the views that i
  * @returns {Element} the line of the title, to which buttons can be added
  */
 function showSideBySide(box, title, views, scaleMax) {
-  box.replaceChildren();
+  clearSideBySide(box);
   const head = put(box, "div", { class: "head" });
   put(head, "h3", {}, title);
   const scale = put(head, "p", { class: "scale" });
@@ -30,6 +30,7 @@ function showSideBySide(box, title, views, scaleMax) {
 
 /** @param {Element} box  It shows no matrices from now on. */
 function clearSideBySide(box) {
+  hideTip(); // which may be of one of them
   box.replaceChildren();
   sideBySide.delete(box);
 }
