@@ -261,6 +261,31 @@ def test_every_matrix_has_an_accessible_name(reader: Reader) -> None:
 
 
 @in_detail
+def test_each_title_has_a_meaning(reader: Reader, trace: Trace) -> None:
+    """In a few words under it, and in full in its tip, by the pointer or by the keyboard."""
+    page = reader.page
+    for name in ("Q", "K", "V", "S", "P", "O", "Z", "p", "dS", "dQ", "dP"):
+        assert 10 < len(page.text_content(f"[data-figure={name}] .meaning")) < 40
+    meaning = trace.quantities["dK"].meaning
+    page.hover("[data-figure=dK] b")
+    assert meaning[1:] in page.text_content("#tip")
+    page.mouse.move(0, 0)
+    assert page.is_hidden("#tip")
+    page.keyboard.press("Tab")  # from now on the keyboard is used
+    page.focus("[data-matrix=V]")
+    assert trace.quantities["V"].meaning[1:] in page.text_content("#tip")
+    page.keyboard.press("ArrowDown")
+    assert trace.quantities["V"].meaning[1:] not in page.text_content("#tip")
+
+
+@in_detail
+def test_guide_explains_its_words(reader: Reader) -> None:
+    words = reader.page.eval_on_selector_all("#guide .words dt", "all => all.map(one => one.textContent)")
+    assert set(words) >= {"query", "key", "value", "logit", "residual stream", "embedding", "head", "channel"}
+    assert len(reader.page.query_selector_all("#guide .words dd")) == len(words)
+
+
+@in_detail
 def test_steps_cover_the_backward_pass(reader: Reader) -> None:
     page = reader.page
     page.keyboard.press("n")

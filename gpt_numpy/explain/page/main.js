@@ -136,8 +136,9 @@ function closeAccount() {
 
 function showHeader() {
   document.title = `Attention gradients: ${data.text}`;
-  byId("about").textContent = `The backward pass of head ${data.head} (of ${data.heads}) in layer ${data.layer} (of ` +
-    `${data.layers}) on “${data.text}”: every number as a sum of products, traced back to the loss. The model is ` +
+  byId("about").textContent = `The backward pass of head ${data.head} (of ${data.heads}` +
+    `${data.heads > 1 ? ", which attend in parallel" : ""}) in layer ${data.layer} (of ${data.layers}) on ` +
+    `“${data.text}”: every number as a sum of products, traced back to the loss. The model is ` +
     `${data.model}; its loss on this text is ${formatRounded(data.loss, 5)}.` +
     (data.learns ? ` What is explained: ${data.learns}.` : "");
   const line = byId("characters");

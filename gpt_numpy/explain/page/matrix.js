@@ -109,10 +109,20 @@ class MatrixView {
     const { name, shape, formula } = this.quantity;
     const caption = put(this.figure, "figcaption"), title = put(caption, "b");
     putSymbol(putMath(title), name);
+    title.onmouseenter = () => this.showMeaning(title);
+    title.onmouseleave = () => hideTip();
     if (NAMES[name]) put(caption, "span", { class: "name" }, NAMES[name]);
     put(caption, "span", { class: "quiet" }, shape.length ? shape.join(" × ") : "a number");
     this.badge = put(caption, "span", { class: "badge" });
+    if (MEANINGS[name]) put(this.figure, "p", { class: "meaning" }, MEANINGS[name]);
+    else if (this.quantity.isGradient)
+      putSymbol(putMath(put(this.figure, "p", { class: "meaning" }, "how L grows with ")), name.slice(1));
     if (formula) putFormula(put(this.figure, "p", { class: "formula" }), this.quantity, formula);
+  }
+
+  showMeaning(title) {
+    const { left, top, width, height } = title.getBoundingClientRect(), { name, meaning } = this.quantity;
+    showTip({ name, index: [] }, "", [[toSentence(meaning)]], { x: left + width / 2, y: top, height });
   }
 
   putScale() {
@@ -339,7 +349,7 @@ class MatrixView {
 
   focus(isByKeyboard) {
     this.isFocused = isByKeyboard;
-    if (isByKeyboard) this.announce();
+    if (isByKeyboard) this.announce([[toSentence(this.quantity.meaning)]]);
     this.paint();
   }
 
@@ -358,11 +368,12 @@ class MatrixView {
     this.paint();
   }
 
-  announce() {
+  /** Says and shows where the keyboard is; `lines` are added to the tip. */
+  announce(lines = []) {
     const { quantity, active } = this, index = this.indexOf(active), value = this.numbers[quantity.flatIndex(index)];
     byId("say").textContent = `${quantity.name} ${describeIndex(quantity, index)}: ${formatRounded(value, 4)}`;
     this.scrollTo(active);
-    this.showTip(active);
+    this.showTip(active, lines);
   }
 
   /** Scrolls a cell into view, in its box alone: scrollIntoView would scroll the page as well. */
@@ -372,14 +383,14 @@ class MatrixView {
     box.scrollTop = Math.min(row * height, Math.max(box.scrollTop, (row + 1) * height - box.clientHeight));
   }
 
-  showTip(cell) {
+  showTip(cell, more = []) {
     const { quantity, canvas, width, height } = this, index = this.indexOf(cell), n = quantity.flatIndex(index);
     const override = overrides.get(quantity.name), { left, top } = canvas.getBoundingClientRect();
     const isMasked = quantity.isMaskedAt(index), isWrong = override && (override.wrong[n] || isMasked);
     const lines = this.side ? this.twins.map(({ side, numbers }) => [`${side.label} ${formatAligned(numbers[n])}`])
       : isWrong ? [[`with the mistake ${formatAligned(override.numbers[n])}`, "wrong"]] : [];
     const value = this.side ? "" : isMasked ? "masked" : formatAligned(quantity.at(index));
-    showTip(this.entryOf(cell), value, [...lines, [describeIndex(quantity, index), "quiet"]],
+    showTip(this.entryOf(cell), value, [...lines, [describeIndex(quantity, index), "quiet"], ...more],
       { x: left + (cell[1] + .5) * width, y: top + cell[0] * height, height });
   }
 }

@@ -55,7 +55,8 @@ function putMistakenAccount(box, account, link) {
   const factors = isSoftmax ? "exponents" : "factors";
   if (isUnmasked) sentence.append("The mistake is in this line: its sum runs over all positions k, not only up to i.");
   else if (mistaken.isBroken) sentence.append("The mistake is in this line.");
-  else if (quantity.isMaskedAt(index) && !wrongFactor) sentence.append("This line and its factors are right. Only the mask is missing.");
+  else if (quantity.isMaskedAt(index) && !wrongFactor)
+    sentence.append("This line and its factors are right. Only the mask is missing.");
   if (wrongFactor && !isUnmasked) {
     sentence.append(mistaken.isBroken ? ` Some of its ${factors} are wrong as well: first `
       : `This line is right, but some of its ${factors} are wrong: first `);

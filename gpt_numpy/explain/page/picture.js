@@ -12,8 +12,14 @@ const ARROWS = [ // those with a star skip matrices, and are dashed
 ];
 const NAMES = { // in a word or two, beside the letter
   Q: "queries", K: "keys", V: "values", S: "scores", P: "weights", O: "output", Z: "logits", p: "probabilities",
-  l: "loss of each position", L: "loss", next: "the next token", q: "what the teacher expects", R: "stream", X: "input",
-  Y: "added to the stream", N_f: "input of lm_head",
+  l: "loss of each position", L: "loss", next: "next token", q: "what the teacher expects", R: "residual stream",
+  X: "input", Y: "added to the stream", N_f: "input of lm_head",
+};
+const MEANINGS = { // in a few words, under the title; the full meaning is in the tip of the title
+  Q: "what i looks for", K: "what j offers", V: "what j passes on", S: "how well key j matches query i",
+  P: "share of value j in output i", O: "mean of the values", Z: "a score per token", p: "softmax of the logits",
+  R: "embeddings plus earlier outputs", X: "the stream, normalised", Y: "output of all heads",
+  N_f: "the last stream, normalised",
 };
 const WEIGHTS = ["q", "k", "v", "o"].flatMap(name => [`W_${name}`, `b_${name}`]);
 const SUBLAYER = /_(attn|mlp)(\d+)$/;
