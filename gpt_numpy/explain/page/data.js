@@ -6,7 +6,7 @@ const data = JSON.parse(byId("data").textContent);
 const MASKED = data.masked; // defined where a position may attend: column <= row
 const POSITIONS = "ijk"; // the index letters that count positions
 
-/** Appends a child element in the namespace of its parent, so that it works for HTML, SVG and MathML. */
+/** Appends a child element in the namespace of its parent, so that it works for HTML and SVG. */
 function put(parent, name, attributes = {}, text = null) {
   const child = parent.appendChild(document.createElementNS(parent.namespaceURI, name));
   for (const key in attributes) child.setAttribute(key, attributes[key]);

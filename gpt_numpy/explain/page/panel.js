@@ -66,7 +66,7 @@ function putHeading(box, entry, { quantity, index, value }) {
   const math = putMath(heading);
   putSymbol(math, entry.name, entry.index);
   if (value !== undefined) {
-    put(math, "mo", {}, "=");
+    math.append(" = ");
     putNumber(math, value, 6);
   }
   const meaning = put(box, "p", {}, toSentence(quantity.meaning));
@@ -137,46 +137,33 @@ function putLossNote(box, { bindings: { i } }, link) {
 /** The formula with numbers for all entries; of more than four terms, the three largest. */
 function putNumericLine(line, entry, { quantity, index, parts, formula }) {
   const shown = parts.slice(0, parts.length > 4 ? 3 : 4), isSoftmax = quantity.kind === "share";
-  const putPiece = n => {
-    line.append(" ");
-    return putMath(line, n ? { class: "continued" } : {});
-  };
-  putLeftSide(putMath(line), entry);
-  const fraction = isSoftmax ? put(putPiece(0), "mfrac") : null;
-  if (isSoftmax) putPower(fraction, exponentsOf(quantity).at(index));
-  const denominator = isSoftmax ? put(fraction, "mrow") : null;
-  shown.forEach((part, n) => putTermNumbers(denominator ?? putPiece(n), part, n));
+  const math = putMath(line);
+  putLeftSide(math, entry);
+  const [numerator, sum] = isSoftmax ? putFraction(math) : [null, put(math, "span")];
+  if (isSoftmax) putNumber(putPower(numerator, "e"), exponentsOf(quantity).at(index));
+  shown.forEach((part, n) => putTermNumbers(sum, part, n, isSoftmax));
   if (parts.length > shown.length) {
-    const rest = denominator ?? putPiece(1);
-    putSign(rest, "+");
-    put(rest, "mi", {}, "…");
+    putSign(sum, "+");
+    sum.append("…");
   }
-  const result = putPiece(1);
-  put(result, "mo", { form: "infix" }, "=");
-  putNumber(result, formula, 6);
+  putSign(math, "=");
+  putNumber(math, formula, 6);
 }
 
-function putTermNumbers(row, { sign, factors }, n) {
+function putTermNumbers(row, { sign, factors }, n, isExponent) {
   if (n || sign < 0) putSign(row, sign < 0 ? "−" : "+");
-  if (row.parentNode.localName === "mfrac") return putPower(row, factors[0].value);
+  if (isExponent) return putNumber(putPower(row, "e"), factors[0].value);
   factors.forEach(({ value }, k) => {
-    if (k) put(row, "mo", {}, "·");
+    if (k) row.append(`${THIN}·${THIN}`);
     putFactor(row, value, k > 0 || n > 0 || sign < 0);
   });
 }
 
-function putPower(row, exponent) {
-  const power = put(row, "msup");
-  put(power, "mi", {}, "e");
-  putNumber(put(power, "mrow"), exponent);
-}
-
 function putFactor(row, value, needsParentheses) {
   if (value >= 0 || !needsParentheses) return putNumber(row, value);
-  const group = put(row, "mrow");
-  put(group, "mo", { stretchy: "false" }, "(");
-  putNumber(group, value);
-  put(group, "mo", { stretchy: "false" }, ")");
+  row.append("(");
+  putNumber(row, value);
+  row.append(")");
 }
 
 function putArguments(box, account, link) {
