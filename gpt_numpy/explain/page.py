@@ -25,12 +25,9 @@ from minitensor.arrays import Array
 
 FOLDER = Path(__file__).with_name("page")
 SCRIPTS = [
-    f"{name}.js"
-    for name in (
-        "data", "formula", "account", "attention", "matrix", "compare", "picture", "panel", "mistaken", "steps",
-        "breaks", "main",
-    )  # fmt: skip
-]
+    "data.js", "formula.js", "account.js", "attention.js", "matrix.js", "compare.js", "picture.js", "panel.js",
+    "mistaken.js", "steps.js", "breaks.js", "main.js",
+]  # fmt: skip
 MOST_BYTES = 4_700_000  # of the data; numbers beyond that are only shown in the terminal
 Record = dict[str, Any]
 

@@ -94,7 +94,10 @@ def test_cells_side_by_side_can_be_opened(reader: Reader, trace: Trace) -> None:
     size = canvas.bounding_box()
     canvas.click(position={"x": size["width"] * 2.5 / 12, "y": size["height"] * 7.5 / 12})
     assert fragment(page.url) == "dS[7,2]&break=rowsum"
+    other = "document.querySelector('[data-side=right] .box canvas').toDataURL()"
+    before = page.evaluate(other)
     tip = hovered(page, canvas, 7.5 / 12, 1.5 / 12)
+    assert page.evaluate(other) != before  # a frame around the same cell
     for word in ("right", "with the mistake", "difference"):
         assert word in tip
     page.focus("[data-side=right] .box")
@@ -179,6 +182,9 @@ def test_account_leads_from_a_wrong_number_to_the_mistake(reader: Reader) -> Non
     assert page.text_content("[data-reason]") == "The mistake is in this line."
     reader.go("#Q[1,2]&break=rowsum")
     assert not page.query_selector("[data-reason]")
+    for position in range(1, 12):  # dQ is computed before dK, whichever of their products is larger
+        reader.go(f"#dX[{position},5]&break=rowsum")
+        assert page.get_attribute("[data-reason] a", "href").startswith("#dQ")
 
 
 # ---- above the mask ---------------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.cli.main import run
 from tests.explain.reader import GO, Reader, all_of, fragment, pairs, split_page
 
-
 # ---- contents ---------------------------------------------------------------------------------------------------
 
 
