@@ -45,13 +45,13 @@ class Torch:
         return weights @ v
 
 
-def by_torch(problem: Problem) -> dict[str, Array]:
-    """torch's value and gradient at each place; empty if torch is not installed."""
+def torch_pass(problem: Problem) -> tuple[dict[str, Array], dict[str, Array]]:
+    """torch's values and gradients, by the names of forward.py and of parameters; empty if torch is not installed."""
     try:
         import torch
         from torch.nn import functional as F
     except ImportError:
-        return {}
+        return {}, {}
     found: dict[str, Any] = {name: torch.tensor(array, requires_grad=True) for name, array in problem.weights.items()}
 
     def note(name: str, value: Any) -> Any:
@@ -63,11 +63,20 @@ def by_torch(problem: Problem) -> dict[str, Array]:
     losses = run(F, Torch(), dict(found), ids, targets, problem.config, note)
     total = problem.objective.total(losses, torch, torch.tensor)
     total.sum().backward()
-    numbers = {"l": losses.detach().numpy()[0], "L": total.detach().numpy()[0]}
+    gradients = {name: tensor.grad.numpy() for name, tensor in found.items()}
+    found |= {"l": losses[0], "L": total[0]}
+    return {name: tensor.detach().numpy() for name, tensor in found.items()}, gradients
+
+
+def by_torch(problem: Problem) -> dict[str, Array]:
+    """torch's value and gradient at each place; empty if torch is not installed."""
+    values, gradients = torch_pass(problem)
+    if not values:
+        return {}
+    numbers = {"l": values["l"], "L": values["L"]}
     for name, (of, part, is_parameter) in problem.places.items():
-        tensor, first = found[of], () if is_parameter else (0,)
-        numbers[name] = tensor.detach().numpy()[(*first, *part)]
-        numbers[f"d{name}"] = tensor.grad.numpy()[(*first, *part)]
+        at = (*(() if is_parameter else (0,)), *part)
+        numbers[name], numbers[f"d{name}"] = values[of][at], gradients[of][at]
     for name in MASKED:
         numbers[name] = np.where(np.tri(len(problem.ids), dtype=bool), numbers[name], -math.inf if name == "S" else 0.0)
     return numbers

@@ -10,9 +10,11 @@ from pathlib import Path
 from gpt_numpy.explain import terminal
 from gpt_numpy.explain.account import account
 from gpt_numpy.explain.checks import BEND, Verdict, by_torch, check_all, checkable, four_ways, verdict, visible_entries
+from gpt_numpy.explain.fixed import fixed_contents
 from gpt_numpy.explain.formulas import MASKED, Quantity
 from gpt_numpy.explain.learned import add_loss_flags
-from gpt_numpy.explain.page import contents, may_replace, write_page
+from gpt_numpy.explain.living import can_live, living_contents
+from gpt_numpy.explain.page import may_replace, write_page
 from gpt_numpy.explain.problem import Problem
 from gpt_numpy.explain.subject import MOST, Subject, plain, subject_of
 from gpt_numpy.explain.trace import Trace
@@ -164,11 +166,14 @@ def _on_a_page(console: Console, trace: Trace, subject: Subject, out: Path, most
 
         checked = check_all(trace, torch, most, progress)
     about = {
-        "text": plain(subject.text), "reads": subject.reads, "vocabulary": subject.vocabulary, "model": subject.model,
-        "command": subject.command, "torch": bool(torch), "learns": subject.loss,
+        "text": plain(subject.text), "vocabulary": subject.vocabulary, "characters": subject.characters,
+        "described": subject.model, "command": subject.command, "program": subject.program,
+        "flags": subject.model_flags, "torch": bool(torch), "learns": subject.loss,
     }  # fmt: skip
+    lives = can_live(subject.problem, subject.characters)
+    found = living_contents(trace, about) if lives else fixed_contents(trace, torch, checked, about)
     try:
-        write_page(out, contents(trace, torch, checked, about))
+        write_page(out, found)
     except OSError as error:
         raise WrongUse(f"{out} cannot be written: {error.strerror}; give another file by --out") from None
     console.say(f"model: {subject.model}, {parameter_count(subject.problem.config):,} parameters")

@@ -110,7 +110,7 @@ def quantities(config: GPTConfig, layer: int, objective: Objective = NEXT_TOKEN)
     _add_rest(table, config, layer)
     _add_loss(table, objective)
     _add_rest_backward(table, config, layer)
-    _add_backward(table, config)
+    _add_backward(table, config, layer)
     return table.quantities
 
 
@@ -283,7 +283,7 @@ def _add_norm_backward(table: _Table, mark: str, dn: str, meaning: str) -> None:
     )
 
 
-def _add_backward(table: _Table, config: GPTConfig) -> None:
+def _add_backward(table: _Table, config: GPTConfig, layer: int) -> None:
     add = table.add
     add("dO[i,d]", "Σ_m dY[i,m] W_o[m,d]", "back through c_proj, to this head's output")
     add(
@@ -324,3 +324,7 @@ def _add_backward(table: _Table, config: GPTConfig) -> None:
         "dX",
         "the part of the stream's gradient that comes through this attention, without the rest, dY",
     )
+    before = "tok" if layer == 0 else f"Y_mlp{layer - 1}"
+    what = "the embedding of the token" if layer == 0 else f"the output of the MLP of layer {layer - 1}"
+    meaning = f"the gradient at {what}: what bypasses this attention, and what comes through it"
+    add(f"d{before}[i,m]", "dY[i,m] + dR[i,m]", meaning)

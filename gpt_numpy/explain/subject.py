@@ -27,10 +27,13 @@ class Subject:
     problem: Problem
     text: str
     reads: list[str]  # the token at each position, as displayed
-    vocabulary: list[str]
+    vocabulary: list[str]  # as displayed
+    characters: list[str]  # as typed
     model: str  # its description
     loss: str  # the same of the loss; empty for that of training on a text
     command: tuple[str, str]  # that repeats the explanation, before and after further flags
+    program: str  # of that command
+    model_flags: str  # of that command, those that select the model
 
     def again(self, flag: str, value: str) -> str:
         return f"{self.command[0]} {flag} {shlex.quote(value)}{self.command[1]}"
@@ -73,9 +76,12 @@ def subject_of(cli: EngineCLI, flags: Flags) -> Subject:
         text,
         [vocabulary[token] for token in ids[:-1]],
         vocabulary,
+        [model.tokenizer.decode([token]).decode("utf-8", "replace") for token in range(config.vocab_size)],
         f"{model.name}: {config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide",
         about,
         _command(cli.name, flags["text"], [*command_flags, *loss_flags(flags)]),
+        cli.name,
+        shlex.join(model.flags),
     )
 
 

@@ -6,6 +6,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from gpt_numpy.cli import CLI
+from gpt_numpy.explain.checks import by_torch, check_all
+from gpt_numpy.explain.fixed import fixed_contents
+from gpt_numpy.explain.page import write_page
+from gpt_numpy.explain.subject import subject_of
+from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.cli.main import run
 
 TEXT = "To be, or not"
@@ -13,6 +18,16 @@ TEXT = "To be, or not"
 
 def make_page(path: Path, *arguments: str) -> Path:
     assert run(CLI, ["explain", *arguments, "--out", str(path)]) == 0
+    return path
+
+
+def make_fixed_page(path: Path, text: str = TEXT, most: int = 10**9) -> Path:
+    """A page without the model, as it is written for a large one."""
+    subject = subject_of(CLI, {"text": text})
+    trace, torch = Trace(subject.problem), by_torch(subject.problem)
+    about = {"text": text, "vocabulary": subject.vocabulary, "described": "a model", "torch": True,
+             "command": subject.command}  # fmt: skip
+    write_page(path, fixed_contents(trace, torch, check_all(trace, torch, most), about))
     return path
 
 
@@ -34,6 +49,7 @@ class Reader:
         self.page.goto("about:blank")
         self.page.goto(f"{self.file.as_uri()}{state}")
         self.page.wait_for_selector("#own[data-largest]", state="attached")
+        self.page.evaluate("document.querySelector('#breaks-menu').open = true")  # to switch mistakes on
 
     def go(self, state: str) -> None:
         """Goes to another address of the same page."""
@@ -53,6 +69,11 @@ GO = """state => new Promise(done => {
     location.hash = state
     if (location.href === before) done()
 })"""
+
+
+def is_worker(url: str) -> bool:
+    """The page's own worker, which it makes of a part of itself."""
+    return url.startswith("blob:")
 
 
 def all_of(page: Any, selector: str, name: str) -> list[str]:

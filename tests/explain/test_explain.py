@@ -23,8 +23,8 @@ from gpt_numpy.explain import checks, differences
 from gpt_numpy.explain.account import account, is_hidden, sums
 from gpt_numpy.explain.checks import by_torch, check_all, checkable, four_ways, verdict, visible_entries
 from gpt_numpy.explain.command import _affordable
+from gpt_numpy.explain.fixed import fixed_contents
 from gpt_numpy.explain.formulas import MASKED, Entry, Quantity, Term, parsed, quantities
-from gpt_numpy.explain.page import contents
 from gpt_numpy.explain.problem import Problem
 from gpt_numpy.explain.terminal import labels_of, show_matrix
 from gpt_numpy.explain.trace import Trace
@@ -164,7 +164,7 @@ def test_each_term_matches_the_backward_of_the_operation(layer: int) -> None:
 
 def sources(trace: Trace, quantity: Quantity) -> set[str]:
     """The gradients from which one operation computes this one; none along the residual stream, whose factor is 1."""
-    if not quantity.is_gradient or quantity.name.startswith("dY"):
+    if not quantity.is_gradient or quantity.name.startswith(("dY", "dtok")):
         return set()
     named = {factor.name for term in quantity.terms for factor in term.factors}
     return {name for name in named if name.startswith("d") and name[1:] in trace.problem.places}
@@ -418,9 +418,9 @@ def test_page_of_the_full_model_is_smaller_than_5_MB(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(checks, "measured", lambda trace, name, places, *_: np.full(len(places), 0.1))
     checked = check_all(trace, torch, _affordable(trace.problem))
     assert 100 < sum(len(one.slopes) for one in checked) < 200
-    page = contents(trace, torch, checked, {})
+    page = fixed_contents(trace, torch, checked, {})
     assert 2e6 < len(json.dumps(page)) < 4.8e6
-    included = {one["name"] for one in page["quantities"] if "numbers" in one}
+    included = {one["name"] for one in page["tables"][trace.problem.layer] if "numbers" in one}
     needed = {*"XQKVSPOYZp", *(f"W_{x}" for x in "qkvo"), "next", "N_f", "W_lm"}
     assert needed | {f"d{name}" for name in needed if name[0] not in "pn"} - {"dW_lm"} <= included
 

@@ -134,7 +134,7 @@ def test_page(loss: str, browser: Any, tmp_path: Path) -> None:
     errors: list[str] = []
     reader = Reader(browser, page)
     reader.page.on("pageerror", lambda error: errors.append(str(error)))
-    reader.page.goto(f"{page.as_uri()}#dZ[7,1]&step=1")
+    reader.page.goto(f"{page.as_uri()}#dZ[7,1]&tour=1")
     shown = reader.page.inner_text("body")
     assert errors == []
     assert "Start at the loss" in shown

@@ -10,7 +10,7 @@ import pytest
 
 from gpt_numpy.cli import CLI
 from gpt_numpy.explain.account import account
-from gpt_numpy.explain.page import FOLDER, SCRIPTS
+from gpt_numpy.explain.page import ENGINE, FOLDER, SCRIPTS
 from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.cli.main import run
 from tests.explain.reader import GO, Reader, all_of, fragment, pairs, split_page
@@ -32,6 +32,8 @@ def test_sum_of_entry_matches_numpy(entry: str, reader: Reader, trace: Trace) ->
     name, *index = re.findall(r"\w+", entry)
     expected = account(trace, name, tuple(map(int, index)))
     reader.go(f"#{entry}")
+    if name.startswith("d"):
+        reader.page.wait_for_selector("#account [data-way=difference][data-value]")
     size = sum(abs(part.value) for part in expected.parts)
     np.testing.assert_allclose(reader.number("#account [data-total]", "total"), expected.total, atol=1e-13 * size)
     terms = reader.numbers("#account tr[data-term]", "term")
@@ -39,7 +41,7 @@ def test_sum_of_entry_matches_numpy(entry: str, reader: Reader, trace: Trace) ->
     assert list(map(abs, terms)) == sorted(map(abs, terms), reverse=True)
     ways = dict(pairs(reader.page, "#account [data-way][data-value]", "way", "value"))
     differs = {"difference"} if name.startswith("d") else set()
-    assert set(ways) >= {"formula", "tape"} | differs
+    assert set(ways) >= {"formula", "page"} | differs
     for way, value in ways.items():
         allowed = 1e-5 * size + 1e-9 if way == "difference" else 1e-12 * size
         assert abs(float(value) - expected.value) <= allowed, way
@@ -77,7 +79,7 @@ def test_command_of_entry_prints_the_same_number(reader: Reader, capsys: pytest.
     command = shlex.split(reader.page.text_content("#account pre"))
     capsys.readouterr()
     assert run(CLI, command[1:]) == 0
-    assert f"{reader.number('#account [data-way=tape]', 'value'):.6g}" in capsys.readouterr().out
+    assert f"{reader.number('#account [data-way=page]', 'value'):.6g}" in capsys.readouterr().out
 
 
 @in_detail
@@ -100,10 +102,10 @@ def test_every_quantity_opens_without_errors(reader: Reader, trace: Trace) -> No
     entries = {name: f"{name}[{','.join(map(str, index))}]" if index else name for name, index in last.items()}
     opened = reader.page.evaluate(OPEN, [f"#{entry}" for entry in entries.values()])
     assert len(opened) == len(entries) > 80
-    for (name, entry), (notice, heading, tape, wrong) in zip(entries.items(), opened, strict=True):
+    for (name, entry), (notice, heading, value, wrong) in zip(entries.items(), opened, strict=True):
         assert notice == "", entry
         assert heading.startswith(f"{entry} ="), entry
-        assert float(tape) == pytest.approx(float(trace.numbers[name][last[name]]), rel=1e-15)
+        assert float(value) == pytest.approx(float(trace.numbers[name][last[name]]), rel=1e-15)
         assert wrong == 0, entry
 
 
@@ -116,7 +118,7 @@ OPEN = f"""async entries => {{
         found.push([
             notice.checkVisibility() ? notice.textContent || "shown" : "",
             account.querySelector("#entry").getAttribute("aria-label"),
-            account.querySelector("[data-way=tape]").dataset.value,
+            account.querySelector("[data-way=page]").dataset.value,
             account.querySelectorAll(".wrong").length,
         ])
     }}
@@ -211,7 +213,7 @@ def test_clicking_a_cell_opens_its_account(reader: Reader, trace: Trace) -> None
     size, (rows, columns) = canvas.bounding_box(), trace.numbers["dP"].shape
     canvas.click(position={"x": size["width"] * 2.5 / columns, "y": size["height"] * 7.5 / rows})
     assert fragment(reader.page.url) == "dP[7,2]"
-    assert reader.number("#account [data-way=tape]", "value") == trace.numbers["dP"][7, 2]
+    assert reader.number("#account [data-way=page]", "value") == pytest.approx(trace.numbers["dP"][7, 2], rel=1e-12)
 
 
 @in_detail
@@ -285,28 +287,28 @@ def test_guide_explains_its_words(reader: Reader) -> None:
 
 
 @in_detail
-def test_steps_cover_the_backward_pass(reader: Reader) -> None:
+def test_tour_covers_the_backward_pass(reader: Reader) -> None:
     page = reader.page
-    page.keyboard.press("n")
+    page.keyboard.press("t")
     texts = []
     while True:
-        step = page.get_attribute("#step", "data-step")
-        texts.append(page.text_content("#step"))
-        assert f"step={step}" in fragment(page.url)
-        page.keyboard.press("n")
-        if page.get_attribute("#step", "data-step") == step:
+        stop = page.get_attribute("#tour", "data-stop")
+        texts.append(page.text_content("#tour"))
+        assert f"tour={stop}" in fragment(page.url)
+        page.keyboard.press("]")
+        if page.get_attribute("#tour", "data-stop") == stop:
             break
     assert len(texts) == len(set(texts)) >= 10
     joined = " ".join(texts)
     for name in ("Z", "Y", "O", "V", "P", "S", "Q", "K", "X"):
         assert f"d{name}" in joined
-    page.keyboard.press("p")
-    assert page.get_attribute("#step", "data-step") == str(len(texts) - 1)
+    page.keyboard.press("[")
+    assert page.get_attribute("#tour", "data-stop") == str(len(texts) - 1)
 
 
 def test_link_restores_the_state(reader: Reader) -> None:
-    reader.open("#dK[2,3]&step=4&break=scale,transpose")
-    assert reader.page.get_attribute("#step", "data-step") == "4"
+    reader.open("#dK[2,3]&tour=4&break=scale,transpose")
+    assert reader.page.get_attribute("#tour", "data-stop") == "4"
     assert checked_boxes(reader.page) == ["scale", "transpose"]
     assert reader.page.query_selector("#account [data-total]")
 
@@ -317,7 +319,7 @@ def checked_boxes(page: Any) -> list[str]:
 
 @in_detail
 @pytest.mark.parametrize(
-    "address", ["dS[1,3]", "dS[99,0]", "dS", "dQQ[1,1]", "<b>", "dS[1", "step=99", "break=all", "%", "dS[1,0]=2"]
+    "address", ["dS[1,3]", "dS[99,0]", "dS", "dQQ[1,1]", "<b>", "dS[1", "tour=99", "break=all", "%", "dS[1,0]=2"]
 )
 def test_invalid_address_is_reported_in_one_line(address: str, reader: Reader) -> None:
     if address == "dS[1,3]":
@@ -341,7 +343,7 @@ def test_page_fetches_nothing(file: Path) -> None:
 
 
 def test_page_contains_all_files_of_its_folder() -> None:
-    assert {path.name for path in FOLDER.iterdir()} == {*SCRIPTS, "page.html", "style.css"}
+    assert {path.name for path in FOLDER.iterdir()} == {*ENGINE, *SCRIPTS, "page.html", "style.css"}
 
 
 # ---- the loss, and how sharp attention is -----------------------------------------------------------------------
@@ -403,7 +405,7 @@ def test_find(typed: str, opened: str, reader: Reader) -> None:
     reader.page.keyboard.press("/")
     reader.page.keyboard.type(typed)
     reader.page.keyboard.press("Enter")
-    assert fragment(reader.page.url).startswith(opened)
+    assert fragment(reader.page.evaluate("location.href")).startswith(opened)
     assert reader.page.is_visible("#account")
 
 

@@ -13,13 +13,14 @@ from gpt_numpy.explain import command
 from gpt_numpy.explain.account import account
 from gpt_numpy.explain.checks import BEND, EXACT, by_torch, check_all
 from gpt_numpy.explain.differences import resolution
-from gpt_numpy.explain.page import contents, write_page
+from gpt_numpy.explain.fixed import fixed_contents
+from gpt_numpy.explain.page import write_page
 from gpt_numpy.explain.problem import Problem
 from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.params import initial_weights
 from gpt_numpy.workshop.report.report import embedded
 from tests.equivalence.problems import perturb
-from tests.explain.reader import Reader, all_of, brightness, make_page, split_page
+from tests.explain.reader import Reader, all_of, brightness, make_fixed_page, make_page, split_page
 
 pytestmark = pytest.mark.together("a browser for pages of one test")
 in_detail = pytest.mark.slow("a browser, in detail")
@@ -31,7 +32,7 @@ in_detail = pytest.mark.slow("a browser, in detail")
 @in_detail
 @pytest.mark.parametrize("wrong", ["torch", "difference"])
 def test_page_and_python_have_the_same_tolerances(
-    wrong: str, browser: Any, file: Path, trace: Trace, tmp_path: Path
+    wrong: str, browser: Any, fixed_file: Path, trace: Trace, tmp_path: Path
 ) -> None:
     """Two numbers of an entry are changed in the file: one by twice its tolerance, the other by half of it."""
     smallest = np.unravel_index(np.abs(trace.numbers["dU_mlp0"]).argmin(), trace.numbers["dU_mlp0"].shape)
@@ -43,7 +44,7 @@ def test_page_and_python_have_the_same_tolerances(
         for name, size in sizes.items()
         for way, allowed in {"torch": EXACT * size, "difference": BEND * size + resolution(trace)}.items()
     }
-    reader = Reader(browser, with_changed_numbers(file, tmp_path, amounts))
+    reader = Reader(browser, with_changed_numbers(fixed_file, tmp_path, amounts))
     for (name, way, index), amount in amounts.items():
         reader.go(f"#{name}[{','.join(map(str, index))}]")
         assert all_of(reader.page, "#account [data-way].wrong", "way") == [wrong]
@@ -56,7 +57,7 @@ def with_changed_numbers(file: Path, folder: Path, amounts: dict[tuple[str, str,
     before, text, after = split_page(file)
     data = json.loads(text)
     for (name, way, index), amount in amounts.items():
-        record = next(one for one in data["quantities"] if one["name"] == name)
+        record = next(one for one in data["tables"]["0"] if one["name"] == name)
         numbers = unpack(record[way])
         position = int(np.ravel_multi_index(index, record["shape"]))
         if way == "difference" and "measured" in record:
@@ -70,13 +71,15 @@ def with_changed_numbers(file: Path, folder: Path, amounts: dict[tuple[str, str,
 
 @in_detail
 @pytest.mark.parametrize("ways", [["torch", "difference"], ["numbers"]], ids=" and ".join)
-def test_wrong_number_in_the_file_is_shown_as_wrong(ways: list[str], browser: Any, file: Path, tmp_path: Path) -> None:
+def test_wrong_number_in_the_file_is_shown_as_wrong(
+    ways: list[str], browser: Any, fixed_file: Path, tmp_path: Path
+) -> None:
     """Numbers of dS are changed: their accounts show it, and, if it is the tape's, the page's own arithmetic too."""
     indices = dict(zip(ways, [(3, 1), (6, 2)], strict=False))
     amounts: dict[tuple[str, str, tuple[int, ...]], float] = {
         ("dS", way, index): 1e-4 for way, index in indices.items()
     }
-    reader = Reader(browser, with_changed_numbers(file, tmp_path, amounts))
+    reader = Reader(browser, with_changed_numbers(fixed_file, tmp_path, amounts))
     for way, (row, column) in indices.items():
         reader.go(f"#dS[{row},{column}]")
         wrong = all_of(reader.page, "#account [data-way].wrong", "way")
@@ -93,7 +96,7 @@ def unpack(text: str) -> Any:
 
 @in_detail
 def test_difference_that_was_not_taken_is_shown_as_not_measured(browser: Any, tmp_path: Path) -> None:
-    reader = Reader(browser, make_page(tmp_path / "page.html", "To be, or", "--differences", "60"))
+    reader = Reader(browser, make_fixed_page(tmp_path / "page.html", "To be, or", 60))
     reader.go("#dS[7,7]")
     measured = reader.number("#account [data-way=difference]", "value")
     assert measured == pytest.approx(reader.number("#account [data-way=tape]", "value"), rel=1e-4, abs=1e-9)
@@ -109,10 +112,10 @@ def test_difference_that_was_not_taken_is_shown_as_not_measured(browser: Any, tm
 @in_detail
 @pytest.mark.parametrize("width", [360, 768, 1440])
 def test_page_fits_every_screen(width: int, browser: Any, file: Path) -> None:
-    reader = Reader(browser, file, "#dS[3,1]&step=6&break=rowsum", viewport={"width": width, "height": 800})
+    reader = Reader(browser, file, "#dS[3,1]&tour=6&break=rowsum", viewport={"width": width, "height": 800})
     for scheme in ("light", "dark"):
         reader.page.emulate_media(color_scheme=scheme)
-        for state in ("#dS[3,1]&step=6&break=rowsum", "#dR_mlp0[3,3]", "#"):
+        for state in ("#dS[3,1]&tour=6&break=rowsum", "#dR_mlp0[3,3]", "#"):
             reader.go(state)
             assert reader.page.evaluate("document.documentElement.scrollWidth") <= width, state
         assert (brightness(reader.page) > 384) == (scheme == "light")
@@ -125,7 +128,7 @@ def test_matrices_have_the_same_size_before_and_after_the_steps(browser: Any, fi
     narrow = {"width": 360, "height": 800}
     sizes = "Array.from(document.querySelectorAll('#flow canvas')).filter(one => one.offsetParent)"
     sizes += ".map(one => [one.width, one.height])"
-    reader = Reader(browser, file, "#step=6", viewport=narrow)
+    reader = Reader(browser, file, "#tour=6", viewport=narrow)
     reader.go("#")
     found = reader.page.evaluate(sizes)
     reader.open()
@@ -156,7 +159,7 @@ def test_text_is_never_markup(text: str, browser: Any, tmp_path: Path, monkeypat
     assert reader.page.is_visible("#account")
     assert reader.messages == []
     assert not reader.page.query_selector("img")
-    assert len(reader.page.query_selector_all("script")) == 2
+    assert len(reader.page.query_selector_all("script")) == 3
 
 
 @in_detail
@@ -167,7 +170,7 @@ def test_page_works_for_other_models(changes: dict[str, Any], browser: Any, tmp_
     config = GPTConfig(**{"vocab_size": 3, "block_size": 4, "n_layer": 2, "n_head": 2, "n_embd": 8, **changes})
     layer, head = config.n_layer - 1, config.n_head - 1
     problem = Problem(config, float64_weights(config), np.array([0, 1, 2, 1]), np.array([1, 2, 1, 0]), layer, head)
-    reader = Reader(browser, page_of(problem, tmp_path))
+    reader = Reader(browser, fixed_page_of(problem, tmp_path))
     assert reader.number("#own", "largest") < 1e-13
     for name in ("dS[2,1]", "dX[1,3]", "dR[3,3]", "dY[0,0]", "P[3,2]"):
         reader.go(f"#{name}")
@@ -181,7 +184,7 @@ def test_large_page_opens_quickly(browser: Any, tmp_path: Path) -> None:
     """32 characters, width 128. It should take at most two seconds; a busy machine gets four, and three tries."""
     config = GPTConfig(vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128)
     ids = np.random.default_rng(0).integers(0, 65, 32)
-    page = page_of(Problem(config, float64_weights(config), ids[:-1], ids[1:], 0, 0), tmp_path, most=0)
+    page = fixed_page_of(Problem(config, float64_weights(config), ids[:-1], ids[1:], 0, 0), tmp_path, most=0)
     assert 4e6 < page.stat().st_size < 5e6
     reader = Reader(browser, page)
     times: list[float] = []
@@ -199,7 +202,7 @@ def test_nan_is_shown_as_wrong(browser: Any, tmp_path: Path) -> None:
     config = GPTConfig(vocab_size=3, block_size=4, n_layer=1, n_head=2, n_embd=8)
     weights = float64_weights(config)
     weights["blocks.0.attn.c_attn.weight"][0, 0] = np.nan
-    reader = Reader(browser, page_of(Problem(config, weights, np.arange(3), np.arange(3), 0, 0), tmp_path))
+    reader = Reader(browser, fixed_page_of(Problem(config, weights, np.arange(3), np.array([1, 2, 0]), 0, 0), tmp_path))
     assert not reader.number("#own", "largest") < 1
     reader.go("#dS[2,1]")
     assert set(all_of(reader.page, "#account [data-way].wrong", "way")) >= {"tape", "torch"}
@@ -214,12 +217,12 @@ def float64_weights(config: GPTConfig) -> dict[str, Any]:
     return {"lm_head.weight": weights["tok_emb.weight"], **weights}
 
 
-def page_of(problem: Problem, folder: Path, most: int = 10**9) -> Path:
+def fixed_page_of(problem: Problem, folder: Path, most: int = 10**9) -> Path:
     trace, torch = Trace(problem), by_torch(problem)
     labels = [str(n) for n in range(problem.config.vocab_size)]
-    about = {"text": "012", "reads": [labels[n] for n in problem.ids], "vocabulary": labels, "model": "a model",
+    about = {"text": "012", "vocabulary": labels, "described": "a model",
              "command": ["gpt-numpy explain 012", ""], "torch": True}  # fmt: skip
-    write_page(folder / "page.html", contents(trace, torch, check_all(trace, torch, most), about))
+    write_page(folder / "page.html", fixed_contents(trace, torch, check_all(trace, torch, most), about))
     return folder / "page.html"
 
 
@@ -259,7 +262,7 @@ def test_numbers_stand_in_cells_that_are_large_enough(browser: Any, file: Path, 
 
 @in_detail
 def test_phone_shows_one_pair_at_a_time(browser: Any, file: Path) -> None:
-    reader = Reader(browser, file, "#step=6", viewport={"width": 390, "height": 844})
+    reader = Reader(browser, file, "#tour=6", viewport={"width": 390, "height": 844})
     page = reader.page
     shown = "Array.from(document.querySelectorAll('#flow [data-matrix]')).filter(one => one.offsetParent)"
     shown += ".map(one => one.dataset.matrix)"

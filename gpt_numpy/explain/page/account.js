@@ -17,7 +17,7 @@ const ENTRIES = /([A-Za-z]\w*)\[([^\]]*)\]/g;
 function accountOf({ name, index }) {
   const quantity = quantities.get(name), value = quantity.at(index), { kind } = quantity;
   const bindings = Object.fromEntries(quantity.indices.map((letter, axis) => [letter, index[axis]]));
-  if (bindings.i !== undefined) bindings.next = data.next[bindings.i];
+  if (bindings.i !== undefined) bindings.next = scene.next[bindings.i];
   const { parts, total } = partsOf(quantity, bindings);
   const magnitude = kind !== "sum" ? Math.abs(value) : parts.reduce((sum, part) => sum + Math.abs(part.value), 0);
   const size = Math.max(magnitude, quantity.largest / 1000);
@@ -66,7 +66,7 @@ function exponentialsOf(quantity, { i }, numbers) {
 
 function productsOf(terms, bindings, numbers) {
   return terms.flatMap(([sign, over, ...factors]) => {
-    const length = over && sumLength(over, factors);
+    const length = over && lengthOfSum(over, factors);
     const all = over ? Array.from({ length }, (_, n) => ({ ...bindings, [over]: n })) : [bindings];
     const products = all.map(bound => factors.map(factor => evaluateFactor(factor, bound, numbers)));
     const isMasked = entries => entries.some(({ name, index }) => numbers.isMaskedAt(name, index));
@@ -77,7 +77,7 @@ function productsOf(terms, bindings, numbers) {
 }
 
 /** The number of terms in a sum over an index: the length of the axis that the index counts. */
-function sumLength(over, factors) {
+function lengthOfSum(over, factors) {
   const [name, ...letters] = factors.find(([, ...letters]) => letters.includes(over));
   return quantities.get(name).shape[letters.indexOf(over)];
 }
@@ -87,8 +87,8 @@ function evaluateFactor([name, ...letters], bindings, numbers) {
   return { name, index, value: numbers.at(name, index) };
 }
 
-const isConstant = name => name in data.constants;
-const scalarValue = name => isConstant(name) ? data.constants[name] : quantities.get(name).at([]);
+const isConstant = name => name in scene.constants;
+const scalarValue = name => isConstant(name) ? scene.constants[name] : quantities.get(name).at([]);
 
 // ---- sources and uses ----------------------------------------------------------------------------------------------
 
@@ -118,10 +118,13 @@ function argumentsOf({ quantity, bindings }) {
   });
 }
 
-const dependents = new Map(); // by name, the quantities that have it in their formula
-for (const quantity of quantities.values()) {
-  for (const { name } of formulaEntries(quantity))
-    dependents.set(name, (dependents.get(name) ?? new Set()).add(quantity));
+let dependents = new Map(); // by name, the quantities that have it in their formula
+
+function findDependents() {
+  dependents = new Map();
+  for (const quantity of quantities.values())
+    for (const { name } of formulaEntries(quantity))
+      dependents.set(name, (dependents.get(name) ?? new Set()).add(quantity));
 }
 
 /** Where an entry is used: for each quantity, the entries whose formula contains it. */
@@ -139,7 +142,7 @@ function usesOf({ name, index }) {
 
 /** The entries of a quantity whose indices agree with the bindings; masked ones only if the mask is forgotten. */
 function matchingEntries(quantity, bindings) {
-  if (bindings.next !== undefined && data.next[bindings.i] !== bindings.next) return [];
+  if (bindings.next !== undefined && scene.next[bindings.i] !== bindings.next) return [];
   const all = quantity.shape.reduce((indices, length, axis) => {
     const fixed = bindings[quantity.indices[axis]];
     const choices = fixed === undefined ? Array.from({ length }, (_, n) => n) : [fixed];
@@ -151,9 +154,12 @@ function matchingEntries(quantity, bindings) {
 
 // ---- four ways -----------------------------------------------------------------------------------------------------
 
-/** { key, label, value, relative, isWrong, note }; `relative` is the distance from the formula over the size. */
-function fourWays(account) {
-  const { quantity, index, value, formula, size } = account;
+/**
+ * { key, label, value, relative, isWrong, note }; `relative` is the distance from the formula over the size. `slope` is
+ * the difference of the loss of a page with the model, as soon as it is there.
+ */
+function fourWays(account, slope) {
+  const { quantity, index, value, formula, size } = account, isGiven = quantity.kind === "given";
   const base = formula ?? value, exact = data.exact * size;
   const withValue = (key, label, found, allowed, note = "") => {
     const distance = Math.abs(found - base);
@@ -161,26 +167,26 @@ function fourWays(account) {
     return { key, label, value: found, relative: size ? distance / size : distance, isWrong, note };
   };
   const withoutValue = (key, label, note) => ({ key, label, note });
-  const valueBy = key => value + quantity.at(index, key);
-  const ways = [], isGiven = quantity.kind === "given";
 
-  const byFormula = ["formula", "this formula"];
-  if (formula !== null) ways.push(withValue(...byFormula, formula, Infinity));
-  else ways.push(withoutValue(...byFormula, isGiven ? "given, not computed" : "not a sum of products"));
+  const byFormula = formula !== null ? withValue("formula", "this formula", formula, Infinity)
+    : withoutValue("formula", "this formula", isGiven ? "given, not computed" : "not a sum of products");
+  const resolution = data.blind ?? 16 * 2 ** -52 * quantities.get("L").largest / (2 * data.step);
+  const note = `step ${formatFull(data.step)}, resolution ${formatRounded(resolution, 1)}`;
+  const byDifference = (found, missing) => quantity.isGradient && found !== undefined && found !== null
+    ? withValue("difference", "central difference", found, data.bend * size + resolution, note)
+    : withoutValue("difference", "central difference", quantity.isGradient ? missing : "a forward value, not a gradient");
+  if (isLiving) return [
+    byFormula, withValue("page", "this page’s model", value, exact), ...agreements(quantity),
+    byDifference(slope, slope === undefined ? "being computed …" : "inside an operation: not measured"),
+  ];
 
-  ways.push(withValue("tape", "minitensor’s tape", value, exact));
-
-  const byTorch = ["torch", "torch, float64"];
-  if (quantity.read("torch")) ways.push(withValue(...byTorch, valueBy("torch"), exact));
-  else if (isGiven) ways.push(withoutValue(...byTorch, "given, not compared"));
-  else ways.push(withoutValue(...byTorch, data.torch ? "not exposed" : "not installed"));
-
-  const byDifference = ["difference", "central difference"];
-  const isMeasured = quantity.read("difference")?.[quantity.flatIndex(index)] !== undefined;
-  const note = `step ${formatFull(data.step)}, resolution ${formatRounded(data.blind, 1)}`;
-  if (!quantity.isGradient) ways.push(withoutValue(...byDifference, "a forward value, not a gradient"));
-  else if (isGiven) ways.push(withoutValue(...byDifference, "given, not measured"));
-  else if (!isMeasured) ways.push(withoutValue(...byDifference, "not measured; the command below measures it"));
-  else ways.push(withValue(...byDifference, valueBy("difference"), data.bend * size + data.blind, note));
-  return ways;
+  const off = key => quantity.read(key)?.[quantity.flatIndex(index)];
+  const byTorch = quantity.read("torch") ? withValue("torch", "torch, float64", value + off("torch"), exact)
+    : withoutValue("torch", "torch, float64", isGiven ? "given, not compared" : data.torch ? "not exposed" : "not installed");
+  const difference = off("difference");
+  return [
+    byFormula, withValue("tape", "minitensor’s tape", value, exact), byTorch,
+    byDifference(difference === undefined ? undefined : value + difference,
+      isGiven ? "given, not measured" : "not measured; the command below measures it"),
+  ];
 }

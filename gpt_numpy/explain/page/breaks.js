@@ -56,7 +56,7 @@ const COMPARED = ["Q", "K", "V", "S", "P", "O", "Y", "dO", "dP", "dV", "dS", "dQ
 function compareWithFile(computed) {
   return COMPARED.filter(name => quantities.get(name)?.numbers).map(name => {
     const quantity = quantities.get(name), right = quantity.numbers, numbers = computed[name].values;
-    const largest = largestMagnitude(right), scale = quantity.isRoundingError(largest) ? quantity.size || 1 : largest;
+    const largest = largestMagnitude(right), scale = quantity.isRoundingError(largest) ? quantity.bound || 1 : largest;
     const errors = numbers.map((x, n) => x === right[n] ? 0 : Math.abs(x - right[n]) / scale);
     const wrong = Array.from(errors, error => !(error <= TOLERANCE)); // NaN is never right
     const wrongCount = wrong.filter(Boolean).length, error = errors.reduce((max, one) => Math.max(max, one), 0);
@@ -205,8 +205,6 @@ function putSharpness(box, right, wrong) {
     for (const one of [right, wrong]) put(line, "td", { class: "number" }, formatRounded(measure(one), 3));
   }
 }
-
-const sumOf = numbers => numbers.reduce((sum, x) => sum + x, 0);
 
 /** The mean over all rows but the first, each up to the diagonal, of what is measured of it. */
 function rowMean({ rows, cols, values }, measure) {

@@ -1,5 +1,5 @@
-// The data of the page: every quantity by its name, with numbers that are unpacked when first used; and how entries,
-// positions and numbers are formatted. Text from the data is only ever set as textContent, never as HTML.
+// The data of the page: every quantity by its name, with its numbers; and how entries, positions and numbers are
+// formatted. Text from the data is only ever set as textContent, never as HTML.
 
 const byId = id => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent);
@@ -14,27 +14,22 @@ function put(parent, name, attributes = {}, text = null) {
   return child;
 }
 
-/** Base64 of little-endian floats: of 4 bytes each after a leading comma, else of 8. */
-function unpackFloats(text) {
-  const isShort = text.startsWith(",");
-  const bytes = Uint8Array.from(atob(isShort ? text.slice(1) : text), char => char.charCodeAt(0));
-  return isShort ? Float64Array.from(new Float32Array(bytes.buffer)) : new Float64Array(bytes.buffer);
-}
-
 /** A named matrix, vector or number. A vector counts as one row, a number as a matrix of one entry. */
 class Quantity {
-  constructor({ name, indices, shape, kind, size, meaning, formula, terms, ...packed }) {
-    Object.assign(this, { name, indices, shape, kind, size, meaning, formula, terms, packed });
-    this.rows = shape.length === 2 ? shape[0] : 1;
-    this.cols = shape.at(-1) ?? 1;
+  /** `numbers`: those of the model on this page; without one, the record has packed numbers. */
+  constructor({ name, indices, kind, meaning, formula, terms, shape, ...packed }, numbers) {
+    Object.assign(this, { name, indices, kind, meaning, formula, terms, packed });
+    this.shape = shape ?? indices.map(letter => scene.lengths[letter]);
+    this.rows = this.shape.length === 2 ? this.shape[0] : 1;
+    this.cols = this.shape.at(-1) ?? 1;
     this.hasMask = MASKED.includes(name);
     this.isGradient = name.startsWith("d");
-    this.unpacked = {};
+    this.unpacked = numbers ? { numbers } : {};
   }
 
   /** "numbers", or how far "torch" or "difference" deviates from them; null if that is not on this page. */
   read(key) {
-    if (this.packed[key] === undefined) return null;
+    if (this.packed[key] === undefined && !this.unpacked[key]) return null;
     return this.unpacked[key] ??= key === "difference" ? this.unpackDifferences() : unpackFloats(this.packed[key]);
   }
 
@@ -48,9 +43,16 @@ class Quantity {
   }
 
   get numbers() { return this.read("numbers"); }
-  get largest() { return largestMagnitude(this.numbers ?? []); }
+  get largest() { return this.largestNumber ??= largestMagnitude(this.numbers ?? []); }
+
+  /** No entry is larger than this sum of products of the largest factors. */
+  get bound() {
+    return sumOf(this.terms.map(([, over, ...factors]) => factors.reduce((product, [name]) =>
+      product * (scene.constants[name] ?? quantities.get(name).largest), over ? lengthOfSum(over, factors) : 1)));
+  }
+
   /** Whether a number is 0 except for rounding, as the gradient of K's bias: it is tiny relative to its terms. */
-  isRoundingError(number) { return Math.abs(number) < 1e-12 * this.size; }
+  isRoundingError(number) { return Math.abs(number) < 1e-12 * this.bound; }
   at(index, key = "numbers") { return this.read(key)?.[this.flatIndex(index)]; }
   flatIndex(index) { return index.length === 2 ? index[0] * this.cols + index[1] : index[0] ?? 0; }
   indexOf(row, col) { return this.shape.length === 2 ? [row, col] : this.shape.length ? [col] : []; }
@@ -58,7 +60,23 @@ class Quantity {
   has(index) { return index.length === this.shape.length && index.every((n, axis) => n < this.shape[axis]); }
 }
 
-const quantities = new Map(data.quantities.map(record => [record.name, new Quantity(record)]));
+const sumOf = numbers => numbers.reduce((sum, x) => sum + x, 0);
+
+// ---- the scene: what is on the screen ------------------------------------------------------------------------------
+
+const isLiving = Boolean(data.model); // the page has the model in it, and not the numbers of one head on one text
+const scene = {}; // { ids, layer, head, reads, next, constants, lengths }: the text, with the head that is explained
+let quantities = new Map(); // by name, those of the scene
+
+/** `numbers` by name: of the model on this page. */
+function setScene({ ids, layer, head }, numbers = {}) {
+  const T = ids.length - 1, { width: C, heads, vocabulary: { length: V } } = data, D = C / heads;
+  Object.assign(scene, { ids, layer, head, next: ids.slice(1), reads: ids.slice(0, -1).map(id => data.vocabulary[id]) });
+  scene.lengths = { i: T, j: T, k: T, d: D, m: C, a: C, u: 4 * C, v: V };
+  scene.constants = data.constants ?? { c: 1 / Math.sqrt(D), "1/T": 1 / T, "1/C": 1 / C };
+  quantities = new Map(data.tables[layer].map(record => [record.name, new Quantity(record, numbers[record.name])]));
+  findDependents();
+}
 
 // ---- entries -------------------------------------------------------------------------------------------------------
 
@@ -84,7 +102,7 @@ function describeIndices({ name, shape, indices }) {
 
 /** The character at a position, or the token of the vocabulary; other indices have no label. */
 function labelOf(letter, n) {
-  if (letter && POSITIONS.includes(letter)) return data.reads[n] ?? "";
+  if (letter && POSITIONS.includes(letter)) return scene.reads[n] ?? "";
   return letter === "v" ? data.vocabulary[n] ?? "" : "";
 }
 
@@ -94,8 +112,14 @@ function describeIndex({ indices }, index) {
   return index.map((n, axis) => [axes[axis], n, labelOf(indices[axis], n)].join(" ").trim()).join(", ");
 }
 
-/** The command that prints the same account in a terminal, also of numbers that did not fit on this page. */
-const commandFor = entry => `${data.command[0]} --entry '${formatEntry(entry)}'${data.command[1]}`;
+/** The command that explains the text of the scene with these further flags. */
+function commandFor(flags) {
+  if (!isLiving) return `${data.command[0]} ${flags}${data.command[1]}`;
+  const text = scene.ids.map(id => data.characters[id]).join(""), isFlag = text.startsWith("-");
+  const quoted = /^[\w.,/:@%+=-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`;
+  const all = [data.flags, `--layer ${scene.layer} --head ${scene.head}`, flags].filter(Boolean).join(" ");
+  return isFlag ? `${data.program} explain ${all} -- ${quoted}` : `${data.program} explain ${quoted} ${all}`;
+}
 
 // ---- numbers -------------------------------------------------------------------------------------------------------
 

@@ -1,40 +1,50 @@
-// The state of the page is its address, `#dS[3,1]&step=4&break=scale,mask`. Every change updates the address first, and
-// the page is rendered from it, so that links, reload, back and forward all work the same way.
+// The state of the page is its address, `#dS[3,1]&tour=4&break=scale,mask`, and on a page with the model also
+// `&text=…&layer=1&head=2&pin=0.3`. Every change updates the address first, and the page is rendered from it, so that
+// links, reload, back and forward all work the same way.
 
-const state = { entry: null, step: 0, mistakes: new Set() };
-const rendered = { address: null, mistakes: "", step: 0, isComplete: false }; // the state that is on the screen
-let inputs = null; // of the page's own computation
+const state = { entry: null, tour: 0, mistakes: new Set(), ...startScene };
+const rendered = { address: null, mistakes: "", tour: 0, isComplete: false }; // the state that is on the screen
+let inputs = null; // of the page's own computation of the head
 let current = null; // the open account
 let trail = []; // the entries visited on the way to this one, saved in the browser's history with each address
 let isLinkFollowed = false; // a link in the account extends the trail; any other way to an entry starts a new one
 let openedFrom = null; // the matrix that gets the focus back when the account is closed
 let isClosing = false; // closing the account leaves the active cell of its matrix where it is
+let turn = 0; // counts the addresses that were rendered: one whose scene comes too late is dropped
 
 // ---- the address ---------------------------------------------------------------------------------------------------
 
-function formatAddress({ entry, step, mistakes }) {
-  const parts = [entry && formatEntry(entry), step && `step=${step}`,
-    mistakes.size && `break=${[...mistakes].join(",")}`];
+function formatAddress({ entry, tour, mistakes, ids, layer, head, pin }) {
+  const isOther = String(ids) !== String(startScene.ids);
+  const parts = [entry && formatEntry(entry), isOther && `text=${encodeURIComponent(textOf(ids))}`,
+    layer !== startScene.layer && `layer=${layer}`, head !== startScene.head && `head=${head}`, pin && `pin=${pin}`,
+    tour && `tour=${tour}`, mistakes.size && `break=${[...mistakes].join(",")}`];
   return `#${parts.filter(Boolean).join("&")}`;
 }
 
-/** { entry, step, mistakes, error }, where `error` describes an invalid part. */
+/** { entryText, tour, mistakes, ids, layer, head, pin, error }, where `error` describes an invalid part. */
 function parseAddress(hash) {
-  const parsed = { entry: null, step: 0, mistakes: new Set(), error: "" };
-  let text = hash.slice(1);
-  try {
-    text = decodeURIComponent(text);
-  } catch {
-    return { ...parsed, error: "The address after # cannot be decoded." };
-  }
-  const parts = text.split("&").filter(Boolean), isEntry = part => !part.includes("=");
-  parts.sort((one, other) => isEntry(one) - isEntry(other)); // which entries there are depends on the mistakes
-  for (const part of parts) {
-    const [key, value] = part.split("=");
-    if (value === undefined) Object.assign(parsed, parseEntry(part, isMaskForgotten(parsed.mistakes)));
-    else if (key === "step" && STEPS[value - 1]) parsed.step = Number(value);
+  const parsed = { entryText: "", tour: 0, mistakes: new Set(), ...startScene, error: "" };
+  for (const coded of hash.slice(1).split("&").filter(Boolean)) {
+    let part;
+    try {
+      part = decodeURIComponent(coded);
+    } catch {
+      parsed.error = "The address after # cannot be decoded.";
+      continue;
+    }
+    const [key] = part.split("=", 1), value = part.slice(key.length + 1);
+    const count = { layer: data.layers, head: data.heads }[key];
+    if (!part.includes("=")) parsed.entryText = part;
+    else if (key === "tour" && STOPS[value - 1]) parsed.tour = Number(value);
     else if (key === "break" && value.split(",").every(one => BREAKS.some(({ key }) => key === one)))
       parsed.mistakes = new Set(value.split(","));
+    else if (!isLiving && ["text", "layer", "head", "pin"].includes(key))
+      parsed.error = "This page has the numbers of one text and one head; it cannot show another.";
+    else if (key === "text") Object.assign(parsed, readText(value));
+    else if (count && /^\d+$/.test(value) && value < count) parsed[key] = Number(value);
+    else if (key === "pin" && /^\d+\.\d+$/.test(value) && pairOf(value)[0] < data.layers && pairOf(value)[1] < data.heads)
+      parsed.pin = value;
     else parsed.error = `The address contains “${part}”, which is not valid.`;
   }
   return parsed;
@@ -46,28 +56,50 @@ const openableEntry = (entry, mistakes) =>
   entry && parseEntry(formatEntry(entry), isMaskForgotten(mistakes)).entry || null;
 const linkTo = entry => formatAddress({ ...state, entry });
 
-function navigate(changes) {
-  const { scrollX, scrollY } = window;
-  location.hash = formatAddress({ ...state, ...changes });
+/** `isTyped`: a text that is being typed replaces the address, so that going back does not go letter by letter. */
+function navigate(changes, isTyped = false) {
+  const { scrollX, scrollY } = window, address = formatAddress({ ...state, ...changes });
+  if (isTyped) history.replaceState(history.state, "", address);
+  else location.hash = address;
   window.scrollTo(scrollX, scrollY); // an empty address would scroll to the top
-  renderAddress(); // now; the hashchange event comes later
+  return renderAddress(); // now; the hashchange event comes later
 }
 
 /** Each address in the history has its own trail, so that going back shortens the trail as well. */
-function renderAddress() {
+async function renderAddress() {
   if (rendered.address === location.hash && history.state?.trail) return; // already rendered by navigate()
   rendered.address = location.hash;
-  const { error, ...next } = parseAddress(location.hash);
-  const isNewEntry = !isSameEntry(next.entry, state.entry);
-  Object.assign(state, next);
-  if (history.state?.trail) trail = history.state.trail;
-  else if (isNewEntry) trail = extendTrail(trail, state.entry);
+  const mine = ++turn, { entryText, error, ...next } = parseAddress(location.hash);
+  const isNewScene = isLiving && !isSameScene(shownScene ?? {}, next);
+  if (isNewScene && !await changeScene(next, () => mine === turn)) return;
+  if (isNewScene) showScene();
+  const { entry = null, error: entryError = "" } = entryText ? parseEntry(entryText, isMaskForgotten(next.mistakes)) : {};
+  const isNewEntry = isNewScene || !isSameEntry(entry, state.entry), isDropped = isNewScene && entryError && rendered.isComplete;
+  Object.assign(state, next, { entry });
+  if (isDropped) history.replaceState(null, "", rendered.address = formatAddress(state)); // a shorter text has no such entry
+  if (history.state?.trail && !isDropped) trail = history.state.trail;
+  else if (isNewEntry) trail = extendTrail(trail, entry);
   history.replaceState({ trail }, "");
   if (isNewEntry && !state.entry && !isClosing) for (const view of views.values()) view.active = [0, 0];
   isLinkFollowed = isClosing = false;
-  byId("notice").textContent = error;
-  byId("notice").hidden = !error;
+  byId("notice").textContent = error || (isDropped ? "" : entryError);
+  byId("notice").hidden = !byId("notice").textContent;
   render(isNewEntry);
+}
+
+/** Draws the page for other numbers: of another text, layer or head, or after a step. */
+function showScene() {
+  showHeader();
+  drawPicture(openEntry);
+  inputs = inputsFromFile();
+  openedFrom = null; // the views are new
+  Object.assign(rendered, { mistakes: null, tour: 0 });
+  if (!isLiving) return;
+  showCharacters();
+  showHeads(navigate);
+  showPinned();
+  askOutputs();
+  showCurve();
 }
 
 function extendTrail(trail, entry) {
@@ -89,14 +121,14 @@ function render(isNewEntry = true) {
   showSuggestions();
   if (isNewEntry && state.entry) choosePair(state.entry.name);
   updateSelection();
-  if (state.step !== rendered.step) {
-    showStep(state.step, navigate);
+  if (state.tour !== rendered.tour) {
+    showStop(state.tour, navigate);
     if (narrow.matches) layoutAll(); // matrices that were hidden have no size
-    views.get(STEPS[state.step - 1]?.computed[0])?.figure.scrollIntoView({ block: "nearest" });
+    views.get(STOPS[state.tour - 1]?.computed[0])?.figure.scrollIntoView({ block: "nearest" });
   }
   const figure = (openedFrom?.quantity.name === state.entry?.name ? openedFrom : views.get(state.entry?.name))?.figure;
   if (isNewEntry && rendered.isComplete) figure?.scrollIntoView({ block: "nearest" });
-  Object.assign(rendered, { mistakes, step: state.step, isComplete: true });
+  Object.assign(rendered, { mistakes, tour: state.tour, isComplete: true });
 }
 
 /** Frames the selected entry and, in all matrices, its sources. */
@@ -135,28 +167,18 @@ function closeAccount() {
 // ---- header, guide, events -----------------------------------------------------------------------------------------
 
 function showHeader() {
-  document.title = `Attention gradients: ${data.text}`;
-  byId("about").textContent = `The backward pass of head ${data.head} (of ${data.heads}` +
-    `${data.heads > 1 ? ", which attend in parallel" : ""}) in layer ${data.layer} (of ${data.layers}) on ` +
-    `“${data.text}”: every number as a sum of products, traced back to the loss. The model is ` +
-    `${data.model}; its loss on this text is ${formatRounded(data.loss, 5)}.` +
-    (data.learns ? ` What is explained: ${data.learns}.` : "");
-  const line = byId("characters");
-  data.reads.forEach((label, n) => {
-    const character = put(line, "span");
-    put(character, "small", {}, n);
-    character.append(label);
-  });
-  const next = put(line, "span", { class: "quiet" });
-  put(next, "small", {}, "next");
-  next.append(data.vocabulary[data.next.at(-1)] ?? "");
-  byId("foot").append("Made by ");
-  put(byId("foot"), "bdi", {}, data.command.join(""));
-  byId("foot").append(". This file works offline.");
+  const text = isLiving ? textOf(scene.ids) : data.text;
+  document.title = `Attention gradients: ${text}`;
+  byId("about").textContent = `Head ${scene.head} of layer ${scene.layer}: every number of its forward and backward pass ` +
+    `as a sum of products, down to the loss, L = ${formatRounded(quantities.get("L").at([]), 5)}. The model is ` +
+    `${data.described}.${data.learns ? ` What is explained: ${data.learns}.` : ""}` +
+    (isLiving ? "" : " It does not fit into a page, which therefore has the numbers of this text and head alone.");
+  byId("foot").replaceChildren("In a terminal: ", put(byId("foot"), "bdi", {}, commandFor("").trim()), ". This file works offline.");
+  if (!isLiving) showCharacters();
 }
 
 function showGuide() {
-  const { cols: D } = quantities.get("Q"), T = data.reads.length;
+  const { cols: D } = quantities.get("Q"), T = scene.reads.length;
   const letters = [["i", "the position of the query, a row of S"], ["j", "the position of the key, a column of S"],
     ["k", "a position that a sum runs over"], ["d", `one of the D = ${D} channels of a head`],
     ["m", `one of the C = ${data.width} channels of the stream`], ["u", "a hidden unit of an MLP"],
@@ -214,15 +236,22 @@ function showSuggestions() {
 function addListeners() {
   document.onkeydown = event => {
     if (event.key === "Escape") closeAccount();
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target === byId("find")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
     if (event.key === "/") {
       event.preventDefault();
       byId("find").select();
     }
-    if (event.key === "n" && state.step < STEPS.length) navigate({ step: state.step + 1 });
-    if (event.key === "p" && state.step > 1) navigate({ step: state.step - 1 });
+    if (event.key === "t") byId("toggle-tour").click();
+    if (event.key === "]" && state.tour && state.tour < STOPS.length) navigate({ tour: state.tour + 1 });
+    if (event.key === "[" && state.tour > 1) navigate({ tour: state.tour - 1 });
+    if (event.key === "f") byId("toggle-projector").click();
   };
-  byId("toggle-steps").onclick = () => navigate({ step: state.step ? 0 : 1 });
+  byId("toggle-tour").onclick = () => navigate({ tour: state.tour ? 0 : 1 });
+  byId("toggle-projector").onclick = () => {
+    const isOn = document.body.classList.toggle("projector");
+    byId("toggle-projector").setAttribute("aria-pressed", String(isOn));
+    layoutAll();
+  };
   document.querySelector(".skip").onclick = event => {
     event.preventDefault(); // the address is the state of the page
     byId("picture").focus();
@@ -231,19 +260,42 @@ function addListeners() {
   window.onhashchange = renderAddress;
   const repaint = () => { readTheme(); layoutAll(); };
   for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).onchange = repaint;
+}
+
+async function start() {
+  readTheme();
+  document.body.classList.toggle("living", isLiving);
+  putSwitches(mistakes => navigate({ mistakes, entry: openableEntry(state.entry, mistakes) }));
+  addListeners();
+  if (isLiving) {
+    await startEngine();
+    await renderAddress();
+    addTextField(navigate);
+    addOutputs(navigate);
+    addStep(refreshScene);
+  } else {
+    setScene(data);
+    showScene();
+    await renderAddress();
+    showSelfCheck(inputs);
+  }
+  showGuide();
+  addFind();
   new ResizeObserver(() => {
     if (Math.abs(byId("flow").getBoundingClientRect().width - widthOfFlow) < 1) drawArrows();
     else layoutAll();
   }).observe(byId("flow"));
+  if (!isLiving) return;
+  await checkModel();
+  render(false); // an open account says what the check found
 }
 
-readTheme();
-showHeader();
-showGuide();
-drawPicture(openEntry);
-inputs = inputsFromFile();
-showSelfCheck(inputs);
-putSwitches(mistakes => navigate({ mistakes, entry: openableEntry(state.entry, mistakes) }));
-addListeners();
-addFind();
-renderAddress();
+/** After a step the weights are others, and with them all numbers; the address is the same. */
+async function refreshScene() {
+  const mine = ++turn;
+  if (!await changeScene({ ...shownScene, taken: step.taken }, () => mine === turn)) return;
+  showScene();
+  render();
+}
+
+start();

@@ -39,6 +39,20 @@ function colorOf(value, largest, isProbability) {
   return (value < 0 ? theme.negative : theme.positive)[Math.round(SHADES * Math.sqrt(fraction))];
 }
 
+/** One pixel for each number, to be enlarged when it is painted. */
+function bitmapOf(numbers, rows, cols, largest, isProbability) {
+  const image = new ImageData(cols, rows), bitmap = document.createElement("canvas");
+  for (let n = 0; n < numbers.length; n++) {
+    const color = colorOf(numbers[n], largest, isProbability);
+    for (let channel = 0; channel < 3; channel++) image.data[4 * n + channel] = color[channel];
+    image.data[4 * n + 3] = 255;
+  }
+  bitmap.width = cols;
+  bitmap.height = rows;
+  bitmap.getContext("2d").putImageData(image, 0, 0);
+  return bitmap;
+}
+
 function drawHatching(context, x, y, width, height) {
   context.save();
   context.beginPath();
@@ -159,24 +173,14 @@ class MatrixView {
     this.paint(true);
   }
 
-  /** One pixel for each cell, enlarged when painted. */
   drawBitmap() {
-    const { rows, cols } = this.quantity, { numbers, isProbability } = this, image = new ImageData(cols, rows);
+    const { rows, cols } = this.quantity, { numbers, isProbability } = this;
     const isNothing = largest => this.quantity.isRoundingError(largest), ofFile = this.quantity.largest;
     const shown = largestMagnitude(numbers); // with a mistake on the scale of the right numbers, if these are not 0
     const largest = this.largestNumber =
       this.side?.scaleMax ?? (!isNothing(ofFile) ? ofFile : isNothing(shown) ? 0 : shown);
     this.largestShown = shown;
-    for (let n = 0; n < numbers.length; n++) {
-      const color = colorOf(numbers[n], largest, isProbability);
-      for (let channel = 0; channel < 3; channel++) image.data[4 * n + channel] = color[channel];
-      image.data[4 * n + 3] = 255;
-    }
-    const bitmap = document.createElement("canvas");
-    bitmap.width = cols;
-    bitmap.height = rows;
-    bitmap.getContext("2d").putImageData(image, 0, 0);
-    return bitmap;
+    return bitmapOf(numbers, rows, cols, largest, isProbability);
   }
 
   paint(isChanged = false) {

@@ -20,11 +20,12 @@ function showAccount(entry, trail, link) {
     putMistakeNote(box, entry, account);
     putMistakenAccount(box, account, link);
   }
+  const marks = put(box, "p", { class: "marks" });
   putDerivation(box, account, link);
-  if (account.value !== undefined && !account.isMissing) putWays(box, account);
+  if (account.value !== undefined && !account.isMissing) putWays(put(box, "section"), marks, account);
   putUses(box, entry, link);
   put(box, "h3", {}, "In a terminal");
-  put(box, "pre", { tabindex: 0, "aria-label": "command" }, commandFor(entry));
+  put(box, "pre", { tabindex: 0, "aria-label": "command" }, commandFor(`--entry '${formatEntry(entry)}'`));
   box.scrollTop = 0;
   return account;
 }
@@ -111,7 +112,8 @@ function putDerivation(box, account, link) {
   put(box, "h3", {}, isWrong ? "How the right value is computed" : "How it is computed");
   if (quantity.kind === "given") {
     put(box, "p", {}, "Given: " + (/^[Wwb]|^tok|^pos/.test(quantity.name)
-      ? "a parameter of the model." : "an input of this page."));
+      ? "a parameter of the model." : "computed in another part of the model."));
+    putElsewhere(box, account);
     return;
   }
   const lines = put(box, "div", { class: "derivation" }), entry = { name: quantity.name, indices: index };
@@ -122,6 +124,30 @@ function putDerivation(box, account, link) {
   else if (parts.length > 1 || parts[0].factors.length > 1) putNumericLine(put(lines, "p"), entry, account);
   putTerms(box, account, link);
   if (quantity.name === "dZ") putLossNote(box, account, link);
+  putElsewhere(box, account);
+}
+
+/** Links to the layers and heads that an entry comes from, or goes on to, outside the one that is shown. */
+function putElsewhere(box, { quantity: { name }, index }) {
+  if (!isLiving) return;
+  const [, kind, number] = /(attn|mlp)(\d+)$/.exec(name) ?? [], layer = Number(number);
+  const links = [];
+  const add = (text, entry, changes) => links.push([text, entry, changes]);
+  if (name.endsWith("_others")) {
+    const of = name.startsWith("d") ? "dQ" : "O";
+    for (let head = 0; head < data.heads; head++)
+      if (head !== scene.head) add(`head ${head}`, { name: of, index: [index[0], 0] }, { head });
+  } else if (kind && layer !== scene.layer && layer < data.layers && /^(dN|Y)_attn|^d?Y_mlp/.test(name)) {
+    const there = { [`Y_attn${layer}`]: "Y", [`dN_attn${layer}`]: "dX" }[name] ?? name;
+    if (kind === "attn" || layer < scene.layer) add(`layer ${layer}`, { name: there, index }, { layer });
+  }
+  if (!links.length) return;
+  const line = put(box, "p", { class: "elsewhere" }, "It goes on in ");
+  links.forEach(([text, entry, changes], n) => {
+    if (n) line.append(", ");
+    put(line, "a", { href: formatAddress({ ...state, entry, ...changes }) }, `${text}: ${formatEntry(entry)}`);
+  });
+  line.append(".");
 }
 
 /** Where dZ comes from: without this line no way would lead from a gradient to the loss that it is of. */
@@ -227,14 +253,26 @@ function putFactors(row, part, link, isWithMistake = false) {
 
 // ---- four ways, and uses -------------------------------------------------------------------------------------------
 
-function putWays(box, account) {
+/** All four at a glance in the line of `marks`, and as a table. On a page with the model the difference comes later. */
+function putWays(box, marks, account) {
+  fillWays(box, marks, account);
+  const entry = { name: account.quantity.name, index: account.index };
+  if (isLiving) slopeOf(entry).then(slope => {
+    if (box.isConnected) fillWays(box, marks, account, slope);
+  });
+}
+
+function fillWays(box, marks, account, slope) {
+  const ways = fourWays(account, slope), compared = ways.filter(({ value }) => value !== undefined);
+  box.replaceChildren();
+  marks.replaceChildren();
   put(box, "h3", {}, "Four ways to compute it");
   const table = put(box, "table", { class: "ways" });
   put(table, "caption", { class: "visually-hidden" }, "The value four ways, and how far each is from the formula");
   const head = put(put(table, "thead"), "tr"), body = put(table, "tbody");
   for (const title of ["way", "value", "off by"]) put(head, "th", { scope: "col" }, title);
-  const ways = fourWays(account), compared = ways.filter(({ value }) => value !== undefined);
   for (const way of ways) {
+    putMark(marks, way);
     const row = put(body, "tr", { "data-way": way.key, class: way.isWrong ? "wrong" : "" });
     if (way.value !== undefined) Object.assign(row.dataset, { value: way.value, relative: way.relative });
     put(row, "th", { scope: "row" }, way.label);
@@ -247,12 +285,31 @@ function putWays(box, account) {
     const off = way.key === "formula" ? "" : formatRounded(way.relative, 1);
     put(row, "td", { class: "number" }, way.isWrong ? `${off} WRONG` : off);
   }
-  const isWrong = compared.some(way => way.isWrong), largest = Math.max(...compared.map(({ relative }) => relative));
+  const isWrong = ways.some(way => way.isWrong), largest = Math.max(...compared.map(({ relative }) => relative));
   if (compared.length > 1) put(box, "p", { class: isWrong ? "wrong" : "" },
     isWrong ? "They do NOT agree." : `They agree: off by ${formatRounded(largest, 1)} at most.`);
   put(box, "p", { class: "quiet" }, (account.quantity.kind === "sum"
     ? "Off by: the distance from the formula’s value, relative to the sum of the magnitudes of its products, "
     : "Off by: the distance, relative to the value itself, ") + "or to 0.001 of the matrix’s largest entry if larger.");
+  if (isLiving && slope !== undefined && slope !== null) putMeasureAll(box, account.quantity);
+}
+
+function putMark(marks, { label, value, isWrong, isAgreed }) {
+  const sign = isWrong ? "✗" : value !== undefined || isAgreed ? "✓" : "–";
+  put(marks, "span", { class: isWrong ? "wrong" : sign === "✓" ? "" : "quiet" }, `${sign} ${label}`);
+}
+
+/** Takes the difference of the loss for every entry of a gradient, which takes two passes of the model each. */
+function putMeasureAll(box, quantity) {
+  const line = put(box, "p"), count = quantity.numbers.length;
+  const button = put(line, "button", { type: "button" }, `Measure all ${formatCount(count)} entries`);
+  button.onclick = async () => {
+    const report = text => line.replaceChildren(text);
+    const { slopes, formulas } = await measureAll(quantity, (done, all) => report(`${done} of ${all} measured …`), () => line.isConnected);
+    const largest = quantity.largest, error = slopes.reduce((most, x, n) => Math.max(most, Math.abs(x - formulas[n])), 0);
+    report(`${formatCount(slopes.length)} differences of the loss: off by at most ` +
+      `${formatRounded(error / (largest || 1), 1)} of the largest entry.`);
+  };
 }
 
 function putUses(box, entry, link) {

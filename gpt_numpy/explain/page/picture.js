@@ -28,6 +28,9 @@ const columnsOf = name => quantities.get(name)?.cols ?? 0;
 
 /** `open` is called with the entry to open. */
 function drawPicture(open) {
+  views.clear();
+  for (const id of ["around", "loss", "weights", "chips"]) byId(id).replaceChildren();
+  for (const cell of document.querySelectorAll(".cell")) cell.remove();
   const flow = byId("flow"), addView = (parent, name) => {
     const maxHeight = LARGE.includes(name) ? 400 : 96; // pixels, from which on a matrix scrolls
     if (quantities.has(name)) views.set(name, new MatrixView(parent, quantities.get(name), { open, maxHeight }));
@@ -60,9 +63,10 @@ function putChips() {
     putSymbol(putMath(chip), name);
     chip.onclick = () => choosePair(name);
   }
-  for (const part of document.querySelectorAll(".part")) {
+  for (const part of document.querySelectorAll(".part:not([data-ready])")) {
     part.open = !narrow.matches;
     part.ontoggle = () => layoutAll();
+    part.dataset.ready = "";
   }
   choosePair("S", false);
 }
@@ -81,6 +85,8 @@ function choosePair(name, isLaidOut = true) {
 // ---- all other quantities, by sublayer -----------------------------------------------------------------------------
 
 function putSublayers(open) {
+  const opened = Array.from(document.querySelectorAll("#sublayers details[open] h3"), one => one.textContent);
+  byId("sublayers").replaceChildren();
   for (const [title, names] of groupQuantities()) {
     const details = put(byId("sublayers"), "details");
     put(put(details, "summary"), "h3", {}, title);
@@ -91,10 +97,11 @@ function putSublayers(open) {
       for (const name of names.filter(name => !views.has(name))) {
         views.set(name, new MatrixView(strip, quantities.get(name), { open, maxHeight: 260 }));
         views.get(name).layout();
-        markView(views.get(name), STEPS[state.step - 1]);
+        markView(views.get(name), STOPS[state.tour - 1]);
       }
       updateSelection();
     };
+    details.open = opened.includes(title);
   }
 }
 
@@ -115,7 +122,7 @@ function groupQuantities() {
 
 function groupOf(name) {
   if (name.endsWith("_others")) return "heads";
-  if (SUBLAYER.test(name) && depthOf(name) > 2 * data.layer) return name;
+  if (SUBLAYER.test(name) && depthOf(name) > 2 * scene.layer) return name;
   return /_f$|^W_lm$/.test(name) ? "end" : "before";
 }
 

@@ -1,0 +1,67 @@
+// Matrices, { rows, cols, values } in row-major order, and what the model computes with them.
+
+const makeMatrix = (rows, cols, values = new Float64Array(rows * cols)) => ({ rows, cols, values });
+const fillMatrix = (rows, cols, entry) => makeMatrix(rows, cols,
+  Float64Array.from({ length: rows * cols }, (_, n) => entry(Math.floor(n / cols), n % cols)));
+const mapEntries = (A, change) => makeMatrix(A.rows, A.cols, A.values.map(change));
+const addMatrices = (A, ...others) =>
+  others.filter(Boolean).reduce((sum, B) => mapEntries(sum, (x, n) => x + B.values[n]), A);
+const scaleMatrix = (c, A) => mapEntries(A, x => c * x);
+const innerProduct = (A, B) => A.values.reduce((sum, x, n) => sum + x * B.values[n], 0);
+const addBias = (A, b) => b ? mapEntries(A, (x, n) => x + b.values[n % A.cols]) : A; // to every row
+const columnSums = A => matmul(fillMatrix(1, A.rows, () => 1), A);
+const rowSums = A => Float64Array.from({ length: A.rows }, (_, i) =>
+  A.values.subarray(i * A.cols, (i + 1) * A.cols).reduce((sum, x) => sum + x, 0));
+const applyMask = (A, masked) => mapEntries(A, (x, n) => n % A.cols > Math.floor(n / A.cols) ? masked : x);
+
+function transpose({ rows, cols, values }) {
+  const B = makeMatrix(cols, rows);
+  for (let i = 0; i < rows; i++) for (let j = 0; j < cols; j++) B.values[j * rows + i] = values[i * cols + j];
+  return B;
+}
+
+/** Four rows of B at a time: a third of the time of one by one, since each sum is read and written less often. */
+function matmul(A, B) {
+  const C = makeMatrix(A.rows, B.cols), { cols } = B, n = A.cols, b = B.values, c = C.values;
+  for (let i = 0; i < A.rows; i++) {
+    const to = i * cols;
+    let k = 0;
+    for (; k + 3 < n; k += 4) {
+      const a0 = A.values[i * n + k], a1 = A.values[i * n + k + 1], a2 = A.values[i * n + k + 2];
+      const a3 = A.values[i * n + k + 3], k0 = k * cols, k1 = k0 + cols, k2 = k1 + cols, k3 = k2 + cols;
+      for (let j = 0; j < cols; j++) c[to + j] += a0 * b[k0 + j] + a1 * b[k1 + j] + a2 * b[k2 + j] + a3 * b[k3 + j];
+    }
+    for (; k < n; k++) for (let j = 0, a = A.values[i * n + k]; j < cols; j++) c[to + j] += a * b[k * cols + j];
+  }
+  return C;
+}
+
+function softmax(S) {
+  const P = makeMatrix(S.rows, S.cols);
+  for (let i = 0; i < S.rows; i++) {
+    const row = S.values.subarray(i * S.cols, (i + 1) * S.cols), largest = Math.max(...row);
+    const powers = row.map(x => Math.exp(x - largest)), total = powers.reduce((sum, x) => sum + x, 0);
+    P.values.set(powers.map(x => x / total), i * S.cols);
+  }
+  return P;
+}
+
+/** Rows first .. first + count - 1, which share their numbers with A. */
+const rowsOf = (A, first, count) =>
+  makeMatrix(count, A.cols, A.values.subarray(first * A.cols, (first + count) * A.cols));
+const colsOf = (A, first, count) => fillMatrix(A.rows, count, (i, j) => A.values[i * A.cols + first + j]);
+/** Matrices of equal width, one below the other. */
+function stackRows(...parts) {
+  const all = makeMatrix(parts.reduce((rows, A) => rows + A.rows, 0), parts[0].cols);
+  let from = 0;
+  for (const { values } of parts) all.values.set(values, from), from += values.length;
+  return all;
+}
+const stackCols = (...parts) => transpose(stackRows(...parts.map(transpose)));
+
+/** Base64 of little-endian floats: of 4 bytes each after a leading comma, else of 8. */
+function unpackFloats(text) {
+  const isShort = text.startsWith(",");
+  const bytes = Uint8Array.from(atob(isShort ? text.slice(1) : text), char => char.charCodeAt(0));
+  return isShort ? Float64Array.from(new Float32Array(bytes.buffer)) : new Float64Array(bytes.buffer);
+}

@@ -1,0 +1,159 @@
+// Runs the model in a worker, so that typing never waits for it. The page asks by messages { id, kind, ... }; every kind
+// of question is a function of `answers`, and its result goes back with the same id.
+
+let model = null; // { config, weights }, the weights in float64
+const steps = []; // the weights before each step, for `undo`
+let last = null; // the latest pass: { key, ids, targets, pass, gradients }
+
+const PERTURBED = /^([QKVSPORXYZ]|tok|N_f|R_f|[RNUGY]_(attn|mlp)\d+)$/; // values that runModel passes on by name
+const wait = () => new Promise(done => setTimeout(done)); // lets other questions be answered in between
+
+function passOf(ids, targets) {
+  const key = `${ids}|${targets}|${steps.length}`;
+  if (last?.key === key) return last;
+  const pass = runModel(model, ids, targets), gradients = pass.backward();
+  return last = { key, ids, targets, pass, gradients };
+}
+
+const answers = {
+  load({ config, weights, shapes }) {
+    const read = name => {
+      const [rows, cols] = shapes[name].length === 2 ? shapes[name] : [1, shapes[name][0]];
+      return makeMatrix(rows, cols, unpackFloats(weights[name]));
+    };
+    model = { config, weights: Object.fromEntries(Object.keys(weights).map(name => [name, read(name)])) };
+    model.weights["lm_head.weight"] ??= model.weights["tok_emb.weight"]; // the same table twice
+    return {};
+  },
+
+  /** The numbers of all quantities of a head, the attention weights of every head, and S, P and dS of a pinned one. */
+  run({ ids, targets, layer, head, names, pinned }) {
+    const found = passOf(ids, targets), { pass } = found, { layers, heads } = model.config;
+    const numbers = Object.fromEntries(names.map(name => [name, numbersOf(model, found, name, layer, head)]));
+    const maps = Array.from({ length: layers }, (_, n) =>
+      Array.from({ length: heads }, (_, h) => pass.values[`P${n}.${h}`].values));
+    const other = pinned && Object.fromEntries(
+      ["S", "P", "dS"].map(name => [name, numbersOf(model, found, name, ...pinned)]));
+    return { numbers, maps, other, L: pass.L };
+  },
+
+  /** The logits after every token. */
+  outputs: ({ ids }) => ({ values: runModel(model, ids, ids).values.Z.values }),
+
+  /** Of every value, parameter and gradient of the model. */
+  digests({ ids, targets }) {
+    const { pass, gradients } = passOf(ids, targets), found = {};
+    const add = (mark, all) => {
+      for (const name in all) if (all[name]?.rows) found[mark + name] = digestOf(all[name].values);
+    };
+    add("", pass.values), add("d", gradients);
+    return { digests: found };
+  },
+
+  /** (L(x + h) - L(x - h)) / 2h for entries of a quantity, given by their flat indices. */
+  async differences({ ids, targets, layer, head, name, places, step }) {
+    const place = placeOf(model.config, name, layer, head), slopes = [];
+    if (!place.isParameter && !PERTURBED.test(name)) return { slopes: null };
+    for (const entry of places) {
+      const loss = h => lossWithChange(ids, targets, place, entry, h);
+      slopes.push((loss(step) - loss(-step)) / (2 * step));
+      if (places.length > 1) await wait();
+    }
+    return { slopes };
+  },
+
+  /** The loss after a step of each rate, and |g|², by which a small step lowers it. */
+  curve({ ids, targets, rates, scope }) {
+    const { pass, gradients } = passOf(ids, targets), chosen = partOfStep(gradients, scope);
+    const losses = rates.map(rate => {
+      const before = model.weights;
+      model.weights = stepped(chosen, rate);
+      const { L } = runModel(model, ids, targets);
+      model.weights = before;
+      return L;
+    });
+    return { L: pass.L, squared: sumOfSquares(chosen), losses };
+  },
+
+  step({ ids, targets, rate, scope, times }) {
+    const losses = [passOf(ids, targets).pass.L];
+    let predicted = 0;
+    for (let n = 0; n < times; n++) {
+      const chosen = partOfStep(passOf(ids, targets).gradients, scope);
+      if (!n) predicted = losses[0] - rate * sumOfSquares(chosen);
+      const before = model.weights, after = stepped(chosen, rate);
+      const { L } = runModel({ ...model, weights: after }, ids, targets);
+      if (!Number.isFinite(L)) return { losses, predicted, isRefused: true };
+      steps.push(before);
+      model.weights = after;
+      losses.push(L);
+    }
+    return { losses, predicted, taken: steps.length };
+  },
+
+  undo() {
+    if (steps.length) model.weights = steps.pop();
+    last = null;
+    return { taken: steps.length };
+  },
+
+  reset() {
+    if (steps.length) model.weights = steps[0];
+    steps.length = 0;
+    last = null;
+    return { taken: 0 };
+  },
+};
+
+function changed(A, place, h) {
+  const values = A.values.slice();
+  values[place] += h;
+  return makeMatrix(A.rows, A.cols, values);
+}
+
+/** L with h added to one entry; a place in a parameter counts the entries of the head's part. */
+function lossWithChange(ids, targets, { name, isParameter, axis, first }, entry, h) {
+  if (!isParameter) return runModel(model, ids, targets, (one, A) => one === name ? changed(A, entry, h) : A).L;
+  const A = model.weights[name], D = model.config.width / model.config.heads;
+  const at = axis === "cols" ? Math.floor(entry / D) * A.cols + first + entry % D
+    : axis === "rows" ? first * (A.rows === 1 ? 1 : A.cols) + entry : entry;
+  return runModel({ ...model, weights: { ...model.weights, [name]: changed(A, at, h) } }, ids, targets).L;
+}
+
+/** The gradients that a step takes: of all parameters, or of this head's alone, with 0 for the rest of its matrices. */
+function partOfStep(gradients, { layer, head } = {}) {
+  if (layer === undefined) {
+    const all = Object.fromEntries(Object.keys(model.weights).map(name => [name, gradients[name]]));
+    if (!model.config.isTied) return all;
+    const both = addMatrices(all["tok_emb.weight"], all["lm_head.weight"]); // one table, used twice
+    return { ...all, "tok_emb.weight": both, "lm_head.weight": both };
+  }
+  const { width, heads } = model.config, D = width / heads, name = `blocks.${layer}.attn`;
+  const isOwn = row => Math.floor(row % width / D) === head;
+  const keepPart = (A, own) => fillMatrix(A.rows, A.cols, (i, j) => own(i, j) ? A.values[i * A.cols + j] : 0);
+  const chosen = {
+    [`${name}.c_attn.weight`]: keepPart(gradients[`${name}.c_attn.weight`], i => isOwn(i)),
+    [`${name}.c_proj.weight`]: keepPart(gradients[`${name}.c_proj.weight`], (_, j) => isOwn(j)),
+  };
+  const bias = gradients[`${name}.c_attn.bias`];
+  return bias ? { ...chosen, [`${name}.c_attn.bias`]: keepPart(bias, (_, j) => isOwn(j)) } : chosen;
+}
+
+const sumOfSquares = matrices => Object.values(matrices).reduce((sum, A) => sum + innerProduct(A, A), 0);
+
+function stepped(gradients, rate) {
+  const after = { ...model.weights };
+  for (const name in gradients)
+    after[name] = mapEntries(after[name], (x, n) => x - rate * gradients[name].values[n]);
+  return after;
+}
+
+async function answer(message) {
+  try {
+    return { id: message.id, ...await answers[message.kind](message) };
+  } catch (error) {
+    return { id: message.id, error: String(error) };
+  }
+}
+
+if (typeof document === "undefined") onmessage = async ({ data }) => postMessage(await answer(data));
