@@ -61,7 +61,8 @@ const stackCols = (...parts) => transpose(stackRows(...parts.map(transpose)));
 
 /** Base64 of little-endian floats: of 4 bytes each after a leading comma, else of 8. */
 function unpackFloats(text) {
-  const isShort = text.startsWith(",");
-  const bytes = Uint8Array.from(atob(isShort ? text.slice(1) : text), char => char.charCodeAt(0));
+  const isShort = text.startsWith(","), coded = atob(isShort ? text.slice(1) : text);
+  const bytes = new Uint8Array(coded.length); // from() with a function takes ten times as long
+  for (let n = 0; n < coded.length; n++) bytes[n] = coded.charCodeAt(n);
   return isShort ? Float64Array.from(new Float32Array(bytes.buffer)) : new Float64Array(bytes.buffer);
 }

@@ -39,7 +39,7 @@ function clearSideBySide(box) {
 function layoutSideBySide() {
   for (const [box, shown] of sideBySide) {
     const widths = shown.map(view => view.grid.clientWidth);
-    const height = Math.floor(Math.max(4, Math.min(MAX_CELL, MOST_HIGH_SIDE / shown[0].quantity.rows)));
+    const height = Math.floor(Math.max(4, theme.zoom * Math.min(MAX_CELL, MOST_HIGH_SIDE / shown[0].quantity.rows)));
     shown.forEach((view, n) => view.layout(height, widths[n]));
     paintRamp(box.querySelector(".ramp"), "signed");
   }

@@ -215,8 +215,9 @@ function showPinned() {
     { label: `layer ${layer}, head ${head}`, quantity, numbers: other },
     { label: "difference", quantity, numbers: difference },
   ], largestMagnitude(own, other, difference));
+  const choice = put(line, "span", { class: "choice" });
   for (const name of ["S", "P", "dS"]) {
-    const button = put(line, "button", { type: "button", "aria-pressed": name === pinnedName });
+    const button = put(choice, "button", { type: "button", "aria-pressed": name === pinnedName });
     putSymbol(putMath(button), name);
     button.onclick = () => { pinnedName = name; showPinned(); };
   }

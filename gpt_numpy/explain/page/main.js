@@ -234,6 +234,7 @@ function showSuggestions() {
 }
 
 function addListeners() {
+  const repaint = () => { readTheme(); layoutAll(); };
   document.onkeydown = event => {
     if (event.key === "Escape") closeAccount();
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
@@ -248,9 +249,9 @@ function addListeners() {
   };
   byId("toggle-tour").onclick = () => navigate({ tour: state.tour ? 0 : 1 });
   byId("toggle-projector").onclick = () => {
-    const isOn = document.body.classList.toggle("projector");
+    const isOn = document.documentElement.classList.toggle("projector");
     byId("toggle-projector").setAttribute("aria-pressed", String(isOn));
-    layoutAll();
+    repaint();
   };
   document.querySelector(".skip").onclick = event => {
     event.preventDefault(); // the address is the state of the page
@@ -258,7 +259,6 @@ function addListeners() {
   };
   byId("account").onclick = event => { isLinkFollowed ||= Boolean(event.target.closest("a")); };
   window.onhashchange = renderAddress;
-  const repaint = () => { readTheme(); layoutAll(); };
   for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).onchange = repaint;
 }
 
@@ -270,6 +270,7 @@ async function start() {
   if (isLiving) {
     await startEngine();
     await renderAddress();
+    document.body.dataset.ready = performance.now();
     addTextField(navigate);
     addOutputs(navigate);
     addStep(refreshScene);

@@ -1,9 +1,9 @@
 // One matrix on the page: its name, size and formula, and a heatmap on a canvas. Each cell can be hovered, reached with
 // the arrow keys, and opened. Beside others, in compare.js, it shows given numbers under a label instead.
 
-const MIN_CELL = 3, MAX_CELL = 16, MAX_LARGE_CELL = 44; // pixels
+const MIN_CELL = 3, MAX_CELL = 16, MAX_LARGE_CELL = 44; // pixels, as all sizes here; more with larger type
 const NUMBER_WIDTH = 27, NUMBER_HEIGHT = 12; // of a cell with its number in it
-const ROW_LABEL = 23; // pixels: an index and a character
+const ROW_LABEL = 23; // an index and a character
 const FONT = '"DejaVu Sans Mono", ui-monospace, Menlo, Consolas, monospace';
 
 // ---- colours -------------------------------------------------------------------------------------------------------
@@ -15,6 +15,7 @@ function readTheme() {
   const style = getComputedStyle(document.documentElement);
   const color = name => style.getPropertyValue(`--${name}`).trim();
   for (const name of ["page", "ink", "quiet", "hatch", "mark"]) theme[name] = color(name);
+  theme.zoom = parseFloat(style.fontSize) / 16;
   theme.wrong = parseColor(style.getPropertyValue("--wrong"));
   for (const name of ["negative", "positive", "probability"])
     theme[name] = makeShades(["zero", `${name}-mid`, `${name}-end`].map(stop => parseColor(color(stop))));
@@ -161,12 +162,12 @@ class MatrixView {
     const { rows, cols, indices } = this.quantity;
     const [rowLetter, colLetter] = indices.length === 2 ? indices : ["", indices[0]];
     const hasRowLabels = Boolean(labelOf(rowLetter, 0)), ratio = window.devicePixelRatio || 1;
-    const most = this.side || LARGE.includes(this.quantity.name) ? MAX_LARGE_CELL : MAX_CELL;
+    const { zoom } = theme, most = zoom * (this.side || LARGE.includes(this.quantity.name) ? MAX_LARGE_CELL : MAX_CELL);
     const fitCell = width => Math.max(MIN_CELL, Math.min(most, Math.floor(width / cols * ratio) / ratio));
-    this.height = height ?? Math.max(rows > 1 ? 4 : 10, fitCell(available - ROW_LABEL));
-    this.left = hasRowLabels && this.height >= 8 ? ROW_LABEL : 0;
+    this.height = height ?? Math.max(rows > 1 ? 4 : 10, fitCell(available - ROW_LABEL * zoom));
+    this.left = hasRowLabels && this.height >= 8 ? ROW_LABEL * zoom : 0;
     this.width = fitCell(available - this.left - 1);
-    this.top = labelOf(colLetter, 0) && this.width >= 7 ? 13 : 0;
+    this.top = labelOf(colLetter, 0) && this.width >= 7 ? 13 * zoom : 0;
     this.rowLabels.hidden = !this.left;
     this.colLabels.hidden = !this.top;
     this.box.style.maxHeight = this.left ? "" : `${this.maxHeight}px`;
@@ -196,7 +197,7 @@ class MatrixView {
     context.drawImage(this.bitmap, 0, 0, cols * width, rows * height);
     if (Math.min(width, height) >= 7) this.paintGaps(context);
     if (this.quantity.hasMask) this.paintMask(context);
-    if (width >= NUMBER_WIDTH && height >= NUMBER_HEIGHT) this.paintNumbers(context);
+    if (this.hasNumbers) this.paintNumbers(context);
     this.paintErrors(context);
     this.paintFrames(context);
   }
@@ -223,7 +224,7 @@ class MatrixView {
   /** Each number in its cell, with two digits, in the ink that its colour leaves readable. */
   paintNumbers(context) {
     const { width, height, numbers, quantity: { rows, cols } } = this;
-    context.font = `10px ${FONT}`;
+    context.font = `${10 * theme.zoom}px ${FONT}`;
     context.textAlign = "center";
     context.textBaseline = "middle";
     for (let row = 0; row < rows; row++) for (let col = 0; col < cols; col++) {
@@ -243,10 +244,9 @@ class MatrixView {
     context.strokeStyle = context.fillStyle = theme.mark;
     context.lineWidth = 1;
     context.beginPath();
-    const hasNumbers = this.width >= NUMBER_WIDTH && this.height >= NUMBER_HEIGHT;
     wrong.forEach((isWrong, n) => {
       if (!isWrong) return;
-      if (hasNumbers) { // a corner, which leaves the number readable
+      if (this.hasNumbers) { // a corner, which leaves the number readable
         const right = (n % cols + 1) * width, top = Math.floor(n / cols) * height;
         return context.moveTo(right - 8, top), context.lineTo(right, top + 8);
       }
@@ -258,6 +258,7 @@ class MatrixView {
     context.stroke();
   }
 
+  get hasNumbers() { return this.width >= NUMBER_WIDTH * theme.zoom && this.height >= NUMBER_HEIGHT * theme.zoom; }
   get hasFrames() { return Boolean(this.sources.length || this.selected || this.isFocused || this.hovered); }
 
   /** Frames the sources of the selected entry; that entry, its row and its column; the cell with the keyboard focus. */
@@ -294,16 +295,16 @@ class MatrixView {
     const { rows, cols, indices } = this.quantity, middle = n => (n + .5) * this.height + .5;
     if (this.top) {
       const context = resizeCanvas(this.colLabels, cols * this.width, this.top);
-      this.writeLabels(context, cols, n => [(n + .5) * this.width, 7], n => labelOf(indices.at(-1), n), "center");
+      this.writeLabels(context, cols, n => [(n + .5) * this.width, 7 * theme.zoom], n => labelOf(indices.at(-1), n), "center");
     }
     if (!this.left) return;
     const context = resizeCanvas(this.rowLabels, this.left, rows * this.height);
-    this.writeLabels(context, rows, n => [12, middle(n)], n => n, "right");
-    this.writeLabels(context, rows, n => [15, middle(n)], n => labelOf(indices[0], n), "left", theme.ink);
+    this.writeLabels(context, rows, n => [12 * theme.zoom, middle(n)], n => n, "right");
+    this.writeLabels(context, rows, n => [15 * theme.zoom, middle(n)], n => labelOf(indices[0], n), "left", theme.ink);
   }
 
   writeLabels(context, count, positionOf, textOf, align, color = theme.quiet) {
-    context.font = `${Math.min(11, Math.max(8, Math.min(this.height, this.width + 3) - 1.5))}px ${FONT}`;
+    context.font = `${Math.min(11 * theme.zoom, Math.max(8, Math.min(this.height, this.width + 3) - 1.5))}px ${FONT}`;
     context.fillStyle = color;
     context.textAlign = align;
     context.textBaseline = "middle";

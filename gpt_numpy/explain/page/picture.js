@@ -141,9 +141,10 @@ function layoutAll() {
   widthOfFlow = byId("flow").getBoundingClientRect().width;
   // All widths are read first: each reading after a change makes the browser lay out the page again.
   const widths = new Map(Array.from(views.values(), view => [view, view.grid.clientWidth]));
-  const scores = views.get("S"), positions = scores.quantity.cols, room = widths.get(scores) - ROW_LABEL;
-  const large = Math.floor(Math.max(4, Math.min(MAX_LARGE_CELL, room / positions, MOST_HIGH / positions)));
-  const low = Math.floor(Math.max(4, Math.min(MAX_CELL, 60 / positions)));
+  const scores = views.get("S"), positions = scores.quantity.cols, { zoom } = theme;
+  const room = widths.get(scores) - ROW_LABEL * zoom;
+  const large = Math.floor(Math.max(4, Math.min(MAX_LARGE_CELL * zoom, room / positions, MOST_HIGH * zoom / positions)));
+  const low = Math.floor(Math.max(4, Math.min(MAX_CELL, 60 / positions) * zoom));
   for (const view of views.values()) {
     const isInFlow = view.figure.closest("#flow") && view.quantity.rows > 1;
     const height = LARGE.includes(view.quantity.name) ? large : low;

@@ -1,7 +1,8 @@
 // Take a step: move the weights against their gradient, and see what becomes of the loss. The straight line predicts
 // L - rate |g|²; the loss follows it for a small rate only, since it is curved.
 
-const RATES = Array.from({ length: 33 }, (_, n) => 10 ** (-4 + n / 6)); // of the curve: 0.0001 to 21.5, evenly in the logarithm
+const PER_DECADE = 4; // rates of the curve, from 0.0001 to 17.8
+const RATES = Array.from({ length: 22 }, (_, n) => 10 ** (-4 + n / PER_DECADE));
 const step = { rate: .1, scope: "all", curve: null, taken: 0 };
 
 const scopeOfStep = () => step.scope === "all" ? {} : { layer: scene.layer, head: scene.head };
@@ -10,9 +11,11 @@ const scopeOfStep = () => step.scope === "all" ? {} : { layer: scene.layer, head
 async function showCurve() {
   if (byId("learn").hidden) return;
   const of = shownScene, scope = step.scope;
+  byId("learn").setAttribute("aria-busy", "true"); // the curve on the screen is of other numbers
   const curve = await ask("curve", { ...read(), rates: RATES, scope: scopeOfStep() });
   if (of !== shownScene || scope !== step.scope) return; // something else was chosen meanwhile
   step.curve = curve;
+  byId("learn").removeAttribute("aria-busy");
   drawCurve();
 }
 
@@ -22,13 +25,13 @@ function drawCurve() {
   const { rate, curve: { L, squared, losses } } = step, svg = byId("curve");
   const logs = RATES.map(Math.log10), top = Math.max(L * 1.6, L + .3);
   const x = r => LEFT + (Math.log10(r) - logs[0]) / (logs.at(-1) - logs[0]) * (WIDTH - LEFT - 4);
-  const y = l => 4 + (1 - Math.max(-.1, Math.min(1.05, l / top))) * (HEIGHT - BOTTOM - 4);
+  const y = l => 4 + (1 - Math.max(-3, Math.min(3, l / top))) * (HEIGHT - BOTTOM - 4); // what is beyond is cut off
   const path = lossAt => `M${RATES.map((r, n) => `${x(r).toFixed(1)} ${y(lossAt(r, n)).toFixed(1)}`).join("L")}`;
   svg.replaceChildren();
   put(svg, "path", { class: "level", d: `M${LEFT} ${y(L)}H${WIDTH}` });
   put(svg, "text", { x: 0, y: y(L) + 4 }, formatRounded(L, 3));
   put(svg, "path", { class: "line", d: path(r => L - r * squared) });
-  put(svg, "path", { class: "loss", d: path((_, n) => Number.isFinite(losses[n]) ? losses[n] : 2 * top) });
+  put(svg, "path", { class: "loss", d: path((_, n) => Number.isFinite(losses[n]) ? losses[n] : 3 * top) });
   for (const tick of [.001, .01, .1, 1, 10])
     put(svg, "text", { x: x(tick), y: HEIGHT - 3, "text-anchor": "middle" }, tick);
   const near = lossOfCurve(rate);
@@ -41,7 +44,7 @@ function drawCurve() {
 
 /** Between the computed points, linearly in the logarithm of the rate. */
 function lossOfCurve(rate) {
-  const at = (Math.log10(rate) - Math.log10(RATES[0])) * 6, n = Math.max(0, Math.min(RATES.length - 2, Math.floor(at)));
+  const at = (Math.log10(rate) - Math.log10(RATES[0])) * PER_DECADE, n = Math.max(0, Math.min(RATES.length - 2, Math.floor(at)));
   return step.curve.losses[n] + (at - n) * (step.curve.losses[n + 1] - step.curve.losses[n]);
 }
 
