@@ -10,7 +10,7 @@ from typing import NamedTuple
 try:
     from rich.console import Console as Rich
 
-    from bench import generate, gpu, kernels, memory, ops, overhead, peers, scaling, step, where
+    from bench import generate, gpu, kernels, memory, ops, overhead, page, peers, scaling, step, where
     from bench.card import card
     from bench.result import Result, in_words, write_json, write_plot
     from bench.settings import Settings
@@ -44,6 +44,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "memory": Benchmark(memory.measure, "peak memory by batch size and context", MODEL),
     "scaling": Benchmark(scaling.measure, "step time by batch size, context, width, layers, threads", MODEL + TURNS),
     "where": Benchmark(where.measure, "the time of one gpt_numpy step by operation", MODEL + "repeat"),
+    "page": Benchmark(page.measure, "how fast the page of explain opens and computes, in a browser", "repeat"),
     "kernels": Benchmark(
         kernels.measure,
         "the cost of a training step on a GPU that need not be present",
@@ -54,11 +55,11 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         peers.measure, "the same training step in autograd, MyGrad and JAX, if installed", MODEL + TURNS
     ),
 }
-ABOUT_GPUS = ("gpu", "kernels")
+ON_DEMAND = ("page", "gpu", "kernels")  # for a browser and for GPUs
 
 
 def short(settings: Settings) -> list[tuple[str, Settings]]:
-    """The default benchmarks: all but those for GPUs, in about three minutes."""
+    """The default benchmarks: all but those for GPUs and for a browser, in about three minutes."""
     quick = replace(settings, repeat=min(settings.repeat, 3))
     on_cpu = replace(quick, device="cpu")
     workshop = replace(quick, preset="workshop", batch_size=settings.batch_size or 16, compile=False)
@@ -101,7 +102,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def parser(name: str) -> Parser:
     result = Parser(f"python -m bench {name}".strip(), f"Measures {BENCHMARKS[name].meaning}." if name else "")
-    flags = [b.flags for other, b in BENCHMARKS.items() if other == name or (not name and other not in ABOUT_GPUS)]
+    flags = [b.flags for other, b in BENCHMARKS.items() if other == name or (not name and other not in ON_DEMAND)]
     add_fields(result, "the measurement", Settings, only=" ".join(flags).split())
     files = result.add_argument_group("output files")
     files.add_argument("--json", metavar="FILE", type=writable_path, help="write the results as JSON")
@@ -132,7 +133,7 @@ def help_text() -> str:
 
 
 ABOUT = """gpt_numpy and gpt_torch side by side: first a check that they compute the same numbers, then timing in turns.
-Without a name, all of these but gpu and kernels run, in about three minutes:"""
+Without a name, all of these but page, gpu and kernels run, in about three minutes:"""
 
 
 def main() -> int:

@@ -69,9 +69,10 @@ let shownScene = null; // a new object for every scene and every change of the w
 
 /** Computes a scene, and puts its numbers on the page; false if it is no longer wanted when they are there. */
 async function changeScene({ ids, layer, head, pin }, isWanted) {
-  const names = data.tables[layer].map(({ name }) => name);
+  const names = data.tables[layer].map(({ name }) => name), began = performance.now();
   const { numbers, maps, other } = await ask("run", { ...read({ ids }), layer, head, names, pinned: pairOf(pin) });
   if (!isWanted()) return false;
+  document.body.dataset.recomputed = performance.now() - began;
   Object.assign(live, { maps, pinned: other });
   shownScene = { ids, layer, head, pin };
   setScene(shownScene, numbers);
