@@ -31,8 +31,9 @@ FUNCTIONS = 60_000  # cost of the rest of a small model for each token, in multi
 def explain(cli: EngineCLI, arguments: Sequence[str]) -> int:
     parser = Parser(
         f"{cli.name} explain",
-        "Explain the gradients of one attention head on a text: every number as a sum of terms, down to the loss, "
-        "checked four ways. Writes a page that works offline; --entry and --show print to the terminal. "
+        "Explain the gradients of attention on a text: every number as a sum of terms, down to the loss, checked four "
+        "ways. Writes a page that works offline: it holds the model, so that you can type another text there, choose "
+        "a layer and a head, break the code, and take a step. --entry and --show print to the terminal. "
         "Layers, heads, positions and all other indices count from 0.",
     )
     parser.usage = f"{parser.prog} TEXT [flags]"
@@ -47,8 +48,8 @@ def explain(cli: EngineCLI, arguments: Sequence[str]) -> int:
         help="a run's folder, or latest (default a small fresh model, whose vocabulary is the characters of TEXT)",
     )
     group.add_argument("--checkpoint", choices=("best", "latest"), help="which checkpoint of the run (default best)")
-    group.add_argument("--layer", metavar="N", type=int, help="the layer to explain (default 0, the first)")
-    group.add_argument("--head", metavar="N", type=int, help="the head to explain (default 0)")
+    group.add_argument("--layer", metavar="N", type=int, help="the layer to begin with (default 0, the first)")
+    group.add_argument("--head", metavar="N", type=int, help="the head to begin with (default 0)")
     group.add_argument("--seed", metavar="N", type=int, help="of the fresh model (default 0)")
     add_loss_flags(parser.add_argument_group("the loss"))
     group = parser.add_argument_group("the explanation")
@@ -57,8 +58,8 @@ def explain(cli: EngineCLI, arguments: Sequence[str]) -> int:
     group.add_argument("--out", metavar="FILE", help="the page (default attention.html)")
     group.add_argument(
         "--differences", metavar="N",
-        help="how many numbers the page also checks by a difference of the loss, or all (default as many as take some "
-        "ten seconds)",
+        help="how many gradients to check by a difference of the loss, too, or all (default as many as take some ten "
+        "seconds)",
     )  # fmt: skip
     flags = parser.flags(arguments)
 
@@ -179,9 +180,8 @@ def _on_a_page(console: Console, trace: Trace, subject: Subject, out: Path, most
     console.say(f"model: {subject.model}, {parameter_count(subject.problem.config):,} parameters")
     if subject.loss:
         console.say(f"loss: {subject.loss}")
-    console.say(
-        f"explained: head {subject.problem.head} of layer {subject.problem.layer}; others by --layer and --head"
-    )
+    console.say(f"explained: head {subject.problem.head} of layer {subject.problem.layer}; "
+                f"{'the page shows every other, and any text' if lives else 'others by --layer and --head'}")  # fmt: skip
     _show_verdict(console, verdict(trace, checked), total)
     console.say(f"page: {out} ({out.stat().st_size / 1e6:.1f} MB, needs no network); open it in a browser")
     index = visible_entries(trace, "dS")[-1]

@@ -152,6 +152,21 @@ function matchingEntries(quantity, bindings) {
   return all.filter(index => !ofBrokenCode.isMaskedAt(name, index)).map(index => ({ name, index }));
 }
 
+/** From a gradient to L, at each step through the largest product; empty if some numbers are not on this page. */
+function wayToLoss(entry) {
+  const way = [];
+  for (let at = entry; at?.name.startsWith("d") && quantities.has("L"); ) {
+    const { parts, isMissing, bindings } = accountOf(at);
+    if (isMissing) return [];
+    const next = at.name === "dZ" ? { name: "L", index: [] }
+      : parts[0]?.factors.find(({ name }) => name.startsWith("d") && quantities.get(name).isGradient);
+    if (at.name === "dZ") way.push({ name: "l", index: [bindings.i] });
+    if (next) way.push({ name: next.name, index: next.index });
+    at = next;
+  }
+  return way.at(-1)?.name === "L" ? way : [];
+}
+
 // ---- four ways -----------------------------------------------------------------------------------------------------
 
 /**

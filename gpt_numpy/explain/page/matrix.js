@@ -295,7 +295,8 @@ class MatrixView {
     const { rows, cols, indices } = this.quantity, middle = n => (n + .5) * this.height + .5;
     if (this.top) {
       const context = resizeCanvas(this.colLabels, cols * this.width, this.top);
-      this.writeLabels(context, cols, n => [(n + .5) * this.width, 7 * theme.zoom], n => labelOf(indices.at(-1), n), "center");
+      const y = 7 * theme.zoom;
+      this.writeLabels(context, cols, n => [(n + .5) * this.width, y], n => labelOf(indices.at(-1), n), "center");
     }
     if (!this.left) return;
     const context = resizeCanvas(this.rowLabels, this.left, rows * this.height);

@@ -31,7 +31,9 @@ const rowMeans = A => rowSums(A).map(sum => sum / A.cols);
 
 /** u times the probability that a standard normal number is below u; or GPT-2's older form of it. */
 function gelu(u, form) {
-  const below = mapEntries(u, form === "exact" ? x => (1 + erf(x * Math.SQRT1_2)) / 2 : x => (1 + Math.tanh(curve(x))) / 2);
+  const below = mapEntries(u, form === "exact"
+    ? x => (1 + erf(x * Math.SQRT1_2)) / 2
+    : x => (1 + Math.tanh(curve(x))) / 2);
   const density = form === "exact" // the derivative of `below`
     ? x => Math.exp(-x * x / 2) / Math.sqrt(2 * Math.PI)
     : (x, c) => 2 * c * (1 - c) * Math.sqrt(2 / Math.PI) * (1 + .134145 * x * x);
@@ -76,8 +78,12 @@ function headWeights(weights, { width, heads }, n, h) {
 }
 
 /**
- * { values, losses, L, backward }. The values have the names of forward.py, those of a head with its number, as P0.3:
- * layer 0, head 3. backward() returns the gradients of values and parameters, by the same names.
+ * The model on a text. The values have the names of forward.py, those of a head with its number: P0.3 is head 3 of layer 0.
+ * @param {{config: object, weights: Object<string, object>}} model
+ * @param {number[]} ids  the tokens to read
+ * @param {number[]} targets  those to predict, one for each
+ * @param {function} perturb  receives each value by its name, and returns the one to go on with
+ * @returns {{values, losses, L, backward}}  backward() returns the gradients of values and parameters, by these names
  */
 function runModel({ config, weights }, ids, targets, perturb = asItIs) {
   const { layers, heads } = config, values = {}, gradients = {}, lines = []; // the backward lines, run from the last
@@ -86,8 +92,8 @@ function runModel({ config, weights }, ids, targets, perturb = asItIs) {
     Object.assign(gradients, { [`${name}.weight`]: dW }, db && { [`${name}.bias`]: db });
     return dx;
   };
-  const both = (make, name, x, ...rest) => { // a layer with its parameters: backward takes dy and returns dx
-    const [y, backward, inner] = make(x, weights[`${name}.weight`], weights[`${name}.bias`], ...rest);
+  const layer = (make, name, x) => { // with its parameters, whose gradients are kept: backward returns dx alone
+    const [y, backward, inner] = make(x, weights[`${name}.weight`], weights[`${name}.bias`]);
     return [y, dy => keepGradients(name, backward(dy)), inner];
   };
 
@@ -97,7 +103,8 @@ function runModel({ config, weights }, ids, targets, perturb = asItIs) {
   let dx; // the gradient of the stream, which flows back from the end
   lines.push(() => {
     gradients.tok = dx;
-    gradients["tok_emb.weight"] = matmul(transpose(fillMatrix(ids.length, config.vocabulary, (i, v) => v === ids[i])), dx);
+    const onehot = fillMatrix(ids.length, config.vocabulary, (i, v) => v === ids[i] ? 1 : 0);
+    gradients["tok_emb.weight"] = matmul(transpose(onehot), dx);
     gradients["pos_emb.weight"] = makeMatrix(config.context, config.width);
     gradients["pos_emb.weight"].values.set(dx.values);
   });
@@ -105,7 +112,7 @@ function runModel({ config, weights }, ids, targets, perturb = asItIs) {
   /** x + f(norm(x)). The stream itself passes unchanged, forward and backward; R is what the sublayer reads of it. */
   const addSublayer = (sub, norm, f) => {
     const R = keep(`R_${sub}`, x);
-    const [normed, normBackward, inner] = both(layerNorm, norm, R), N = keep(`N_${sub}`, normed);
+    const [normed, normBackward, inner] = layer(layerNorm, norm, R), N = keep(`N_${sub}`, normed);
     for (const name in inner) values[`${name}_${sub}`] = inner[name];
     const [y, backward] = f(N), Y = keep(`Y_${sub}`, y);
     x = addMatrices(x, Y);
@@ -139,9 +146,9 @@ function runModel({ config, weights }, ids, targets, perturb = asItIs) {
   };
 
   const mlp = n => N => {
-    const sub = `mlp${n}`, [u, upBackward] = both(linear, `blocks.${n}.mlp.c_fc`, N), U = keep(`U_${sub}`, u);
+    const sub = `mlp${n}`, [u, upBackward] = layer(linear, `blocks.${n}.mlp.c_fc`, N), U = keep(`U_${sub}`, u);
     const [g, geluBackward, slope] = gelu(U, config.gelu), G = keep(`G_${sub}`, g);
-    const [y, downBackward] = both(linear, `blocks.${n}.mlp.c_proj`, G);
+    const [y, downBackward] = layer(linear, `blocks.${n}.mlp.c_proj`, G);
     values[`g_${sub}`] = slope;
     return [y, dY => {
       gradients[`G_${sub}`] = downBackward(dY);
@@ -155,9 +162,9 @@ function runModel({ config, weights }, ids, targets, perturb = asItIs) {
     addSublayer(`mlp${n}`, `blocks.${n}.ln_2`, mlp(n));
   }
 
-  const R_f = keep("R_f", x), [normed, normBackward, inner] = both(layerNorm, "ln_f", R_f), N_f = keep("N_f", normed);
+  const [normed, normBackward, inner] = layer(layerNorm, "ln_f", keep("R_f", x)), N_f = keep("N_f", normed);
   for (const name in inner) values[`${name}_f`] = inner[name];
-  const [logits, headBackward] = both(linear, "lm_head", N_f), Z = keep("Z", logits);
+  const [logits, headBackward] = layer(linear, "lm_head", N_f), Z = keep("Z", logits);
   const [losses, lossBackward, p] = crossEntropy(Z, targets);
   Object.assign(values, { p, l: losses });
   lines.push(() => {

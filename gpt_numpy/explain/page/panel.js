@@ -21,6 +21,7 @@ function showAccount(entry, trail, link) {
     putMistakenAccount(box, account, link);
   }
   const marks = put(box, "p", { class: "marks" });
+  putWayToLoss(box, entry, link);
   putDerivation(box, account, link);
   if (account.value !== undefined && !account.isMissing) putWays(put(box, "section"), marks, account);
   putUses(box, entry, link);
@@ -102,6 +103,17 @@ function putMistakeNote(box, entry, { quantity, index, value }) {
     put(note, "dt", {}, name);
     put(note, "dd", { class: name === "right" ? "" : "wrong" }, formatFull(number));
   }
+}
+
+/** For a gradient: the entries that lead on to the loss, always through the largest product. */
+function putWayToLoss(box, entry, link) {
+  const way = wayToLoss(entry);
+  if (!way.length) return;
+  const line = put(box, "p", { class: "way" }, "The way to the loss: ");
+  way.forEach((one, n) => {
+    if (n) line.append(" › ");
+    putLink(line, one, link);
+  });
 }
 
 // ---- how it is computed --------------------------------------------------------------------------------------------

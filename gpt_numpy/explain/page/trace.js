@@ -1,7 +1,9 @@
 // The numbers of the quantities that formulas.py names, for one head of one layer: where each is in a pass of model.js.
 
 const HEAD_VALUES = ["Q", "K", "V", "S", "P", "O"]; // what is kept of every head
-const ATTENTION_VALUES = { R: "R_attn", n: "n_attn", r: "r_attn", mean: "mean_attn", var: "var_attn", X: "N_attn", Y: "Y_attn" };
+const ATTENTION_VALUES = {
+  R: "R_attn", mean: "mean_attn", var: "var_attn", r: "r_attn", n: "n_attn", X: "N_attn", Y: "Y_attn",
+};
 
 /**
  * { name, isParameter, axis, first }: where a quantity is, such as W_q in the rows of c_attn from `first` on. The values
@@ -14,19 +16,19 @@ function placeOf({ width, heads }, quantity, layer, head) {
   const [, kind, part, suffix = ""] = /^([Wwb])(\d?)_?([a-z]*\d*)$/.exec(quantity) ?? [];
   if (!kind) return { name: quantity };
   const [, sub, n] = /^([a-z]+)(\d+)$/.exec(suffix) ?? [], first = head * width / heads, attn = `blocks.${layer}.attn`;
-  const type = kind === "b" ? "bias" : kind === "w" ? "weight" : "weight";
-  const parameter = (module, ...axis) => ({ name: `${module}.${type}`, isParameter: true, axis: axis[0], first: axis[1] ?? 0 });
+  const type = kind === "b" ? "bias" : "weight";
+  const parameter = (module, axis, first = 0) => ({ name: `${module}.${type}`, isParameter: true, axis, first });
   if (part) return parameter(`blocks.${n}.mlp.${part === "1" ? "c_fc" : "c_proj"}`);
   if (suffix === "o") return kind === "W" ? parameter(`${attn}.c_proj`, "cols", first) : parameter(`${attn}.c_proj`);
-  if ("qkv".includes(suffix) && suffix) return parameter(`${attn}.c_attn`, "rows", "qkv".indexOf(suffix) * width + first);
+  if (/^[qkv]$/.test(suffix)) return parameter(`${attn}.c_attn`, "rows", "qkv".indexOf(suffix) * width + first);
   if (suffix === "f") return parameter("ln_f");
   return parameter(suffix ? `blocks.${n}.ln_${sub === "attn" ? 1 : 2}` : `blocks.${layer}.ln_1`);
 }
 
-/** The numbers of a quantity. `all` are the values or the gradients of a pass, and `model` has the parameters. */
+/** The numbers of a quantity, a Float64Array, from a pass and its gradients; undefined if they do not have it. */
 function numbersOf(model, { ids, targets, pass, gradients }, quantity, layer, head) {
   const { config, weights } = model, T = ids.length, D = config.width / config.heads;
-  const others = one => addMatrices(...Array.from({ length: config.heads }, (_, h) => h).filter(h => h !== head).map(one));
+  const others = one => addMatrices(...[...Array(config.heads).keys()].filter(h => h !== head).map(one));
   const special = {
     L: () => Float64Array.of(pass.L),
     next: () => fillMatrix(T, config.vocabulary, (i, v) => v === targets[i] ? 1 : 0),
