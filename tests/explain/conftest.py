@@ -42,6 +42,7 @@ def shared_reader(browser: Any, file: Path) -> Reader:
 @pytest.fixture
 def reader(shared_reader: Reader, file: Path) -> Iterator[Reader]:
     shared_reader.go("#")
+    shared_reader.open_breaks()
     yield shared_reader
     assert shared_reader.messages == []
     fetched = {url.partition("#")[0] for url in shared_reader.requests if not is_worker(url)}

@@ -49,7 +49,11 @@ class Reader:
         self.page.goto("about:blank")
         self.page.goto(f"{self.file.as_uri()}{state}")
         self.page.wait_for_selector("#own[data-largest]", state="attached")
-        self.page.evaluate("document.querySelector('#breaks-menu').open = true")  # to switch mistakes on
+        self.open_breaks()
+
+    def open_breaks(self) -> None:
+        """The menu of mistakes, which a click elsewhere closes."""
+        self.page.evaluate("document.querySelector('#breaks-menu').open = true")
 
     def go(self, state: str) -> None:
         """Goes to another address of the same page."""

@@ -213,6 +213,7 @@ def test_masked_cells_open_with_the_mistake_only(name: str, reader: Reader) -> N
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     assert fragment(page.url) == f"{name}[2,6]&break=mask"
+    reader.open_breaks()
     page.uncheck("input[name=break][value=mask]")
     assert fragment(page.url) == ""
     assert page.is_hidden("#notice")
