@@ -237,7 +237,7 @@ function addListeners() {
   const repaint = () => { readTheme(); layoutAll(); };
   document.onkeydown = event => {
     if (event.key === "Escape") closeAccount();
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("#text, #find, select")) return;
     if (event.key === "/") {
       event.preventDefault();
       byId("find").select();
