@@ -151,20 +151,37 @@ function showCharacters() {
   });
 }
 
+let typed = ""; // the ids of the latest text that was typed and could be read
+
+/** The field follows a text that comes from elsewhere, as by going back; what is being typed stays. */
+function showText() {
+  if (String(scene.ids) === typed) return;
+  typed = String(scene.ids);
+  byId("text").value = textOf(scene.ids);
+  showTextError();
+}
+
+/** An error of the text in the field, or none. */
+function showTextError(error = "") {
+  const note = byId("text-note"), field = byId("text");
+  note.textContent = error && `${error} The last text that it could read stays.`;
+  note.hidden = !error;
+  field.setAttribute("aria-invalid", String(Boolean(error)));
+  showUnknown(field.value);
+}
+
 function addTextField(navigate) {
-  const field = byId("text"), note = byId("text-note");
+  const field = byId("text");
   let timer = 0;
-  field.value = textOf(shownScene.ids);
   field.maxLength = 10 * LONGEST; // longer ones are refused with a reason, up to this
   field.oninput = () => {
     clearTimeout(timer);
     timer = setTimeout(() => {
-      const { ids, error = "" } = readText(field.value);
-      note.textContent = error && `${error} The last text that it could read stays.`;
-      note.hidden = !error;
-      field.setAttribute("aria-invalid", String(Boolean(error)));
-      showUnknown(field.value);
-      if (ids) navigate({ ids }, true);
+      const { ids, error } = readText(field.value);
+      showTextError(error);
+      if (!ids) return;
+      typed = String(ids);
+      navigate({ ids }, true);
     }, DELAY);
   };
 }
@@ -267,7 +284,6 @@ function writeOne(navigate) {
   const chances = chancesAfter(outputs.values.length / data.vocabulary.length - 1);
   let left = Math.random(), next = 0;
   while (next < chances.length - 1 && (left -= chances[next]) > 0) next++;
-  byId("text").value = textOf([...scene.ids, next]);
   navigate({ ids: [...scene.ids, next] });
 }
 

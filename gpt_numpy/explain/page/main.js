@@ -95,6 +95,7 @@ function showScene() {
   openedFrom = null; // the views are new
   Object.assign(rendered, { mistakes: null, tour: 0 });
   if (!isLiving) return;
+  showText();
   showCharacters();
   showHeads(navigate);
   showPinned();
