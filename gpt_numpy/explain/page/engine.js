@@ -75,15 +75,21 @@ const answers = {
     return { L: pass.L, squared: sumOfSquares(chosen), losses };
   },
 
+  /** If a loss is no longer a number, no step at all is taken. */
   step({ ids, targets, rate, scope, times }) {
-    const losses = [passOf(ids, targets).pass.L];
+    const { length } = steps, losses = [passOf(ids, targets).pass.L];
     let predicted = 0;
     for (let n = 0; n < times; n++) {
       const chosen = partOfStep(passOf(ids, targets).gradients, scope);
       if (!n) predicted = losses[0] - rate * sumOfSquares(chosen);
       const before = model.weights, after = stepped(chosen, rate);
       const { L } = runModel({ ...model, weights: after }, ids, targets);
-      if (!Number.isFinite(L)) return { losses, predicted, isRefused: true };
+      if (!Number.isFinite(L)) {
+        if (steps.length > length) model.weights = steps[length];
+        steps.length = length;
+        last = null;
+        return { losses, predicted, isRefused: true };
+      }
       steps.push(before);
       model.weights = after;
       losses.push(L);
