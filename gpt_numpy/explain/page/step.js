@@ -25,21 +25,22 @@ function drawCurve() {
   const { rate, curve: { L, squared, losses } } = step, svg = byId("curve");
   const logs = RATES.map(Math.log10), top = Math.max(L * 1.6, L + .3);
   const x = r => LEFT + (Math.log10(r) - logs[0]) / (logs.at(-1) - logs[0]) * (WIDTH - LEFT - 4);
-  const y = l => 4 + (1 - Math.max(-3, Math.min(3, l / top))) * (HEIGHT - BOTTOM - 4); // what is beyond is cut off
+  const heightOf = l => Number.isNaN(l) ? 3 : Math.max(-3, Math.min(3, l / top)); // what is no number is too high
+  const y = l => 4 + (1 - heightOf(l)) * (HEIGHT - BOTTOM - 4); // what is beyond the drawing is cut off
   const path = lossAt => `M${RATES.map((r, n) => `${x(r).toFixed(1)} ${y(lossAt(r, n)).toFixed(1)}`).join("L")}`;
   svg.replaceChildren();
   put(svg, "path", { class: "level", d: `M${LEFT} ${y(L)}H${WIDTH}` });
   put(svg, "text", { x: 0, y: y(L) + 4 }, formatRounded(L, 3));
   put(svg, "path", { class: "line", d: path(r => L - r * squared) });
-  put(svg, "path", { class: "loss", d: path((_, n) => Number.isFinite(losses[n]) ? losses[n] : 3 * top) });
+  put(svg, "path", { class: "loss", d: path((_, n) => losses[n]) });
   for (const tick of [.001, .01, .1, 1, 10])
     put(svg, "text", { x: x(tick), y: HEIGHT - 3, "text-anchor": "middle" }, tick);
   const near = lossOfCurve(rate);
   put(svg, "circle", { cx: x(rate), cy: y(near), r: 4 });
   byId("rate-label").textContent = formatRounded(rate, 2);
   byId("prediction").textContent = `L = ${formatRounded(L, 5)} now; the line predicts ${formatRounded(L - rate * squared, 5)} ` +
-    `(L − rate · |g|², |g|² = ${formatRounded(squared, 3)}); the curve says ${formatRounded(near, 4)}` +
-    (near > L ? ": too far, the loss rises." : ".");
+    `(L − rate · |g|², |g|² = ${formatRounded(squared, 3)}); ` + (!Number.isFinite(near) ? "too far: the loss is no longer a number."
+      : `the curve says ${formatRounded(near, 4)}${near > L ? ": too far, the loss rises." : "."}`);
 }
 
 /** Between the computed points, linearly in the logarithm of the rate. */
