@@ -145,7 +145,9 @@ function partOfStep(gradients, { layer, head } = {}) {
   return bias ? { ...chosen, [`${name}.c_attn.bias`]: keepPart(bias, (_, j) => isOwn(j)) } : chosen;
 }
 
-const sumOfSquares = matrices => Object.values(matrices).reduce((sum, A) => sum + innerProduct(A, A), 0);
+/** |g|², in which a table that is used twice counts once. */
+const sumOfSquares = gradients => Object.entries(gradients).reduce((sum, [name, A]) =>
+  sum + (model.config.isTied && name === "lm_head.weight" ? 0 : innerProduct(A, A)), 0);
 
 function stepped(gradients, rate) {
   const after = { ...model.weights };
