@@ -105,7 +105,7 @@ function agreements(quantity) {
   const label = librariesOf(), { name } = placeOf(data.model.config, quantity.name.replace(/^d/, ""), scene.layer, scene.head);
   const error = live.checks[quantity.isGradient ? `d${name}` : name];
   const isFirst = String(scene.ids) === String(data.ids) && !step.taken;
-  const note = !isFirst ? "compared on the first text only" : error === undefined ? "not compared on its own"
+  const note = !isFirst ? "compared on the first text only, before any step" : error === undefined ? "not compared on its own"
     : `this matrix agrees within ${formatRounded(error, 1)} of its largest number`;
   return [{ key: "libraries", label, note, isWrong: isFirst && error > data.exact, isAgreed: isFirst && error <= data.exact }];
 }
