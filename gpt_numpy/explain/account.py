@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt_numpy.explain.formulas import MASKED, Entry, Quantity, Term, entries
-from gpt_numpy.explain.trace import Trace
+from gpt_numpy.explain.traced import Traced
 from minitensor.arrays import Array
 
 
@@ -49,7 +49,7 @@ def placed(entry: Entry, at: dict[str, int]) -> Entry:
     return Entry(entry.name, tuple(str(at.get(index, index)) for index in entry.indices))
 
 
-def account(trace: Trace, name: str, index: tuple[int, ...]) -> Account:
+def account(trace: Traced, name: str, index: tuple[int, ...]) -> Account:
     quantity = trace.quantities[name]
     at = dict(zip(quantity.indices, index, strict=True))
     value = float(trace.numbers[name][index])
@@ -72,7 +72,7 @@ def account(trace: Trace, name: str, index: tuple[int, ...]) -> Account:
     return Account(quantity, at, value, _sorted(parts), total, formula, max(size, floor(trace, name)))
 
 
-def floor(trace: Trace, name: str) -> float:
+def floor(trace: Traced, name: str) -> float:
     """A thousandth of the largest entry: even a single product may have factors in which terms nearly cancelled."""
     numbers = trace.numbers[name]
     return float(np.abs(numbers[np.isfinite(numbers)]).max(initial=0.0)) / 1000
@@ -82,7 +82,7 @@ def _sorted(parts: list[Part]) -> tuple[Part, ...]:
     return tuple(sorted(parts, key=lambda part: -abs(part.value)))
 
 
-def _parts(trace: Trace, term: Term, at: dict[str, int]) -> list[Part]:
+def _parts(trace: Traced, term: Term, at: dict[str, int]) -> list[Part]:
     parts = []
     for k in range(_length(trace, term)):
         named = [placed(entry, {**at, term.over: k}) for entry in term.factors]
@@ -92,7 +92,7 @@ def _parts(trace: Trace, term: Term, at: dict[str, int]) -> list[Part]:
     return parts
 
 
-def _length(trace: Trace, term: Term) -> int:
+def _length(trace: Traced, term: Term) -> int:
     """The number of products in a term."""
     if not term.over:
         return 1
@@ -106,13 +106,13 @@ def is_hidden(entry: Entry) -> bool:
     return entry.name in MASKED and int(entry.indices[1]) > int(entry.indices[0])
 
 
-def number(trace: Trace, entry: Entry) -> float:
+def number(trace: Traced, entry: Entry) -> float:
     if not entry.indices and entry.name in trace.constants:
         return float(trace.constants[entry.name])
     return float(trace.numbers[entry.name][tuple(map(int, entry.indices))])
 
 
-def sums(trace: Trace, quantity: Quantity) -> tuple[Array, Array]:
+def sums(trace: Traced, quantity: Quantity) -> tuple[Array, Array]:
     """The formula's value of every entry at once, and the size of each as in an account.
 
     Masked entries are 0 in the numbers, so sums may include them.

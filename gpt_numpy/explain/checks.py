@@ -20,7 +20,7 @@ from gpt_numpy.explain.differences import STEP, Progress, differences, extrapola
 from gpt_numpy.explain.formulas import MASKED
 from gpt_numpy.explain.forward import run
 from gpt_numpy.explain.problem import Problem
-from gpt_numpy.explain.trace import Trace
+from gpt_numpy.explain.traced import Traced
 from minitensor.arrays import Array
 
 EXACT = 1e-10  # allowed between formula, tape and torch, relative to the size (see account.py)
@@ -96,7 +96,7 @@ class Way:
     note: str = ""
 
 
-def four_ways(trace: Trace, torch: dict[str, Array], account: Account) -> list[Way]:
+def four_ways(trace: Traced, torch: dict[str, Array], account: Account) -> list[Way]:
     """The value of an entry by each way; only a gradient has a difference quotient."""
     quantity, index = account.quantity, account.index
     base = account.value if account.formula is None else account.formula
@@ -113,7 +113,7 @@ def four_ways(trace: Trace, torch: dict[str, Array], account: Account) -> list[W
         ways.append(way("torch, float64", float(torch[quantity.name][index]), exact))
     else:
         ways.append(Way("torch, float64", None, note="is not installed" if not torch else "does not expose it"))
-    if quantity.is_gradient and quantity.name[1:] in trace.problem.places:
+    if quantity.is_gradient and quantity.name[1:] in trace.places:
         place, blind = np.array([index], np.intp).reshape(1, -1), resolution(trace)
         (slope,) = measured(trace, quantity.name[1:], place, np.array([base]), np.array([account.size]))
         note = f"step {STEP:g}; resolves nothing below {blind:.0e}"
@@ -122,7 +122,7 @@ def four_ways(trace: Trace, torch: dict[str, Array], account: Account) -> list[W
 
 
 def measured(
-    trace: Trace, name: str, places: Array, formula: Array, size: Array, progress: Progress = lambda count: None
+    trace: Traced, name: str, places: Array, formula: Array, size: Array, progress: Progress = lambda count: None
 ) -> Array:
     """The difference quotients of these entries (N, axes), more exact ones where they are not close to the formula."""
     slopes = differences(trace, name, places, progress)
@@ -145,7 +145,7 @@ class Checked:
 
 
 def check_all(
-    trace: Trace, torch: dict[str, Array], most: int, progress: Progress = lambda count: None
+    trace: Traced, torch: dict[str, Array], most: int, progress: Progress = lambda count: None
 ) -> list[Checked]:
     """Every gradient that has a formula. Takes difference quotients of at most `most` entries: those of attention
     first, then those of later sublayers, equally many of each matrix.
@@ -179,7 +179,7 @@ class Verdict:
     wrong: int  # entries
 
 
-def verdict(trace: Trace, checked: Sequence[Checked]) -> Verdict:
+def verdict(trace: Traced, checked: Sequence[Checked]) -> Verdict:
     """The summary of all checks."""
     blind = resolution(trace)
     exact, slopes, wrong = 0.0, 0.0, 0
@@ -206,13 +206,13 @@ def _relative(distance: Array, size: Array) -> Array:
     return share
 
 
-def checkable(trace: Trace) -> list[str]:
+def checkable(trace: Traced) -> list[str]:
     """The gradients that have a formula and a place in the forward pass, the smallest matrices first."""
-    found = [q for q in trace.quantities.values() if q.is_gradient and q.terms and q.name[1:] in trace.problem.places]
+    found = [q for q in trace.quantities.values() if q.is_gradient and q.terms and q.name[1:] in trace.places]
     return sorted((quantity.name for quantity in found), key=lambda name: trace.numbers[name].size)
 
 
-def visible_entries(trace: Trace, name: str) -> Array:
+def visible_entries(trace: Traced, name: str) -> Array:
     """The unmasked entries of a matrix (N, axes)."""
     shape = trace.numbers[name].shape
     return np.argwhere(trace.visible if name in MASKED else np.ones(shape, np.bool_))

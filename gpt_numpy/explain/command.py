@@ -9,7 +9,8 @@ from pathlib import Path
 
 from gpt_numpy.explain import terminal
 from gpt_numpy.explain.account import account
-from gpt_numpy.explain.checks import BEND, Verdict, by_torch, check_all, checkable, four_ways, verdict, visible_entries
+from gpt_numpy.explain.checks import BEND, Verdict, check_all, checkable, four_ways, verdict, visible_entries
+from gpt_numpy.explain.example import EXAMPLES, Example, example_subject
 from gpt_numpy.explain.fixed import fixed_contents
 from gpt_numpy.explain.formulas import MASKED, Quantity
 from gpt_numpy.explain.learned import add_loss_flags
@@ -18,6 +19,7 @@ from gpt_numpy.explain.page import may_replace, write_page
 from gpt_numpy.explain.problem import Problem
 from gpt_numpy.explain.subject import MOST, Subject, plain, subject_of
 from gpt_numpy.explain.trace import Trace
+from gpt_numpy.explain.traced import Traced
 from gpt_numpy.workshop.cli.engine_cli import Command, EngineCLI
 from gpt_numpy.workshop.cli.flags import Flags, Parser
 from gpt_numpy.workshop.console import Console
@@ -36,10 +38,16 @@ def explain(cli: EngineCLI, arguments: Sequence[str]) -> int:
         "a layer and a head, break the code, and take a step. --entry and --show print to the terminal. "
         "Layers, heads, positions and all other indices count from 0.",
     )
-    parser.usage = f"{parser.prog} TEXT [flags]"
-    parser.add_argument(
+    parser.usage = f"{parser.prog} TEXT [flags]\n       {parser.prog} --example {EXAMPLES[0]} [flags]"
+    text = parser.add_argument(
         "text", metavar="TEXT",
         help=f'2 to {MOST} characters, such as "To be, or not"; put one that begins with - last, after --',
+    )  # fmt: skip
+    text.required = False  # and not nargs="?", which would take nothing where a flag comes first
+    parser.add_argument(
+        "--example", choices=EXAMPLES,
+        help="in place of TEXT and a model: the example by hand of explain's README, T = 3 and D = 2, with Q, K, V and "
+        "dO given, to follow on paper",
     )  # fmt: skip
     group = parser.add_argument_group("the model")
     group.add_argument(
@@ -68,15 +76,26 @@ def explain(cli: EngineCLI, arguments: Sequence[str]) -> int:
         raise WrongUse("--differences is for a page; --entry always takes one, and --out writes a page too")
     limit = _limit(flags)
     console = Console()
-    subject = subject_of(cli, flags)
-    trace = Trace(subject.problem)
+    if "text" not in flags and "example" not in flags:
+        parser.error("give --example or a TEXT")
+    subject, trace = _example(cli, flags) if "example" in flags else _text(cli, flags)
     if "entry" in flags or "show" in flags:
         _in_terminal(console, trace, subject, flags)
     if on_a_page:
         total = sum(len(visible_entries(trace, name)) for name in checkable(trace))
-        most = min(total, _affordable(subject.problem) if limit is None else limit)
+        affordable = _affordable(trace.problem) if isinstance(trace, Trace) else total
+        most = min(total, affordable if limit is None else limit)
         _on_a_page(console, trace, subject, Path(flags.get("out", "attention.html")), most, total)
     return 0
+
+
+def _text(cli: EngineCLI, flags: Flags) -> tuple[Subject, Traced]:
+    subject = subject_of(cli, flags)
+    return subject, Trace(subject.problem)
+
+
+def _example(cli: EngineCLI, flags: Flags) -> tuple[Subject, Traced]:
+    return example_subject(cli.name, flags), Example()
 
 
 def _limit(flags: Flags) -> int | None:
@@ -92,7 +111,7 @@ def _limit(flags: Flags) -> int | None:
 # ---- in the terminal --------------------------------------------------------------------------------------------
 
 
-def _in_terminal(console: Console, trace: Trace, subject: Subject, flags: Flags) -> None:
+def _in_terminal(console: Console, trace: Traced, subject: Subject, flags: Flags) -> None:
     label = terminal.labels_of(trace, subject.reads, subject.vocabulary)
     if flags.get("show") == "list":
         for quantity in trace.quantities.values():
@@ -104,7 +123,7 @@ def _in_terminal(console: Console, trace: Trace, subject: Subject, flags: Flags)
         return
     name, index = _entry(trace, flags["entry"])
     found = account(trace, name, index)
-    ways = four_ways(trace, by_torch(subject.problem), found)
+    ways = four_ways(trace, trace.by_torch(), found)
     terminal.show_account(console, trace, found, ways, label)
     if found.parts:
         leads = (factor.entry for part in found.parts for factor in part.factors if factor.entry.indices)
@@ -114,7 +133,7 @@ def _in_terminal(console: Console, trace: Trace, subject: Subject, flags: Flags)
             console.say(f"each factor has an account, too: {subject.again('--entry', str(lead))}", "dim")
 
 
-def _entry(trace: Trace, text: str) -> tuple[str, tuple[int, ...]]:
+def _entry(trace: Traced, text: str) -> tuple[str, tuple[int, ...]]:
     """The quantity and the index of an entry such as dS[3,1]."""
     found = re.fullmatch(r"\s*(\w+)\s*(?:\[([^\[\]]*)\])?\s*", text)
     if not found:
@@ -123,7 +142,7 @@ def _entry(trace: Trace, text: str) -> tuple[str, tuple[int, ...]]:
     shape, numbers = trace.numbers[quantity.name].shape, [part.strip() for part in (found[2] or "").split(",") if part]
     if len(numbers) != len(shape) or not all(re.fullmatch(r"-?\d{1,9}", number) for number in numbers):
         raise WrongUse(f"--entry {text}: {quantity} takes {len(shape)} whole number{'s' * (len(shape) != 1)}"
-                       f"{f', as in {_example(quantity)}' if shape else ''}")  # fmt: skip
+                       f"{f', as in {_such(quantity)}' if shape else ''}")  # fmt: skip
     index = tuple(map(int, numbers))
     for letter, number, size in zip(quantity.indices, index, shape, strict=True):
         if not 0 <= number < size:
@@ -133,11 +152,11 @@ def _entry(trace: Trace, text: str) -> tuple[str, tuple[int, ...]]:
     return quantity.name, index
 
 
-def _example(quantity: Quantity) -> str:
+def _such(quantity: Quantity) -> str:
     return f"{quantity.name}[{','.join('0' * len(quantity.indices))}]"
 
 
-def _known(trace: Trace, flag: str, name: str) -> str:
+def _known(trace: Traced, flag: str, name: str) -> str:
     if name in trace.quantities:
         return name
     if name.partition("[")[0] in trace.quantities:
@@ -151,12 +170,12 @@ def _known(trace: Trace, flag: str, name: str) -> str:
 # ---- on a page --------------------------------------------------------------------------------------------------
 
 
-def _on_a_page(console: Console, trace: Trace, subject: Subject, out: Path, most: int, total: int) -> None:
+def _on_a_page(console: Console, trace: Traced, subject: Subject, out: Path, most: int, total: int) -> None:
     if not out.name or out.is_dir() or not out.parent.is_dir():
         raise WrongUse(f"{out} cannot be written; give a file in a folder that exists by --out")
     if not may_replace(out):
         raise WrongUse(f"{out} exists, and is not a page of explain; give another file by --out")
-    torch, done = by_torch(subject.problem), 0
+    torch, done = trace.by_torch(), 0
 
     with console.bar("differences of the loss", most) as bar:
 
@@ -171,19 +190,18 @@ def _on_a_page(console: Console, trace: Trace, subject: Subject, out: Path, most
         "described": subject.model, "command": subject.command, "program": subject.program,
         "flags": subject.model_flags, "torch": bool(torch), "learns": subject.loss,
     }  # fmt: skip
-    lives = can_live(subject.problem, subject.characters)
-    found = living_contents(trace, about) if lives else fixed_contents(trace, torch, checked, about)
+    if isinstance(trace, Trace) and can_live(trace.problem, subject.characters):
+        found, holds = living_contents(trace, about), ", with the model, for any text, layer and head"
+    else:
+        found, holds = fixed_contents(trace, torch, checked, about), ""
     try:
         write_page(out, found)
     except OSError as error:
         raise WrongUse(f"{out} cannot be written: {error.strerror}; give another file by --out") from None
-    console.say(f"model: {subject.model}, {parameter_count(subject.problem.config):,} parameters")
-    if subject.loss:
-        console.say(f"loss: {subject.loss}")
-    console.say(f"explained: head {subject.problem.head} of layer {subject.problem.layer}; "
-                f"{'the page shows every other, and any text' if lives else 'others by --layer and --head'}")  # fmt: skip
+    for line in subject.said:
+        console.say(line)
     _show_verdict(console, verdict(trace, checked), total)
-    console.say(f"page: {out} ({out.stat().st_size / 1e6:.1f} MB, needs no network); open it in a browser")
+    console.say(f"page: {out} ({out.stat().st_size / 1e6:.1f} MB, needs no network){holds}; open it in a browser")
     index = visible_entries(trace, "dS")[-1]
     console.say(f"one number in the terminal: {subject.again('--entry', 'dS[' + ','.join(map(str, index)) + ']')}")
 

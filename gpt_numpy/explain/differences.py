@@ -7,7 +7,7 @@ import numpy as np
 
 from gpt_numpy.explain.forward import ByHand, run
 from gpt_numpy.explain.problem import Place, Problem
-from gpt_numpy.explain.trace import Trace
+from gpt_numpy.explain.traced import Traced
 from gpt_numpy.workshop.train.distributed import available_cores
 from minitensor import Tensor, no_grad
 from minitensor import functional as F
@@ -20,21 +20,21 @@ Progress = Callable[[int], None]  # called with the number of differences just t
 
 
 def differences(
-    trace: Trace, name: str, indices: Array, progress: Progress = lambda count: None, step: float = STEP
+    trace: Traced, name: str, indices: Array, progress: Progress = lambda count: None, step: float = STEP
 ) -> Array:
     """(L(x + h) - L(x - h)) / 2h for a step h, for the entries (N, axes) of the value or parameter of this name."""
-    problem, shape = trace.problem, trace.numbers[name].shape
+    shape = trace.numbers[name].shape
 
     def slopes(indices: Array) -> Array:
         changes = np.zeros((2, len(indices), *shape))
         for row, index in enumerate(indices):
             changes[(0, row, *index)] = step
             changes[(1, row, *index)] = -step
-        above, below = losses(problem, name, changes.reshape(-1, *shape)).reshape(2, -1)
+        above, below = trace.losses(name, changes.reshape(-1, *shape)).reshape(2, -1)
         found: Array = (above - below) / (2 * step)
         return found
 
-    at_once = max(1, AT_ONCE // (2 * len(problem.ids)))
+    at_once = max(1, AT_ONCE // (2 * len(trace.visible)))
     pieces = [indices[start : start + at_once] for start in range(0, len(indices), at_once)]
     taken = []
     with ThreadPoolExecutor(available_cores()) as pool:
@@ -44,13 +44,13 @@ def differences(
     return np.concatenate(taken)
 
 
-def extrapolated(trace: Trace, name: str, indices: Array, slopes: Array) -> Array:
+def extrapolated(trace: Traced, name: str, indices: Array, slopes: Array) -> Array:
     """From the differences of step h and those of h / 2, whose error h^2 / 6 L''' is a quarter: an error of h^4."""
     found: Array = (4.0 * differences(trace, name, indices, step=STEP / 2) - slopes) / 3.0
     return found
 
 
-def resolution(trace: Trace) -> float:
+def resolution(trace: Traced) -> float:
     """The smallest slope that a difference can resolve: some rounding errors of the loss, over its step."""
     largest = max(abs(float(trace.numbers["L"])), float(np.abs(trace.numbers["l"]).mean()))  # L may have cancelled
     return 16 * float(np.spacing(largest)) / (2 * STEP)

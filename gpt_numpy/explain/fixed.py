@@ -12,17 +12,16 @@ import numpy as np
 
 from gpt_numpy.explain.checks import BEND, EXACT, Checked
 from gpt_numpy.explain.differences import STEP, resolution
-from gpt_numpy.explain.formulas import MASKED, of_loss
+from gpt_numpy.explain.formulas import MASKED
 from gpt_numpy.explain.page import Record, packed, record
-from gpt_numpy.explain.trace import Trace
+from gpt_numpy.explain.traced import Traced
 from minitensor.arrays import Array
 
 MOST_BYTES = 4_700_000  # of the data; numbers beyond that are only shown in the terminal
 
 
-def fixed_contents(trace: Trace, torch: dict[str, Array], checked: list[Checked], about: Record) -> Record:
+def fixed_contents(trace: Traced, torch: dict[str, Array], checked: list[Checked], about: Record) -> Record:
     """The data of a page without the model: the numbers of one head on one text. `about` describes both."""
-    problem, config = trace.problem, trace.problem.config
     by_name = {one.name: one for one in checked}
     quantities, left = [], MOST_BYTES
     for name in _by_importance(trace):
@@ -34,12 +33,9 @@ def fixed_contents(trace: Trace, torch: dict[str, Array], checked: list[Checked]
             entry |= numbers
             left -= size
         quantities.append(entry)
-    return about | {
-        "layer": problem.layer, "head": problem.head, "heads": config.n_head, "layers": config.n_layer,
-        "width": config.n_embd, "constants": trace.constants,
-        "ofLoss": [quantity.name for quantity in of_loss(problem.objective)], "aboutLoss": problem.objective.about,
-        "ids": [*problem.ids.tolist(), int(problem.targets[-1])], "step": STEP, "exact": EXACT, "bend": BEND,
-        "blind": _finite(resolution(trace)), "masked": MASKED, "tables": {problem.layer: quantities},
+    return about | trace.scene | {
+        "constants": trace.constants, "step": STEP, "exact": EXACT, "bend": BEND, "masked": MASKED,
+        "blind": _finite(resolution(trace)), "tables": {trace.scene["layer"]: quantities},
     }  # fmt: skip
 
 
@@ -47,7 +43,7 @@ def _finite(number: Any) -> float | None:
     return float(number) if np.isfinite(number) else None
 
 
-def _numbers(trace: Trace, name: str, torch: Array | None, checked: Checked | None) -> dict[str, str]:
+def _numbers(trace: Traced, name: str, torch: Array | None, checked: Checked | None) -> dict[str, str]:
     numbers = trace.numbers[name]
     found = {"numbers": packed(numbers)}
     if torch is not None and trace.quantities[name].kind != "given":
@@ -66,7 +62,7 @@ def _rough(beyond: Array) -> Array:
         return beyond.astype(np.float32)
 
 
-def _by_importance(trace: Trace) -> list[str]:
+def _by_importance(trace: Traced) -> list[str]:
     """The first quantities certainly fit on the page."""
     return sorted(trace.quantities, key=lambda name: next(i for i, kind in enumerate(KINDS) if kind.fullmatch(name)))
 

@@ -33,7 +33,7 @@ def living_contents(trace: Trace, about: Record) -> Record:
     weights = _stored(problem)
     values = {name: tensor.array for name, tensor in trace.tensors.items()}
     gradients = {name: tensor.grad.array for name, tensor in trace.tensors.items() if tensor.grad is not None}
-    return about | {
+    return about | trace.scene | {
         "model": {
             "config": {
                 "layers": config.n_layer, "heads": config.n_head, "width": config.n_embd, "context": config.block_size,
@@ -49,10 +49,7 @@ def living_contents(trace: Trace, about: Record) -> Record:
             "minitensor": digests(problem, values, gradients),
             **({"torch": digests(problem, *found)} if all(found := torch_pass(problem)) else {}),
         },
-        "layer": problem.layer, "head": problem.head, "heads": config.n_head, "layers": config.n_layer,
-        "width": config.n_embd, "ofLoss": ["L"], "aboutLoss": problem.objective.about,
-        "ids": [*problem.ids.tolist(), int(problem.targets[-1])], "step": STEP, "exact": EXACT, "bend": BEND,
-        "masked": MASKED,
+        "step": STEP, "exact": EXACT, "bend": BEND, "masked": MASKED,
     }  # fmt: skip
 
 

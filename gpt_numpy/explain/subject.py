@@ -14,7 +14,7 @@ from gpt_numpy.workshop.cli.generate import load_engine
 from gpt_numpy.workshop.data.tokenizer import CharTokenizer, Tokenizer
 from gpt_numpy.workshop.engine import Arrays, Engine
 from gpt_numpy.workshop.errors import WrongUse
-from gpt_numpy.workshop.params import initial_weights
+from gpt_numpy.workshop.params import initial_weights, parameter_count
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.run_dir import find_run_dir
 
@@ -24,19 +24,24 @@ LIVELY = 10.0  # scales a fresh model's matrices: with the usual initialisation 
 
 @dataclass(frozen=True)
 class Subject:
-    problem: Problem
     text: str
     reads: list[str]  # the token at each position, as displayed
     vocabulary: list[str]  # as displayed
     characters: list[str]  # as typed
     model: str  # its description
     loss: str  # the same of the loss; empty for that of training on a text
+    said: list[str]  # about both, in the terminal
     command: tuple[str, str]  # that repeats the explanation, before and after further flags
     program: str  # of that command
     model_flags: str  # of that command, those that select the model
 
     def again(self, flag: str, value: str) -> str:
         return f"{self.command[0]} {flag} {shlex.quote(value)}{self.command[1]}"
+
+
+@dataclass(frozen=True)
+class OfText(Subject):
+    problem: Problem
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Model:
     engine: Engine
 
 
-def subject_of(cli: EngineCLI, flags: Flags) -> Subject:
+def subject_of(cli: EngineCLI, flags: Flags) -> OfText:
     text = flags["text"]
     if not 2 <= len(text) <= MOST:
         have = f"TEXT has {len(text)} character{'s' * (len(text) != 1)}"
@@ -71,17 +76,21 @@ def subject_of(cli: EngineCLI, flags: Flags) -> Subject:
     vocabulary = [_shown(model.tokenizer, token) for token in range(model.tokenizer.vocab_size)]
     vocabulary += [""] * (config.vocab_size - len(vocabulary))  # the model may have unused tokens
     command_flags = [*model.flags, "--layer", str(layer), "--head", str(head)]
-    return Subject(
-        Problem(config, doubles, ids[:-1], ids[1:], layer, head, objective),
+    described = f"{model.name}: {config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide"
+    said = [f"model: {described}, {parameter_count(config):,} parameters", *([f"loss: {about}"] if about else [])]
+    said.append(f"explained: head {head} of layer {layer}; others by --layer and --head")
+    return OfText(
         text,
         [vocabulary[token] for token in ids[:-1]],
         vocabulary,
         [model.tokenizer.decode([token]).decode("utf-8", "replace") for token in range(config.vocab_size)],
-        f"{model.name}: {config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide",
+        described,
         about,
+        said,
         _command(cli.name, flags["text"], [*command_flags, *loss_flags(flags)]),
         cli.name,
         shlex.join(model.flags),
+        Problem(config, doubles, ids[:-1], ids[1:], layer, head, objective),
     )
 
 

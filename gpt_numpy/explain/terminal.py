@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 import numpy as np
 from rich.text import Text
@@ -10,10 +11,12 @@ from rich.text import Text
 from gpt_numpy.explain.account import Account, Factor, Part, is_hidden, placed, sums
 from gpt_numpy.explain.checks import Way
 from gpt_numpy.explain.formulas import ENTRY, Entry, Quantity, entries
-from gpt_numpy.explain.trace import Trace
+from gpt_numpy.explain.traced import Traced
 from gpt_numpy.workshop.console import Console
 
 MOST_TERMS = 24  # shown one by one; if more than one remains, they share a line
+MOST_BELOW = 100  # the line of a fraction
+UNITS = {"": 1.0, "√2": math.sqrt(2), "ln 2": math.log(2), "√2 ln 2": math.sqrt(2) * math.log(2)}
 BLUE, ORANGE = (33, 102, 172), (203, 84, 14)  # below 0 and above: distinct in all common forms of colour blindness
 
 Labels = Callable[[str, int], str]  # the label of an index, such as "3 'b'" for position 3
@@ -22,10 +25,11 @@ Labels = Callable[[str, int], str]  # the label of an index, such as "3 'b'" for
 # ---- one entry --------------------------------------------------------------------------------------------------
 
 
-def show_account(console: Console, trace: Trace, account: Account, ways: Sequence[Way], label: Labels) -> None:
+def show_account(console: Console, trace: Traced, account: Account, ways: Sequence[Way], label: Labels) -> None:
     quantity = account.quantity
     where = ", ".join(f"{index} = {label(index, n)}" for index, n in account.at.items())
-    console.say(f"{account.entry} = {account.value:.6g}", "bold")
+    exact, rounded = _exact(account.value), f"{account.value:.6g}"
+    console.say(f"{account.entry} = {rounded}{f' = {exact}' if exact not in ('', rounded) else ''}", "bold")
     console.say(quantity.meaning)
     if where:
         console.say(where, "dim")
@@ -44,7 +48,7 @@ def show_account(console: Console, trace: Trace, account: Account, ways: Sequenc
     _show_ways(console, account, ways)
 
 
-def _show_formula(console: Console, trace: Trace, account: Account) -> None:
+def _show_formula(console: Console, trace: Traced, account: Account) -> None:
     """In symbols, with indices, with numbers."""
     quantity, at = account.quantity, account.at
     width = len(str(quantity))
@@ -58,7 +62,7 @@ def _indexed(formula: str, at: dict[str, int]) -> str:
     return ENTRY.sub(lambda found: str(placed(entries(found[0])[0], at)), formula)
 
 
-def _numbered(trace: Trace, account: Account) -> str:
+def _numbered(trace: Traced, account: Account) -> str:
     if account.quantity.kind == "sum":
         few = [_product(part, first=not i) for i, part in enumerate(account.parts[:3])]
         return " ".join(few) + (" + ..." if len(account.parts) > 3 else "")
@@ -67,8 +71,8 @@ def _numbered(trace: Trace, account: Account) -> str:
         return f"{own.value:.6g} / {account.total:.6g}"
 
     at = dict(account.at)
-    if "i" in at:
-        at["next"] = int(trace.problem.targets[at["i"]])
+    if "i" in at and "next" in trace.numbers:
+        at["next"] = int(trace.numbers["next"][at["i"]].argmax())
 
     def number(found: re.Match[str]) -> str:
         entry = placed(entries(found[0])[0], at)
@@ -84,7 +88,17 @@ def _product(part: Part, first: bool) -> str:
 
 
 def _short(factor: Factor) -> str:
-    return f"({factor.value:.4g})" if factor.value < 0 else f"{factor.value:.4g}"
+    text = _exact(factor.value) or f"{factor.value:.4g}"
+    return f"({text})" if factor.value < 0 else text
+
+
+def _exact(value: float) -> str:
+    """As a fraction with a small denominator, or one times a root or a logarithm of 2, as 1/2 √2; else empty."""
+    for name, unit in UNITS.items() if math.isfinite(value) else ():
+        found = Fraction(value / unit).limit_denominator(MOST_BELOW)
+        if abs(float(found) * unit - value) <= 1e-12 * abs(value):
+            return {"1": name, "-1": f"-{name}"}.get(str(found), f"{found} {name}") if name else str(found)
+    return ""
 
 
 def _show_parts(console: Console, account: Account) -> None:
@@ -99,12 +113,16 @@ def _show_parts(console: Console, account: Account) -> None:
     running = 0.0
     for part, name, number in zip(shown, names, numbers, strict=True):
         running += part.value
-        console.say(f"  {name:<{widths[0]}}   {number:<{widths[1]}}   {part.value:>13.6g}   {running:>13.6g}")
+        console.say(f"  {name:<{widths[0]}}   {number:<{widths[1]}}   {_aligned(part.value)}   {_aligned(running)}")
     if rest := account.parts[most:]:
         running = math.fsum(part.value for part in rest)
         line = f"and {len(rest)} smaller ones"
-        console.say(f"  {line:<{sum(widths) + 3}}   {running:>13.6g}   {account.total:>13.6g}")
-    console.say(f"  {'':<{sum(widths) + 3}}   {'sum':>13}   {account.total:>13.6g}", "bold")
+        console.say(f"  {line:<{sum(widths) + 3}}   {_aligned(running)}   {_aligned(account.total)}")
+    console.say(f"  {'':<{sum(widths) + 3}}   {'sum':>13}   {_aligned(account.total)}", "bold")
+
+
+def _aligned(value: float) -> str:
+    return f"{_exact(value) or f'{value:.6g}':>13}"
 
 
 def _names(part: Part, is_share: bool) -> str:
@@ -131,7 +149,7 @@ def _show_ways(console: Console, account: Account, ways: Sequence[Way]) -> None:
 # ---- a matrix ---------------------------------------------------------------------------------------------------
 
 
-def show_matrix(console: Console, trace: Trace, quantity: Quantity, label: Labels, width: int) -> None:
+def show_matrix(console: Console, trace: Traced, quantity: Quantity, label: Labels, width: int) -> None:
     """Every entry with its sign and colour: as a number where there is room, else in tenths of the largest."""
     numbers = np.atleast_2d(trace.numbers[quantity.name])
     rows, columns = ("", "", *quantity.indices)[-2:]
@@ -185,7 +203,9 @@ def _cell(value: float, largest: float, width: int, hidden: bool) -> tuple[str, 
     if value == 0:
         text = "0"
     elif width > 4:
+        exact = _exact(value)
         text = f"{value:.4f}" if largest >= 0.1 else f"{value:.1e}"
+        text = exact if 0 < len(exact) < width else text
     else:
         text = f"{10 * share:+.0f}" if abs(share) >= 0.05 else "0"  # no sign near 0
     red, green, blue = (round(255 + (end - 255) * abs(share)) for end in (ORANGE if share > 0 else BLUE))
@@ -193,7 +213,7 @@ def _cell(value: float, largest: float, width: int, hidden: bool) -> tuple[str, 
     return f"{text:>{width}}", f"{ink} on rgb({red},{green},{blue})"
 
 
-def labels_of(trace: Trace, reads: Sequence[str], vocabulary: Sequence[str]) -> Labels:
+def labels_of(trace: Traced, reads: Sequence[str], vocabulary: Sequence[str]) -> Labels:
     """Positions with their character, tokens with their text, all other indices as numbers alone."""
 
     def label(index: str, number: int) -> str:

@@ -1,12 +1,15 @@
 """One forward and backward pass on minitensor's tape: the numbers of every quantity."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from gpt_numpy.explain.formulas import MASKED, later, quantities
+from gpt_numpy.explain.checks import by_torch
+from gpt_numpy.explain.differences import losses
+from gpt_numpy.explain.formulas import MASKED, later, of_loss, quantities
 from gpt_numpy.explain.forward import ByHand, run
-from gpt_numpy.explain.problem import Problem
+from gpt_numpy.explain.problem import Place, Problem
 from minitensor import Tensor, functions
 from minitensor import functional as F
 from minitensor.arrays import Array
@@ -28,24 +31,44 @@ class Trace:
             self.tensors[name] = value
             return value
 
-        losses = run(
+        found = run(
             F, ByHand(), dict(self.tensors), Tensor(problem.ids[None]), Tensor(problem.wanted[None]), problem.config,
             note,
         )  # fmt: skip
-        total = problem.objective.total(losses, functions, Tensor)
+        total = problem.objective.total(found, functions, Tensor)
         total.sum().backward(retain_graph=True)
-        self.constants = {
+        self.constants: Mapping[str, float] = {
             "c": self._saved(f"S{problem.layer}")[2], "1/T": 1 / len(problem.ids), "1/C": 1 / problem.config.n_embd,
             **problem.objective.constants,
         }  # fmt: skip
-        self.numbers = {"l": losses.array[0], "L": total.array[0], **problem.objective.numbers}
-        self.numbers |= problem.objective.inner(losses.array[0])
+        self.numbers = {"l": found.array[0], "L": total.array[0], **problem.objective.numbers}
+        self.numbers |= problem.objective.inner(found.array[0])
         self._add_places()
         self._add_inner()
         self._add_heads()
         self.visible = np.tri(len(problem.ids), dtype=bool)
         for name in MASKED:
             self.numbers[name] = np.where(self.visible, self.numbers[name], -np.inf if name == "S" else 0.0)
+
+    @property
+    def places(self) -> dict[str, Place]:
+        return self.problem.places
+
+    @property
+    def scene(self) -> dict[str, Any]:
+        """What a page has to know about it."""
+        problem, config = self.problem, self.problem.config
+        return {
+            "layer": problem.layer, "head": problem.head, "heads": config.n_head, "layers": config.n_layer,
+            "width": config.n_embd, "ofLoss": [quantity.name for quantity in of_loss(problem.objective)],
+            "aboutLoss": problem.objective.about, "ids": [*problem.ids.tolist(), int(problem.targets[-1])],
+        }  # fmt: skip
+
+    def losses(self, name: str, changes: Array) -> Array:
+        return losses(self.problem, name, changes)
+
+    def by_torch(self) -> dict[str, Array]:
+        return by_torch(self.problem)
 
     def _saved(self, name: str) -> tuple[Any, ...]:
         """What the operation that computed this value saved for its backward."""

@@ -1,6 +1,7 @@
 // One attention head, forward and backward: of the whole model in model.js, and with the mistakes of breaks.js.
 
 const INPUTS = ["X", "W_q", "W_k", "W_v", "W_o", "b_q", "b_k", "b_v", "b_o"]; // a model may have no biases
+const GIVEN = ["Q", "K", "V", "dO"]; // the inputs of an example, which has no model
 
 const NO_MISTAKES = new Set();
 const asItIs = (name, A) => A;
@@ -8,13 +9,13 @@ const asItIs = (name, A) => A;
 /** `perturb` receives each value by its name and returns the one to go on with: for difference quotients. */
 function forward(inputs, mistakes = NO_MISTAKES, perturb = asItIs) {
   const [X, W_q, W_k, W_v, W_o, b_q, b_k, b_v, b_o] = INPUTS.map(name => inputs[name] && perturb(name, inputs[name]));
-  const Q = perturb("Q", addBias(matmul(X, transpose(W_q)), b_q));
-  const K = perturb("K", addBias(matmul(X, transpose(W_k)), b_k));
-  const V = perturb("V", addBias(matmul(X, transpose(W_v)), b_v));
+  const project = (name, W, b) => perturb(name, inputs[name] ?? addBias(matmul(X, transpose(W)), b));
+  const Q = project("Q", W_q, b_q), K = project("K", W_k, b_k), V = project("V", W_v, b_v);
   const scores = scaleMatrix(mistakes.has("saturate") ? 1 : 1 / Math.sqrt(Q.cols), matmul(Q, transpose(K)));
   const S = perturb("S", mistakes.has("mask") ? scores : applyMask(scores, -Infinity));
   const P = perturb("P", softmax(S));
   const O = perturb("O", matmul(P, V));
+  if (!X) return { Q, K, V, S, P, O };
   const Y = addMatrices(addBias(matmul(O, transpose(W_o)), b_o), inputs.Y_others);
   return { X, Q, K, V, S, P, O, Y };
 }
@@ -25,8 +26,7 @@ function backward(inputs, { X, Q, K, V, P, O }, mistakes = NO_MISTAKES) {
   const c = noScale ? 1 : 1 / Math.sqrt(Q.cols);
 
   // Y = O W_oᵀ + b_o
-  const dO = matmul(dY, W_o);
-  const dW_o = matmul(transpose(dY), O), db_o = columnSums(dY);
+  const dO = inputs.dO ?? matmul(dY, W_o);
 
   // O = P V
   const dP = matmul(dO, transpose(V));
@@ -41,13 +41,15 @@ function backward(inputs, { X, Q, K, V, P, O }, mistakes = NO_MISTAKES) {
   const dQ = scaleMatrix(c, matmul(dS, K));
   const dK = scaleMatrix(c, matmul(mistakes.has("transpose") ? dS : transpose(dS), Q));
 
+  const attention = { dO, dP: applyMask(dP, 0), dP_unmasked: dP, dV, dS, dQ, dK };
+  if (!X) return attention;
+
   // Q = X W_qᵀ + b_q, and the same for K and V: X is used three times
   const uses = [matmul(dQ, W_q), matmul(dK, W_k), matmul(dV, W_v)];
   const dX_head = mistakes.has("equals") ? uses[2] : addMatrices(...uses);
   const [dW_q, dW_k, dW_v] = [dQ, dK, dV].map(A => matmul(transpose(A), X));
   const [db_q, db_k, db_v] = [dQ, dK, dV].map(columnSums);
+  const dW_o = matmul(transpose(dY), O), db_o = columnSums(dY); // of Y = O W_oᵀ + b_o
 
-  return {
-    dO, dP: applyMask(dP, 0), dP_unmasked: dP, dV, dS, dQ, dK, dX_head, dW_q, db_q, dW_k, db_k, dW_v, db_v, dW_o, db_o,
-  };
+  return { ...attention, dX_head, dW_q, db_q, dW_k, db_k, dW_v, db_v, dW_o, db_o };
 }

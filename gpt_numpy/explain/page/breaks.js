@@ -47,7 +47,7 @@ const BREAKS = [ // `edits` turns the formula of each broken line into the wrong
       "of dS instead of a column.",
     caughtBy: "Gradcheck of K, and torch. A test with more keys than queries fails at once, with a shape error.",
   },
-];
+].filter(({ edits }) => Object.keys(edits).every(isOnPage));
 const TOLERANCE = 1e-10; // of the matrix's largest entry; without a mistake, errors stay below 1e-14
 const COMPARED = ["Q", "K", "V", "S", "P", "O", "Y", "dO", "dP", "dV", "dS", "dQ", "dK", "dX", "dR",
   "dW_q", "db_q", "dW_k", "db_k", "dW_v", "db_v", "dW_o", "db_o"];
@@ -115,7 +115,8 @@ function showMistakes(inputs, mistakes) {
       overrides.set("dP", { numbers, wrong: Array.from(numbers, () => false), wrongCount: 0, isUnmasked });
     }
     line.textContent = `${wrong.length} of this head’s ${compared.length} matrices have wrong entries, marked by ` +
-      "crosses. All other matrices, such as Z, p, l and dY, stay as they are without the mistake. ";
+      `crosses. All other matrices, such as ${["Z", "p", "l", "dY"].filter(isOnPage).join(", ")}, stay as they are ` +
+      "without the mistake. ";
     put(line, "a", { href: "#effects" }, "Results of the checks");
     line.lastChild.onclick = event => {
       event.preventDefault(); // the address is the state of the page
@@ -182,7 +183,7 @@ function putEffects(box, inputs, mistakes, computed, compared) {
     const code = put(box, "pre", { tabindex: 0, "aria-label": "the line, wrong and right" });
     put(code, "span", { class: "wrong" }, `wrong  ${wrong}\n`);
     code.append(`right  ${right}`);
-    put(box, "p", {}, text);
+    put(box, "p", {}, text.replace("dY", `d${endOf(inputs)}`));
     const line = put(box, "p");
     put(line, "b", {}, "Caught by: ");
     line.append(caughtBy);
@@ -242,7 +243,7 @@ function putVerdict(row, isGood, good, bad) {
 }
 
 function putOtherChecks(box, inputs, mistakes, computed) {
-  const T = inputs.X.rows, leak = causalityLeak(inputs, mistakes);
+  const T = computed.S.rows, leak = causalityLeak(inputs, mistakes);
   put(box, "h3", {}, "Two checks that need no reference gradient");
   const causality = put(box, "p");
   causality.append("Causality: when the input at the last position changes, earlier outputs change by up to " +

@@ -4,6 +4,7 @@
 const byId = id => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent);
 const MASKED = data.masked; // defined where a position may attend: column <= row
+const isOnPage = name => data.tables[data.layer].some(one => one.name === name); // an example has no more than attention
 const POSITIONS = "ijk"; // the index letters that count positions
 
 /** Appends a child element in the namespace of its parent, so that it works for HTML and SVG. */
@@ -127,10 +128,26 @@ const formatFull = value => String(value ?? NaN).replaceAll("-", "−").replace(
 const formatRounded = (value, digits = 6) =>
   formatFull(Number.isFinite(value ?? NaN) ? Number(value.toPrecision(digits)) : value);
 
-/** Rounded, with trailing zeros, so that a column of numbers lines up. */
+const UNITS = { "": 1, "√2": Math.SQRT2, "ln 2": Math.LN2, "√2 ln 2": Math.SQRT2 * Math.LN2 };
+const MOST_BELOW = 100; // the line of a fraction
+
+/** As a fraction with a small denominator, or one times a root or a logarithm of 2, as 1/2 √2; else empty. */
+function formatExact(value) {
+  if (value === 0 || !Number.isFinite(value)) return value === 0 ? "0" : "";
+  for (const [name, unit] of Object.entries(UNITS)) for (let below = 1; below <= MOST_BELOW; below++) {
+    const above = Math.round(Math.abs(value) / unit * below);
+    if (!(Math.abs(above * unit / below - Math.abs(value)) <= 1e-12 * Math.abs(value))) continue;
+    const fraction = below > 1 ? `${above}/${below}` : above > 1 || !name ? above : "";
+    return `${value < 0 ? "−" : ""}${[fraction, name].filter(Boolean).join(" ")}`;
+  }
+  return "";
+}
+
+/** Exact, or rounded, with trailing zeros, so that a column of numbers lines up. */
 function formatAligned(value, digits = 6) {
   if (!Number.isFinite(value)) return formatFull(value);
-  if (value === 0) return "0";
+  const exact = Math.abs(value) < 1e6 ? formatExact(value) : "";
+  if (exact) return exact;
   const magnitude = Math.abs(value), isPlain = magnitude >= 1e-4 && magnitude < 1e6;
   return formatFull(isPlain ? value.toPrecision(digits) : value.toExponential(digits - 1));
 }

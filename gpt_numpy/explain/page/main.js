@@ -170,7 +170,7 @@ function closeAccount() {
 function showHeader() {
   const text = isLiving ? textOf(scene.ids) : data.text;
   document.title = `Attention gradients: ${text}`;
-  byId("about").textContent = `Head ${scene.head} of layer ${scene.layer}: every number of its forward and backward pass ` +
+  byId("about").textContent = data.about ?? `Head ${scene.head} of layer ${scene.layer}: every number of its forward and backward pass ` +
     `as a sum of products, down to the loss, L = ${formatRounded(quantities.get("L").at([]), 5)}. The model is ` +
     `${data.described}.${data.learns ? ` What is explained: ${data.learns}.` : ""}` +
     (isLiving ? "" : " It does not fit into a page, which therefore has the numbers of this text and head alone.");
@@ -185,7 +185,8 @@ function showGuide() {
     ["m", `one of the C = ${data.width} channels of the stream`], ["u", "a hidden unit of an MLP"],
     ["v", "a token of the vocabulary"], ["a", "a channel or token that a sum runs over"], ["c", `1/√D = 1/√${D}`],
     ["T", `the number of positions, ${T}; all indices count from 0`]];
-  for (const [letter, meaning] of letters) {
+  const isUsed = letter => !"muva".includes(letter) || [...quantities.values()].some(({ indices }) => indices.includes(letter));
+  for (const [letter, meaning] of letters.filter(([letter]) => isUsed(letter === "a" ? "m" : letter))) {
     put(byId("indices"), "dt", {}, letter);
     put(byId("indices"), "dd", {}, meaning);
   }
@@ -224,7 +225,7 @@ function addFind() {
 function showSuggestions() {
   const line = byId("suggestions");
   line.textContent = "Start with: ";
-  for (const [name, kind] of [["dS", "of a score"], ["dX", "of the input"], ["dW_q", "of a weight"], ["L", ""]]) {
+  for (const [name, kind] of [["dS", "of a score"], ["dX", "of the input"], ["dW_q", "of a weight"], ["L", ""]].filter(([name]) => isOnPage(name))) {
     const quantity = quantities.get(name), { numbers, cols } = quantity;
     if (!numbers) continue;
     const largest = largestMagnitude(numbers), n = numbers.findIndex(x => Math.abs(x) === largest);

@@ -4,6 +4,7 @@
 const MIN_CELL = 3, MAX_CELL = 16, MAX_LARGE_CELL = 44; // pixels, as all sizes here; more with larger type
 const NUMBER_WIDTH = 27, NUMBER_HEIGHT = 12; // of a cell with its number in it
 const ROW_LABEL = 23; // an index and a character
+const FEW = 4; // columns that are wide enough for numbers in them
 const FONT = '"DejaVu Sans Mono", ui-monospace, Menlo, Consolas, monospace';
 
 // ---- colours -------------------------------------------------------------------------------------------------------
@@ -162,11 +163,12 @@ class MatrixView {
     const { rows, cols, indices } = this.quantity;
     const [rowLetter, colLetter] = indices.length === 2 ? indices : ["", indices[0]];
     const hasRowLabels = Boolean(labelOf(rowLetter, 0)), ratio = window.devicePixelRatio || 1;
-    const { zoom } = theme, most = zoom * (this.side || LARGE.includes(this.quantity.name) ? MAX_LARGE_CELL : MAX_CELL);
-    const fitCell = width => Math.max(MIN_CELL, Math.min(most, Math.floor(width / cols * ratio) / ratio));
-    this.height = height ?? Math.max(rows > 1 ? 4 : 10, fitCell(available - ROW_LABEL * zoom));
+    const { zoom } = theme, wide = MAX_LARGE_CELL * zoom;
+    const most = this.side || LARGE.includes(this.quantity.name) ? wide : MAX_CELL * zoom;
+    const fitCell = (width, most) => Math.max(MIN_CELL, Math.min(most, Math.floor(width / cols * ratio) / ratio));
+    this.height = height ?? Math.max(rows > 1 ? 4 : 10, fitCell(available - ROW_LABEL * zoom, most));
     this.left = hasRowLabels && this.height >= 8 ? ROW_LABEL * zoom : 0;
-    this.width = fitCell(available - this.left - 1);
+    this.width = fitCell(available - this.left - 1, cols <= FEW ? wide : most);
     this.top = labelOf(colLetter, 0) && this.width >= 7 ? 13 * zoom : 0;
     this.rowLabels.hidden = !this.left;
     this.colLabels.hidden = !this.top;
@@ -401,8 +403,10 @@ class MatrixView {
   }
 }
 
-/** In at most five characters: −.037, 1.2, 3e−5. */
+/** In at most six characters: −.037, 1.2, 3e−5, 2/3. */
 function shortNumber(value) {
+  const exact = formatExact(value);
+  if (exact && exact.length <= 6) return exact;
   const size = Math.abs(value);
   const text = !size ? "0" : size >= 100 || size < .001 ? size.toExponential(0) : String(Number(size.toPrecision(2)));
   return (value < 0 ? "−" : "") + text.replace(/^0\./, ".").replace("e-", "e−").replace("e+", "e");

@@ -70,6 +70,7 @@ function putHeading(box, entry, { quantity, index, value }) {
   if (value !== undefined) {
     math.append(" = ");
     putNumber(math, value, 6);
+    if (/\D/.test(formatExact(Math.abs(value)))) math.append(` = ${formatRounded(value)}`);
   }
   const meaning = put(box, "p", {}, toSentence(quantity.meaning));
   const position = describePosition(quantity, index);
@@ -123,7 +124,7 @@ function putDerivation(box, account, link) {
   const isWrong = isWrongEntry({ name: quantity.name, index });
   put(box, "h3", {}, isWrong ? "How the right value is computed" : "How it is computed");
   if (quantity.kind === "given") {
-    put(box, "p", {}, "Given: " + (/^[Wwb]|^tok|^pos/.test(quantity.name)
+    put(box, "p", {}, "Given: " + (data.about ? "a number of the example." : /^[Wwb]|^tok|^pos/.test(quantity.name)
       ? "a parameter of the model." : "computed in another part of the model."));
     putElsewhere(box, account);
     return;

@@ -47,6 +47,7 @@ function drawPicture(open) {
   byId("loss").hidden = byId("about-loss").hidden = data.ofLoss.length < 2;
   const weights = WEIGHTS.flatMap(name => [name, `d${name}`]).filter(name => quantities.has(name));
   for (const name of weights) addView(byId("weights"), name);
+  for (const id of ["around", "weights"]) byId(id).closest(".part").hidden = !byId(id).childElementCount;
   byId("weights").style.gridTemplateRows = `repeat(${weights.length / 4}, auto)`; // fewer without biases
   putSublayers(open);
   layoutAll();
@@ -56,9 +57,12 @@ function drawPicture(open) {
 
 const narrow = matchMedia("(max-width: 55.99rem)");
 
+/** The first matrix of each place, those of the page. */
+const placesOf = () => Array.from(document.querySelectorAll(".cell figure:first-child"), one => one.dataset.figure);
+
 /** A map of the head: each chip shows a matrix with its gradient. The other parts of the page are closed. */
 function putChips() {
-  for (const name of Object.keys(PLACES)) {
+  for (const name of placesOf()) {
     const chip = put(byId("chips"), "button", { type: "button", "data-chip": name });
     putSymbol(putMath(chip), name);
     chip.onclick = () => choosePair(name);
@@ -76,7 +80,7 @@ function choosePair(name, isLaidOut = true) {
   const cell = views.get(name)?.figure.closest(".cell");
   if (!cell) return;
   for (const one of document.querySelectorAll(".cell")) one.classList.toggle("chosen", one === cell);
-  const pair = Object.keys(PLACES).find(place => views.get(place)?.figure.closest(".cell") === cell);
+  const pair = placesOf().find(place => views.get(place)?.figure.closest(".cell") === cell);
   for (const chip of document.querySelectorAll("[data-chip]"))
     chip.setAttribute("aria-pressed", String(chip.dataset.chip === pair));
   if (isLaidOut && narrow.matches) layoutAll();
@@ -87,6 +91,7 @@ function choosePair(name, isLaidOut = true) {
 function putSublayers(open) {
   const opened = Array.from(document.querySelectorAll("#sublayers details[open] h3"), one => one.textContent);
   byId("sublayers").replaceChildren();
+  byId("sublayers").parentElement.hidden = !groupQuantities().size;
   for (const [title, names] of groupQuantities()) {
     const details = put(byId("sublayers"), "details");
     put(put(details, "summary"), "h3", {}, title);
@@ -141,10 +146,10 @@ function layoutAll() {
   widthOfFlow = byId("flow").getBoundingClientRect().width;
   // All widths are read first: each reading after a change makes the browser lay out the page again.
   const widths = new Map(Array.from(views.values(), view => [view, view.grid.clientWidth]));
-  const scores = views.get("S"), positions = scores.quantity.cols, { zoom } = theme;
-  const room = widths.get(scores) - ROW_LABEL * zoom;
-  const large = Math.floor(Math.max(4, Math.min(MAX_LARGE_CELL * zoom, room / positions, MOST_HIGH * zoom / positions)));
-  const low = Math.floor(Math.max(4, Math.min(MAX_CELL, 60 / positions) * zoom));
+  const positions = scene.reads.length, { zoom } = theme; // of a matrix that is not shown there is no width
+  const room = Math.max(...LARGE.map(name => widths.get(views.get(name)))) - ROW_LABEL * zoom;
+  const highest = Math.min(MAX_LARGE_CELL * zoom, room / positions, MOST_HIGH * zoom / positions);
+  const large = Math.floor(Math.max(4, highest)), low = Math.floor(Math.max(4, Math.min(MAX_CELL, 60 / positions) * zoom));
   for (const view of views.values()) {
     const isInFlow = view.figure.closest("#flow") && view.quantity.rows > 1;
     const height = LARGE.includes(view.quantity.name) ? large : low;

@@ -49,7 +49,7 @@ const STOPS = [
     title: "Now you", known: ["P", "dP"], computed: ["dS"], forward: [], isQuestions: true,
     text: "Three questions about this head; the page knows the answers.",
   },
-];
+].filter(({ known, computed }) => isOnPage(known[0]) && isOnPage(computed[0]));
 
 function showStop(number, navigate) {
   const box = byId("tour"), stop = STOPS[number - 1];
