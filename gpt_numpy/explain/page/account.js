@@ -189,7 +189,8 @@ function fourWays(account, slope) {
   const note = `step ${formatFull(data.step)}, resolution ${formatRounded(resolution, 1)}`;
   const byDifference = (found, missing) => quantity.isGradient && found !== undefined && found !== null
     ? withValue("difference", "central difference", found, data.bend * size + resolution, note)
-    : withoutValue("difference", "central difference", quantity.isGradient ? missing : "a forward value, not a gradient");
+    : withoutValue("difference", "central difference",
+      quantity.isGradient ? missing : "a forward value, not a gradient");
   if (isLiving) return [
     byFormula, withValue("page", "this page’s model", value, exact), ...agreements(quantity),
     byDifference(slope, slope === undefined ? "being computed …" : "inside an operation: not measured"),
@@ -197,7 +198,8 @@ function fourWays(account, slope) {
 
   const off = key => quantity.read(key)?.[quantity.flatIndex(index)];
   const byTorch = quantity.read("torch") ? withValue("torch", "torch, float64", value + off("torch"), exact)
-    : withoutValue("torch", "torch, float64", isGiven ? "given, not compared" : data.torch ? "not exposed" : "not installed");
+    : withoutValue("torch", "torch, float64",
+      isGiven ? "given, not compared" : data.torch ? "not exposed" : "not installed");
   const difference = off("difference");
   return [
     byFormula, withValue("tape", "minitensor’s tape", value, exact), byTorch,

@@ -1,5 +1,5 @@
-// The head as it is computed with the mistakes of breaks.js, and the checks that find them: run on its inputs alone, with
-// the gradient dY as it is without a mistake.
+// The head as it is computed with the mistakes of breaks.js, and the checks that find them: run on its inputs alone,
+// with the gradient dY as it is without a mistake.
 
 /** All matrices that the computation starts from; null if some are not on the page. */
 function inputsFromFile() {

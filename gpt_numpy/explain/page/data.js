@@ -4,7 +4,8 @@
 const byId = id => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent);
 const MASKED = data.masked; // defined where a position may attend: column <= row
-const isOnPage = name => data.tables[data.layer].some(one => one.name === name); // an example has no more than attention
+/** An example has no more than attention. */
+const isOnPage = name => data.tables[data.layer].some(one => one.name === name);
 const POSITIONS = "ijk"; // the index letters that count positions
 
 /** Appends a child element in the namespace of its parent, so that it works for HTML and SVG. */
@@ -72,7 +73,8 @@ let quantities = new Map(); // by name, those of the scene
 /** `numbers` by name: of the model on this page. */
 function setScene({ ids, layer, head }, numbers = {}) {
   const T = ids.length - 1, { width: C, heads, vocabulary: { length: V } } = data, D = C / heads;
-  Object.assign(scene, { ids, layer, head, next: ids.slice(1), reads: ids.slice(0, -1).map(id => data.vocabulary[id]) });
+  const reads = ids.slice(0, -1).map(id => data.vocabulary[id]);
+  Object.assign(scene, { ids, layer, head, reads, next: ids.slice(1) });
   scene.lengths = { i: T, j: T, k: T, d: D, m: C, a: C, u: 4 * C, v: V };
   scene.constants = data.constants ?? { c: 1 / Math.sqrt(D), "1/T": 1 / T, "1/C": 1 / C };
   quantities = new Map(data.tables[layer].map(record => [record.name, new Quantity(record, numbers[record.name])]));

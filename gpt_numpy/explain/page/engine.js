@@ -1,5 +1,5 @@
-// Runs the model in a worker, so that typing never waits for it. The page asks by messages { id, kind, ... }; every kind
-// of question is a function of `answers`, and its result goes back with the same id.
+// Runs the model in a worker, so that typing never waits for it. The page asks by messages { id, kind, ... }; every
+// kind of question is a function of `answers`, and its result goes back with the same id.
 
 let model = null; // { config, weights }, the weights in float64
 const steps = []; // the weights before each step, for `undo`

@@ -47,9 +47,11 @@ const live = { maps: [], pinned: null, checks: {} }; // what the engine said bes
 /** { ids } of a text, or { error } with what is wrong with it. */
 function readText(text) {
   const characters = [...text], unknown = characters.filter(one => !idOf.has(one));
-  if (unknown.length) return { error: `The model does not know ${[...new Set(unknown)].slice(0, 5).map(nameOf).join(", ")}.` };
+  const named = [...new Set(unknown)].slice(0, 5).map(nameOf).join(", ");
+  if (unknown.length) return { error: `The model does not know ${named}.` };
   const most = longestText();
-  if (characters.length > most) return { error: `The text has ${characters.length} characters; at most ${most} are read.` };
+  if (characters.length > most)
+    return { error: `The text has ${characters.length} characters; at most ${most} are read.` };
   if (characters.length < 2) return { error: "Type at least two characters: one to read, and one to predict." };
   return { ids: characters.map(one => idOf.get(one)) };
 }
@@ -93,21 +95,23 @@ async function checkModel() {
   const agrees = largest <= data.exact;
   line.dataset.largest = largest;
   line.classList.toggle("wrong", !agrees);
-  line.textContent = `Checked: on the first text, this page’s ${formatCount(count)} matrices of all layers ${agrees ? "agree" :
-    "DO NOT AGREE"} with those of ${librariesOf()} within ${formatRounded(largest, 1)} of each matrix’s largest number: by ` +
-    "this number and two projections of each, which the file carries.";
+  line.textContent = `Checked: on the first text, this page’s ${formatCount(count)} matrices of all layers ` +
+    `${agrees ? "agree" : "DO NOT AGREE"} with those of ${librariesOf()} within ${formatRounded(largest, 1)} of each ` +
+    "matrix’s largest number: by this number and two projections of each, which the file carries.";
 }
 
 const librariesOf = () => Object.keys(data.digests).join(" and ");
 
 /** What minitensor and torch say of a quantity: its matrix is compared on the first text. */
 function agreements(quantity) {
-  const label = librariesOf(), { name } = placeOf(data.model.config, quantity.name.replace(/^d/, ""), scene.layer, scene.head);
+  const { layer, head } = scene, { name } = placeOf(data.model.config, quantity.name.replace(/^d/, ""), layer, head);
   const error = live.checks[quantity.isGradient ? `d${name}` : name];
   const isFirst = String(scene.ids) === String(data.ids) && !step.taken;
-  const note = !isFirst ? "compared on the first text only, before any step" : error === undefined ? "not compared on its own"
+  const note = !isFirst ? "compared on the first text only, before any step"
+    : error === undefined ? "not compared on its own"
     : `this matrix agrees within ${formatRounded(error, 1)} of its largest number`;
-  return [{ key: "libraries", label, note, isWrong: isFirst && error > data.exact, isAgreed: isFirst && error <= data.exact }];
+  const isWrong = isFirst && error > data.exact, isAgreed = isFirst && error <= data.exact;
+  return [{ key: "libraries", label: librariesOf(), note, isWrong, isAgreed }];
 }
 
 /** The difference of the loss for one entry; null where there is none. */
@@ -115,20 +119,25 @@ async function slopeOf({ name, index }) {
   const quantity = quantities.get(name);
   if (!quantity.isGradient) return null;
   const { slopes } = await ask("differences", {
-    ...read(), layer: scene.layer, head: scene.head, name: name.slice(1), places: [quantity.flatIndex(index)], step: data.step,
+    ...read(), layer: scene.layer, head: scene.head, name: name.slice(1), step: data.step,
+    places: [quantity.flatIndex(index)],
   });
   return slopes && slopes[0];
 }
 
+const AT_ONCE = 8; // differences between which other questions are answered
+
 /** { slopes, formulas } of all entries, a few at a time, as long as `isWanted`. */
 async function measureAll(quantity, progress, isWanted) {
-  const places = [...quantity.numbers.keys()].filter(n => !quantity.isMaskedAt(quantity.indexOf(Math.floor(n / quantity.cols), n % quantity.cols)));
-  const slopes = [], question = { ...read(), layer: scene.layer, head: scene.head, name: quantity.name.slice(1), step: data.step };
+  const { numbers, cols } = quantity, name = quantity.name.slice(1), slopes = [];
+  const places = [...numbers.keys()].filter(n => !quantity.isMaskedAt(quantity.indexOf(Math.floor(n / cols), n % cols)));
+  const question = { ...read(), layer: scene.layer, head: scene.head, name, step: data.step };
   while (slopes.length < places.length && isWanted()) {
-    slopes.push(...(await ask("differences", { ...question, places: places.slice(slopes.length, slopes.length + 8) })).slopes);
+    const some = places.slice(slopes.length, slopes.length + AT_ONCE);
+    slopes.push(...(await ask("differences", { ...question, places: some })).slopes);
     progress(slopes.length, places.length);
   }
-  return { slopes, formulas: places.map(n => quantity.numbers[n]) };
+  return { slopes, formulas: places.map(n => numbers[n]) };
 }
 
 // ---- the text ------------------------------------------------------------------------------------------------------
@@ -206,7 +215,8 @@ function showHeads(navigate) {
     const name = `layer ${n}, head ${h}`, pair = `${n}.${h}`, isPinned = shownScene.pin === pair;
     const button = put(grid, "button", {
       type: "button", "data-head": pair, "aria-pressed": n === layer && h === head, class: isPinned ? "pinned" : "",
-      title: `${name}: click to open, Shift-click to pin it for comparison`, "aria-label": isPinned ? `${name}, pinned` : name,
+      title: `${name}: click to open, Shift-click to pin it for comparison`,
+      "aria-label": isPinned ? `${name}, pinned` : name,
     });
     const context = resizeCanvas(put(button, "canvas"), MAP, MAP);
     context.imageSmoothingEnabled = false;
@@ -226,7 +236,8 @@ function showPinned() {
   box.hidden = !pin;
   clearSideBySide(box);
   if (!pin) return;
-  const [layer, head] = pairOf(pin), quantity = quantities.get(pinnedName), own = quantity.numbers, other = live.pinned[pinnedName];
+  const [layer, head] = pairOf(pin), quantity = quantities.get(pinnedName);
+  const own = quantity.numbers, other = live.pinned[pinnedName];
   const difference = own.map((x, n) => x === other[n] ? 0 : x - other[n]);
   const line = showSideBySide(box, `Two heads: ${pinnedName}`, [
     { label: `layer ${scene.layer}, head ${scene.head}`, quantity, numbers: own },

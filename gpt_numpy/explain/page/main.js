@@ -43,11 +43,16 @@ function parseAddress(hash) {
       parsed.error = "This page has the numbers of one text and one head; it cannot show another.";
     else if (key === "text") Object.assign(parsed, readText(value));
     else if (count && /^\d+$/.test(value) && value < count) parsed[key] = Number(value);
-    else if (key === "pin" && /^\d+\.\d+$/.test(value) && pairOf(value)[0] < data.layers && pairOf(value)[1] < data.heads)
-      parsed.pin = value;
+    else if (key === "pin" && isHead(value)) parsed.pin = value;
     else parsed.error = `The address contains “${part}”, which is not valid.`;
   }
   return parsed;
+}
+
+/** Whether 2.1 is a layer and a head of the model. */
+function isHead(text) {
+  const [layer, head] = /^\d+\.\d+$/.test(text) ? pairOf(text) : [];
+  return layer < data.layers && head < data.heads;
 }
 
 const isMaskForgotten = mistakes => Boolean(inputs) && mistakes.has("mask");
@@ -73,10 +78,12 @@ async function renderAddress() {
   const isNewScene = isLiving && !isSameScene(shownScene ?? {}, next);
   if (isNewScene && !await changeScene(next, () => mine === turn)) return;
   if (isNewScene) showScene();
-  const { entry = null, error: entryError = "" } = entryText ? parseEntry(entryText, isMaskForgotten(next.mistakes)) : {};
-  const isNewEntry = isNewScene || !isSameEntry(entry, state.entry), isDropped = isNewScene && entryError && rendered.isComplete;
+  const isUnmasked = isMaskForgotten(next.mistakes);
+  const { entry = null, error: entryError = "" } = entryText ? parseEntry(entryText, isUnmasked) : {};
+  const isNewEntry = isNewScene || !isSameEntry(entry, state.entry);
+  const isDropped = isNewScene && entryError && rendered.isComplete; // a shorter text has no such entry
   Object.assign(state, next, { entry });
-  if (isDropped) history.replaceState(null, "", rendered.address = formatAddress(state)); // a shorter text has no such entry
+  if (isDropped) history.replaceState(null, "", rendered.address = formatAddress(state));
   if (history.state?.trail && !isDropped) trail = history.state.trail;
   else if (isNewEntry) trail = extendTrail(trail, entry);
   history.replaceState({ trail }, "");
@@ -170,11 +177,13 @@ function closeAccount() {
 function showHeader() {
   const text = isLiving ? textOf(scene.ids) : data.text;
   document.title = `Attention gradients: ${text}`;
-  byId("about").textContent = data.about ?? `Head ${scene.head} of layer ${scene.layer}: every number of its forward and backward pass ` +
-    `as a sum of products, down to the loss, L = ${formatRounded(quantities.get("L").at([]), 5)}. The model is ` +
+  byId("about").textContent = data.about ??
+    `Head ${scene.head} of layer ${scene.layer}: every number of its forward and backward pass as a sum of products, down to the loss, L = ${formatRounded(quantities.get("L").at([]), 5)}. The model is ` +
     `${data.described}.${data.learns ? ` What is explained: ${data.learns}.` : ""}` +
     (isLiving ? "" : " It does not fit into a page, which therefore has the numbers of this text and head alone.");
-  byId("foot").replaceChildren("In a terminal: ", put(byId("foot"), "bdi", {}, commandFor("").trim()), ". This file works offline.");
+  byId("foot").replaceChildren("In a terminal: ");
+  put(byId("foot"), "bdi", {}, commandFor("").trim());
+  byId("foot").append(". This file works offline.");
   if (!isLiving) showCharacters();
 }
 

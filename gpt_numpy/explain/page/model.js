@@ -66,7 +66,7 @@ function crossEntropy(Z, targets) {
   return [losses, backward, p];
 }
 
-/** One head's rows of c_attn, which has W_q, W_k and W_v of all heads one below the other, and its columns of c_proj. */
+/** One head's rows of c_attn, in which W_q, W_k and W_v of all heads are stacked, and its columns of c_proj. */
 function headWeights(weights, { width, heads }, n, h) {
   const D = width / heads, name = `blocks.${n}.attn`, inputs = {};
   const joined = weights[`${name}.c_attn.weight`], bias = weights[`${name}.c_attn.bias`];
@@ -78,7 +78,8 @@ function headWeights(weights, { width, heads }, n, h) {
 }
 
 /**
- * The model on a text. The values have the names of forward.py, those of a head with its number: P0.3 is head 3 of layer 0.
+ * The model on a text. The values have the names of forward.py, those of a head with its number: P0.3 is head 3 of
+ * layer 0.
  * @param {{config: object, weights: Object<string, object>}} model
  * @param {number[]} ids  the tokens to read
  * @param {number[]} targets  those to predict, one for each

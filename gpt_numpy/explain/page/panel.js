@@ -318,10 +318,11 @@ function putMeasureAll(box, quantity) {
   const button = put(line, "button", { type: "button" }, `Measure all ${formatCount(count)} entries`);
   button.onclick = async () => {
     const report = text => line.replaceChildren(text);
-    const { slopes, formulas } = await measureAll(quantity, (done, all) => report(`${done} of ${all} measured …`), () => line.isConnected);
-    const largest = quantity.largest, error = slopes.reduce((most, x, n) => Math.max(most, Math.abs(x - formulas[n])), 0);
+    const progress = (done, all) => report(`${done} of ${all} measured …`);
+    const { slopes, formulas } = await measureAll(quantity, progress, () => line.isConnected);
+    const error = slopes.reduce((most, x, n) => Math.max(most, Math.abs(x - formulas[n])), 0);
     report(`${formatCount(slopes.length)} differences of the loss: off by at most ` +
-      `${formatRounded(error / (largest || 1), 1)} of the largest entry.`);
+      `${formatRounded(error / (quantity.largest || 1), 1)} of the largest entry.`);
   };
 }
 

@@ -149,7 +149,8 @@ function layoutAll() {
   const positions = scene.reads.length, { zoom } = theme; // of a matrix that is not shown there is no width
   const room = Math.max(...LARGE.map(name => widths.get(views.get(name)))) - ROW_LABEL * zoom;
   const highest = Math.min(MAX_LARGE_CELL * zoom, room / positions, MOST_HIGH * zoom / positions);
-  const large = Math.floor(Math.max(4, highest)), low = Math.floor(Math.max(4, Math.min(MAX_CELL, 60 / positions) * zoom));
+  const large = Math.floor(Math.max(4, highest));
+  const low = Math.floor(Math.max(4, Math.min(MAX_CELL, 60 / positions) * zoom));
   for (const view of views.values()) {
     const isInFlow = view.figure.closest("#flow") && view.quantity.rows > 1;
     const height = LARGE.includes(view.quantity.name) ? large : low;

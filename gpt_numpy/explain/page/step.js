@@ -45,7 +45,8 @@ function drawCurve() {
 
 /** Between the computed points, linearly in the logarithm of the rate. */
 function lossOfCurve(rate) {
-  const at = (Math.log10(rate) - Math.log10(RATES[0])) * PER_DECADE, n = Math.max(0, Math.min(RATES.length - 2, Math.floor(at)));
+  const at = (Math.log10(rate) - Math.log10(RATES[0])) * PER_DECADE;
+  const n = Math.max(0, Math.min(RATES.length - 2, Math.floor(at)));
   return step.curve.losses[n] + (at - n) * (step.curve.losses[n + 1] - step.curve.losses[n]);
 }
 
@@ -58,9 +59,10 @@ function addStep(refresh) {
     await refresh();
   };
   const take = async times => {
-    const { losses, predicted, isRefused, taken } = await ask("step", { ...read(), rate: step.rate, scope: scopeOfStep(), times });
+    const question = { ...read(), rate: step.rate, scope: scopeOfStep(), times };
+    const { losses, predicted, isRefused, taken } = await ask("step", question);
     const all = losses.map(L => formatRounded(L, 5));
-    if (isRefused) return say(`The loss is no longer a number after a step of this rate; the weights stay as they were.`);
+    if (isRefused) return say("The loss is no longer a number after a step of this rate; the weights stay the same.");
     say(times > 1 ? `${times} steps: ${all.join(", ")}.`
       : `Before: ${all[0]}. After: ${all[1]}. The straight line predicted ${formatRounded(predicted, 5)}.`);
     await changed(taken);

@@ -117,14 +117,15 @@ function putQuestions(box) {
   const dS = quantities.get("dS"), P = quantities.get("P"), dP = quantities.get("dP"), [i, j] = indexOfLargest(dS);
   const value = dS.at([i, j]), mean = sumOf(Array.from({ length: i + 1 }, (_, k) => P.at([i, k]) * dP.at([i, k])));
   const show = number => formatRounded(number, 3), at = `[${i},${j}]`;
-  putQuestion(box, `dP${at} is ${show(dP.at([i, j]))}, and the weighted mean of its row is ${show(mean)}. Which sign has dS${at}?`,
+  putQuestion(box, `dP${at} is ${show(dP.at([i, j]))}, and the weighted mean of its row is ${show(mean)}. ` +
+    `Which sign has dS${at}?`,
     ["positive", "0", "negative"], value > 0 ? 0 : value < 0 ? 2 : 1,
     `dS${at} = P (dP − mean) = ${show(P.at([i, j]))} · ${show(dP.at([i, j]) - mean)} = ${show(value)}.`);
   putQuestion(box, `What is the sum of row ${i} of dS?`, ["1", "0", "the loss"], 1,
     "0: adding the same number to all scores of a row changes no weight, so it cannot change the loss.");
   putQuestion(box, `A training step goes against the gradient. What does it do to S${at}?`,
     ["raise it", "lower it", "leave it"], value > 0 ? 1 : value < 0 ? 0 : 2,
-    `dS${at} is ${value > 0 ? "positive: less attention to" : "negative: more attention to"} position ${j} lowers the loss.`);
+    `dS${at} is ${value > 0 ? "positive: less" : "negative: more"} attention to position ${j} lowers the loss.`);
 }
 
 function putQuestion(box, question, answers, right, why) {
