@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from gpt_numpy.cli import CLI
-from gpt_numpy.explain.account import sums
+from gpt_numpy.explain.account import account, sums
 from gpt_numpy.explain.checks import check_all, checkable, four_ways, verdict
 from gpt_numpy.explain.example import GIVEN, Example
 from gpt_numpy.explain.terminal import _exact
 from gpt_numpy.workshop.cli.main import run
 from tests.explain.reader import Reader, all_of, make_page, pairs
-from tests.explain.test_explain import account, assert_close, matrices
+from tests.explain.test_explain import assert_close, matrices
 from tests.explain.test_explain_pages import COLOURS
 from tests.support import ROOT
 

@@ -19,7 +19,7 @@ from gpt_numpy.explain.account import account
 from gpt_numpy.explain.living import living_contents
 from gpt_numpy.explain.page import write_page
 from gpt_numpy.explain.problem import Problem
-from gpt_numpy.explain.subject import Subject, subject_of
+from gpt_numpy.explain.subject import OfText, subject_of
 from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.params import initial_weights
 from gpt_numpy.workshop.report.report import embedded
@@ -40,7 +40,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def subject() -> Subject:
+def subject() -> OfText:
     return subject_of(CLI, {"text": TEXT})
 
 
@@ -62,7 +62,7 @@ def check_quiet(reader: Reader) -> None:
     assert fetched <= {"about:blank", reader.file.as_uri()}, "the page made requests"
 
 
-def problem_of(subject: Subject, text: str, layer: int = 0, head: int = 0) -> Problem:
+def problem_of(subject: OfText, text: str, layer: int = 0, head: int = 0) -> Problem:
     """Another text in the model of the first one."""
     ids = np.array([subject.characters.index(one) for one in text])
     return replace(subject.problem, ids=ids[:-1], targets=ids[1:], layer=layer, head=head)
@@ -160,7 +160,7 @@ def numbers_of(reader: Reader, trace: Trace, model: dict[str, Any] | None = None
 # ---- a text ---------------------------------------------------------------------------------------------------------
 
 
-def test_typing_another_text_shows_its_numbers(reader: Reader, subject: Subject) -> None:
+def test_typing_another_text_shows_its_numbers(reader: Reader, subject: OfText) -> None:
     reader.go("#dK[3,1]")
     reader.page.fill("#text", OTHER)
     wait(reader, OTHER)
@@ -174,7 +174,7 @@ def test_typing_another_text_shows_its_numbers(reader: Reader, subject: Subject)
 
 
 @in_detail
-def test_accounts_of_a_typed_text_are_right_in_every_head(reader: Reader, subject: Subject) -> None:
+def test_accounts_of_a_typed_text_are_right_in_every_head(reader: Reader, subject: OfText) -> None:
     reader.page.fill("#text", OTHER)
     wait(reader, OTHER)
     for layer, head in ((0, 0), (1, 1)):
@@ -226,7 +226,7 @@ REFUSED = {
 
 
 @in_detail
-def test_text_that_cannot_be_read_is_refused_in_one_line(reader: Reader, subject: Subject) -> None:
+def test_text_that_cannot_be_read_is_refused_in_one_line(reader: Reader, subject: OfText) -> None:
     """The last result stays, unknown characters are underlined and named, and nothing becomes markup."""
     for text, parts in REFUSED.items():
         page = reader.page
@@ -264,7 +264,7 @@ def test_address_with_a_text_that_cannot_be_read_says_so(reader: Reader) -> None
 
 
 @in_detail
-def test_address_of_a_text_opens_the_same_page(reader: Reader, subject: Subject) -> None:
+def test_address_of_a_text_opens_the_same_page(reader: Reader, subject: OfText) -> None:
     page = reader.page
     page.fill("#text", OTHER)
     wait(reader, OTHER)
@@ -303,7 +303,7 @@ def test_going_back_goes_back_to_the_text_and_the_head(reader: Reader) -> None:
 # ---- the numbers ----------------------------------------------------------------------------------------------------
 
 
-def test_numbers_of_the_page_are_those_of_minitensor(reader: Reader, subject: Subject) -> None:
+def test_numbers_of_the_page_are_those_of_minitensor(reader: Reader, subject: OfText) -> None:
     for layer, head, text in ((0, 0, TEXT), (1, 1, OTHER)):
         trace = Trace(problem_of(subject, text, layer, head))
         check_numbers(trace, numbers_of(reader, trace))
@@ -312,7 +312,7 @@ def test_numbers_of_the_page_are_those_of_minitensor(reader: Reader, subject: Su
 @in_detail
 @given(length=st.integers(2, 40), seed=SEEDS)
 @settings(max_examples=10)
-def test_numbers_of_any_text_and_head(length: int, seed: int, shared_reader: Reader, subject: Subject) -> None:
+def test_numbers_of_any_text_and_head(length: int, seed: int, shared_reader: Reader, subject: OfText) -> None:
     random = np.random.default_rng(seed)
     text = "".join(random.choice(list(TEXT), length))
     trace = Trace(problem_of(subject, text, int(random.integers(2)), int(random.integers(2))))
@@ -392,7 +392,7 @@ def test_page_of_another_model(changes: dict[str, Any], browser: Any, tmp_path: 
 
 
 @in_detail
-def test_click_on_a_map_opens_its_head(reader: Reader, subject: Subject) -> None:
+def test_click_on_a_map_opens_its_head(reader: Reader, subject: OfText) -> None:
     page = reader.page
     reader.go("#dS[5,2]")
     pressed = "#heads [aria-pressed=true]"
@@ -423,7 +423,7 @@ MAP = """([selector, size]) => { // the brightness of each cell of a map
 
 
 @in_detail
-def test_maps_show_the_weights_of_every_head(reader: Reader, subject: Subject) -> None:
+def test_maps_show_the_weights_of_every_head(reader: Reader, subject: OfText) -> None:
     """The cell of the largest weight is the darkest, and 0 is the lightest."""
     size = len(TEXT) - 1
     for layer, head in ((0, 1), (1, 0)):
@@ -437,7 +437,7 @@ def test_maps_show_the_weights_of_every_head(reader: Reader, subject: Subject) -
 
 
 @in_detail
-def test_pinned_head_is_compared_on_one_scale(reader: Reader, subject: Subject) -> None:
+def test_pinned_head_is_compared_on_one_scale(reader: Reader, subject: OfText) -> None:
     page = reader.page
     assert page.is_hidden("#pinned")
     page.click("#heads [data-head='0.1']", modifiers=["Shift"])
@@ -601,7 +601,7 @@ def take_step(reader: Reader, problem: Problem, rate: float, is_own: bool = Fals
     return then
 
 
-def test_step_lowers_the_loss_as_in_minitensor(reader: Reader, subject: Subject) -> None:
+def test_step_lowers_the_loss_as_in_minitensor(reader: Reader, subject: OfText) -> None:
     reader.go("#L")
     before = value(reader)
     then = take_step(reader, subject.problem, 0.01)
@@ -610,7 +610,7 @@ def test_step_lowers_the_loss_as_in_minitensor(reader: Reader, subject: Subject)
 
 
 @in_detail
-def test_step_changes_every_number(reader: Reader, subject: Subject) -> None:
+def test_step_changes_every_number(reader: Reader, subject: OfText) -> None:
     """In another head and on another text, too; the check of the file was of the weights before it."""
     page = reader.page
     reader.go("#dS[5,2]")
@@ -627,7 +627,7 @@ def test_step_changes_every_number(reader: Reader, subject: Subject) -> None:
 
 
 @in_detail
-def test_small_step_of_one_head_alone(reader: Reader, subject: Subject) -> None:
+def test_small_step_of_one_head_alone(reader: Reader, subject: OfText) -> None:
     """Its loss is on the straight line; the other head's queries stay."""
     problem = problem_of(subject, TEXT, 1, 1)
     show(reader, "#L&layer=1&head=1", TEXT, 1, 1)
@@ -643,7 +643,7 @@ def test_small_step_of_one_head_alone(reader: Reader, subject: Subject) -> None:
 
 
 @in_detail
-def test_ten_steps_undo_and_reset(reader: Reader, subject: Subject) -> None:
+def test_ten_steps_undo_and_reset(reader: Reader, subject: OfText) -> None:
     page, problem = reader.page, subject.problem
     reader.go("#L")
     first = page.get_attribute("#account [data-way=page]", "data-value")
@@ -682,7 +682,7 @@ def prediction(reader: Reader) -> str:
 
 
 @in_detail
-def test_curve_is_the_loss_by_the_rate(reader: Reader, subject: Subject) -> None:
+def test_curve_is_the_loss_by_the_rate(reader: Reader, subject: OfText) -> None:
     open_steps(reader, 1e-4)
     wait_for_text(reader, "#prediction", "L =")
     now = loss(subject.problem)
@@ -698,7 +698,7 @@ def test_curve_is_the_loss_by_the_rate(reader: Reader, subject: Subject) -> None
 
 
 @in_detail
-def test_steps_that_are_too_far_are_refused_without_nan(reader: Reader, subject: Subject) -> None:
+def test_steps_that_are_too_far_are_refused_without_nan(reader: Reader, subject: OfText) -> None:
     """At the largest rate the loss explodes until it is no longer a number; then no step of the ten is taken."""
     page = reader.page
     reader.go("#L")
@@ -745,7 +745,7 @@ def test_rate_at_which_the_loss_is_no_number_is_drawn(browser: Any, tmp_path: Pa
 # ---- what comes next ------------------------------------------------------------------------------------------------
 
 
-def chances(subject: Subject, text: str, position: int, temperature: float) -> dict[str, float]:
+def chances(subject: OfText, text: str, position: int, temperature: float) -> dict[str, float]:
     ids = np.array([subject.characters.index(one) for one in text])
     logits = Trace(replace(subject.problem, ids=ids, targets=ids)).numbers["Z"][position] / temperature
     powers = np.exp(logits - logits.max())
@@ -753,7 +753,7 @@ def chances(subject: Subject, text: str, position: int, temperature: float) -> d
 
 
 @in_detail
-def test_likeliest_next_characters(reader: Reader, subject: Subject) -> None:
+def test_likeliest_next_characters(reader: Reader, subject: OfText) -> None:
     page, last = reader.page, len(TEXT) - 1
     reader.go("#dS[5,2]")
     before = page.get_attribute("#account [data-way=page]", "data-value")
@@ -779,7 +779,7 @@ def test_likeliest_next_characters(reader: Reader, subject: Subject) -> None:
 
 
 @in_detail
-def test_write_one_appends_a_likely_character(reader: Reader, subject: Subject) -> None:
+def test_write_one_appends_a_likely_character(reader: Reader, subject: OfText) -> None:
     page = reader.page
     page.wait_for_selector("#outputs li")
     set_range(reader, "#temperature", -0.7)
@@ -840,7 +840,7 @@ def test_tour_by_keys_and_by_address(reader: Reader) -> None:
 
 
 @in_detail
-def test_worked_entry_of_a_stop_is_that_of_the_text(reader: Reader, subject: Subject) -> None:
+def test_worked_entry_of_a_stop_is_that_of_the_text(reader: Reader, subject: OfText) -> None:
     for text in (TEXT, OTHER):
         show(reader, f"#tour=6&text={text}", text)
         dS = Trace(problem_of(subject, text)).numbers["dS"]
@@ -851,7 +851,7 @@ def test_worked_entry_of_a_stop_is_that_of_the_text(reader: Reader, subject: Sub
 
 
 @in_detail
-def test_answers_of_the_last_stop(reader: Reader, subject: Subject) -> None:
+def test_answers_of_the_last_stop(reader: Reader, subject: OfText) -> None:
     for layer, head in ((0, 0), (0, 1), (1, 0), (1, 1)):
         page, numbers = reader.page, Trace(problem_of(subject, TEXT, layer, head)).numbers
         show(reader, f"#tour=12&layer={layer}&head={head}", TEXT, layer, head)
@@ -916,7 +916,7 @@ def test_letters_in_the_fields_do_nothing_else(reader: Reader) -> None:
 
 
 @in_detail
-def test_find_opens_an_entry_of_the_open_head(reader: Reader, subject: Subject) -> None:
+def test_find_opens_an_entry_of_the_open_head(reader: Reader, subject: OfText) -> None:
     show(reader, f"#text={OTHER}&layer=1&head=1", OTHER, 1, 1)
     reader.page.keyboard.press("/")
     reader.page.keyboard.type("dK[4,2]")
@@ -956,7 +956,7 @@ def with_changed_digest(file: Path, page: Path, library: str, name: str, which: 
 
 
 @in_detail
-def test_digests_are_of_all_layers_and_heads(reader: Reader, file: Path, subject: Subject) -> None:
+def test_digests_are_of_all_layers_and_heads(reader: Reader, file: Path, subject: OfText) -> None:
     """Whatever stands in the file is compared; by the names that the page's own numbers have."""
     digests = json.loads(split_page(file)[1])["digests"]
     assert set(digests) == {"minitensor", "torch"}
