@@ -133,9 +133,13 @@ const formatRounded = (value, digits = 6) =>
 const UNITS = { "": 1, "√2": Math.SQRT2, "ln 2": Math.LN2, "√2 ln 2": Math.SQRT2 * Math.LN2 };
 const MOST_BELOW = 100; // the line of a fraction
 
-/** As a fraction with a small denominator, or one times a root or a logarithm of 2, as 1/2 √2; else empty. */
+/**
+ * As a fraction with a small denominator, or one times a root or a logarithm of 2, as 1/2 √2; else empty. Only in an
+ * example, whose numbers are chosen so.
+ */
 function formatExact(value) {
-  if (value === 0 || !Number.isFinite(value)) return value === 0 ? "0" : "";
+  if (value === 0) return "0";
+  if (!data.about || !Number.isFinite(value)) return "";
   for (const [name, unit] of Object.entries(UNITS)) for (let below = 1; below <= MOST_BELOW; below++) {
     const above = Math.round(Math.abs(value) / unit * below);
     if (!(Math.abs(above * unit / below - Math.abs(value)) <= 1e-12 * Math.abs(value))) continue;
