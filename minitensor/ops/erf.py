@@ -44,14 +44,14 @@ def erf_of(x: Array) -> Array:
     numerator, denominator = _G32 if x.dtype == np.float32 else _G64
     x = x.clip(-6.0, 6.0)  # where erf is 1 to the last digit: beyond, x^2 would overflow
     u = x * x
-    g = _polynomial(numerator, u)
-    g /= _polynomial(denominator, u)
+    g = polynomial(numerator, u)
+    g /= polynomial(denominator, u)
     g *= x
     y: Array = np.tanh(g)
     return y
 
 
-def _polynomial(coefficients: Coefficients, u: Array) -> Array:
+def polynomial(coefficients: Coefficients, u: Array) -> Array:
     """Horner's rule, in place."""
     *lower, second, highest = coefficients
     y = u + second if highest == 1.0 else u * highest + second
