@@ -73,18 +73,24 @@ def default_scale(D: int) -> float:
 # ---- weights ----------------------------------------------------------------------------------------------------
 
 
-def attention_weights_forward(scores: Array, *, subtract_max: Array | bool = True) -> tuple[Array, Saved]:
-    """`subtract_max` is for each row, (..., T, 1), or for all. It may be False where no exponential overflows; if it is
-    False everywhere, the same a little sooner."""
-    if np.any(subtract_max):
-        largest = scores.max(-1, keepdims=True, initial=np.finfo(scores.dtype).min)  # finite in any row
-        weights = scores - np.where(subtract_max, largest, largest.dtype.type(0))
-        np.exp(weights, out=weights)
-    else:
-        weights = np.exp(scores)
-    sum_exp = (weights @ np.ones(weights.shape[-1], weights.dtype))[..., None]  # faster than a sum over rows
-    weights /= np.maximum(sum_exp, np.finfo(sum_exp.dtype).tiny)  # a row that sees nothing stays 0
+def attention_weights_forward(scores: Array, *, subtract_max: bool = True) -> tuple[Array, Saved]:
+    """`subtract_max` subtracts the largest score of each row, so that no exponential overflows. If it is False, only
+    where one does, or where all of them nearly vanish: the same a little sooner."""
+    ones, number = np.ones(scores.shape[-1], scores.dtype), np.finfo(scores.dtype)
+    with np.errstate(over="ignore"):
+        weights = np.exp(scores - _largest(scores) if subtract_max else scores)
+        sum_exp = weights @ ones  # faster than a sum over rows
+    if not subtract_max and (again := ~((sum_exp > math.sqrt(number.tiny)) & (sum_exp < np.inf))).any():
+        rows = scores[again]
+        weights[again] = np.exp(rows - _largest(rows))
+        sum_exp = weights @ ones
+    weights /= np.maximum(sum_exp, number.tiny)[..., None]  # a row that sees nothing stays 0
     return weights, (weights,)
+
+
+def _largest(scores: Array) -> Array:
+    """Of each row; finite in any row."""
+    return scores.max(-1, keepdims=True, initial=np.finfo(scores.dtype).min)  # type: ignore[no-any-return]
 
 
 def attention_weights_backward(dweights: Array, weights: Array) -> tuple[Array]:

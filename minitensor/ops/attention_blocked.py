@@ -2,15 +2,14 @@
 
 blocks     Causal queries up to i see no key after i: their products end there, and no score is computed that is
            masked for all queries of a block.
-maximum    |S_ij| <= c |Q_i| |K_j|. Where the longest of both are short, no e^S_ij can overflow, and the largest of
-           each row need not be subtracted.
+maximum    The largest score is subtracted only from rows where an exponential overflows or all nearly vanish. Their
+           sums tell which, so that no other row counts, not even for how a result is rounded.
 memory     The weights of all blocks take memory of T^2 / 2. Above 512 queries the backward computes them again, block
            by block: then all that grows with T grows like T. A dropout mask is drawn again, too.
 layout     Where there are several blocks, their results are written with the heads of a token side by side, which
            is the order that a model needs next.
 """
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,9 +48,7 @@ def attention_blocked_forward(
     (*_, T, D), (*_, U, _) = q.shape, k.shape
     scale = default_scale(D) if scale is None else scale
     additive = mask is not None and mask.dtype != bool  # then dmask is made at once, without blocks
-    single = T <= 1 or additive  # in a single row the largest is found sooner
-    subtract_max = np.ones((T, 1), bool) if single else _may_overflow(q, k, scale, is_causal)  # (..., T, 1)
-    how = mask, is_causal, scale, subtract_max
+    how = mask, is_causal, scale
     random = draws.first() if draws else None
     weights: list[Array | None] = []  # of each block
     y = None
@@ -78,7 +75,7 @@ def attention_blocked_backward(
     how: tuple[Any, ...],
     additive: bool,
 ) -> tuple[Array | None, Array | None, Array | None, Array | None, None]:
-    T, U, (_, is_causal, scale, _) = q.shape[-2], k.shape[-2], how
+    T, U, (_, is_causal, scale) = q.shape[-2], k.shape[-2], how
     random = draws.again() if draws else None
     dq = dk = dv = dmask = None
     for (i, j), kept in zip(_blocks(T, U, is_causal and not additive), weights, strict=True):
@@ -99,16 +96,14 @@ def attention_blocked_backward(
     return dq, dk, dv, dmask, None
 
 
-def _weights(
-    q: Array, k: Array, i: slice, j: slice, mask: Array | None, is_causal: bool, scale: float, subtract_max: Array
-) -> Array:
+def _weights(q: Array, k: Array, i: slice, j: slice, mask: Array | None, is_causal: bool, scale: float) -> Array:
     """Of queries i for keys j; the same numbers in the backward as in the forward."""
     T, U = q.shape[-2], k.shape[-2]
     mask_ij = None if mask is None else np.broadcast_to(mask, (*mask.shape[:-2], T, U))[..., i, j]
     scores, _ = attention_scores_forward(
         q[..., i, :], k[..., j, :], mask_ij, is_causal=is_causal, scale=scale, offset=i.start
     )
-    weights, _ = attention_weights_forward(scores, subtract_max=subtract_max[..., i, :])
+    weights, _ = attention_weights_forward(scores, subtract_max=False)
     return weights
 
 
@@ -139,21 +134,6 @@ def _add(total: Array | None, block: slice, part: Array, rows: int) -> Array:
         total = total.swapaxes(-2, -3) if batch else total
     total[..., block, :] += part
     return total
-
-
-def _may_overflow(q: Array, k: Array, scale: float, is_causal: bool) -> Array:
-    """Rows, (..., T, 1), with a score that may be so large that a sum of exponentials overflows. For a causal row only
-    the keys that it sees count, so that no later one changes even how it is rounded."""
-    number, T, (U, D) = np.finfo(q.dtype), q.shape[-2], k.shape[-2:]
-    limit = math.log(number.max) - math.log(max(U, 1)) - 1.0  # of a score, which is at most |q| |k|
-    with np.errstate(over="ignore", invalid="ignore"):  # infinite lengths are not small
-        q_squares, k_squares = (np.vecdot(x, x).astype(np.float64) + D * float(number.tiny) for x in (q, k))
-        if is_causal and U:
-            largest = np.maximum.accumulate(k_squares, -1)[..., np.minimum(np.arange(T), U - 1)]  # (..., T)
-        else:
-            largest = k_squares.max(-1, keepdims=True, initial=0.0)  # (..., 1)
-        small: Array = abs(scale) * np.sqrt(q_squares * largest) <= limit
-    return ~small[..., None]
 
 
 attention_blocked = Op("attention_blocked", attention_blocked_forward, attention_blocked_backward)
