@@ -50,7 +50,8 @@ def attention_scores_forward(
     elif mask is not None:
         visible = mask if visible is None else visible & mask
     if visible is not None:
-        np.copyto(scores, -np.inf, where=~visible)
+        first = 0 if mask is not None and not additive else offset  # where causal alone, all see the keys before
+        np.copyto(scores[..., first:], -np.inf, where=~visible[..., first:])
     return scores, (q, k, scale, additive, visible)
 
 

@@ -6,8 +6,8 @@ maximum    The largest score is subtracted only from rows where an exponential o
            sums tell which, so that no other row counts, not even for how a result is rounded.
 memory     The weights of all blocks take memory of T^2 / 2. Above 512 queries the backward computes them again, block
            by block: then all that grows with T grows like T. A dropout mask is drawn again, too.
-layout     Where there are several blocks, their results are written with the heads of a token side by side, which
-           is the order that a model needs next.
+layout     Where there are several blocks, their results are put together with the heads of a token side by side,
+           which is the order that a model needs next. Gradients are added up in the order that they come in.
 """
 
 from collections.abc import Iterator
@@ -58,7 +58,7 @@ def attention_blocked_forward(
         dropped = weights_ij if keep_ij is None else dropout_forward(weights_ij, keep_ij, p=p)[0]
         y_i, _ = attention_values_forward(dropped, v[..., j, :])
         weights.append(weights_ij if T <= KEPT else None)
-        y = _add(y, i, y_i, T)
+        y = _put(y, i, y_i, T)
     assert y is not None
     return y, (q, k, v, weights, keep, draws, p, how, additive)
 
@@ -124,14 +124,24 @@ def _blocks(T: int, U: int, is_causal: bool) -> Iterator[tuple[slice, slice]]:
         yield slice(start, end), slice(0, min(end, U) if is_causal else U)
 
 
+def _put(total: Array | None, block: slice, part: Array, rows: int) -> Array:
+    """The total with a part for some of so many rows put in: (B, H, rows, D), in memory (B, rows, H, D)."""
+    *batch, some, D = part.shape
+    if some == rows:
+        return part
+    if total is None:
+        total = np.empty((*batch[:-1], rows, *batch[-1:], D), part.dtype)
+        total = total.swapaxes(-2, -3) if batch else total
+    total[..., block, :] = part
+    return total
+
+
 def _add(total: Array | None, block: slice, part: Array, rows: int) -> Array:
-    """The total with a part for some of so many rows added: (B, H, rows, D), in memory (B, rows, H, D)."""
+    """The total with a part for some of so many rows added."""
     *batch, some, D = part.shape
     if total is None and some == rows:
         return part
-    if total is None:
-        total = np.zeros((*batch[:-1], rows, *batch[-1:], D), part.dtype)
-        total = total.swapaxes(-2, -3) if batch else total
+    total = np.zeros((*batch, rows, D), part.dtype) if total is None else total
     total[..., block, :] += part
     return total
 
