@@ -40,21 +40,23 @@ class Adam(Optimizer):
         if decay and not self.decoupled:
             g = g + decay * p
 
+        # With c1 = 1 - b1^t and c2 = sqrt(1 - b2^t), the last rule at the top is p -= lr c2/c1 m / (sqrt(v) + c2 eps).
+        c1, c2 = 1.0 - b1**t, math.sqrt(1.0 - b2**t)
         updated = np.empty(p.shape, p.dtype)
         for p_, g_, m, v, new in pieces([p, g], [state["exp_avg"], state["exp_avg_sq"], updated]):
+            # what comes before the result goes where it will be: the cache then holds fewer arrays
+            part = np.multiply(g_, 1.0 - b1, out=new)
             m *= b1
-            m += (1.0 - b1) * g_
-            square = g_ * g_
+            m += part
+            square = np.multiply(g_, g_, out=new)
             square *= 1.0 - b2
             v *= b2
             v += square
-            size = np.sqrt(v)
-            size /= math.sqrt(1.0 - b2**t)
-            size += group["eps"]
-            change = m * (lr / (1.0 - b1**t))
-            change /= size
-            np.multiply(p_, 1.0 - lr * decay if self.decoupled else 1.0, out=new)
-            new -= change
+            size = np.sqrt(v, out=new)
+            size += c2 * group["eps"]
+            change = np.divide(m, size, out=new)
+            change *= -lr * c2 / c1
+            new += p_ * (1.0 - lr * decay if self.decoupled else 1.0)
         return updated
 
 
