@@ -54,6 +54,16 @@ def rooflines(settings: Settings) -> dict[str, Work]:
     return {"matrix products, NumPy": numpys, "matrix products, torch": torchs}
 
 
+def faster_blas(numpys: Times, torchs: Times) -> str:
+    """Whose BLAS gives an engine an advantage on this machine, by the roofline."""
+    ratio, faster, slower = torchs.over(numpys), "NumPy's", "torch's"
+    if ratio < 1.0:
+        ratio, faster, slower = numpys.over(torchs), slower, faster
+    if ratio < 1.01:
+        return "NumPy's BLAS and torch's multiply matrices equally fast on this machine."
+    return f"{faster} BLAS is the faster on this machine: it multiplies matrices {ratio:.2f} times as fast as {slower}."
+
+
 def result(settings: Settings, timings: dict[str, Times], done: float) -> Result:
     tokens = settings.recipe.batch_size * settings.config.block_size
     flops, product = tokens * flops_per_token(settings.config), 2 * settings.cores * SIDE**3
@@ -77,6 +87,8 @@ def result(settings: Settings, timings: dict[str, Times], done: float) -> Result
                 f"gpt_numpy takes {timings[NUMPY].over(timings[other]):.2f} times as long as {other} "
                 f"(turn by turn {min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} turns)."
             )
+    if settings.device == "cpu":
+        lines.append(faster_blas(timings["matrix products, NumPy"], timings["matrix products, torch"]))
     config = settings.config
     return Result(
         "step",

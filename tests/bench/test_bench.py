@@ -178,6 +178,19 @@ def test_text_differing_only_at_the_end_is_not_timed(tiny: None, monkeypatch: py
         last(generate.measure(QUICK))
 
 
+# ---- the roofline -----------------------------------------------------------------------------------------------
+
+
+def test_sentence_names_the_faster_blas() -> None:
+    slow, fast = Times([2.0, 20.0, 3.0]), Times([1.0, 10.0, 2.0])  # turn by turn 2, 2 and 1.5
+    assert step.faster_blas(fast, slow) == (
+        "NumPy's BLAS is the faster on this machine: it multiplies matrices 2.00 times as fast as torch's."
+    )
+    assert step.faster_blas(slow, fast) == (
+        "torch's BLAS is the faster on this machine: it multiplies matrices 2.00 times as fast as NumPy's."
+    )
+
+
 # ---- ratios -----------------------------------------------------------------------------------------------------
 
 
@@ -193,7 +206,10 @@ def test_ratios_of_time_and_speed_have_the_right_direction(tiny: None, monkeypat
         monkeypatch.setattr(module, "turns", twice_as_slow)
     result = last(step.measure(QUICK))
     assert result.rows[0]["of torch's time"] == 0.5
-    assert result.lines == ["gpt_numpy takes 0.50 times as long as gpt_torch (turn by turn 0.50 to 0.50, 2 turns)."]
+    assert result.lines == [
+        "gpt_numpy takes 0.50 times as long as gpt_torch (turn by turn 0.50 to 0.50, 2 turns).",
+        "NumPy's BLAS and torch's multiply matrices equally fast on this machine.",
+    ]
     assert [row["of torch's speed"] for row in last(generate.measure(QUICK)).rows] == [2.0, 1.0, 2.0, 1.0]
     row = ops.compared(ops.SUBJECTS[-1], QUICK)
     assert (row["forward / torch's"], row["backward / torch's"]) == (0.5, 0.5)
