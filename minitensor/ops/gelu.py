@@ -1,7 +1,7 @@
 """gelu: x times the chance that a standard normal number lies below x.
 
     exact    y = x c(x)           c(x) = (1 + erf(x / sqrt 2)) / 2            c'(x) = e^(-x^2/2) / sqrt(2 pi)
-    tanh     y = x c(x)           c(x) = (1 + tanh(s)) / 2                    c'(x) = s'(x) (1 - tanh(s)^2) / 2
+    tanh     y = x c(x)           c(x) = (1 + tanh(s)) / 2                    c'(x) = 2 s'(x) c(x) (1 - c(x))
                                   s(x) = sqrt(2/pi) (x + 0.044715 x^3)        s'(x) = sqrt(2/pi) (1 + 3 0.044715 x^2)
 
     dx = dy (c(x) + x c'(x))      by the product rule, in both forms
@@ -86,8 +86,19 @@ def _absolute(x: Array) -> Array:
 
 def _tanh(x: Array) -> tuple[Array, Array]:
     """c(x) and c'(x)."""
-    t = np.tanh(_ROOT * (x + _CUBE * x * x * x))
-    return 0.5 * (1.0 + t), 0.5 * (1.0 - t * t) * _ROOT * (1.0 + 3.0 * _CUBE * x * x)
+    square = x * x
+    s = square * (_CUBE * _ROOT)
+    s += _ROOT
+    s *= x
+    c = np.tanh(s, out=s)
+    c += 1.0
+    c *= 0.5
+    dc = square * (6.0 * _CUBE * _ROOT)
+    dc += 2.0 * _ROOT
+    # c' = 2 s' c (1 - c)
+    dc *= c
+    dc *= 1.0 - c
+    return c, dc
 
 
 gelu = Op("gelu", gelu_forward, gelu_backward)
