@@ -10,8 +10,8 @@
 it too, and gelu saves nothing else. It goes piece by piece, since its formulas take two dozen steps.
 
 NumPy has no erf. But the chance below -|x| is e^(-x^2/2) r(|x|), where r falls slowly from 1/2, much like a quotient
-of polynomials, and the exponential is that of c'(x). It is small where x is far below 0, and right there, where 1 plus
-erf would be what is left of 1 - 1. (erf.py has to be right to the last digits near 0: for that it needs a tanh.)
+of polynomials, and the exponential is that of c'(x). Far below 0 this keeps digits that 1 + erf(x / sqrt 2) loses.
+(erf.py has to be right to the last digits near 0: for that it needs a tanh.)
 
 The coefficients of r: for float64 by interpolation, computed with 60 digits, where |x| / (|x| + 3) is a Chebyshev node
 of [0, 1] (largest error of c 2e-17, relative 2e-15); for float32 by least squares, weighted again and again until the

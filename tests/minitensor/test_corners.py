@@ -45,6 +45,25 @@ def test_gelu_of_transposed_array_in_pieces(approximate: str, dtype: Any, monkey
     np.testing.assert_allclose(dx, theirs.grad, rtol=0, atol=atol)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-13), (np.float32, 3e-3)])
+def test_gelu_far_below_zero_keeps_digits(dtype: Any, rtol: float) -> None:
+    """1 + erf would lose them all."""
+    x = np.linspace(-9.0, -4.0, 101).astype(dtype)
+    y, _ = OPS["gelu"].forward(x)
+    exact = [0.5 * value * math.erfc(-value / math.sqrt(2.0)) for value in x.tolist()]
+    np.testing.assert_allclose(y, exact, rtol=rtol)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_gelu_of_huge_numbers(dtype: Any) -> None:
+    x = np.array([1e30, -1e30, 50.0, -50.0], dtype)  # the cube of the first is infinite in float32
+    y, saved = OPS["gelu"].forward(x)
+    (dx,) = OPS["gelu"].backward(np.ones_like(x), *saved)
+    assert dx is not None
+    np.testing.assert_array_equal(y, np.maximum(x, 0.0))
+    np.testing.assert_array_equal(dx, [1.0, 0.0, 1.0, 0.0])
+
+
 # ---- infinities -------------------------------------------------------------------------------------------------
 
 
