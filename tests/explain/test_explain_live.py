@@ -100,6 +100,12 @@ def wait_for_value(reader: Reader, expected: float) -> None:
     )
 
 
+def wait_for_entry(reader: Reader, entry: str) -> None:
+    """Until a link that was clicked has opened this entry."""
+    reader.page.wait_for_selector(f"#entry[aria-label^='{entry} = ']")
+    assert fragment(reader.page.url).partition("&")[0] == entry
+
+
 def wait_for_text(reader: Reader, selector: str, part: str) -> str:
     found: str = reader.page.wait_for_function(
         """([selector, part]) => {
@@ -424,16 +430,16 @@ MAP = """([selector, size]) => { // the brightness of each cell of a map
 
 @in_detail
 def test_maps_show_the_weights_of_every_head(reader: Reader, subject: OfText) -> None:
-    """The cell of the largest weight is the darkest, and 0 is the lightest."""
+    """The larger a weight, the darker its cell."""
     size = len(TEXT) - 1
     for layer, head in ((0, 1), (1, 0)):
         found = np.array(reader.page.evaluate(MAP, [f"#heads [data-head='{layer}.{head}'] canvas", size]))
         P = Trace(problem_of(subject, TEXT, layer, head)).numbers["P"].ravel()
         visible = np.tri(size, dtype=bool).ravel()
         assert P[found == found[visible].min()].max() == P.max()
-        order = found[visible][np.argsort(P[visible])]
-        smallest, largest = order[:10].mean(), order[-10:].mean()
-        assert smallest > largest + 100
+        darkening = -np.diff(found[visible][np.argsort(P[visible])])
+        assert darkening.min() >= -3  # a larger weight is darker, but for the rounding of its colour
+        assert darkening.sum() > 100
 
 
 @in_detail
@@ -532,7 +538,7 @@ def test_gradient_of_the_embedding_is_what_bypasses_and_what_comes_through(reade
     for layer, name in ((0, "dtok"), (1, "dY_mlp0")):
         show(reader, f"#dR[2,3]&layer={layer}", TEXT, layer)
         reader.page.click(f"#account .uses a[href^='#{name}']")
-        assert fragment(reader.page.url).startswith(f"{name}[2,3]")
+        wait_for_entry(reader, f"{name}[2,3]")
         terms = reader.numbers("#account tr[data-term]", "term")
         assert len(terms) == 2
         parts = []
@@ -703,6 +709,7 @@ def test_steps_that_are_too_far_are_refused_without_nan(reader: Reader, subject:
     page = reader.page
     reader.go("#L")
     open_steps(reader, 10**1.3)
+    taken: list[float] = []
     for _ in range(8):
         before = page.text_content("#about")
         page.evaluate("document.querySelector('#step-result').textContent = ''")
@@ -710,6 +717,7 @@ def test_steps_that_are_too_far_are_refused_without_nan(reader: Reader, subject:
         said = page.wait_for_function("() => document.querySelector('#step-result').textContent").json_value()
         if "no longer a number" in said:
             break
+        taken = numbers_in(said)
         page.wait_for_function("before => document.querySelector('#about').textContent !== before", arg=before)
         assert "NaN" not in page.inner_text("body")
     assert reader.page.is_enabled("#undo")
@@ -725,6 +733,11 @@ def test_steps_that_are_too_far_are_refused_without_nan(reader: Reader, subject:
     page.click("#heads [data-head='1.0']")  # computed anew, with the weights before the steps that were refused
     wait(reader, TEXT, 1, 0)
     assert value(reader) == shown
+    page.click("#undo")  # the last of the steps that were taken
+    page.wait_for_function(
+        "shown => Number(document.querySelector('#account [data-way=page]').dataset.value) !== shown", arg=shown
+    )
+    assert value(reader) == pytest.approx(taken[-2], rel=1e-4)
     page.click("#reset")
     wait_for_value(reader, loss(subject.problem))
 
@@ -846,7 +859,7 @@ def test_worked_entry_of_a_stop_is_that_of_the_text(reader: Reader, subject: OfT
         dS = Trace(problem_of(subject, text)).numbers["dS"]
         i, j = np.unravel_index(np.abs(dS).argmax(), dS.shape)
         reader.page.click("#tour .worked a")
-        assert fragment(reader.page.url).startswith(f"dS[{i},{j}]")
+        wait_for_entry(reader, f"dS[{i},{j}]")
         assert value(reader) == pytest.approx(dS[i, j], rel=1e-11)
 
 
