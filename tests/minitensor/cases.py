@@ -378,13 +378,13 @@ def make_linear_cross_entropy(source: Source) -> Example:
     if source.choice([False, True]):
         q = np.exp(source.values((N, V)))
         targets = q / q.sum(-1, keepdims=True)
-    weights = source.values((N,)) if source.choice([True, False]) else None
+    weights = source.values((N,), -1, 1) if source.choice([True, False]) else None  # all is linear in them
     return Example([source.values((N, C)), source.values((V, C))], {"targets": targets, "weights": weights})
 
 
 def torch_linear_cross_entropy(x: torch.Tensor, weight: torch.Tensor, *, targets: Array, weights: Array | None) -> Any:
     losses = TF.cross_entropy(x @ weight.T, torch.from_numpy(targets), reduction="none")
-    return losses.mean() if weights is None else losses @ torch.from_numpy(weights)
+    return losses.mean() if weights is None else losses @ torch.tensor(weights.tolist(), dtype=losses.dtype)
 
 
 def composed_linear_cross_entropy(x: Tensor, weight: Tensor, *, targets: Array, weights: Array | None) -> Tensor:

@@ -268,6 +268,7 @@ async function askOutputs() {
 
 /** The likeliest next characters of a position, by a temperature that the loss knows nothing of. */
 function showOutputs() {
+  if (!outputs.values) return; // not yet
   const { values, temperature } = outputs, V = data.vocabulary.length, T = values.length / V;
   const position = outputs.position = Math.max(0, Math.min(T - 1, outputs.position)), came = scene.ids[position + 1];
   const chances = chancesAfter(position), box = byId("outputs");

@@ -3,7 +3,7 @@
 // links, reload, back and forward all work the same way.
 
 const state = { entry: null, tour: 0, mistakes: new Set(), ...startScene };
-const rendered = { address: null, mistakes: "", tour: 0, isComplete: false }; // the state that is on the screen
+const rendered = { address: null, mistakes: "", tour: 0, isComplete: false, pending: null }; // the state that is on the screen
 let inputs = null; // of the page's own computation of the head
 let current = null; // the open account
 let trail = []; // the entries visited on the way to this one, saved in the browser's history with each address
@@ -72,12 +72,17 @@ function navigate(changes, isTyped = false) {
 
 /** Each address in the history has its own trail, so that going back shortens the trail as well. */
 async function renderAddress() {
-  if (rendered.address === location.hash && history.state?.trail) return; // already rendered by navigate()
+  const isPending = rendered.pending === location.hash; // its numbers are still being computed
+  if (isPending || rendered.address === location.hash && history.state?.trail) return; // already done by navigate()
   rendered.address = location.hash;
   const mine = ++turn, { entryText, error, ...next } = parseAddress(location.hash);
   const isNewScene = isLiving && !isSameScene(shownScene ?? {}, next);
-  if (isNewScene && !await changeScene(next, () => mine === turn)) return;
-  if (isNewScene) showScene();
+  if (isNewScene) {
+    rendered.pending = location.hash;
+    if (!await changeScene(next, () => mine === turn)) return;
+    rendered.pending = null;
+    showScene();
+  }
   const isUnmasked = isMaskForgotten(next.mistakes);
   const { entry = null, error: entryError = "" } = entryText ? parseEntry(entryText, isUnmasked) : {};
   const isNewEntry = isNewScene || !isSameEntry(entry, state.entry);
