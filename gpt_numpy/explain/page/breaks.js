@@ -82,9 +82,9 @@ function showSelfCheck(inputs) {
 }
 
 function putSwitches(setMistakes) {
-  document.addEventListener("pointerdown", ({ target }) => { // the open menu covers what is under it
-    if (!byId("breaks-menu").contains(target)) byId("breaks-menu").open = false;
-  });
+  const menu = byId("breaks-menu");
+  for (const kind of ["pointerdown", "focusin"]) // the open menu covers what is under it
+    document.addEventListener(kind, ({ target }) => { menu.open &&= menu.contains(target); });
   for (const { key, label } of BREAKS) {
     const switchLabel = put(byId("breaks"), "label");
     const input = put(switchLabel, "input", { type: "checkbox", name: "break", value: key });
