@@ -1,4 +1,6 @@
-// Matrices, { rows, cols, values } in row-major order, and what the model computes with them.
+// Matrices, and what the model computes with them.
+
+/** @typedef {{rows: number, cols: number, values: Float64Array}} Matrix  in row-major order; a vector is one row */
 
 const makeMatrix = (rows, cols, values = new Float64Array(rows * cols)) => ({ rows, cols, values });
 const fillMatrix = (rows, cols, entry) => makeMatrix(rows, cols,
@@ -20,7 +22,10 @@ function transpose({ rows, cols, values }) {
   return B;
 }
 
-/** Four rows of B at a time: a third of the time of one by one, since each sum is read and written less often. */
+/**
+ * Four rows of B at a time, so that each sum is read and written less often.
+ * @param {Matrix} A  @param {Matrix} B  @returns {Matrix}
+ */
 function matmul(A, B) {
   const C = makeMatrix(A.rows, B.cols), { cols } = B, n = A.cols, b = B.values, c = C.values;
   for (let i = 0; i < A.rows; i++) {
@@ -59,7 +64,7 @@ function stackRows(...parts) {
 }
 const stackCols = (...parts) => transpose(stackRows(...parts.map(transpose)));
 
-/** Base64 of little-endian floats: of 4 bytes each after a leading comma, else of 8. */
+/** Base64 of little-endian floats: of 4 bytes each after a leading comma, else of 8. @returns {Float64Array} */
 function unpackFloats(text) {
   const isShort = text.startsWith(","), coded = atob(isShort ? text.slice(1) : text);
   const bytes = new Uint8Array(coded.length); // from() with a function takes ten times as long

@@ -8,6 +8,7 @@ let last = null; // the latest pass: { key, ids, targets, pass, gradients }
 const PERTURBED = /^([QKVSPORXYZ]|tok|N_f|R_f|[RNUGY]_(attn|mlp)\d+)$/; // values that runModel passes on by name
 const wait = () => new Promise(done => setTimeout(done)); // lets other questions be answered in between
 
+/** The pass of a text with its gradients; the latest one is kept. */
 function passOf(ids, targets) {
   const key = `${ids}|${targets}|${steps.length}`;
   if (last?.key === key) return last;

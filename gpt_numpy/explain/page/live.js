@@ -25,6 +25,11 @@ function startEngine() {
   return ask("load", data.model);
 }
 
+/**
+ * @param {string} kind  a function of the engine's `answers`
+ * @param {object} question  its argument
+ * @returns {Promise<object>}
+ */
 async function ask(kind, question = {}) {
   const id = ask.count = (ask.count ?? 0) + 1, message = { id, kind, ...question };
   const found = await (engineWorker ? new Promise(done => {
@@ -44,7 +49,7 @@ const idOf = new Map((data.characters ?? []).map((character, id) => [character, 
 const startScene = { ids: data.ids, layer: data.layer, head: data.head, pin: "" };
 const live = { maps: [], pinned: null, checks: {} }; // what the engine said besides the numbers
 
-/** { ids } of a text, or { error } with what is wrong with it. */
+/** @param {string} text  @returns {{ids: number[]}|{error: string}}  or what is wrong with it, in a sentence */
 function readText(text) {
   const characters = [...text], unknown = characters.filter(one => !idOf.has(one));
   const named = [...new Set(unknown)].slice(0, 5).map(nameOf).join(", ");
@@ -69,7 +74,12 @@ const isSameScene = (one, other) => ["layer", "head", "pin"].every(key => one[ke
 const pairOf = text => text ? text.split(".").map(Number) : null; // 2.1: layer 2, head 1
 let shownScene = null; // a new object for every scene and every change of the weights
 
-/** Computes a scene, and puts its numbers on the page; false if it is no longer wanted when they are there. */
+/**
+ * Computes a scene, and puts its numbers on the page.
+ * @param {{ids: number[], layer: number, head: number, pin: string}} scene
+ * @param {function(): boolean} isWanted
+ * @returns {Promise<boolean>}  false if it is no longer wanted when they are there
+ */
 async function changeScene({ ids, layer, head, pin }, isWanted) {
   const names = data.tables[layer].map(({ name }) => name), began = performance.now();
   const { numbers, maps, other } = await ask("run", { ...read({ ids }), layer, head, names, pinned: pairOf(pin) });

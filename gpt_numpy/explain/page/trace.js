@@ -25,7 +25,13 @@ function placeOf({ width, heads }, quantity, layer, head) {
   return parameter(suffix ? `blocks.${n}.ln_${sub === "attn" ? 1 : 2}` : `blocks.${layer}.ln_1`);
 }
 
-/** The numbers of a quantity, a Float64Array, from a pass and its gradients; undefined if they do not have it. */
+/**
+ * The numbers of a quantity, from a pass and its gradients.
+ * @param {object} model  { config, weights }
+ * @param {object} found  { ids, targets, pass, gradients }, of passOf
+ * @param {string} quantity  a name of formulas.py
+ * @returns {Float64Array|undefined}  undefined if they do not have it
+ */
 function numbersOf(model, { ids, targets, pass, gradients }, quantity, layer, head) {
   const { config, weights } = model, T = ids.length, D = config.width / config.heads;
   const others = one => addMatrices(...[...Array(config.heads).keys()].filter(h => h !== head).map(one));
@@ -45,7 +51,10 @@ function numbersOf(model, { ids, targets, pass, gradients }, quantity, layer, he
   return (isRow ? colsOf(whole, first, D) : rowsOf(whole, first, D)).values;
 }
 
-/** Two projections of numbers on fixed directions, and the largest magnitude: what the file carries of each matrix. */
+/**
+ * What the file carries of each matrix: its largest magnitude, and two projections on fixed directions.
+ * @param {Float64Array} numbers  @returns {number[]}
+ */
 function digestOf(numbers) {
   const found = [0, 0, 0];
   numbers.forEach((x, n) => {
