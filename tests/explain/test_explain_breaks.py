@@ -93,7 +93,7 @@ def test_cells_side_by_side_can_be_opened(reader: Reader, trace: Trace) -> None:
     canvas = page.locator("[data-side=difference] .box canvas")
     size = canvas.bounding_box()
     canvas.click(position={"x": size["width"] * 2.5 / 12, "y": size["height"] * 7.5 / 12})
-    assert fragment(page.url) == "dS[7,2]&break=rowsum"
+    assert fragment(page.evaluate("location.href")) == "dS[7,2]&break=rowsum"
     other = "document.querySelector('[data-side=right] .box canvas').toDataURL()"
     before = page.evaluate(other)
     tip = hovered(page, canvas, 7.5 / 12, 1.5 / 12)
@@ -103,7 +103,7 @@ def test_cells_side_by_side_can_be_opened(reader: Reader, trace: Trace) -> None:
     page.focus("[data-side=right] .box")
     page.keyboard.press("ArrowUp")
     page.keyboard.press("Enter")
-    assert fragment(page.url) == "dS[6,2]&break=rowsum"
+    assert fragment(page.evaluate("location.href")) == "dS[6,2]&break=rowsum"
     page.keyboard.press("Escape")
     assert page.evaluate("document.activeElement.closest('figure').dataset.side") == "right"
 
@@ -177,7 +177,7 @@ def test_account_leads_from_a_wrong_number_to_the_mistake(reader: Reader) -> Non
     for name in ("dQ", "dS"):
         assert "This line is right" in page.text_content("[data-reason]")
         page.click("[data-reason] a")
-        assert fragment(page.url).startswith(f"{name}[")
+        assert fragment(page.evaluate("location.href")).startswith(f"{name}[")
         assert page.query_selector("#account dd.wrong")
     assert page.text_content("[data-reason]") == "The mistake is in this line."
     reader.go("#Q[1,2]&break=rowsum")
@@ -204,7 +204,7 @@ def test_masked_cells_open_with_the_mistake_only(name: str, reader: Reader) -> N
         assert ("with the mistake" in hovered(page, canvas, click["y"], click["x"])) == bool(opened)
         size = canvas.bounding_box()
         canvas.click(position={"x": click["x"] * size["width"], "y": click["y"] * size["height"]})
-        assert fragment(page.url) == (opened)
+        assert fragment(page.evaluate("location.href")) == (opened)
         page.mouse.move(0, 0)
     assert page.is_hidden("#notice")
     assert "cannot look ahead" in page.text_content("#account")
@@ -212,10 +212,10 @@ def test_masked_cells_open_with_the_mistake_only(name: str, reader: Reader) -> N
     page.focus(f"[data-matrix={name}]")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
-    assert fragment(page.url) == f"{name}[2,6]&break=mask"
+    assert fragment(page.evaluate("location.href")) == f"{name}[2,6]&break=mask"
     reader.open_breaks()
     page.uncheck("input[name=break][value=mask]")
-    assert fragment(page.url) == ""
+    assert fragment(page.evaluate("location.href")) == ""
     assert page.is_hidden("#notice")
 
 

@@ -103,7 +103,7 @@ def wait_for_value(reader: Reader, expected: float) -> None:
 def wait_for_entry(reader: Reader, entry: str) -> None:
     """Until a link that was clicked has opened this entry."""
     reader.page.wait_for_selector(f"#entry[aria-label^='{entry} = ']")
-    assert fragment(reader.page.url).partition("&")[0] == entry
+    assert fragment(reader.page.evaluate("location.href")).partition("&")[0] == entry
 
 
 def wait_for_text(reader: Reader, selector: str, part: str) -> str:
@@ -121,7 +121,7 @@ def check_entries(reader: Reader, trace: Trace) -> None:
     """Entries of the open head, in their accounts and with all that is computed for them."""
     last = len(trace.problem.ids) - 1
     for name, index in (("S", (last, 1)), ("dS", (last, 0)), ("dK", (1, 1)), ("dX", (0, 3)), ("dW_o", (1, 1))):
-        rest = [part for part in fragment(reader.page.url).split("&") if "=" in part]
+        rest = [part for part in fragment(reader.page.evaluate("location.href")).split("&") if "=" in part]
         reader.go("#" + "&".join([f"{name}[{','.join(map(str, index))}]", *rest]))
         wait_for_value(reader, trace.numbers[name][index])
         if name.startswith("d"):
@@ -172,7 +172,7 @@ def test_typing_another_text_shows_its_numbers(reader: Reader, subject: OfText) 
     wait(reader, OTHER)
     trace = Trace(problem_of(subject, OTHER))
     assert value(reader) == pytest.approx(trace.numbers["dK"][3, 1], rel=1e-11)
-    assert fragment(reader.page.url) == f"dK[3,1]&text={OTHER}"
+    assert fragment(reader.page.evaluate("location.href")) == f"dK[3,1]&text={OTHER}"
     reads = reader.page.eval_on_selector_all("#characters > span", "all => all.map(one => one.childNodes[1].data)")
     assert reads == [one.replace(" ", "␣") for one in OTHER[:-1]]
     reader.go(f"#L&text={OTHER}")
@@ -213,7 +213,7 @@ def test_open_entry_closes_if_the_text_has_become_too_short_for_it(reader: Reade
     reader.page.fill("#text", "To be")
     wait(reader, "To be")
     assert reader.page.is_hidden("#account")
-    assert fragment(reader.page.url) == "text=To be"
+    assert fragment(reader.page.evaluate("location.href")) == "text=To be"
     assert reader.page.is_hidden("#notice")
 
 
@@ -252,7 +252,7 @@ def test_text_that_cannot_be_read_is_refused_in_one_line(reader: Reader, subject
         assert page.is_visible("#unknown") == bool(unknown)
         assert page.evaluate("document.querySelectorAll('script, img').length") == elements
         wait(reader, OTHER)
-        assert fragment(page.url) == f"text={OTHER}"
+        assert fragment(page.evaluate("location.href")) == f"text={OTHER}"
         page.fill("#text", TEXT)
         wait(reader, TEXT)
         assert page.is_hidden("#text-note")
@@ -406,13 +406,13 @@ def test_click_on_a_map_opens_its_head(reader: Reader, subject: OfText) -> None:
     assert all_of(page, "#heads button", "head") == ["0.0", "0.1", "1.0", "1.1"]
     page.click("#heads [data-head='1.0']")
     wait(reader, TEXT, 1, 0)
-    assert fragment(page.url) == "dS[5,2]&layer=1"
+    assert fragment(page.evaluate("location.href")) == "dS[5,2]&layer=1"
     assert all_of(page, pressed, "head") == ["1.0"]
     assert value(reader) == pytest.approx(Trace(problem_of(subject, TEXT, 1, 0)).numbers["dS"][5, 2], rel=1e-11)
     page.focus("#heads [data-head='1.1']")
     page.keyboard.press("Enter")
     wait(reader, TEXT, 1, 1)
-    assert fragment(page.url) == "dS[5,2]&layer=1&head=1"
+    assert fragment(page.evaluate("location.href")) == "dS[5,2]&layer=1&head=1"
     assert page.evaluate("document.activeElement.dataset.head") == "1.1"
     assert "--layer 1 --head 1 --entry 'dS[5,2]'" in page.text_content("#account pre")
 
@@ -448,10 +448,10 @@ def test_pinned_head_is_compared_on_one_scale(reader: Reader, subject: OfText) -
     assert page.is_hidden("#pinned")
     page.click("#heads [data-head='0.1']", modifiers=["Shift"])
     page.wait_for_selector("#pinned canvas")
-    assert fragment(page.url) == "pin=0.1"
+    assert fragment(page.evaluate("location.href")) == "pin=0.1"
     page.click("#heads [data-head='1.0']")
     wait(reader, TEXT, 1, 0)
-    assert fragment(page.url) == "layer=1&pin=0.1"
+    assert fragment(page.evaluate("location.href")) == "layer=1&pin=0.1"
     labels = ["layer 1, head 0", "layer 0, head 1", "difference"]
     assert all_of(page, "#pinned figure", "side") == labels
     assert page.get_attribute("#heads [data-head='0.1']", "class") == "pinned"
@@ -471,7 +471,7 @@ def test_pinned_head_is_compared_on_one_scale(reader: Reader, subject: OfText) -
         page.keyboard.press("ArrowUp")
     page.click("#heads [data-head='0.1']", modifiers=["Shift"])
     page.wait_for_selector("#pinned", state="hidden")
-    assert fragment(page.url) == "layer=1"
+    assert fragment(page.evaluate("location.href")) == "layer=1"
 
 
 @in_detail
@@ -480,13 +480,13 @@ def test_head_is_pinned_by_keyboard(reader: Reader) -> None:
     page.focus("#pin")
     page.keyboard.press("Enter")
     page.wait_for_selector("#pinned canvas")
-    assert fragment(page.url) == "pin=0.0"
+    assert fragment(page.evaluate("location.href")) == "pin=0.0"
     assert page.text_content("#pin") == "Unpin"
     assert page.evaluate("document.activeElement.id") == "pin"
     page.keyboard.press("Enter")
     page.wait_for_selector("#pinned", state="hidden")
     assert page.text_content("#pin") == "Pin this head"
-    assert fragment(page.url) == ""
+    assert fragment(page.evaluate("location.href")) == ""
 
 
 @in_detail
@@ -518,7 +518,7 @@ def test_links_lead_to_the_same_number_of_another_layer(reader: Reader) -> None:
         assert link.all_text_contents() == [f"{label}: {entry}"]
         link.click()
         wait(reader, TEXT, *to)
-        assert fragment(reader.page.url).partition("&")[0] == entry
+        assert fragment(reader.page.evaluate("location.href")).partition("&")[0] == entry
         assert value(reader) == pytest.approx(before, rel=1e-12)
         assert not reader.page.query_selector_all("#account .wrong")
 
@@ -529,7 +529,7 @@ def test_links_lead_to_other_heads(reader: Reader) -> None:
         show(reader, f"#{start}&layer=1", TEXT, 1, 0)
         reader.page.click("#account .elsewhere a >> text=head 1")
         wait(reader, TEXT, 1, 1)
-        assert fragment(reader.page.url) == f"{entry}&layer=1&head=1"
+        assert fragment(reader.page.evaluate("location.href")) == f"{entry}&layer=1&head=1"
 
 
 @in_detail
@@ -807,7 +807,7 @@ def test_write_one_appends_a_likely_character(reader: Reader, subject: OfText) -
         wait(reader, longer)
         written = longer
         page.wait_for_function("last => Number(document.querySelector('#position').max) === last", arg=len(written) - 1)
-    assert fragment(page.url) == f"text={written}"
+    assert fragment(page.evaluate("location.href")) == f"text={written}"
     page.go_back()
     wait(reader, written[:-1])
     assert page.input_value("#text") == written[:-1]
@@ -831,12 +831,12 @@ def test_tour_by_keys_and_by_address(reader: Reader) -> None:
     page = reader.page
     page.keyboard.press("t")
     assert page.get_attribute("#tour", "data-stop") == "1"
-    assert fragment(page.url) == "tour=1"
+    assert fragment(page.evaluate("location.href")) == "tour=1"
     page.keyboard.press("]")
     page.keyboard.press("]")
     page.keyboard.press("[")
     assert page.get_attribute("#tour", "data-stop") == "2"
-    assert fragment(page.url) == "tour=2"
+    assert fragment(page.evaluate("location.href")) == "tour=2"
     titles = []
     for stop in range(1, 13):
         reader.go(f"#tour={stop}")
@@ -845,7 +845,7 @@ def test_tour_by_keys_and_by_address(reader: Reader) -> None:
         titles.append(page.text_content("#tour h3"))
     assert len(set(titles)) == 12
     page.keyboard.press("]")  # there is no further one
-    assert fragment(page.url) == "tour=12"
+    assert fragment(page.evaluate("location.href")) == "tour=12"
     page.keyboard.press("t")
     assert page.is_hidden("#tour")
     reader.open("#tour=6")
@@ -934,7 +934,7 @@ def test_find_opens_an_entry_of_the_open_head(reader: Reader, subject: OfText) -
     reader.page.keyboard.press("/")
     reader.page.keyboard.type("dK[4,2]")
     reader.page.keyboard.press("Enter")
-    assert fragment(reader.page.url) == f"dK[4,2]&text={OTHER}&layer=1&head=1"
+    assert fragment(reader.page.evaluate("location.href")) == f"dK[4,2]&text={OTHER}&layer=1&head=1"
     expected = account(Trace(problem_of(subject, OTHER, 1, 1)), "dK", (4, 2))
     assert value(reader) == pytest.approx(expected.value, rel=1e-11)
     assert reader.number("#account [data-total]", "total") == pytest.approx(expected.total, rel=1e-11)
