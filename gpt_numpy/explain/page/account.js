@@ -26,14 +26,14 @@ function accountOf({ name, index }) {
   return { quantity, index, bindings, value, parts, total, formula, size, isMissing };
 }
 
-/** Where an account reads its numbers: in the file, or, in breaks.js, in the results of the broken code. */
-const ofFile = {
+/** Where an account reads its numbers: the right ones, or, in mistaken.js, those of the broken code. */
+const ofRightCode = {
   at: (name, index) => index.length ? quantities.get(name).at(index) : scalarValue(name),
   isMaskedAt: (name, index) => Boolean(quantities.get(name)?.isMaskedAt(index)),
 };
 
 /** The parts of an entry, largest first, and their sum. `terms` can be those of another formula than the right one. */
-function partsOf(quantity, bindings, numbers = ofFile, terms = quantity.terms) {
+function partsOf(quantity, bindings, numbers = ofRightCode, terms = quantity.terms) {
   const parts = quantity.kind === "share"
     ? exponentialsOf(quantity, bindings, numbers) : productsOf(terms, bindings, numbers);
   parts.sort((one, other) => Math.abs(other.value) - Math.abs(one.value));
@@ -42,7 +42,7 @@ function partsOf(quantity, bindings, numbers = ofFile, terms = quantity.terms) {
 
 const exponentsOf = quantity => quantities.get(EXPONENT.exec(quantity.formula)[1]);
 
-function softmaxOf(quantity, index, total, numbers = ofFile) {
+function softmaxOf(quantity, index, total, numbers = ofRightCode) {
   const exponents = exponentsOf(quantity);
   return Math.exp(numbers.at(exponents.name, index) - rowMax(exponents, index[0], numbers)) / total;
 }

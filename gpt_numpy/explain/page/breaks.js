@@ -1,5 +1,5 @@
 // Break it: six classic mistakes, made in the page's own computation of the head. The results are compared with the
-// numbers of the file, and each check is shown with its verdict.
+// right numbers, and each check is shown with its verdict.
 
 const withoutScale = formula => formula.replace(/^c /, "");
 const onlyFromValues = formula => formula.replace(/^Σ_d dQ.* \+ (?=Σ_d dV)/, "");
@@ -53,7 +53,7 @@ const COMPARED = ["Q", "K", "V", "S", "P", "O", "Y", "dO", "dP", "dV", "dS", "dQ
   "dW_q", "db_q", "dW_k", "db_k", "dW_v", "db_v", "dW_o", "db_o"];
 
 /** For each matrix: its numbers, which of them are wrong, how many, and the largest relative error. */
-function compareWithFile(computed) {
+function compareWithRight(computed) {
   return COMPARED.filter(name => quantities.get(name)?.numbers).map(name => {
     const quantity = quantities.get(name), right = quantity.numbers, numbers = computed[name].values;
     const largest = largestMagnitude(right), scale = quantity.isRoundingError(largest) ? quantity.bound || 1 : largest;
@@ -72,7 +72,7 @@ function showSelfCheck(inputs) {
     byId("breaks").disabled = true;
     return;
   }
-  const compared = compareWithFile(computeHead(inputs, new Set()));
+  const compared = compareWithRight(computeHead(inputs, new Set()));
   const largest = Math.max(...compared.map(({ error }) => error)), agrees = largest <= TOLERANCE;
   const count = compared.reduce((sum, { numbers }) => sum + numbers.length, 0);
   line.dataset.largest = largest;
@@ -107,7 +107,7 @@ function showMistakes(inputs, mistakes) {
   box.replaceChildren();
   box.hidden = line.hidden = !inputs || !mistakes.size;
   if (!box.hidden) {
-    const computed = computeHead(inputs, mistakes), compared = compareWithFile(computed);
+    const computed = computeHead(inputs, mistakes), compared = compareWithRight(computed);
     const wrong = compared.filter(({ wrongCount }) => wrongCount), isUnmasked = mistakes.has("mask");
     for (const one of wrong) overrides.set(one.name, { ...one, isUnmasked });
     if (isUnmasked) { // no entry of dP is wrong: only now those above the diagonal are used
@@ -218,7 +218,7 @@ function rowMean({ rows, cols, values }, measure) {
 
 function putComparison(box, inputs, mistakes, computed, compared) {
   const table = put(put(box, "div", { class: "wide" }), "table", { class: "comparison" });
-  put(table, "caption", {}, "Each matrix compared with the file, as with torch; and gradcheck of the broken code");
+  put(table, "caption", {}, "Each matrix compared with the right numbers, as with torch; and gradcheck of the broken code");
   const head = put(put(table, "thead"), "tr"), body = put(table, "tbody");
   const titles = ["matrix", "wrong entries", "largest error", "comparison", "gradcheck"];
   for (const title of titles) put(head, "th", { scope: "col" }, title);

@@ -83,7 +83,7 @@ function resizeCanvas(canvas, width, height) {
 // ---- a matrix ------------------------------------------------------------------------------------------------------
 
 const views = new Map(); // by the name of the quantity
-const overrides = new Map(); // the numbers of the broken code, shown instead of the file's
+const overrides = new Map(); // the numbers of the broken code, shown instead of the right ones
 
 class MatrixView {
   /**
@@ -178,10 +178,10 @@ class MatrixView {
 
   drawBitmap() {
     const { rows, cols } = this.quantity, { numbers, isProbability } = this;
-    const isNothing = largest => this.quantity.isRoundingError(largest), ofFile = this.quantity.largest;
+    const isNothing = largest => this.quantity.isRoundingError(largest), right = this.quantity.largest;
     const shown = largestMagnitude(numbers); // with a mistake on the scale of the right numbers, if these are not 0
     const largest = this.largestNumber =
-      this.side?.scaleMax ?? (!isNothing(ofFile) ? ofFile : isNothing(shown) ? 0 : shown);
+      this.side?.scaleMax ?? (!isNothing(right) ? right : isNothing(shown) ? 0 : shown);
     this.largestShown = shown;
     return bitmapOf(numbers, rows, cols, largest, isProbability);
   }

@@ -1,9 +1,9 @@
 // The account of a wrong entry: how the broken code comes to its number, beside the right products.
 
-/** Where this account reads its numbers: the results of the broken code, or the file where these are right. */
+/** Where this account reads its numbers: the results of the broken code, or the right numbers where these are. */
 const ofBrokenCode = {
-  at: (name, index) => overrides.get(name)?.numbers[quantities.get(name).flatIndex(index)] ?? ofFile.at(name, index),
-  isMaskedAt: (name, index) => ofFile.isMaskedAt(name, index) && !overrides.get(name)?.isUnmasked,
+  at: (name, index) => overrides.get(name)?.numbers[quantities.get(name).flatIndex(index)] ?? ofRightCode.at(name, index),
+  isMaskedAt: (name, index) => ofRightCode.isMaskedAt(name, index) && !overrides.get(name)?.isUnmasked,
 };
 const isWrongEntry = ({ name, index }) =>
   Boolean(overrides.get(name)?.wrong[quantities.get(name).flatIndex(index)]);

@@ -253,8 +253,8 @@ function putFactors(row, part, link, isWithMistake = false) {
   const cell = put(row, "td", { class: "factors" });
   if (part.sign < 0) put(cell, "span", { class: "sign" }, "−");
   for (const { name, index } of part.factors) {
-    const isOnlyBroken = isWithMistake && ofFile.isMaskedAt(name, index) && !isWrongEntry({ name, index });
-    const value = (isOnlyBroken ? ofBrokenCode : ofFile).at(name, index);
+    const isOnlyBroken = isWithMistake && ofRightCode.isMaskedAt(name, index) && !isWrongEntry({ name, index });
+    const value = (isOnlyBroken ? ofBrokenCode : ofRightCode).at(name, index);
     const factor = put(cell, "span", { class: "factor" });
     if (isConstant(name)) putInlineConstant(putMath(factor), name);
     else putLink(factor, { name, index }, link, value === undefined ? null : formatRounded(value));
