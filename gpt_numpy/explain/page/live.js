@@ -10,8 +10,8 @@ const MAP = 24; // pixels of the map of a head
 const waiting = new Map(); // by the number of a question, what to do with its answer
 let engineWorker = null;
 
-/** Where a browser refuses workers to a file, the engine runs in the page. */
-function startEngine() {
+/** Where a browser refuses workers to a file, at once or when one starts, the engine runs in the page. */
+async function startEngine() {
   const source = new Blob([byId("engine").textContent], { type: "text/javascript" });
   try {
     engineWorker = new Worker(URL.createObjectURL(source));
@@ -19,10 +19,12 @@ function startEngine() {
       waiting.get(id)(answered);
       waiting.delete(id);
     };
+    const refused = new Promise((_, refuse) => { engineWorker.onerror = refuse; });
+    await Promise.race([ask("load", data.model), refused]);
   } catch {
     engineWorker = null;
+    await ask("load", data.model);
   }
-  return ask("load", data.model);
 }
 
 /**
@@ -47,6 +49,7 @@ const read = ({ ids } = scene) => ({ ids: ids.slice(0, -1), targets: ids.slice(1
 
 const idOf = new Map((data.characters ?? []).map((character, id) => [character, id]));
 const startScene = { ids: data.ids, layer: data.layer, head: data.head, pin: "" };
+const NEWLINE = "↵"; // in the field, which has one line
 const live = { maps: [], pinned: null, checks: {} }; // what the engine said besides the numbers
 
 /** @param {string} text  @returns {{ids: number[]}|{error: string}}  or what is wrong with it, in a sentence */
@@ -69,6 +72,7 @@ function nameOf(character) {
 }
 
 const textOf = ids => ids.map(id => data.characters[id]).join("");
+const typedText = () => byId("text").value.replaceAll(NEWLINE, "\n");
 const isSameScene = (one, other) => ["layer", "head", "pin"].every(key => one[key] === other[key]) &&
   String(one.ids) === String(other.ids);
 const pairOf = text => text ? text.split(".").map(Number) : null; // 2.1: layer 2, head 1
@@ -176,7 +180,7 @@ let typed = ""; // the ids of the latest text that was typed and could be read
 function showText() {
   if (String(scene.ids) === typed) return;
   typed = String(scene.ids);
-  byId("text").value = textOf(scene.ids);
+  byId("text").value = textOf(scene.ids).replaceAll("\n", NEWLINE);
   showTextError();
 }
 
@@ -186,17 +190,28 @@ function showTextError(error = "") {
   note.textContent = error && `${error} The last text that it could read stays.`;
   note.hidden = !error;
   field.setAttribute("aria-invalid", String(Boolean(error)));
-  showUnknown(field.value);
+  showUnknown(typedText());
 }
 
 function addTextField(navigate) {
   const field = byId("text");
   let timer = 0;
   field.maxLength = 10 * LONGEST; // longer ones are refused with a reason, up to this
+  const insert = text => {
+    field.setRangeText(text.replace(/\r?\n/g, NEWLINE), field.selectionStart, field.selectionEnd, "end");
+    field.oninput();
+  };
+  field.onkeydown = event => {
+    if (event.key === "Enter") insert("\n");
+  };
+  field.onpaste = event => { // the browser would drop the ends of lines
+    event.preventDefault();
+    insert(event.clipboardData.getData("text").slice(0, field.maxLength));
+  };
   field.oninput = () => {
     clearTimeout(timer);
     timer = setTimeout(() => {
-      const { ids, error } = readText(field.value);
+      const { ids, error } = readText(typedText());
       showTextError(error);
       if (!ids) return;
       typed = String(ids);
@@ -210,7 +225,8 @@ function showUnknown(text) {
   const line = byId("unknown"), characters = [...text];
   line.replaceChildren();
   line.hidden = characters.every(one => idOf.has(one));
-  if (!line.hidden) for (const one of characters.slice(0, LONGEST)) put(line, idOf.has(one) ? "span" : "u", {}, one);
+  if (!line.hidden) for (const one of characters.slice(0, LONGEST))
+    put(line, idOf.has(one) ? "span" : "u", {}, one === "\n" ? NEWLINE : one);
 }
 
 // ---- layers and heads ----------------------------------------------------------------------------------------------
@@ -238,27 +254,27 @@ function showHeads(navigate) {
   byId("pin").onclick = () => navigate({ pin: shownScene.pin ? "" : `${layer}.${head}` });
 }
 
-let pinnedName = "P"; // of S, P and dS
+const TWO_HEADS = ["S", "P", "dS"]; // of the open head and of the pinned one
 
-/** The open head and the pinned one: S, P and dS of both on one scale, and their difference. */
-function showPinned() {
+/** The matrix of this name of the open head and of the pinned one on one scale, and their difference. */
+function showPinned(name, navigate) {
   const box = byId("pinned"), { pin } = shownScene;
   box.hidden = !pin;
   clearSideBySide(box);
   if (!pin) return;
-  const [layer, head] = pairOf(pin), quantity = quantities.get(pinnedName);
-  const own = quantity.numbers, other = live.pinned[pinnedName];
+  const [layer, head] = pairOf(pin), quantity = quantities.get(name);
+  const own = quantity.numbers, other = live.pinned[name];
   const difference = own.map((x, n) => x === other[n] ? 0 : x - other[n]);
-  const line = showSideBySide(box, `Two heads: ${pinnedName}`, [
+  const line = showSideBySide(box, `Two heads: ${name}`, [
     { label: `layer ${scene.layer}, head ${scene.head}`, quantity, numbers: own },
     { label: `layer ${layer}, head ${head}`, quantity, numbers: other },
     { label: "difference", quantity, numbers: difference },
   ], largestMagnitude(own, other, difference));
   const choice = put(line, "span", { class: "choice" });
-  for (const name of ["S", "P", "dS"]) {
-    const button = put(choice, "button", { type: "button", "aria-pressed": name === pinnedName });
-    putSymbol(putMath(button), name);
-    button.onclick = () => { pinnedName = name; showPinned(); };
+  for (const one of TWO_HEADS) {
+    const button = put(choice, "button", { type: "button", "aria-pressed": one === name });
+    putSymbol(putMath(button), one);
+    button.onclick = () => navigate({ compared: one });
   }
 }
 

@@ -1,9 +1,10 @@
 // The state of the page is its address, `#dS[3,1]&tour=4&break=scale,mask`, and on a page with the model also
-// `&text=…&layer=1&head=2&pin=0.3`. Every change updates the address first, and the page is rendered from it, so that
+// `&text=…&layer=1&head=2&pin=0.3&compare=dS`; `&view=projector` is its large form. Every change updates the address first, and the page is rendered from it, so that
 // links, reload, back and forward all work the same way.
 
-const state = { entry: null, tour: 0, mistakes: new Set(), ...startScene };
-const rendered = { address: null, mistakes: "", tour: 0, isComplete: false, pending: null }; // the state that is on the screen
+const startState = { tour: 0, mistakes: new Set(), compared: "P", isProjected: false, ...startScene };
+const state = { entry: null, ...startState };
+const rendered = { address: null, ...startState, mistakes: "", isComplete: false, pending: null }; // what is on the screen
 let inputs = null; // of the page's own computation of the head
 let current = null; // the open account
 let trail = []; // the entries visited on the way to this one, saved in the browser's history with each address
@@ -14,17 +15,18 @@ let turn = 0; // counts the addresses that were rendered: one whose scene comes 
 
 // ---- the address ---------------------------------------------------------------------------------------------------
 
-function formatAddress({ entry, tour, mistakes, ids, layer, head, pin }) {
+function formatAddress({ entry, tour, mistakes, compared, isProjected, ids, layer, head, pin }) {
   const isOther = String(ids) !== String(startScene.ids);
   const parts = [entry && formatEntry(entry), isOther && `text=${encodeURIComponent(textOf(ids))}`,
     layer !== startScene.layer && `layer=${layer}`, head !== startScene.head && `head=${head}`, pin && `pin=${pin}`,
-    tour && `tour=${tour}`, mistakes.size && `break=${[...mistakes].join(",")}`];
+    pin && compared !== startState.compared && `compare=${compared}`, tour && `tour=${tour}`,
+    mistakes.size && `break=${[...mistakes].join(",")}`, isProjected && "view=projector"];
   return `#${parts.filter(Boolean).join("&")}`;
 }
 
-/** { entryText, tour, mistakes, ids, layer, head, pin, error }, where `error` describes an invalid part. */
+/** The state in the address, with { entryText, error } in place of the entry, where `error` describes an invalid part. */
 function parseAddress(hash) {
-  const parsed = { entryText: "", tour: 0, mistakes: new Set(), ...startScene, error: "" };
+  const parsed = { entryText: "", error: "", ...startState };
   for (const coded of hash.slice(1).split("&").filter(Boolean)) {
     let part;
     try {
@@ -39,11 +41,13 @@ function parseAddress(hash) {
     else if (key === "tour" && STOPS[value - 1]) parsed.tour = Number(value);
     else if (key === "break" && value.split(",").every(one => BREAKS.some(({ key }) => key === one)))
       parsed.mistakes = new Set(value.split(","));
-    else if (!isLiving && ["text", "layer", "head", "pin"].includes(key))
+    else if (part === "view=projector") parsed.isProjected = true;
+    else if (!isLiving && ["text", "layer", "head", "pin", "compare"].includes(key))
       parsed.error = "This page has the numbers of one text and one head; it cannot show another.";
     else if (key === "text") Object.assign(parsed, readText(value));
     else if (count && /^\d+$/.test(value) && value < count) parsed[key] = Number(value);
     else if (key === "pin" && isHead(value)) parsed.pin = value;
+    else if (key === "compare" && TWO_HEADS.includes(value)) parsed.compared = value;
     else parsed.error = `The address contains “${part}”, which is not valid.`;
   }
   return parsed;
@@ -105,12 +109,11 @@ function showScene() {
   drawPicture(openEntry);
   inputs = inputsFromFile();
   openedFrom = null; // the views are new
-  Object.assign(rendered, { mistakes: null, tour: 0 });
+  Object.assign(rendered, { mistakes: null, tour: 0, compared: null });
   if (!isLiving) return;
   showText();
   showCharacters();
   showHeads(navigate);
-  showPinned();
   askOutputs();
   showCurve();
 }
@@ -125,7 +128,9 @@ function extendTrail(trail, entry) {
 // ---- rendering -----------------------------------------------------------------------------------------------------
 
 function render(isNewEntry = true) {
-  const mistakes = [...state.mistakes].join();
+  const mistakes = [...state.mistakes].join(), { compared, isProjected } = state;
+  if (isProjected !== rendered.isProjected) showProjector(isProjected);
+  if (isLiving && compared !== rendered.compared) showPinned(compared, navigate);
   if (mistakes !== rendered.mistakes) showMistakes(inputs, state.mistakes);
   const hadFocus = byId("account").contains(document.activeElement);
   if (isNewEntry || mistakes !== rendered.mistakes) showComparison(state.mistakes, state.entry);
@@ -141,7 +146,19 @@ function render(isNewEntry = true) {
   }
   const figure = (openedFrom?.quantity.name === state.entry?.name ? openedFrom : views.get(state.entry?.name))?.figure;
   if (isNewEntry && rendered.isComplete) figure?.scrollIntoView({ block: "nearest" });
-  Object.assign(rendered, { mistakes, tour: state.tour, isComplete: true });
+  Object.assign(rendered, { mistakes, compared, isProjected, tour: state.tour, isComplete: true });
+}
+
+/** Large type, and the picture alone. */
+function showProjector(isOn) {
+  document.documentElement.classList.toggle("projector", isOn);
+  byId("toggle-projector").setAttribute("aria-pressed", String(isOn));
+  layoutForTheme();
+}
+
+function layoutForTheme() {
+  readTheme();
+  layoutAll();
 }
 
 /** Frames the selected entry and, in all matrices, its sources. */
@@ -193,6 +210,7 @@ function showHeader() {
 }
 
 function showGuide() {
+  if (data.about) for (const word of document.querySelectorAll(".of-model")) word.remove(); // an example has none
   const { cols: D } = quantities.get("Q"), T = scene.reads.length;
   const letters = [["i", "the position of the query, a row of S"], ["j", "the position of the key, a column of S"],
     ["k", "a position that a sum runs over"], ["d", `one of the D = ${D} channels of a head`],
@@ -250,7 +268,6 @@ function showSuggestions() {
 }
 
 function addListeners() {
-  const repaint = () => { readTheme(); layoutAll(); };
   document.onkeydown = event => {
     if (event.key === "Escape") closeAccount();
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("#text, #find, select")) return;
@@ -264,18 +281,14 @@ function addListeners() {
     if (event.key === "f") byId("toggle-projector").click();
   };
   byId("toggle-tour").onclick = () => navigate({ tour: state.tour ? 0 : 1 });
-  byId("toggle-projector").onclick = () => {
-    const isOn = document.documentElement.classList.toggle("projector");
-    byId("toggle-projector").setAttribute("aria-pressed", String(isOn));
-    repaint();
-  };
+  byId("toggle-projector").onclick = () => navigate({ isProjected: !state.isProjected });
   document.querySelector(".skip").onclick = event => {
     event.preventDefault(); // the address is the state of the page
     byId("picture").focus();
   };
   byId("account").onclick = event => { isLinkFollowed ||= Boolean(event.target.closest("a")); };
   window.onhashchange = renderAddress;
-  for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).onchange = repaint;
+  for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).onchange = layoutForTheme;
 }
 
 async function start() {
