@@ -7,26 +7,34 @@ from typing import Any
 import pytest
 
 from gpt_numpy.cli import CLI
-from gpt_numpy.explain.subject import subject_of
+from gpt_numpy.explain import command
+from gpt_numpy.explain.subject import OfText, subject_of
 from gpt_numpy.explain.trace import Trace
-from tests.explain.reader import TEXT, Reader, is_worker, make_fixed_page, make_page
+from tests.explain.reader import TEXT, Reader, check_quiet, make_fixed_page, make_page
 from tests.support.browser import launched
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")  # closed before another test starts one: only one can run in a process
 def browser() -> Iterator[Any]:
     with launched() as browser:
         yield browser
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_page(tmp_path_factory.mktemp("page") / "attention.html", TEXT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "WORK", 0.0)  # without differences, of which the page has its own
+        return make_page(tmp_path_factory.mktemp("page") / "attention.html", TEXT)
 
 
 @pytest.fixture(scope="module")
 def fixed_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_fixed_page(tmp_path_factory.mktemp("page") / "fixed.html")
+
+
+@pytest.fixture(scope="module")
+def subject() -> OfText:
+    return subject_of(CLI, {"text": TEXT})
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +48,20 @@ def shared_reader(browser: Any, file: Path) -> Reader:
 
 
 @pytest.fixture
-def reader(shared_reader: Reader, file: Path) -> Iterator[Reader]:
+def reader(shared_reader: Reader) -> Iterator[Reader]:
     shared_reader.go("#")
     shared_reader.open_breaks()
     yield shared_reader
-    assert shared_reader.messages == []
-    fetched = {url.partition("#")[0] for url in shared_reader.requests if not is_worker(url)}
-    assert fetched <= {"about:blank", file.as_uri()}, "the page made requests"
+    check_quiet(shared_reader)
+
+
+@pytest.fixture
+def reopened(shared_reader: Reader) -> Iterator[Reader]:
+    """The page as it opens: what a test has typed, and the steps that it took, are no longer there."""
+    shared_reader.messages.clear()
+    shared_reader.requests.clear()
+    shared_reader.page.set_default_timeout(10_000)
+    shared_reader.open()
+    shared_reader.page.evaluate("document.querySelector('#breaks-menu').open = false")  # it covers the heads
+    yield shared_reader
+    check_quiet(shared_reader)

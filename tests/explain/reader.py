@@ -1,19 +1,28 @@
 """The page of explain in a browser, for the tests of one page and of many."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import numpy as np
+
+from gpt_numpy import GPTConfig
 from gpt_numpy.cli import CLI
 from gpt_numpy.explain.checks import by_torch, check_all
 from gpt_numpy.explain.fixed import fixed_contents
+from gpt_numpy.explain.living import living_contents
 from gpt_numpy.explain.page import write_page
-from gpt_numpy.explain.subject import subject_of
+from gpt_numpy.explain.problem import Problem
+from gpt_numpy.explain.subject import OfText, subject_of
 from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.cli.main import run
+from gpt_numpy.workshop.params import initial_weights
+from tests.equivalence.problems import perturb
 
 TEXT = "To be, or not"
+OTHER = "robe not, or To"  # other words with the characters of TEXT, which are all that its model knows
 
 
 def make_page(path: Path, *arguments: str) -> Path:
@@ -29,6 +38,36 @@ def make_fixed_page(path: Path, text: str = TEXT, most: int = 10**9) -> Path:
              "command": subject.command}  # fmt: skip
     write_page(path, fixed_contents(trace, torch, check_all(trace, torch, most), about))
     return path
+
+
+def living_page(problem: Problem, path: Path) -> Path:
+    """A page of any model, whose characters are letters."""
+    letters = [chr(ord("a") + n) for n in range(problem.config.vocab_size)]
+    about = {"text": "".join(letters[n] for n in problem.ids), "vocabulary": letters, "characters": letters,
+             "described": "a model", "command": ["gpt-numpy explain abc", ""], "program": "gpt-numpy", "flags": "",
+             "torch": True, "learns": ""}  # fmt: skip
+    write_page(path, living_contents(Trace(problem), about))
+    return path
+
+
+def any_model(random: np.random.Generator, config: GPTConfig, seed: int) -> Problem:
+    weights = perturb(initial_weights(config, 0), config, seed, 0.3)
+    ids = random.integers(0, config.vocab_size, int(random.integers(2, config.block_size + 2)))
+    chosen = int(random.integers(config.n_layer)), int(random.integers(config.n_head))
+    return Problem(config, {"lm_head.weight": weights["tok_emb.weight"], **weights}, ids[:-1], ids[1:], *chosen)
+
+
+def model_of(seed: int, **changes: Any) -> Problem:
+    config = GPTConfig(**{"vocab_size": 5, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8, **changes})
+    random = np.random.default_rng(seed)
+    ids = random.integers(0, 5, 8)
+    return replace(any_model(random, config, seed), ids=ids[:-1], targets=ids[1:], layer=0, head=0)
+
+
+def problem_of(subject: OfText, text: str, layer: int = 0, head: int = 0) -> Problem:
+    """Another text in the model of the first one."""
+    ids = np.array([subject.characters.index(one) for one in text])
+    return replace(subject.problem, ids=ids[:-1], targets=ids[1:], layer=layer, head=head)
 
 
 class Reader:
@@ -80,6 +119,12 @@ def is_worker(url: str) -> bool:
     return url.startswith("blob:")
 
 
+def check_quiet(reader: Reader) -> None:
+    assert reader.messages == []
+    fetched = {url.partition("#")[0] for url in reader.requests if not is_worker(url)}
+    assert fetched <= {"about:blank", reader.file.as_uri()}, "the page made requests"
+
+
 def all_of(page: Any, selector: str, name: str) -> list[str]:
     """A data attribute of all selected elements."""
     found: list[str] = page.eval_on_selector_all(
@@ -108,3 +153,73 @@ def split_page(file: Path) -> tuple[str, str, str]:
     before, rest = file.read_text(encoding="utf-8").split(' id="data">')
     text, after = rest.split("</script>", 1)
     return f'{before} id="data">', text, f"</script>{after}"
+
+
+# ---- a page with the model ------------------------------------------------------------------------------------------
+
+
+def wait(reader: Reader, text: str, layer: int = 0, head: int = 0) -> None:
+    """Until the page shows this text, layer and head."""
+    reader.page.wait_for_function(
+        """([title, about]) => document.title === title
+            && document.querySelector("#about").textContent.startsWith(about)""",
+        arg=[f"Attention gradients: {text}", f"Head {head} of layer {layer}:"],
+    )
+
+
+def show(reader: Reader, state: str, text: str = TEXT, layer: int = 0, head: int = 0) -> None:
+    reader.go(state)
+    wait(reader, text, layer, head)
+
+
+def value(reader: Reader) -> float:
+    return reader.number("#account [data-way=page]", "value")
+
+
+def wait_for_value(reader: Reader, expected: float) -> None:
+    """Until the open account has this number."""
+    reader.page.wait_for_function(
+        """expected => {
+            const way = document.querySelector("#account [data-way=page]")
+            return way && Math.abs(way.dataset.value - expected) <= 1e-10 * Math.abs(expected)
+        }""",
+        arg=float(expected),
+    )
+
+
+def wait_for_entry(reader: Reader, entry: str) -> None:
+    """Until a link that was clicked has opened this entry."""
+    reader.page.wait_for_selector(f"#entry[aria-label^='{entry} = ']")
+    assert fragment(reader.page.evaluate("location.href")).partition("&")[0] == entry
+
+
+def wait_for_text(reader: Reader, selector: str, part: str) -> str:
+    found: str = reader.page.wait_for_function(
+        """([selector, part]) => {
+            const text = document.querySelector(selector)?.textContent ?? ""
+            return text.includes(part) && text
+        }""",
+        arg=[selector, part],
+    ).json_value()
+    return found
+
+
+def set_range(reader: Reader, selector: str, number: float) -> None:
+    script = "(range, value) => { range.value = value; range.dispatchEvent(new Event('input', { bubbles: true })) }"
+    reader.page.eval_on_selector(selector, script, str(number))
+
+
+def numbers_in(text: str) -> list[float]:
+    return [float(one) for one in re.findall(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?", text.replace("\N{MINUS SIGN}", "-"))]
+
+
+def check_entries(reader: Reader, trace: Trace) -> None:
+    """Entries of the open head, in their accounts and with all that is computed for them."""
+    last = len(trace.problem.ids) - 1
+    for name, index in (("S", (last, 1)), ("dS", (last, 0)), ("dK", (1, 1)), ("dX", (0, 3)), ("dW_o", (1, 1))):
+        rest = [part for part in fragment(reader.page.evaluate("location.href")).split("&") if "=" in part]
+        reader.go("#" + "&".join([f"{name}[{','.join(map(str, index))}]", *rest]))
+        wait_for_value(reader, trace.numbers[name][index])
+        if name.startswith("d"):
+            reader.page.wait_for_selector("#account [data-way=difference][data-value]")
+        assert not reader.page.query_selector_all("#account .wrong")
