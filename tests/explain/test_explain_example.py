@@ -132,6 +132,11 @@ def test_text_may_follow_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
 # ---- the page ---------------------------------------------------------------------------------------------------
 
 
+def test_guide_of_the_example_has_no_word_of_a_model(paper: Reader) -> None:
+    words = paper.page.eval_on_selector_all("#guide .words dt", "all => all.map(one => one.textContent)")
+    assert words == ["channel", "head", "query", "key", "value"]
+
+
 def test_page_shows_the_example(paper: Reader) -> None:
     page = paper.page
     assert paper.number("#own", "largest") < 1e-13

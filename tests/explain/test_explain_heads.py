@@ -93,6 +93,11 @@ def test_pinned_head_is_compared_on_one_scale(reader: Reader, subject: OfText) -
             assert found, (label, tip)
             assert float(found[1]) == pytest.approx(numbers[1, 0], rel=1e-4)
         page.keyboard.press("ArrowUp")
+    address = "layer=1&pin=0.1&compare=dS"
+    assert fragment(page.evaluate("location.href")) == address
+    reader.open(f"#{address}")
+    assert page.text_content("#pinned h3") == "Two heads: dS"
+    page.evaluate("document.querySelector('#breaks-menu').open = false")  # it covers the heads
     page.click("#heads [data-head='0.1']", modifiers=["Shift"])
     page.wait_for_selector("#pinned", state="hidden")
     assert fragment(page.evaluate("location.href")) == "layer=1"
@@ -115,7 +120,7 @@ def test_head_is_pinned_by_keyboard(reader: Reader) -> None:
 
 @in_detail
 def test_address_of_what_is_not_there_is_reported(reader: Reader) -> None:
-    for part in ("layer=2", "head=2", "layer=-1", "head=x", "pin=2.0", "pin=1", "layer=", "text=%"):
+    for part in ("layer=2", "head=2", "layer=-1", "head=x", "pin=2.0", "pin=1", "layer=", "compare=O", "text=%"):
         show(reader, f"#{part}")
         assert 10 < len(reader.page.text_content("#notice")) < 150
 

@@ -25,11 +25,13 @@ from tests.explain.reader import (
     any_model,
     check_entries,
     check_quiet,
+    is_worker,
     living_page,
     model_of,
     problem_of,
     show,
     split_page,
+    wait,
     wait_for_value,
 )
 from tests.explain.test_explain_steps import take_step
@@ -138,6 +140,28 @@ def test_page_of_another_model(changes: dict[str, Any], browser: Any, tmp_path: 
     ids = np.array([4, 3, 2, 1, 0, 1, 2])
     check_entries(reader, Trace(replace(problem, ids=ids[:-1], targets=ids[1:], layer=0, head=0)))
     take_step(reader, problem=replace(problem, ids=ids[:-1], targets=ids[1:]), rate=1e-2)
+    check_quiet(reader)
+
+
+REFUSALS = {
+    "at once": "class { constructor() { throw new Error('no workers') } }",
+    "when it starts": "class { constructor() { setTimeout(() => this.onerror(new Event('error'))) } postMessage() {} }",
+}
+
+
+@in_detail
+@pytest.mark.parametrize("when", REFUSALS)
+def test_page_computes_where_a_browser_refuses_workers(when: str, browser: Any, file: Path, subject: OfText) -> None:
+    reader = Reader(browser, file)
+    reader.page.add_init_script(f"window.Worker = {REFUSALS[when]}")
+    reader.requests.clear()
+    reader.open()
+    assert not [url for url in reader.requests if is_worker(url)]
+    assert reader.number("#own", "largest") < 1e-12
+    check_numbers(Trace(subject.problem), numbers_of(reader, Trace(subject.problem)))
+    reader.page.fill("#text", OTHER)
+    wait(reader, OTHER)
+    check_entries(reader, Trace(problem_of(subject, OTHER)))
     check_quiet(reader)
 
 

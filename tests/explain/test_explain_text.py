@@ -1,6 +1,8 @@
 """A text on a page with the model: typed or from an address, refused if it cannot be read, and continued."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from tests.explain.reader import (
     TEXT,
     Reader,
     check_entries,
+    check_quiet,
     fragment,
+    make_page,
     numbers_in,
     problem_of,
     set_range,
@@ -68,6 +72,34 @@ def test_text_is_typed_key_by_key(reader: Reader) -> None:
     assert reader.page.is_hidden("#text-note")
     assert reader.page.is_hidden("#account")  # t and f in the field begin no tour and change no type
     assert reader.page.is_hidden("#tour")
+
+
+@in_detail
+def test_text_of_several_lines_is_typed_and_pasted(browser: Any, tmp_path: Path) -> None:
+    reader = Reader(browser, make_page(tmp_path / "page.html", "to be\nor not"))
+    page = reader.page
+    assert page.input_value("#text") == "to be↵or not"
+    page.focus("#text")
+    page.keyboard.press("End")
+    page.keyboard.press("Enter")
+    page.keyboard.type("to")
+    page.wait_for_function(READS, arg=14)
+    assert fragment(page.evaluate("location.href")) == "text=to be\nor not\nto"
+    assert page.input_value("#text") == "to be↵or not↵to"
+    page.locator("#text").select_text()
+    page.evaluate(PASTE, "be\r\nto\n")
+    page.wait_for_function(READS, arg=5)
+    assert fragment(page.evaluate("location.href")) == "text=be\nto\n"
+    assert reader.page.input_value("#text") == "be↵to↵"
+    check_quiet(reader)
+
+
+READS = "count => document.querySelectorAll('#characters > span').length === count"
+PASTE = """text => {
+    const clipboardData = new DataTransfer()
+    clipboardData.setData("text", text)
+    document.querySelector("#text").dispatchEvent(new ClipboardEvent("paste", { clipboardData, cancelable: true }))
+}"""
 
 
 @in_detail

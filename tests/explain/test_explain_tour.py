@@ -96,6 +96,9 @@ def test_projector_has_larger_type_and_no_guide(reader: Reader) -> None:
     assert page.get_attribute("#toggle-projector", "aria-pressed") == "true"
     assert page.is_hidden("#guide")
     assert page.evaluate(size) > 1.2 * before
+    assert fragment(page.evaluate("location.href")) == "view=projector"
+    reader.open("#view=projector")
+    assert page.evaluate(size) > 1.2 * before
     page.keyboard.press("f")
     assert page.is_visible("#guide")
     assert page.evaluate(size) == before
