@@ -1,9 +1,20 @@
 // Runs the model in a worker, so that typing never waits for it. The page asks by messages { id, kind, ... }; every
 // kind of question is a function of `answers`, and its result goes back with the same id.
 
-let model = null; // { config, weights }, the weights in float64
+/** @typedef {{ids: number[], targets: number[]}} Reading  the tokens to read, and those to predict */
+/** @typedef {Reading & {layer: number, head: number}} HeadReading */
+/** @typedef {Reading & {key: string, pass: Pass, gradients: Matrices}} TextPass */
+/** @typedef {{layer?: number, head?: number}} Scope  of a step: a head, or all parameters */
+/** @typedef {Object<string, number[]>} Lists  by name */
+/** @typedef {Object<string, Float64Array>} Numbers  by name */
+/** @typedef {{config: Config, weights: Object<string, string>, shapes: Lists}} PackedModel */
+
+/** @type {Model} */
+let model = null; // the weights in float64
+/** @type {Matrices[]} */
 const steps = []; // the weights before each step, for `undo`
-let last = null; // the latest pass: { key, ids, targets, pass, gradients }
+/** @type {TextPass} */
+let last = null; // the latest pass
 
 const PERTURBED = /^([QKVSPORXYZ]|tok|N_f|R_f|[RNUGY]_(attn|mlp)\d+)$/; // values that runModel passes on by name
 const wait = () => new Promise(done => setTimeout(done)); // lets other questions be answered in between
@@ -17,6 +28,7 @@ function passOf(ids, targets) {
 }
 
 const answers = {
+  /** @param {PackedModel} model */
   load({ config, weights, shapes }) {
     const read = name => {
       const [rows, cols] = shapes[name].length === 2 ? shapes[name] : [1, shapes[name][0]];
@@ -27,31 +39,38 @@ const answers = {
     return {};
   },
 
-  /** The numbers of all quantities of a head, the attention weights of every head, and S, P and dS of a pinned one. */
+  /**
+   * The numbers of all quantities of a head, the attention weights of every head, and S, P and dS of a pinned one.
+   * @param {HeadReading & {names: string[], pinned: number[]}} question
+   */
   run({ ids, targets, layer, head, names, pinned }) {
     const found = passOf(ids, targets), { pass } = found, { layers, heads } = model.config;
     const numbers = Object.fromEntries(names.map(name => [name, numbersOf(model, found, name, layer, head)]));
     const maps = Array.from({ length: layers }, (_, n) =>
-      Array.from({ length: heads }, (_, h) => pass.values[`P${n}.${h}`].values));
+      Array.from({ length: heads }, (_, h) => /** @type {Matrix} */ (pass.values[`P${n}.${h}`]).values));
     const other = pinned && Object.fromEntries(
-      ["S", "P", "dS"].map(name => [name, numbersOf(model, found, name, ...pinned)]));
+      ["S", "P", "dS"].map(name => [name, numbersOf(model, found, name, pinned[0], pinned[1])]));
     return { numbers, maps, other, L: pass.L };
   },
 
-  /** The logits after every token. */
-  outputs: ({ ids }) => ({ values: runModel(model, ids, ids).values.Z.values }),
+  /** The logits after every token. @param {{ids: number[]}} question */
+  outputs: ({ ids }) => ({ values: /** @type {Matrix} */ (runModel(model, ids, ids).values.Z).values }),
 
-  /** Of every value, parameter and gradient of the model. */
+  /** Of every value, parameter and gradient of the model. @param {Reading} text */
   digests({ ids, targets }) {
-    const { pass, gradients } = passOf(ids, targets), found = {};
+    const { pass, gradients } = passOf(ids, targets), /** @type {Lists} */ found = {};
+    /** @type {(mark: string, all: Values) => void} */
     const add = (mark, all) => {
-      for (const name in all) if (all[name]?.rows) found[mark + name] = digestOf(all[name].values);
+      for (const [name, A] of Object.entries(all)) if (A && "rows" in A) found[mark + name] = digestOf(A.values);
     };
     add("", pass.values), add("d", gradients);
     return { digests: found };
   },
 
-  /** (L(x + h) - L(x - h)) / 2h for entries of a quantity, given by their flat indices. */
+  /**
+   * (L(x + h) - L(x - h)) / 2h for entries of a quantity, given by their flat indices; null inside an operation.
+   * @param {HeadReading & {name: string, places: number[], step: number}} question
+   */
   async differences({ ids, targets, layer, head, name, places, step }) {
     const place = placeOf(model.config, name, layer, head), slopes = [];
     if (!place.isParameter && !PERTURBED.test(name)) return { slopes: null };
@@ -63,7 +82,10 @@ const answers = {
     return { slopes };
   },
 
-  /** The loss after a step of each rate, and |g|², by which a small step lowers it. */
+  /**
+   * The loss after a step of each rate, and |g|², by which a small step lowers it.
+   * @param {Reading & {rates: number[], scope: Scope}} question
+   */
   curve({ ids, targets, rates, scope }) {
     const { pass, gradients } = passOf(ids, targets), chosen = partOfStep(gradients, scope);
     const losses = rates.map(rate => {
@@ -76,7 +98,10 @@ const answers = {
     return { L: pass.L, squared: sumOfSquares(chosen), losses };
   },
 
-  /** If a loss is no longer a number, no step at all is taken. */
+  /**
+   * If a loss is no longer a number, no step at all is taken.
+   * @param {Reading & {rate: number, scope: Scope, times: number}} question
+   */
   step({ ids, targets, rate, scope, times }) {
     const { length } = steps, losses = [passOf(ids, targets).pass.L];
     let predicted = 0;
@@ -112,6 +137,7 @@ const answers = {
   },
 };
 
+/** @type {(A: Matrix, place: number, h: number) => Matrix} */
 function changed(A, place, h) {
   const values = A.values.slice();
   values[place] += h;
@@ -157,9 +183,14 @@ function stepped(gradients, rate) {
   return after;
 }
 
+/** @typedef {keyof typeof answers} Kind  of question */
+/** @template {Kind} K  @typedef {Parameters<typeof answers[K]>[0]} Question */
+/** @template {Kind} K  @typedef {Awaited<ReturnType<typeof answers[K]>>} Answer */
+
+/** @param {{id: number, kind: Kind}} message  with the question */
 async function answer(message) {
   try {
-    return { id: message.id, ...await answers[message.kind](message) };
+    return { id: message.id, ...await answers[message.kind](/** @type {any} */ (message)) };
   } catch (error) {
     return { id: message.id, error: String(error) };
   }

@@ -2,10 +2,17 @@
 // `&text=…&layer=1&head=2&pin=0.3`. Every change updates the address first, and the page is rendered from it, so that
 // links, reload, back and forward all work the same way.
 
+/** @typedef {Choice & {entry: Entry, tour: number, mistakes: Set<string>}} State  entry: null if none is open */
+/** @typedef {(changes: Partial<State>, isTyped?: boolean) => Promise<void>} Navigate */
+
+/** @type {State} */
 const state = { entry: null, tour: 0, mistakes: new Set(), ...startScene };
 const rendered = { address: null, mistakes: "", tour: 0, isComplete: false, pending: null }; // the state that is on the screen
+/** @type {Matrices} */
 let inputs = null; // of the page's own computation of the head
+/** @type {Account} */
 let current = null; // the open account
+/** @type {Entry[]} */
 let trail = []; // the entries visited on the way to this one, saved in the browser's history with each address
 let isLinkFollowed = false; // a link in the account extends the trail; any other way to an entry starts a new one
 let openedFrom = null; // the matrix that gets the focus back when the account is closed
@@ -14,6 +21,7 @@ let turn = 0; // counts the addresses that were rendered: one whose scene comes 
 
 // ---- the address ---------------------------------------------------------------------------------------------------
 
+/** @param {State} state */
 function formatAddress({ entry, tour, mistakes, ids, layer, head, pin }) {
   const isOther = String(ids) !== String(startScene.ids);
   const parts = [entry && formatEntry(entry), isOther && `text=${encodeURIComponent(textOf(ids))}`,
@@ -25,6 +33,7 @@ function formatAddress({ entry, tour, mistakes, ids, layer, head, pin }) {
 /** { entryText, tour, mistakes, ids, layer, head, pin, error }, where `error` describes an invalid part. */
 function parseAddress(hash) {
   const parsed = { entryText: "", tour: 0, mistakes: new Set(), ...startScene, error: "" };
+  const counts = { layer: data.layers, head: data.heads };
   for (const coded of hash.slice(1).split("&").filter(Boolean)) {
     let part;
     try {
@@ -34,15 +43,15 @@ function parseAddress(hash) {
       continue;
     }
     const [key] = part.split("=", 1), value = part.slice(key.length + 1);
-    const count = { layer: data.layers, head: data.heads }[key];
+    const count = counts[key];
     if (!part.includes("=")) parsed.entryText = part;
-    else if (key === "tour" && STOPS[value - 1]) parsed.tour = Number(value);
+    else if (key === "tour" && STOPS[Number(value) - 1]) parsed.tour = Number(value);
     else if (key === "break" && value.split(",").every(one => BREAKS.some(({ key }) => key === one)))
       parsed.mistakes = new Set(value.split(","));
     else if (!isLiving && ["text", "layer", "head", "pin"].includes(key))
       parsed.error = "This page has the numbers of one text and one head; it cannot show another.";
     else if (key === "text") Object.assign(parsed, readText(value));
-    else if (count && /^\d+$/.test(value) && value < count) parsed[key] = Number(value);
+    else if (count && /^\d+$/.test(value) && Number(value) < count) Object.assign(parsed, { [key]: Number(value) });
     else if (key === "pin" && isHead(value)) parsed.pin = value;
     else parsed.error = `The address contains “${part}”, which is not valid.`;
   }
@@ -56,12 +65,16 @@ function isHead(text) {
 }
 
 const isMaskForgotten = mistakes => Boolean(inputs) && mistakes.has("mask");
-/** The entry, unless it is masked with these mistakes. */
+/** The entry, unless it is masked with these mistakes. @type {(entry: Entry, mistakes: Set<string>) => Entry} */
 const openableEntry = (entry, mistakes) =>
   entry && parseEntry(formatEntry(entry), isMaskForgotten(mistakes)).entry || null;
+/** @type {Link} */
 const linkTo = entry => formatAddress({ ...state, entry });
 
-/** `isTyped`: a text that is being typed replaces the address, so that going back does not go letter by letter. */
+/**
+ * `isTyped`: a text that is being typed replaces the address, so that going back does not go letter by letter.
+ * @type {Navigate}
+ */
 function navigate(changes, isTyped = false) {
   const { scrollX, scrollY } = window, address = formatAddress({ ...state, ...changes });
   if (isTyped) history.replaceState(history.state, "", address);
@@ -161,6 +174,7 @@ function updateSelection() {
   selectSideBySide(state.entry);
 }
 
+/** @type {Open} */
 function openEntry(entry, by, view = views.get(entry.name)) {
   openedFrom = view;
   hideTip();
@@ -253,7 +267,8 @@ function addListeners() {
   const repaint = () => { readTheme(); layoutAll(); };
   document.onkeydown = event => {
     if (event.key === "Escape") closeAccount();
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("#text, #find, select")) return;
+    const target = /** @type {Element} */ (event.target);
+    if (event.ctrlKey || event.metaKey || event.altKey || target.matches("#text, #find, select")) return;
     if (event.key === "/") {
       event.preventDefault();
       byId("find").select();
@@ -269,7 +284,7 @@ function addListeners() {
     byId("toggle-projector").setAttribute("aria-pressed", String(isOn));
     repaint();
   };
-  document.querySelector(".skip").onclick = event => {
+  findAll(".skip")[0].onclick = event => {
     event.preventDefault(); // the address is the state of the page
     byId("picture").focus();
   };
@@ -286,7 +301,7 @@ async function start() {
   if (isLiving) {
     await startEngine();
     await renderAddress();
-    document.body.dataset.ready = performance.now();
+    document.body.dataset.ready = String(performance.now());
     addTextField(navigate);
     addOutputs(navigate);
     addStep(refreshScene);
@@ -310,7 +325,7 @@ async function start() {
 /** After a step the weights are others, and with them all numbers; the address is the same. */
 async function refreshScene() {
   const mine = ++turn;
-  if (!await changeScene({ ...shownScene, taken: step.taken }, () => mine === turn)) return;
+  if (!await changeScene(shownScene, () => mine === turn)) return;
   showScene();
   render();
 }

@@ -4,7 +4,10 @@
 const MAX_TERMS = 24; // before a click on "Show all"
 const MAX_USES = 6; // listed for each quantity
 
-/** `link` returns the address that opens an entry and leaves the rest of the page as it is. */
+/** @typedef {(entry: Entry) => string} Link  the address that opens it, and leaves the rest of the page as it is */
+/** @typedef {(box: Element, account: Account, link?: Link) => void} PutPart  of the account */
+
+/** @type {(entry: Entry, trail: Entry[], link: Link) => Account} */
 function showAccount(entry, trail, link) {
   const box = byId("account");
   box.hidden = !entry;
@@ -42,6 +45,7 @@ function putMaskedAccount(box, entry, account, link) {
   return account;
 }
 
+/** @param {Element} parent  @param {Entry} entry  @param {Link} link  @param {string} text */
 function putLink(parent, entry, link, text = null) {
   const label = text ? `${formatEntry(entry)}: ${text}` : formatEntry(entry);
   const anchor = put(parent, "a", { href: link(entry), "aria-label": label });
@@ -77,6 +81,7 @@ function putHeading(box, entry, { quantity, index, value }) {
   if (position) put(meaning, "span", { class: "quiet" }, ` ${position}.`);
 }
 
+/** @type {(text: string) => string} */
 const toSentence = text => // a name such as dX stays as it is
   (/^d?[A-Z]/.test(text) ? text[0] : text[0].toUpperCase()) + text.slice(1) + (/[.?!]$/.test(text) ? "" : ".");
 
@@ -87,7 +92,7 @@ function describePosition({ hasMask, indices }, index) {
   const parts = index.map((n, axis) => {
     if (POSITIONS.includes(indices[axis])) return `position ${n}, “${labels[axis]}”`;
     const units = { d: "channel # of the head", m: "channel #", u: "hidden unit # of the MLP", v: "token #" };
-    return units[indices[axis]].replace("#", n) + (labels[axis] && `, “${labels[axis]}”`);
+    return units[indices[axis]].replace("#", String(n)) + (labels[axis] && `, “${labels[axis]}”`);
   });
   return parts.length ? `This entry: ${parts.join("; ")}` : "";
 }
@@ -173,7 +178,10 @@ function putLossNote(box, { bindings: { i } }, link) {
   note.append("Log and softmax cancel, and what is left of both is the probability minus the target.");
 }
 
-/** The formula with numbers for all entries; of more than four terms, the three largest. */
+/**
+ * The formula with numbers for all entries; of more than four terms, the three largest.
+ * @type {(line: Element, entry: LeftSide, account: Account) => void}
+ */
 function putNumericLine(line, entry, { quantity, index, parts, formula }) {
   const shown = parts.slice(0, parts.length > 4 ? 3 : 4), isSoftmax = quantity.kind === "share";
   const math = putMath(line);
@@ -231,7 +239,10 @@ function putTerms(box, { quantity, parts, total, isMissing }, link) {
   limitRows(box, table, parts.length);
 }
 
-/** A button for the rows of a long table that are hidden at first. */
+/**
+ * A button for the rows of a long table that are hidden at first.
+ * @param {Element} box  @param {Element} table  @param {number} count
+ */
 function limitRows(box, table, count) {
   if (count <= MAX_TERMS) return;
   const more = put(box, "button", { type: "button" }, `Show all ${count}`);
@@ -248,7 +259,10 @@ function putTerm(body, part, running, n, link) {
     put(row, "td", { class: "number" }, formatAligned(value));
 }
 
-/** `isWithMistake`: under the right value of each factor also the one that the broken code multiplies by. */
+/**
+ * `isWithMistake`: under the right value of each factor also the one that the broken code multiplies by.
+ * @param {Element} row  @param {Part} part  @param {Link} link
+ */
 function putFactors(row, part, link, isWithMistake = false) {
   const cell = put(row, "td", { class: "factors" });
   if (part.sign < 0) put(cell, "span", { class: "sign" }, "−");

@@ -3,6 +3,7 @@
 
 const PER_DECADE = 4; // rates of the curve, from 0.0001 to 17.8
 const RATES = Array.from({ length: 22 }, (_, n) => 10 ** (-4 + n / PER_DECADE));
+/** @type {{rate: number, scope: string, curve: Answer<"curve">, taken: number}} */
 const step = { rate: .1, scope: "all", curve: null, taken: 0 };
 
 const scopeOfStep = () => step.scope === "all" ? {} : { layer: scene.layer, head: scene.head };
@@ -50,7 +51,7 @@ function lossOfCurve(rate) {
   return step.curve.losses[n] + (at - n) * (step.curve.losses[n + 1] - step.curve.losses[n]);
 }
 
-/** `refresh` computes the scene anew with the changed weights. */
+/** `refresh` computes the scene anew with the changed weights. @param {() => Promise<void>} refresh */
 function addStep(refresh) {
   const say = text => { byId("step-result").textContent = text; };
   const changed = async taken => {
@@ -73,14 +74,14 @@ function addStep(refresh) {
     byId("toggle-learn").setAttribute("aria-expanded", String(isOpen));
     showCurve();
   };
-  byId("rate").oninput = ({ target }) => {
-    step.rate = 10 ** target.value;
+  byId("rate").oninput = () => {
+    step.rate = 10 ** byId("rate").value;
     if (step.curve) drawCurve();
   };
-  byId("scope").onchange = ({ target }) => { step.scope = target.value; showCurve(); };
+  byId("scope").onchange = () => { step.scope = byId("scope").value; showCurve(); };
   byId("one-step").onclick = () => take(1);
   byId("ten-steps").onclick = () => take(10);
-  for (const kind of ["undo", "reset"]) byId(kind).onclick = async () => {
+  for (const kind of /** @type {const} */ (["undo", "reset"])) byId(kind).onclick = async () => {
     const { taken } = await ask(kind);
     say(kind === "undo" ? "The last step is undone." : "The weights are those of the file again.");
     await changed(taken);

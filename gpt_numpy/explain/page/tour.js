@@ -1,6 +1,11 @@
 // The tour: the backward pass in its order, at each stop one sentence, what is known and what is computed, and one entry
 // worked out in numbers; at the end, questions.
 
+/**
+ * @typedef {{title: string, text: string, known: string[], computed: string[], forward: string[], isQuestions?: boolean
+ * }} Stop  known, computed: the matrices marked so; forward: those whose formula is shown first
+ */
+/** @type {Stop[]} */
 const STOPS = [
   {
     title: "Start at the loss", known: ["p", "next", "q"], computed: ["dZ"], forward: ["p", "l", ...data.ofLoss],
@@ -51,6 +56,7 @@ const STOPS = [
   },
 ].filter(({ known, computed }) => isOnPage(known[0]) && isOnPage(computed[0]));
 
+/** @param {number} number  from 1; 0 ends the tour  @param {Navigate} navigate */
 function showStop(number, navigate) {
   const box = byId("tour"), stop = STOPS[number - 1];
   box.hidden = !stop;
@@ -116,7 +122,7 @@ function indexOfLargest(quantity) {
 function putQuestions(box) {
   const dS = quantities.get("dS"), P = quantities.get("P"), dP = quantities.get("dP"), [i, j] = indexOfLargest(dS);
   const value = dS.at([i, j]), mean = sumOf(Array.from({ length: i + 1 }, (_, k) => P.at([i, k]) * dP.at([i, k])));
-  const show = number => formatRounded(number, 3), at = `[${i},${j}]`;
+  const show = x => formatRounded(x, 3), at = `[${i},${j}]`;
   putQuestion(box, `dP${at} is ${show(dP.at([i, j]))}, and the weighted mean of its row is ${show(mean)}. ` +
     `Which sign has dS${at}?`,
     ["positive", "0", "negative"], value > 0 ? 0 : value < 0 ? 2 : 1,
@@ -136,15 +142,19 @@ function putQuestion(box, question, answers, right, why) {
     button.onclick = () => {
       for (const one of buttons) one.setAttribute("aria-pressed", String(one === button));
       verdict.textContent = `${n === right ? "Yes." : "No."} ${why}`;
-      verdict.dataset.isRight = n === right;
+      verdict.dataset.isRight = String(n === right);
     };
   });
   return line;
 }
 
-/** Shows the role of a matrix at a stop as a badge; the style sheet dims matrices without a role. */
+/**
+ * Shows the role of a matrix at a stop as a badge; the style sheet dims matrices without a role.
+ * @param {MatrixView} view  @param {Stop} stop
+ */
 function markView(view, stop) {
-  const { name } = view.quantity, role = ["computed", "known"].find(key => stop?.[key].includes(name)) ?? "";
+  const { name } = view.quantity;
+  const role = stop?.computed.includes(name) ? "computed" : stop?.known.includes(name) ? "known" : "";
   view.figure.dataset.role = role;
   view.badge.textContent = role;
 }

@@ -6,9 +6,11 @@ const ATTENTION_VALUES = {
 };
 
 /**
- * { name, isParameter, axis, first }: where a quantity is, such as W_q in the rows of c_attn from `first` on. The values
- * of a pass have the names of forward.py, those of a head with its number: P0.3 is head 3 of layer 0.
+ * Where a quantity is, such as W_q in the rows of c_attn from `first` on; without an axis, it is all of this matrix.
+ * @typedef {{name: string, isParameter?: boolean, axis?: "rows"|"cols", first?: number}} Place
  */
+
+/** @param {Config} config  @param {string} quantity  @param {number} layer  @param {number} head  @returns {Place} */
 function placeOf({ width, heads }, quantity, layer, head) {
   if (HEAD_VALUES.includes(quantity)) return { name: `${quantity}${layer}.${head}` };
   if (quantity in ATTENTION_VALUES) return { name: ATTENTION_VALUES[quantity] + layer };
@@ -27,9 +29,10 @@ function placeOf({ width, heads }, quantity, layer, head) {
 
 /**
  * The numbers of a quantity, from a pass and its gradients.
- * @param {object} model  { config, weights }
- * @param {object} found  { ids, targets, pass, gradients }, of passOf
+ * @param {Model} model
+ * @param {TextPass} found
  * @param {string} quantity  a name of formulas.py
+ * @param {number} layer  @param {number} head
  * @returns {Float64Array|undefined}  undefined if they do not have it
  */
 function numbersOf(model, { ids, targets, pass, gradients }, quantity, layer, head) {
@@ -39,16 +42,16 @@ function numbersOf(model, { ids, targets, pass, gradients }, quantity, layer, he
     L: () => Float64Array.of(pass.L),
     next: () => fillMatrix(T, config.vocabulary, (i, v) => v === targets[i] ? 1 : 0),
     pos: () => rowsOf(weights["pos_emb.weight"], 0, T),
-    Y_others: () => others(h => matmul(pass.values[`O${layer}.${h}`],
+    Y_others: () => others(h => matmul(/** @type {Matrix} */ (pass.values[`O${layer}.${h}`]),
       transpose(headWeights(weights, config, layer, h).W_o))),
     dX_others: () => others(h => gradients[`X${layer}.${h}`]),
   };
   const isGradient = quantity.startsWith("d"), of = isGradient ? quantity.slice(1) : quantity;
   const { name, isParameter, axis, first } = placeOf(config, of, layer, head);
   const whole = special[quantity]?.() ?? (isGradient ? gradients : isParameter ? weights : pass.values)[name];
-  if (!axis) return ArrayBuffer.isView(whole) ? whole : whole?.values;
-  const isRow = axis === "cols" || whole.rows === 1; // a bias is a row
-  return (isRow ? colsOf(whole, first, D) : rowsOf(whole, first, D)).values;
+  if (!axis) return whole instanceof Float64Array ? whole : whole?.values;
+  const all = /** @type {Matrix} */ (whole), isRow = axis === "cols" || all.rows === 1; // a bias is a row
+  return (isRow ? colsOf(all, first, D) : rowsOf(all, first, D)).values;
 }
 
 /**
