@@ -60,7 +60,10 @@ function softmaxOf(quantity, index, total, numbers = ofRightCode) {
   return Math.exp(numbers.at(exponents.name, index) - rowMax(exponents, index[0], numbers)) / total;
 }
 
-/** Subtracted from the exponents of a row, so that no exponential overflows; the softmax is the same. */
+/**
+ * Subtracted from the exponents of a row, so that no exponential overflows; the softmax is the same.
+ * @type {(exponents: Quantity, row: number, numbers: Code) => number}
+ */
 function rowMax({ name, cols }, row, numbers) {
   let max = -Infinity;
   for (let col = 0; col < cols; col++)
@@ -84,6 +87,7 @@ function productsOf(terms, bindings, numbers) {
     const length = over && lengthOfSum(over, factors);
     const all = over ? Array.from({ length }, (_, n) => ({ ...bindings, [over]: n })) : [bindings];
     const products = all.map(bound => factors.map(factor => evaluateFactor(factor, bound, numbers)));
+    /** @type {(entries: Entry[]) => boolean} */
     const isMasked = entries => entries.some(({ name, index }) => numbers.isMaskedAt(name, index));
     return products.filter(entries => !isMasked(entries)).map(entries => {
       return { sign, factors: entries, value: entries.reduce((product, { value }) => product * value, sign) };
@@ -100,6 +104,7 @@ function lengthOfSum(over, factors) {
   return quantities.get(name).shape[letters.indexOf(over)];
 }
 
+/** @param {Factor} factor  @param {Bindings} bindings  @param {Code} numbers */
 function evaluateFactor([name, ...letters], bindings, numbers) {
   const index = letters.map(letter => bindings[letter]);
   return { name, index, value: numbers.at(name, index) };
@@ -107,6 +112,7 @@ function evaluateFactor([name, ...letters], bindings, numbers) {
 
 /** @type {(name: string) => boolean} */
 const isConstant = name => name in scene.constants;
+/** @type {(name: string) => number} */
 const scalarValue = name => isConstant(name) ? scene.constants[name] : quantities.get(name).at([]);
 
 // ---- sources and uses ----------------------------------------------------------------------------------------------
@@ -142,6 +148,7 @@ function argumentsOf({ quantity, bindings }) {
   });
 }
 
+/** @type {Map<string, Set<Quantity>>} */
 let dependents = new Map(); // by name, the quantities that have it in their formula
 
 function findDependents() {
@@ -154,7 +161,7 @@ function findDependents() {
 /** Where an entry is used: for each quantity, the entries whose formula contains it. @param {Entry} entry */
 function usesOf({ name, index }) {
   return [...dependents.get(name) ?? []].map(quantity => {
-    const entries = new Map();
+    const /** @type {Map<string, Entry>} */ entries = new Map();
     for (const used of formulaEntries(quantity)) {
       if (used.name !== name) continue;
       const bindings = Object.fromEntries(used.letters.map((letter, axis) => [letter, index[axis]]));
@@ -164,7 +171,10 @@ function usesOf({ name, index }) {
   }).filter(({ entries }) => entries.length);
 }
 
-/** The entries of a quantity whose indices agree with the bindings; masked ones only if the mask is forgotten. */
+/**
+ * The entries of a quantity whose indices agree with the bindings; masked ones only if the mask is forgotten.
+ * @type {(quantity: Quantity, bindings: Bindings) => Entry[]}
+ */
 function matchingEntries(quantity, bindings) {
   if (bindings.next !== undefined && scene.next[bindings.i] !== bindings.next) return [];
   const all = quantity.shape.reduce((indices, length, axis) => {
@@ -181,11 +191,11 @@ function matchingEntries(quantity, bindings) {
  * @param {Entry} entry
  */
 function wayToLoss(entry) {
-  const way = [];
+  const /** @type {Entry[]} */ way = [];
   for (let at = entry; at?.name.startsWith("d") && quantities.has("L"); ) {
     const { parts, isMissing, bindings } = accountOf(at);
     if (isMissing) return [];
-    const next = at.name === "dZ" ? { name: "L", index: [] }
+    const /** @type {Entry} */ next = at.name === "dZ" ? { name: "L", index: [] }
       : parts[0]?.factors.find(({ name }) => name.startsWith("d") && quantities.get(name).isGradient);
     if (at.name === "dZ") way.push({ name: "l", index: [bindings.i] });
     if (next) way.push({ name: next.name, index: next.index });
@@ -208,17 +218,20 @@ function wayToLoss(entry) {
 function fourWays(account, slope) {
   const { quantity, index, value, formula, size } = account, isGiven = quantity.kind === "given";
   const base = formula ?? value, exact = data.exact * size;
+  /** @type {(key: string, label: string, found: number, allowed: number, note?: string) => Way} */
   const withValue = (key, label, found, allowed, note = "") => {
     const distance = Math.abs(found - base);
     const isWrong = !(distance <= allowed); // NaN is never right
     return { key, label, value: found, relative: size ? distance / size : distance, isWrong, note };
   };
+  /** @type {(key: string, label: string, note: string) => Way} */
   const withoutValue = (key, label, note) => ({ key, label, note });
 
   const byFormula = formula !== null ? withValue("formula", "this formula", formula, Infinity)
     : withoutValue("formula", "this formula", isGiven ? "given, not computed" : "not a sum of products");
   const resolution = data.blind ?? 16 * 2 ** -52 * quantities.get("L").largest / (2 * data.step);
   const note = `step ${formatFull(data.step)}, resolution ${formatRounded(resolution, 1)}`;
+  /** @type {(found: number, missing: string) => Way} */
   const byDifference = (found, missing) => quantity.isGradient && found !== undefined && found !== null
     ? withValue("difference", "central difference", found, data.bend * size + resolution, note)
     : withoutValue("difference", "central difference",
@@ -228,7 +241,7 @@ function fourWays(account, slope) {
     byDifference(slope, slope === undefined ? "being computed …" : "inside an operation: not measured"),
   ];
 
-  const off = key => quantity.read(key)?.[quantity.flatIndex(index)];
+  const off = (/** @type {string} */ key) => quantity.read(key)?.[quantity.flatIndex(index)];
   const byTorch = quantity.read("torch") ? withValue("torch", "torch, float64", value + off("torch"), exact)
     : withoutValue("torch", "torch, float64",
       isGiven ? "given, not compared" : data.torch ? "not exposed" : "not installed");

@@ -13,6 +13,7 @@ const asItIs = (name, A) => A;
 /** The values; `perturb` is for difference quotients. @param {Matrices} inputs  @returns {Matrices} */
 function forward(inputs, mistakes = NO_MISTAKES, perturb = asItIs) {
   const [X, W_q, W_k, W_v, W_o, b_q, b_k, b_v, b_o] = INPUTS.map(name => inputs[name] && perturb(name, inputs[name]));
+  /** @type {(name: string, W: Matrix, b: Matrix) => Matrix} */
   const project = (name, W, b) => perturb(name, inputs[name] ?? addBias(matmul(X, transpose(W)), b));
   const Q = project("Q", W_q, b_q), K = project("K", W_k, b_k), V = project("V", W_v, b_v);
   const scores = scaleMatrix(mistakes.has("saturate") ? 1 : 1 / Math.sqrt(Q.cols), matmul(Q, transpose(K)));

@@ -3,7 +3,9 @@
 
 /** @typedef {(formula: string) => string} Edit */
 
+/** @type {Edit} */
 const withoutScale = formula => formula.replace(/^c /, "");
+/** @type {Edit} */
 const onlyFromValues = formula => formula.replace(/^Σ_d dQ.* \+ (?=Σ_d dV)/, "");
 
 /**
@@ -148,6 +150,7 @@ function showMistakes(inputs, mistakes) {
 
 // ---- one matrix: right, with the mistake, and the difference -------------------------------------------------------
 
+/** @type {string} */
 let comparedName = null; // of the matrix that a button or the open entry has chosen
 
 /** @param {Set<string>} mistakes  @param {?Entry} entry  The open entry chooses its matrix, if that is wrong. */
@@ -178,6 +181,7 @@ function showComparison(mistakes, entry) {
   if (wasHidden) box.scrollIntoView({ block: "nearest" });
 }
 
+/** @type {(parent: Element, names: string[], chosen: string, choose: (name: string) => void) => void} */
 function putMatrixButtons(parent, names, chosen, choose) {
   const row = put(parent, "div", { class: "choice", role: "group", "aria-label": "the matrix to compare" });
   for (const name of names) {
@@ -194,6 +198,7 @@ function putMatrixButtons(parent, names, chosen, choose) {
 const editsOf = (name, mistakes) =>
   BREAKS.filter(({ key, edits }) => mistakes.has(key) && edits[name]).map(({ edits }) => edits[name]);
 
+/** @type {(box: Element, inputs: Matrices, mistakes: Set<string>, computed: Matrices, compared: Compared[]) => void} */
 function putEffects(box, inputs, mistakes, computed, compared) {
   put(box, "h2", { tabindex: -1 }, "The mistake, and which checks catch it");
   for (const { label, right, wrong, text, caughtBy } of BREAKS.filter(({ key }) => mistakes.has(key))) {
@@ -211,7 +216,10 @@ function putEffects(box, inputs, mistakes, computed, compared) {
   putOtherChecks(box, inputs, mistakes, computed);
 }
 
-/** How sharp attention is, and how large the gradient of the scores: right, and with the mistake. */
+/**
+ * How sharp attention is, and how large the gradient of the scores: right, and with the mistake.
+ * @param {Element} box  @param {Matrices} right  @param {Matrices} wrong
+ */
 function putSharpness(box, right, wrong) {
   const table = put(put(box, "div", { class: "wide" }), "table", { class: "sharpness" });
   put(table, "caption", {}, "How sharp attention is: means over the rows after the first, which sees only itself");
@@ -228,12 +236,16 @@ function putSharpness(box, right, wrong) {
   }
 }
 
-/** The mean over all rows but the first, each up to the diagonal, of what is measured of it. */
+/**
+ * The mean over all rows but the first, each up to the diagonal, of what is measured of it.
+ * @param {Matrix} A  @param {(row: Float64Array) => number} measure
+ */
 function rowMean({ rows, cols, values }, measure) {
   const all = Array.from({ length: rows }, (_, i) => values.subarray(i * cols, i * cols + i + 1)).slice(1);
   return sumOf(all.map(measure)) / all.length;
 }
 
+/** @type {typeof putEffects} */
 function putComparison(box, inputs, mistakes, computed, compared) {
   const table = put(put(box, "div", { class: "wide" }), "table", { class: "comparison" });
   put(table, "caption", {}, "Each matrix compared with the right numbers, as with torch; and gradcheck of the broken code");
@@ -256,10 +268,12 @@ function putComparison(box, inputs, mistakes, computed, compared) {
   }
 }
 
+/** @param {Element} row  @param {boolean} isGood  @param {string} good  @param {string} bad */
 function putVerdict(row, isGood, good, bad) {
   return put(row, "td", { class: isGood ? "" : "wrong" }, isGood ? good : bad);
 }
 
+/** @param {Element} box  @param {Matrices} inputs  @param {Set<string>} mistakes  @param {Matrices} computed */
 function putOtherChecks(box, inputs, mistakes, computed) {
   const T = computed.S.rows, leak = causalityLeak(inputs, mistakes);
   put(box, "h3", {}, "Two checks that need no reference gradient");

@@ -3,7 +3,7 @@
 
 /** All matrices that the computation starts from; null if some are not on the page. @returns {Matrices} */
 function inputsFromFile() {
-  const read = name => {
+  const read = (/** @type {string} */ name) => {
     const quantity = quantities.get(name);
     return quantity?.numbers ? makeMatrix(quantity.rows, quantity.cols, quantity.numbers) : undefined;
   };
@@ -34,6 +34,7 @@ function gradcheck(inputs, computed, mistakes, name, step = 1e-4) {
   const wave = mapEntries(gradient, (_, n) => Math.cos(2.4 * n + 1));
   const hasMask = name === "P" || MASKED.includes(name) && !mistakes.has("mask"); // masked entries of dP are 0
   const direction = hasMask ? applyMask(wave, 0) : wave;
+  /** @type {(h: number) => Perturb} */
   const perturb = h => (one, A) => one === name ? addMatrices(A, scaleMatrix(h, direction)) : A;
   const end = endOf(inputs);
   /** @type {(h: number) => number} */
@@ -54,7 +55,9 @@ const endOf = inputs => inputs.dY ? "Y" : "O";
  */
 function causalityLeak(inputs, mistakes) {
   const changed = inputs.X ? ["X"] : ["Q", "K", "V"], end = endOf(inputs);
+  /** @type {(A: Matrix) => Matrix} */
   const raiseLast = A => fillMatrix(A.rows, A.cols, (i, j) => A.values[i * A.cols + j] + (i === A.rows - 1 ? 1 : 0));
+  /** @type {Perturb} */
   const perturb = (name, A) => changed.includes(name) ? raiseLast(A) : A;
   const before = forward(inputs, mistakes)[end], after = forward(inputs, mistakes, perturb)[end];
   const { rows, cols } = before;

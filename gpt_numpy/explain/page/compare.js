@@ -1,6 +1,7 @@
 // Matrices of one shape side by side on one colour scale, on which equal colours are equal numbers.
 
 const MOST_HIGH_SIDE = 200; // pixels of each of these matrices, as long as its cells are not too low
+/** @type {Map<Element, MatrixView[]>} */
 const sideBySide = new Map(); // by the box that they stand in, the views that it shows
 
 /**

@@ -161,6 +161,7 @@ function parseEntry(text, isUnmasked = false) {
   return { entry: { name, index } };
 }
 
+/** @param {Quantity} quantity */
 function describeIndices({ name, shape, indices }) {
   if (!shape.length) return `${name}, a single number`;
   const ranges = shape.map((length, axis) => `${indices[axis]} from 0 to ${length - 1}`);

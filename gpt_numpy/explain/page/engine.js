@@ -19,7 +19,7 @@ let last = null; // the latest pass
 const PERTURBED = /^([QKVSPORXYZ]|tok|N_f|R_f|[RNUGY]_(attn|mlp)\d+)$/; // values that runModel passes on by name
 const wait = () => new Promise(done => setTimeout(done)); // lets other questions be answered in between
 
-/** The pass of a text with its gradients; the latest one is kept. */
+/** The pass of a text with its gradients; the latest one is kept. @param {number[]} ids  @param {number[]} targets */
 function passOf(ids, targets) {
   const key = `${ids}|${targets}|${steps.length}`;
   if (last?.key === key) return last;
@@ -30,7 +30,7 @@ function passOf(ids, targets) {
 const answers = {
   /** @param {PackedModel} model */
   load({ config, weights, shapes }) {
-    const read = name => {
+    const read = (/** @type {string} */ name) => {
       const [rows, cols] = shapes[name].length === 2 ? shapes[name] : [1, shapes[name][0]];
       return makeMatrix(rows, cols, unpackFloats(weights[name]));
     };
@@ -75,7 +75,7 @@ const answers = {
     const place = placeOf(model.config, name, layer, head), slopes = [];
     if (!place.isParameter && !PERTURBED.test(name)) return { slopes: null };
     for (const entry of places) {
-      const loss = h => lossWithChange(ids, targets, place, entry, h);
+      const loss = (/** @type {number} */ h) => lossWithChange(ids, targets, place, entry, h);
       slopes.push((loss(step) - loss(-step)) / (2 * step));
       if (places.length > 1) await wait();
     }
@@ -144,7 +144,10 @@ function changed(A, place, h) {
   return makeMatrix(A.rows, A.cols, values);
 }
 
-/** L with h added to one entry; a place in a parameter counts the entries of the head's part. */
+/**
+ * L with h added to one entry; a place in a parameter counts the entries of the head's part.
+ * @type {(ids: number[], targets: number[], place: Place, entry: number, h: number) => number}
+ */
 function lossWithChange(ids, targets, { name, isParameter, axis, first }, entry, h) {
   if (!isParameter) return runModel(model, ids, targets, (one, A) => one === name ? changed(A, entry, h) : A).L;
   const A = model.weights[name], D = model.config.width / model.config.heads;
@@ -153,7 +156,10 @@ function lossWithChange(ids, targets, { name, isParameter, axis, first }, entry,
   return runModel({ ...model, weights: { ...model.weights, [name]: changed(A, at, h) } }, ids, targets).L;
 }
 
-/** The gradients that a step takes: of all parameters, or of this head's alone, with 0 for the rest of its matrices. */
+/**
+ * The gradients that a step takes: of all parameters, or of this head's alone, with 0 for the rest of its matrices.
+ * @type {(gradients: Matrices, scope: Scope) => Matrices}
+ */
 function partOfStep(gradients, { layer, head } = {}) {
   if (layer === undefined) {
     const all = Object.fromEntries(Object.keys(model.weights).map(name => [name, gradients[name]]));
@@ -162,7 +168,8 @@ function partOfStep(gradients, { layer, head } = {}) {
     return { ...all, "tok_emb.weight": both, "lm_head.weight": both };
   }
   const { width, heads } = model.config, D = width / heads, name = `blocks.${layer}.attn`;
-  const isOwn = row => Math.floor(row % width / D) === head;
+  const isOwn = (/** @type {number} */ row) => Math.floor(row % width / D) === head;
+  /** @type {(A: Matrix, own: (i: number, j: number) => boolean) => Matrix} */
   const keepPart = (A, own) => fillMatrix(A.rows, A.cols, (i, j) => own(i, j) ? A.values[i * A.cols + j] : 0);
   const chosen = {
     [`${name}.c_attn.weight`]: keepPart(gradients[`${name}.c_attn.weight`], i => isOwn(i)),
@@ -172,10 +179,11 @@ function partOfStep(gradients, { layer, head } = {}) {
   return bias ? { ...chosen, [`${name}.c_attn.bias`]: keepPart(bias, (_, j) => isOwn(j)) } : chosen;
 }
 
-/** |g|², in which a table that is used twice counts once. */
+/** |g|², in which a table that is used twice counts once. @type {(gradients: Matrices) => number} */
 const sumOfSquares = gradients => Object.entries(gradients).reduce((sum, [name, A]) =>
   sum + (model.config.isTied && name === "lm_head.weight" ? 0 : innerProduct(A, A)), 0);
 
+/** The weights after a step. @type {(gradients: Matrices, rate: number) => Matrices} */
 function stepped(gradients, rate) {
   const after = { ...model.weights };
   for (const name in gradients)

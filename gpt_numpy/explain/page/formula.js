@@ -4,6 +4,7 @@
 const TOKEN = /e\^|Σ_\w|1\/[TCGNs]\b|[A-Za-z]\w*'?(?:\[[^\]]*\])?|\d[\d.]*|[()√+\-/]/g;
 const ENTRY = /^([A-Za-z]\w*'?)(?:\[([^\]]*)\])?$/;
 const THIN = "\u2009"; // the space between factors
+/** @type {[RegExp, string][]} */
 const SPOKEN = [ // a screen reader gets words, because it does not read subscripts and fractions as such
   [/Σ_(\w)/g, "the sum over $1 of"], [/e\^/g, "e to the "], [/√/g, "the square root of "], [/\//g, " over "],
   [/-/g, " minus "], [/[[\],_]/g, " "], [/ +/g, " "],
@@ -36,11 +37,15 @@ function putLeftSide(math, { name, indices }) {
   math.append(" = ");
 }
 
-/** Consumes tokens up to the end, or up to the parenthesis that closes the row. */
+/**
+ * Consumes tokens up to the end, or up to the parenthesis that closes the row.
+ * @type {(row: Element, tokens: string[]) => void}
+ */
 function putTokens(row, tokens) {
   while (tokens.length && tokens[0] !== ")") putToken(row, tokens.shift(), tokens);
 }
 
+/** @type {(row: Element, token: string, tokens: string[]) => void} */
 function putToken(row, token, tokens) {
   if ("+-".includes(token)) return putSign(row, token === "-" ? "−" : token);
   const isFactor = /[\w√Σ]/.test(token[0]) || token === "(" && row.lastChild?.nodeName === "SUB"; // r[i] (, not log(
@@ -82,7 +87,7 @@ function putFraction(row, name = "fraction") {
   return [numerator, put(fraction, "span")];
 }
 
-/** The line over the root stands for the parentheses. */
+/** The line over the root stands for the parentheses. @type {typeof putTokens} */
 function putRoot(row, tokens) {
   const root = put(row, "span", { class: "root" });
   put(root, "span", { class: "radical" }, "√");
@@ -97,7 +102,7 @@ function putPower(row, base) {
   return put(row, "sup");
 }
 
-/** An element: italic for a letter, W1 too, and upright for a word or a number. */
+/** An element: italic for a letter, W1 too, and upright for a word or a number. @param {string} name */
 function wordOf(name) {
   const isLetter = /^[A-Za-z]\d?$/.test(name), child = document.createElement(isLetter ? "i" : "span");
   child.textContent = name;

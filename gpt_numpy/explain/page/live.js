@@ -7,7 +7,9 @@ const MAP = 24; // pixels of the map of a head
 
 // ---- questions to the engine ---------------------------------------------------------------------------------------
 
+/** @type {Map<number, (answered: any) => void>} */
 const waiting = new Map(); // by the number of a question, what to do with its answer
+/** @type {Worker} */
 let engineWorker = null;
 let asked = 0; // questions
 
@@ -52,6 +54,7 @@ const idOf = new Map((data.characters ?? []).map((character, id) => [character, 
 /** @typedef {{ids: number[], layer: number, head: number, pin: string}} Choice  pin: a head, as "2.1", or empty */
 /** @type {Choice} */
 const startScene = { ids: data.ids, layer: data.layer, head: data.head, pin: "" };
+/** @type {{maps: Float64Array[][], pinned: Numbers, checks: Bindings}} */
 const live = { maps: [], pinned: null, checks: {} }; // what the engine said besides the numbers
 
 /** @param {string} text  @returns {{ids?: number[], error?: string}}  or what is wrong with it, in a sentence */
@@ -223,7 +226,7 @@ function addTextField(navigate) {
   };
 }
 
-/** The text with what the model does not know underlined; empty if it knows everything. */
+/** The text with what the model does not know underlined; empty if it knows everything. @param {string} text */
 function showUnknown(text) {
   const line = byId("unknown"), characters = [...text];
   line.replaceChildren();
@@ -318,12 +321,16 @@ function showOutputs() {
   byId("write").disabled = scene.ids.length >= longestText();
 }
 
+/** @param {number} position */
 function chancesAfter(position) {
   const V = data.vocabulary.length, row = outputs.values.subarray(position * V, (position + 1) * V);
   return softmax(makeMatrix(1, V, row.map(z => z / outputs.temperature))).values;
 }
 
-/** Draws a character by the probabilities of the last position, and appends it to the text. */
+/**
+ * Draws a character by the probabilities of the last position, and appends it to the text.
+ * @param {Navigate} navigate
+ */
 function writeOne(navigate) {
   const chances = chancesAfter(outputs.values.length / data.vocabulary.length - 1);
   let left = Math.random(), next = 0;

@@ -7,6 +7,7 @@
 
 /** @type {State} */
 const state = { entry: null, tour: 0, mistakes: new Set(), ...startScene };
+/** @type {{address: string, mistakes: string, tour: number, isComplete: boolean, pending: string}} */
 const rendered = { address: null, mistakes: "", tour: 0, isComplete: false, pending: null }; // the state that is on the screen
 /** @type {Matrices} */
 let inputs = null; // of the page's own computation of the head
@@ -15,6 +16,7 @@ let current = null; // the open account
 /** @type {Entry[]} */
 let trail = []; // the entries visited on the way to this one, saved in the browser's history with each address
 let isLinkFollowed = false; // a link in the account extends the trail; any other way to an entry starts a new one
+/** @type {MatrixView} */
 let openedFrom = null; // the matrix that gets the focus back when the account is closed
 let isClosing = false; // closing the account leaves the active cell of its matrix where it is
 let turn = 0; // counts the addresses that were rendered: one whose scene comes too late is dropped
@@ -30,10 +32,14 @@ function formatAddress({ entry, tour, mistakes, ids, layer, head, pin }) {
   return `#${parts.filter(Boolean).join("&")}`;
 }
 
-/** { entryText, tour, mistakes, ids, layer, head, pin, error }, where `error` describes an invalid part. */
+/**
+ * `error` describes an invalid part.
+ * @param {string} hash
+ * @returns {Choice & {entryText: string, tour: number, mistakes: Set<string>, error: string}}
+ */
 function parseAddress(hash) {
   const parsed = { entryText: "", tour: 0, mistakes: new Set(), ...startScene, error: "" };
-  const counts = { layer: data.layers, head: data.heads };
+  const /** @type {Bindings} */ counts = { layer: data.layers, head: data.heads };
   for (const coded of hash.slice(1).split("&").filter(Boolean)) {
     let part;
     try {
@@ -58,12 +64,13 @@ function parseAddress(hash) {
   return parsed;
 }
 
-/** Whether 2.1 is a layer and a head of the model. */
+/** Whether 2.1 is a layer and a head of the model. @param {string} text */
 function isHead(text) {
   const [layer, head] = /^\d+\.\d+$/.test(text) ? pairOf(text) : [];
   return layer < data.layers && head < data.heads;
 }
 
+/** @type {(mistakes: Set<string>) => boolean} */
 const isMaskForgotten = mistakes => Boolean(inputs) && mistakes.has("mask");
 /** The entry, unless it is masked with these mistakes. @type {(entry: Entry, mistakes: Set<string>) => Entry} */
 const openableEntry = (entry, mistakes) =>
@@ -128,6 +135,7 @@ function showScene() {
   showCurve();
 }
 
+/** @type {(trail: Entry[], entry: Entry) => Entry[]} */
 function extendTrail(trail, entry) {
   if (!entry) return [];
   if (!isLinkFollowed) return [entry];
@@ -213,6 +221,7 @@ function showGuide() {
     ["m", `one of the C = ${data.width} channels of the stream`], ["u", "a hidden unit of an MLP"],
     ["v", "a token of the vocabulary"], ["a", "a channel or token that a sum runs over"], ["c", `1/√D = 1/√${D}`],
     ["T", `the number of positions, ${T}; all indices count from 0`]];
+  /** @type {(letter: string) => boolean} */
   const isUsed = letter => !"muva".includes(letter) || [...quantities.values()].some(({ indices }) => indices.includes(letter));
   for (const [letter, meaning] of letters.filter(([letter]) => isUsed(letter === "a" ? "m" : letter))) {
     put(byId("indices"), "dt", {}, letter);
@@ -220,13 +229,17 @@ function showGuide() {
   }
 }
 
-/** An entry such as dK[4,2]; or the largest one of the matrix with this name, or with these words in its meaning. */
+/**
+ * An entry such as dK[4,2]; or the largest one of the matrix with this name, or with these words in its meaning.
+ * @param {string} text  @returns {Parsed}
+ */
 function findEntry(text) {
   const direct = parseEntry(text.trim(), isMaskForgotten(state.mistakes));
   if (direct.entry) return direct;
   const words = text.toLowerCase().split(/[\s,]+/).filter(Boolean), wantsGradient = words.includes("gradient");
+  /** @type {(textOf: (one: Quantity) => string) => (one: Quantity) => boolean} */
   const fits = textOf => one => words.every(word => word === "gradient" || textOf(one).toLowerCase().includes(word));
-  const nameOf = ({ name }) => `${name} ${NAMES[name.replace(/^d/, "")] ?? ""}`;
+  const nameOf = (/** @type {Quantity} */ { name }) => `${name} ${NAMES[name.replace(/^d/, "")] ?? ""}`;
   const all = [...quantities.values()].filter(one => one.numbers && (!wantsGradient || one.isGradient));
   const named = quantities.get(text.trim()) ?? (words.length ? all.find(fits(nameOf)) : undefined);
   const found = named ?? (words.length ? all.find(fits(one => one.meaning)) : undefined);
@@ -239,7 +252,7 @@ function addFind() {
   const field = byId("find");
   for (const { name, meaning } of quantities.values()) put(byId("names"), "option", { value: name }, meaning);
   field.oninput = () => field.setCustomValidity("");
-  field.onkeydown = event => {
+  field.onkeydown = (/** @type {KeyboardEvent} */ event) => {
     if (event.key === "Escape") field.blur();
     if (event.key !== "Enter") return;
     const { entry, error } = findEntry(field.value);
@@ -284,11 +297,11 @@ function addListeners() {
     byId("toggle-projector").setAttribute("aria-pressed", String(isOn));
     repaint();
   };
-  findAll(".skip")[0].onclick = event => {
+  findAll(".skip")[0].onclick = (/** @type {Event} */ event) => {
     event.preventDefault(); // the address is the state of the page
     byId("picture").focus();
   };
-  byId("account").onclick = event => { isLinkFollowed ||= Boolean(event.target.closest("a")); };
+  byId("account").onclick = (/** @type {any} */ event) => { isLinkFollowed ||= Boolean(event.target.closest("a")); };
   window.onhashchange = renderAddress;
   for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).onchange = repaint;
 }

@@ -19,7 +19,7 @@ const theme = /** @type {Theme} */ ({});
 /** Reads the colours from the style sheet: they differ in light mode, dark mode and print. */
 function readTheme() {
   const style = getComputedStyle(document.documentElement);
-  const color = name => style.getPropertyValue(`--${name}`).trim();
+  const color = (/** @type {string} */ name) => style.getPropertyValue(`--${name}`).trim();
   for (const name of /** @type {const} */ (["page", "ink", "quiet", "hatch", "mark"])) theme[name] = color(name);
   theme.zoom = parseFloat(style.fontSize) / 16;
   theme.wrong = parseColor(style.getPropertyValue("--wrong"));
@@ -28,8 +28,10 @@ function readTheme() {
 }
 
 const SHADES = 255; // from the colour of zero to the end of the scale
+/** @type {(stops: Color[]) => Color[]} */
 const makeShades = stops => Array.from({ length: SHADES + 1 }, (_, n) => mixColors(stops, n / SHADES));
 
+/** @type {(color: string) => Color} */
 const parseColor = color => [1, 3, 5].map(at => parseInt(color.slice(at, at + 2), 16));
 
 /**
@@ -71,6 +73,7 @@ function bitmapOf(numbers, rows, cols, largest, isProbability) {
 }
 
 /** @typedef {CanvasRenderingContext2D} Context */
+/** @type {(context: Context, x: number, y: number, width: number, height: number) => void} */
 function drawHatching(context, x, y, width, height) {
   context.save();
   context.beginPath();
@@ -163,6 +166,7 @@ class MatrixView {
     if (formula) putFormula(put(this.figure, "p", { class: "formula" }), this.quantity, formula);
   }
 
+  /** @param {Element} title */
   showMeaning(title) {
     const { left, top, width, height } = title.getBoundingClientRect(), { name, meaning } = this.quantity;
     showTip({ name, index: [] }, "", [[toSentence(meaning)]], { x: left + width / 2, y: top, height });
@@ -179,6 +183,7 @@ class MatrixView {
   get isUnmasked() { return Boolean((this.side ?? overrides.get(this.quantity.name))?.isUnmasked); }
   /** @param {Cell} cell */
   indexOf([row, col]) { return this.quantity.indexOf(row, col); }
+  /** @param {Cell} cell */
   entryOf(cell) { return { name: this.quantity.name, index: this.indexOf(cell) }; }
   /** @type {(index: number[]) => Cell} */
   cellOf(index) { return index.length === 2 ? [index[0], index[1]] : [0, index[0] ?? 0]; }
@@ -198,6 +203,7 @@ class MatrixView {
     const hasRowLabels = Boolean(labelOf(rowLetter, 0)), ratio = window.devicePixelRatio || 1;
     const { zoom } = theme, wide = MAX_LARGE_CELL * zoom;
     const most = this.side || LARGE.includes(this.quantity.name) ? wide : MAX_CELL * zoom;
+    /** @type {(width: number, most: number) => number} */
     const fitCell = (width, most) => Math.max(MIN_CELL, Math.min(most, Math.floor(width / cols * ratio) / ratio));
     this.height = height ?? Math.max(rows > 1 ? 4 : 10, fitCell(available - ROW_LABEL * zoom, most));
     this.left = hasRowLabels && this.height >= 8 ? ROW_LABEL * zoom : 0;
@@ -236,6 +242,7 @@ class MatrixView {
     this.paintFrames(context);
   }
 
+  /** @param {Context} context */
   paintGaps(context) {
     const { width, height, quantity: { rows, cols } } = this;
     context.fillStyle = theme.page;
@@ -243,7 +250,7 @@ class MatrixView {
     for (let row = 1; row < rows; row++) context.fillRect(0, row * height - .5, cols * width, .5);
   }
 
-  /** Hatches the masked entries, unless they are shown. */
+  /** Hatches the masked entries, unless they are shown. @param {Context} context */
   paintMask(context) {
     const { width, height, quantity: { rows, cols } } = this;
     if (this.isUnmasked) return;
@@ -255,7 +262,7 @@ class MatrixView {
     }
   }
 
-  /** Each number in its cell, with two digits, in the ink that its colour leaves readable. */
+  /** Each number in its cell, with two digits, in the ink that its colour leaves readable. @param {Context} context */
   paintNumbers(context) {
     const { width, height, numbers, quantity: { rows, cols } } = this;
     context.font = `${10 * theme.zoom}px ${FONT}`;
@@ -270,7 +277,10 @@ class MatrixView {
     }
   }
 
-  /** A cross on each wrong entry; a dot if the cell is too small, a cut corner if its number stands in it. */
+  /**
+   * A cross on each wrong entry; a dot if the cell is too small, a cut corner if its number stands in it.
+   * @param {Context} context
+   */
   paintErrors(context) {
     const wrong = overrides.get(this.quantity.name)?.wrong, { width, height, quantity: { cols } } = this;
     if (!wrong || this.side) return; // side by side the colours show what is wrong
@@ -295,7 +305,10 @@ class MatrixView {
   get hasNumbers() { return this.width >= NUMBER_WIDTH * theme.zoom && this.height >= NUMBER_HEIGHT * theme.zoom; }
   get hasFrames() { return Boolean(this.sources.length || this.selected || this.isFocused || this.hovered); }
 
-  /** Frames the sources of the selected entry; that entry, its row and its column; the cell with the keyboard focus. */
+  /**
+   * Frames the sources of the selected entry; that entry, its row and its column; the cell with the keyboard focus.
+   * @param {Context} context
+   */
   paintFrames(context) {
     const { rows, cols } = this.quantity;
     for (const { rows: [top, bottom], cols: [left, right] } of this.sources)
@@ -310,7 +323,11 @@ class MatrixView {
     if (this.hovered) this.drawFrame(context, ...this.hovered, ...this.hovered, theme.ink, 1);
   }
 
-  /** A wider line in the colour of the page is drawn first, so that the frame stands out on every cell. */
+  /**
+   * A wider line in the colour of the page is drawn first, so that the frame stands out on every cell.
+   * @type {(context: Context, top: number, left: number, bottom: number, right: number, color: string, line: number,
+   *   dash?: number[]) => void}
+   */
   drawFrame(context, top, left, bottom, right, color, line, dash = []) {
     const { width, height, quantity: { rows, cols } } = this;
     const x = Math.max(line / 2, left * width), y = Math.max(line / 2, top * height);
@@ -329,7 +346,7 @@ class MatrixView {
 
   paintLabels() {
     const { rows, cols, indices } = this.quantity;
-    const middle = n => (n + .5) * this.height + .5;
+    const middle = (/** @type {number} */ n) => (n + .5) * this.height + .5;
     if (this.top) {
       const context = resizeCanvas(this.colLabels, cols * this.width, this.top);
       const y = 7 * theme.zoom;
@@ -341,6 +358,10 @@ class MatrixView {
     this.writeLabels(context, rows, n => [15 * theme.zoom, middle(n)], n => labelOf(indices[0], n), "left", theme.ink);
   }
 
+  /**
+   * @type {(context: Context, count: number, positionOf: (n: number) => [x: number, y: number],
+   *   textOf: (n: number) => string|number, align: CanvasTextAlign, color?: string) => void}
+   */
   writeLabels(context, count, positionOf, textOf, align, color = theme.quiet) {
     context.font = `${Math.min(11 * theme.zoom, Math.max(8, Math.min(this.height, this.width + 3) - 1.5))}px ${FONT}`;
     context.fillStyle = color;
@@ -374,13 +395,15 @@ class MatrixView {
     box.onkeydown = event => this.handleKey(event);
   }
 
+  /** @param {MouseEvent} event  @returns {Cell} */
   cellUnder({ offsetX, offsetY }) {
     const { rows, cols } = this.quantity;
-    const cell = [Math.floor(offsetY / this.height), Math.floor(offsetX / this.width)];
+    const /** @type {Cell} */ cell = [Math.floor(offsetY / this.height), Math.floor(offsetX / this.width)];
     const isInside = cell[0] >= 0 && cell[0] < rows && cell[1] >= 0 && cell[1] < cols;
     return isInside && !this.isMaskedAt(cell) ? cell : null;
   }
 
+  /** @param {Cell} cell  or null */
   hover(cell) {
     if (String(cell) === String(this.hovered)) return;
     for (const twin of this.twins) { // matrices side by side frame the same cell
@@ -397,9 +420,10 @@ class MatrixView {
     this.paint();
   }
 
+  /** @param {KeyboardEvent} event */
   handleKey(event) {
     const { rows, cols } = this.quantity, [row, col] = this.active;
-    const cells = {
+    const /** @type {Object<string, Cell>} */ cells = {
       ArrowLeft: [row, col - 1], ArrowRight: [row, col + 1], ArrowUp: [row - 1, col], ArrowDown: [row + 1, col],
       Home: [row, 0], End: [row, this.quantity.hasMask && !this.isUnmasked ? row : cols - 1],
     }, to = cells[event.key];
@@ -412,7 +436,7 @@ class MatrixView {
     this.paint();
   }
 
-  /** Says and shows where the keyboard is; `lines` are added to the tip. */
+  /** Says and shows where the keyboard is; `lines` are added to the tip. @param {TipLine[]} lines */
   announce(lines = []) {
     const { quantity, active } = this, index = this.indexOf(active), value = this.numbers[quantity.flatIndex(index)];
     byId("say").textContent = `${quantity.name} ${describeIndex(quantity, index)}: ${formatRounded(value, 4)}`;
@@ -427,6 +451,7 @@ class MatrixView {
     box.scrollTop = Math.min(row * height, Math.max(box.scrollTop, (row + 1) * height - box.clientHeight));
   }
 
+  /** @param {Cell} cell  @param {TipLine[]} more */
   showTip(cell, more = []) {
     const { quantity, canvas, width, height } = this, index = this.indexOf(cell), n = quantity.flatIndex(index);
     const override = overrides.get(quantity.name), { left, top } = canvas.getBoundingClientRect();
@@ -440,7 +465,7 @@ class MatrixView {
   }
 }
 
-/** In at most six characters: −.037, 1.2, 3e−5, 2/3. */
+/** In at most six characters: −.037, 1.2, 3e−5, 2/3. @param {number} value */
 function shortNumber(value) {
   const exact = formatExact(value);
   if (exact && exact.length <= 6) return exact;
@@ -449,6 +474,7 @@ function shortNumber(value) {
   return (value < 0 ? "−" : "") + text.replace(/^0\./, ".").replace("e-", "e−").replace("e+", "e");
 }
 
+/** @param {Quantity} quantity */
 function describeSize({ rows, cols, shape }) {
   if (!shape.length) return "a single number";
   return shape.length === 1 ? `a vector of ${cols}` : `${rows} rows by ${cols} columns`;
@@ -469,7 +495,7 @@ function paintRamp(canvas, kind, width = 64, height = 9) {
 
 /** @typedef {[text: string, className?: string]} TipLine  under the entry and its value */
 
-/** `lines`: [text, class] of each line under the entry and its value. */
+/** @type {(entry: Entry, value: string, lines: TipLine[], at: {x: number, y: number, height: number}) => void} */
 function showTip(entry, value, lines, { x, y, height }) {
   const tip = byId("tip");
   tip.replaceChildren();

@@ -12,7 +12,7 @@ const ofBrokenCode = {
 const isWrongEntry = ({ name, index }) =>
   Boolean(overrides.get(name)?.wrong[quantities.get(name).flatIndex(index)]);
 
-/** The terms of a formula, as the file has them: [sign, the index of the sum, ...factors]. */
+/** The terms of a formula. @param {string} formula  @returns {Term[]} */
 function parseTerms(formula) {
   return formula.split(/ (?=[+-] )/).map(/** @returns {Term} */ term => {
     const words = term.split(" "), sum = words.find(word => word.startsWith("Σ_"));
@@ -77,11 +77,14 @@ function putMistakenAccount(box, account, link) {
 
 /** @template T  @typedef {{right?: T, wrong?: T}} Both */
 
-/** One row for each product, with its value in both sums; of a softmax, for each exponential. */
+/**
+ * One row for each product, with its value in both sums; of a softmax, for each exponential.
+ * @param {Element} box  @param {Account} account  @param {Mistaken} mistaken  @param {Link} link
+ */
 function putBothSums(box, account, mistaken, link) {
   const { quantity, index } = account, isSoftmax = quantity.kind === "share", isMasked = quantity.isMaskedAt(index);
   const table = put(box, "table", { class: "terms both" });
-  const columns = isMasked ? ["wrong"] : ["right", "wrong"];
+  const /** @type {("right"|"wrong")[]} */ columns = isMasked ? ["wrong"] : ["right", "wrong"];
   put(table, "caption", {}, isSoftmax ? "exponentials e^x in the row, over the largest" : "products");
   const head = put(put(table, "thead"), "tr");
   for (const title of [isSoftmax ? "exponent x" : "factors", ...columns]) put(head, "th", { scope: "col" }, title);
@@ -96,6 +99,7 @@ function putBothSums(box, account, mistaken, link) {
     }
   });
   const foot = put(table, "tfoot");
+  /** @type {(putLabel: (cell: Element) => void, sums: Both<number>, key: string) => void} */
   const putFoot = (putLabel, sums, key) => {
     const row = put(foot, "tr");
     putLabel(put(row, "th", { scope: "row" }));
@@ -111,12 +115,16 @@ function putBothSums(box, account, mistaken, link) {
   limitRows(box, table, rows.length);
 }
 
-/** Pairs the products of the same entries; a constant that only one of them has does not matter. */
+/**
+ * Pairs the products of the same entries; a constant that only one of them has does not matter.
+ * @param {Part[]} right  @param {Part[]} wrong
+ */
 function pairParts(right, wrong) {
-  const keyOf = ({ sign, factors }) =>
+  const keyOf = (/** @type {Part} */ { sign, factors }) =>
     [sign, ...factors.filter(({ name }) => !isConstant(name)).map(formatEntry)].join(" ");
-  const pairs = new Map(right.map(part => [keyOf(part), { right: part }]));
+  const /** @type {Map<string, Both<Part>>} */ pairs = new Map(right.map(part => [keyOf(part), { right: part }]));
   for (const part of wrong) pairs.set(keyOf(part), { ...pairs.get(keyOf(part)), wrong: part });
+  /** @type {(pair: Both<Part>) => number} */
   const sizeOf = ({ right, wrong }) => Math.max(Math.abs(right?.value ?? 0), Math.abs(wrong?.value ?? 0));
   return [...pairs.values()].sort((one, other) => sizeOf(other) - sizeOf(one));
 }

@@ -19,7 +19,7 @@ function layerNorm(x, w, b) {
   const r = var_.map(y => 1 / Math.sqrt(y + 1e-5));
   const n = fillMatrix(x.rows, x.cols, (i, m) => (x.values[i * x.cols + m] - mean[i]) * r[i]);
   const y = addBias(mapEntries(n, (value, k) => value * w.values[k % w.cols]), b);
-  const backward = dy => [
+  const backward = (/** @type {Matrix} */ dy) => [
     layerNormBackward({ n, r, w }, dy), columnSums(mapEntries(dy, (value, k) => value * n.values[k])),
     b && columnSums(dy),
   ];
@@ -37,6 +37,7 @@ function layerNormBackward({ n, r, w }, dy) {
     r[i] * (dn.values[i * dy.cols + m] - means[i] - n.values[i * dy.cols + m] * along[i]));
 }
 
+/** @type {typeof rowSums} */
 const rowMeans = A => rowSums(A).map(sum => sum / A.cols);
 
 /**
@@ -48,6 +49,7 @@ function gelu(u, form) {
   const below = mapEntries(u, form === "exact"
     ? x => (1 + erf(x * Math.SQRT1_2)) / 2
     : x => (1 + Math.tanh(curve(x))) / 2);
+  /** @type {(x: number, below: number) => number} */
   const density = form === "exact" // the derivative of `below`
     ? x => Math.exp(-x * x / 2) / Math.sqrt(2 * Math.PI)
     : (x, c) => 2 * c * (1 - c) * Math.sqrt(2 / Math.PI) * (1 + .134145 * x * x);
@@ -62,7 +64,7 @@ function gelu(u, form) {
 /** @type {(x: number) => number} */
 const curve = x => Math.sqrt(2 / Math.PI) * (x + .044715 * x ** 3);
 
-/** 2/√π e^(-x²) (x + 2x³/3 + 4x⁵/15 + …): no term is negative for x > 0, so nothing cancels. */
+/** 2/√π e^(-x²) (x + 2x³/3 + 4x⁵/15 + …): no term is negative for x > 0, so nothing cancels. @param {number} x */
 function erf(x) {
   if (Math.abs(x) > 6) return Math.sign(x);
   let term = x, sum = x;
@@ -113,12 +115,18 @@ function headWeights(weights, { width, heads }, n, h) {
  */
 function runModel({ config, weights }, ids, targets, perturb = asItIs) {
   const { layers, heads } = config, /** @type {Values} */ values = {}, /** @type {Matrices} */ gradients = {};
-  const lines = []; // the backward lines, run from the last
+  const /** @type {(() => void)[]} */ lines = []; // the backward lines, run from the last
+  /** @type {Perturb} */
   const keep = (name, A) => values[name] = perturb(name, A);
+  /** @type {(name: string, gradients: Matrix[]) => Matrix} */
   const keepGradients = (name, [dx, dW, db]) => {
     Object.assign(gradients, { [`${name}.weight`]: dW }, db && { [`${name}.bias`]: db });
     return dx;
   };
+  /**
+   * With its parameters, whose gradients are kept: backward returns dx alone.
+   * @type {(make: typeof linear, name: string, x: Matrix) => Layer<Matrix>}
+   */
   const layer = (make, name, x) => {
     const [y, backward, inner] = make(x, weights[`${name}.weight`], weights[`${name}.bias`]);
     return [y, dy => keepGradients(name, backward(dy)), inner];
@@ -136,7 +144,10 @@ function runModel({ config, weights }, ids, targets, perturb = asItIs) {
     gradients["pos_emb.weight"].values.set(dx.values);
   });
 
-  /** x + f(norm(x)). The stream itself passes unchanged, forward and backward; R is what the sublayer reads of it. */
+  /**
+   * x + f(norm(x)). The stream itself passes unchanged, forward and backward; R is what the sublayer reads of it.
+   * @type {(sub: string, norm: string, f: (N: Matrix) => Layer<Matrix>) => void}
+   */
   const addSublayer = (sub, norm, f) => {
     const R = keep(`R_${sub}`, x);
     const [normed, normBackward, inner] = layer(layerNorm, norm, R), N = keep(`N_${sub}`, normed);
@@ -151,6 +162,7 @@ function runModel({ config, weights }, ids, targets, perturb = asItIs) {
     });
   };
 
+  /** @type {(n: number) => (x: Matrix) => Layer<Matrix>} */
   const attention = n => X => {
     const name = `blocks.${n}.attn`;
     const all = Array.from({ length: heads }, (_, h) => ({ X, ...headWeights(weights, config, n, h) }));
@@ -163,6 +175,7 @@ function runModel({ config, weights }, ids, targets, perturb = asItIs) {
         for (const letter of HEAD_VALUES) gradients[`${letter}${n}.${h}`] = one[`d${letter}`];
         gradients[`X${n}.${h}`] = one.dX_head;
       });
+      /** @type {(kind: "W"|"b") => Matrix[]} */
       const joined = kind => ["q", "k", "v"].flatMap(letter => found.map(one => one[`d${kind}_${letter}`]));
       keepGradients(`${name}.c_attn`, [null, stackRows(...joined("W")),
         weights[`${name}.c_attn.bias`] && stackCols(...joined("b"))]);
@@ -172,6 +185,7 @@ function runModel({ config, weights }, ids, targets, perturb = asItIs) {
     }];
   };
 
+  /** @type {typeof attention} */
   const mlp = n => N => {
     const sub = `mlp${n}`, [u, upBackward] = layer(linear, `blocks.${n}.mlp.c_fc`, N), U = keep(`U_${sub}`, u);
     const [g, geluBackward, slope] = gelu(U, config.gelu), G = keep(`G_${sub}`, g);

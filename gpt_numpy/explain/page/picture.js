@@ -1,6 +1,7 @@
 // The picture: the matrices of the head in one band, each with its gradient under it, with arrows between them; what
 // stands before and after the head; the weights; and all other quantities by sublayer, drawn when they are opened.
 
+/** @type {Object<string, number[]>} */
 const PLACES = { // column, row and row span of each matrix, whose gradient stands in the same place, under it
   Q: [1, 1], K: [1, 2], S: [2, 1, 2], P: [3, 1, 2], O: [4, 1], V: [4, 2], Z: [5, 1], p: [5, 2],
 };
@@ -57,7 +58,7 @@ function drawPicture(open) {
 
 const narrow = matchMedia("(max-width: 55.99rem)");
 
-/** The first matrix of each place, those of the page. */
+/** The first matrix of each place, those of the page. @type {() => string[]} */
 const placesOf = () => Array.from(findAll(".cell figure:first-child"), one => one.dataset.figure);
 
 /** A map of the head: each chip shows a matrix with its gradient. The other parts of the page are closed. */
@@ -88,6 +89,7 @@ function choosePair(name, isLaidOut = true) {
 
 // ---- all other quantities, by sublayer -----------------------------------------------------------------------------
 
+/** @param {Open} open */
 function putSublayers(open) {
   const opened = Array.from(findAll("#sublayers details[open] h3"), one => one.textContent);
   byId("sublayers").replaceChildren();
@@ -110,11 +112,13 @@ function putSublayers(open) {
   }
 }
 
+/** The names under each title. @returns {Map<string, string[]>} */
 function groupQuantities() {
   const groups = new Map();
   /** @type {(title: string, name: string) => any} */
   const add = (title, name) => groups.set(title, [...groups.get(title) ?? [], name]);
   const rest = [...quantities.keys()].filter(name => !views.has(name));
+  /** @type {(group: string, title: string) => void} */
   const addGroup = (group, title) => rest.filter(name => groupOf(name) === group).forEach(name => add(title, name));
   addGroup("before", "Before X: the stream and its layer norm");
   addGroup("heads", "The other heads");
@@ -127,12 +131,14 @@ function groupQuantities() {
   return groups;
 }
 
+/** @param {string} name */
 function groupOf(name) {
   if (name.endsWith("_others")) return "heads";
   if (SUBLAYER.test(name) && depthOf(name) > 2 * scene.layer) return name;
   return /_f$|^W_lm$/.test(name) ? "end" : "before";
 }
 
+/** @param {string} name */
 function depthOf(name) {
   const [, kind, layer] = SUBLAYER.exec(name);
   return 2 * Number(layer) + (kind === "mlp" ? 1 : 0);
@@ -166,7 +172,7 @@ function layoutAll() {
 function drawArrows() {
   const flow = byId("flow"), svg = flow.querySelector("svg"), origin = flow.getBoundingClientRect();
   for (const path of svg.querySelectorAll(":scope > path")) path.remove();
-  const boxOf = name => {
+  const boxOf = (/** @type {string} */ name) => {
     const { grid, box = grid } = views.get(name), { right, top, bottom } = box.getBoundingClientRect();
     const left = grid.getBoundingClientRect().left - origin.left; // includes the row labels
     return { left, right: right - origin.left, top: top - origin.top, bottom: bottom - origin.top };
@@ -179,9 +185,9 @@ function drawArrows() {
 
 /** @typedef {{left: number, right: number, top: number, bottom: number}} Box */
 
-/** A curve between columns, an arc within one. */
+/** A curve between columns, an arc within one. @param {Box} start  @param {Box} end  @param {number} width */
 function arrowPath(start, end, width) {
-  const middle = ({ top, bottom }) => (top + bottom) / 2, y = middle(start), y2 = middle(end);
+  const middle = (/** @type {Box} */ { top, bottom }) => (top + bottom) / 2, y = middle(start), y2 = middle(end);
   if (Math.abs(start.left - end.left) < 30) { // in the same column
     const isLeft = start.left < width / 2;
     const x = isLeft ? Math.min(start.left, end.left) - 3 : Math.max(start.right, end.right) + 3;

@@ -1,6 +1,7 @@
 // The numbers of the quantities that formulas.py names, for one head of one layer: where each is in a pass of model.js.
 
 const HEAD_VALUES = ["Q", "K", "V", "S", "P", "O"]; // what is kept of every head
+/** @type {Object<string, string>} */
 const ATTENTION_VALUES = {
   R: "R_attn", mean: "mean_attn", var: "var_attn", r: "r_attn", n: "n_attn", X: "N_attn", Y: "Y_attn",
 };
@@ -19,6 +20,7 @@ function placeOf({ width, heads }, quantity, layer, head) {
   if (!kind) return { name: quantity };
   const [, sub, n] = /^([a-z]+)(\d+)$/.exec(suffix) ?? [], first = head * width / heads, attn = `blocks.${layer}.attn`;
   const type = kind === "b" ? "bias" : "weight";
+  /** @type {(module: string, axis?: "rows"|"cols", first?: number) => Place} */
   const parameter = (module, axis, first = 0) => ({ name: `${module}.${type}`, isParameter: true, axis, first });
   if (part) return parameter(`blocks.${n}.mlp.${part === "1" ? "c_fc" : "c_proj"}`);
   if (suffix === "o") return kind === "W" ? parameter(`${attn}.c_proj`, "cols", first) : parameter(`${attn}.c_proj`);
@@ -37,7 +39,9 @@ function placeOf({ width, heads }, quantity, layer, head) {
  */
 function numbersOf(model, { ids, targets, pass, gradients }, quantity, layer, head) {
   const { config, weights } = model, T = ids.length, D = config.width / config.heads;
+  /** @type {(one: (head: number) => Matrix) => Matrix} */
   const others = one => addMatrices(...[...Array(config.heads).keys()].filter(h => h !== head).map(one));
+  /** @type {Object<string, () => Matrix|Float64Array>} */
   const special = {
     L: () => Float64Array.of(pass.L),
     next: () => fillMatrix(T, config.vocabulary, (i, v) => v === targets[i] ? 1 : 0),
@@ -68,7 +72,7 @@ function digestOf(numbers) {
   return found;
 }
 
-/** A number from -1 to 1 that looks random, the same as in page.py. */
+/** A number from -1 to 1 that looks random, the same as in living.py. @type {(n: number, seed: number) => number} */
 function directionAt(n, seed) {
   let bits = Math.imul(n + 1, 0x9e3779b1) ^ Math.imul(seed, 0x85ebca6b);
   bits = Math.imul(bits ^ bits >>> 15, 0x2c1b3c6d);
