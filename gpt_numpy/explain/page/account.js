@@ -4,16 +4,21 @@
 const EXPONENT = /^e\^(\w+)\[/; // captures the quantity in the exponents of a softmax formula
 const ENTRIES = /([A-Za-z]\w*)\[([^\]]*)\]/g;
 
+/** @typedef {{sign: number, factors: (Entry & {value: number})[], value: number}} Part  a product, or an exponential */
 /**
- * quantity, index   the entry
- * bindings          the number of each index letter
- * parts             { sign, factors: [{ name, index, value }], value }; of a softmax, the e^(x - max x) of its row
- * total             the sum of the parts, in their order
- * formula           the value by the formula; null if it is neither a sum nor a softmax
- * size              the scale of rounding errors: the sum of |parts|, and at least a thousandth of the largest entry,
- *                   since even a single product may have factors in which terms nearly cancelled
- * isMissing         whether a number that it needs is not on this page
+ * @typedef {object} Account
+ * @property {Quantity} quantity  @property {number[]} index  of the entry
+ * @property {Bindings} bindings  the number of each index letter
+ * @property {number} value
+ * @property {Part[]} parts  largest first; of a softmax, the e^(x - max x) of its row
+ * @property {number} total  the sum of the parts, in their order
+ * @property {number} formula  the value by the formula; null if it is neither a sum nor a softmax
+ * @property {number} size  the scale of rounding errors: the sum of |parts|, and at least a thousandth of the largest
+ *   entry, since even a single product may have factors in which terms nearly cancelled
+ * @property {boolean} isMissing  whether a number that it needs is not on this page
  */
+
+/** @param {Entry} entry  @returns {Account} */
 function accountOf({ name, index }) {
   const quantity = quantities.get(name), value = quantity.at(index), { kind } = quantity;
   const bindings = Object.fromEntries(quantity.indices.map((letter, axis) => [letter, index[axis]]));
@@ -26,13 +31,19 @@ function accountOf({ name, index }) {
   return { quantity, index, bindings, value, parts, total, formula, size, isMissing };
 }
 
-/** Where an account reads its numbers: the right ones, or, in mistaken.js, those of the broken code. */
+/** @template T  @typedef {(name: string, index: number[]) => T} OfEntry */
+/** @typedef {{at: OfEntry<number>, isMaskedAt: OfEntry<boolean>}} Code */
+
+/** Where an account reads its numbers: the right ones, or, in mistaken.js, those of the broken code. @type {Code} */
 const ofRightCode = {
   at: (name, index) => index.length ? quantities.get(name).at(index) : scalarValue(name),
   isMaskedAt: (name, index) => Boolean(quantities.get(name)?.isMaskedAt(index)),
 };
 
-/** The parts of an entry, largest first, and their sum. `terms` can be those of another formula than the right one. */
+/**
+ * The parts of an entry, largest first, and their sum. `terms` can be those of another formula than the right one.
+ * @param {Quantity} quantity  @param {Bindings} bindings
+ */
 function partsOf(quantity, bindings, numbers = ofRightCode, terms = quantity.terms) {
   const parts = quantity.kind === "share"
     ? exponentialsOf(quantity, bindings, numbers) : productsOf(terms, bindings, numbers);
@@ -40,14 +51,19 @@ function partsOf(quantity, bindings, numbers = ofRightCode, terms = quantity.ter
   return { parts, total: parts.reduce((sum, part) => sum + part.value, 0) };
 }
 
+/** @type {(quantity: Quantity) => Quantity} */
 const exponentsOf = quantity => quantities.get(EXPONENT.exec(quantity.formula)[1]);
 
+/** @param {Quantity} quantity  @param {number[]} index  @param {number} total */
 function softmaxOf(quantity, index, total, numbers = ofRightCode) {
   const exponents = exponentsOf(quantity);
   return Math.exp(numbers.at(exponents.name, index) - rowMax(exponents, index[0], numbers)) / total;
 }
 
-/** Subtracted from the exponents of a row, so that no exponential overflows; the softmax is the same. */
+/**
+ * Subtracted from the exponents of a row, so that no exponential overflows; the softmax is the same.
+ * @type {(exponents: Quantity, row: number, numbers: Code) => number}
+ */
 function rowMax({ name, cols }, row, numbers) {
   let max = -Infinity;
   for (let col = 0; col < cols; col++)
@@ -55,6 +71,7 @@ function rowMax({ name, cols }, row, numbers) {
   return max;
 }
 
+/** @type {(quantity: Quantity, bindings: Bindings, numbers: Code) => Part[]} */
 function exponentialsOf(quantity, { i }, numbers) {
   const exponents = exponentsOf(quantity), max = rowMax(exponents, i, numbers);
   const row = Array.from({ length: exponents.cols }, (_, k) => [i, k]);
@@ -64,11 +81,13 @@ function exponentialsOf(quantity, { i }, numbers) {
   });
 }
 
+/** @type {(terms: Term[], bindings: Bindings, numbers: Code) => Part[]} */
 function productsOf(terms, bindings, numbers) {
   return terms.flatMap(([sign, over, ...factors]) => {
     const length = over && lengthOfSum(over, factors);
     const all = over ? Array.from({ length }, (_, n) => ({ ...bindings, [over]: n })) : [bindings];
     const products = all.map(bound => factors.map(factor => evaluateFactor(factor, bound, numbers)));
+    /** @type {(entries: Entry[]) => boolean} */
     const isMasked = entries => entries.some(({ name, index }) => numbers.isMaskedAt(name, index));
     return products.filter(entries => !isMasked(entries)).map(entries => {
       return { sign, factors: entries, value: entries.reduce((product, { value }) => product * value, sign) };
@@ -76,30 +95,41 @@ function productsOf(terms, bindings, numbers) {
   });
 }
 
-/** The number of terms in a sum over an index: the length of the axis that the index counts. */
+/**
+ * The number of terms in a sum over an index: the length of the axis that the index counts.
+ * @param {string} over  @param {Factor[]} factors
+ */
 function lengthOfSum(over, factors) {
   const [name, ...letters] = factors.find(([, ...letters]) => letters.includes(over));
   return quantities.get(name).shape[letters.indexOf(over)];
 }
 
+/** @param {Factor} factor  @param {Bindings} bindings  @param {Code} numbers */
 function evaluateFactor([name, ...letters], bindings, numbers) {
   const index = letters.map(letter => bindings[letter]);
   return { name, index, value: numbers.at(name, index) };
 }
 
+/** @type {(name: string) => boolean} */
 const isConstant = name => name in scene.constants;
+/** @type {(name: string) => number} */
 const scalarValue = name => isConstant(name) ? scene.constants[name] : quantities.get(name).at([]);
 
 // ---- sources and uses ----------------------------------------------------------------------------------------------
 
-/** The entries in a formula, with their index letters: { name, letters }. */
+/**
+ * The entries in a formula, with their index letters.
+ * @param {Quantity} quantity  @returns {{name: string, letters: string[]}[]}
+ */
 function formulaEntries(quantity) {
   if (quantity.terms.length) return quantity.terms.flatMap(([,, ...factors]) =>
     factors.filter(([name]) => !isConstant(name)).map(([name, ...letters]) => ({ name, letters })));
   return [...quantity.formula.matchAll(ENTRIES)].map(([, name, letters]) => ({ name, letters: letters.split(",") }));
 }
 
-/** The entries that an entry is computed from, as rectangles { name, rows: [first, last], cols: [first, last] }. */
+/** @typedef {{name: string, rows: number[], cols: number[]}} Rectangle  of entries: the first and the last of each */
+
+/** The entries that an entry is computed from. @param {Account} account  @returns {Rectangle[]} */
 function sourcesOf({ quantity, bindings }) {
   return formulaEntries(quantity).map(({ name, letters }) => {
     const source = quantities.get(name);
@@ -110,7 +140,7 @@ function sourcesOf({ quantity, bindings }) {
   });
 }
 
-/** The arguments of a formula that is not a sum, such as gelu(U[i,u]). */
+/** The arguments of a formula that is not a sum, such as gelu(U[i,u]). @param {Account} account */
 function argumentsOf({ quantity, bindings }) {
   return formulaEntries(quantity).map(({ name, letters }) => {
     const isWholeRow = letters.some(letter => bindings[letter] === undefined);
@@ -118,6 +148,7 @@ function argumentsOf({ quantity, bindings }) {
   });
 }
 
+/** @type {Map<string, Set<Quantity>>} */
 let dependents = new Map(); // by name, the quantities that have it in their formula
 
 function findDependents() {
@@ -127,10 +158,10 @@ function findDependents() {
       dependents.set(name, (dependents.get(name) ?? new Set()).add(quantity));
 }
 
-/** Where an entry is used: for each quantity, the entries whose formula contains it. */
+/** Where an entry is used: for each quantity, the entries whose formula contains it. @param {Entry} entry */
 function usesOf({ name, index }) {
   return [...dependents.get(name) ?? []].map(quantity => {
-    const entries = new Map();
+    const /** @type {Map<string, Entry>} */ entries = new Map();
     for (const used of formulaEntries(quantity)) {
       if (used.name !== name) continue;
       const bindings = Object.fromEntries(used.letters.map((letter, axis) => [letter, index[axis]]));
@@ -140,7 +171,10 @@ function usesOf({ name, index }) {
   }).filter(({ entries }) => entries.length);
 }
 
-/** The entries of a quantity whose indices agree with the bindings; masked ones only if the mask is forgotten. */
+/**
+ * The entries of a quantity whose indices agree with the bindings; masked ones only if the mask is forgotten.
+ * @type {(quantity: Quantity, bindings: Bindings) => Entry[]}
+ */
 function matchingEntries(quantity, bindings) {
   if (bindings.next !== undefined && scene.next[bindings.i] !== bindings.next) return [];
   const all = quantity.shape.reduce((indices, length, axis) => {
@@ -152,13 +186,16 @@ function matchingEntries(quantity, bindings) {
   return all.filter(index => !ofBrokenCode.isMaskedAt(name, index)).map(index => ({ name, index }));
 }
 
-/** From a gradient to L, at each step through the largest product; empty if some numbers are not on this page. */
+/**
+ * From a gradient to L, at each step through the largest product; empty if some numbers are not on this page.
+ * @param {Entry} entry
+ */
 function wayToLoss(entry) {
-  const way = [];
+  const /** @type {Entry[]} */ way = [];
   for (let at = entry; at?.name.startsWith("d") && quantities.has("L"); ) {
     const { parts, isMissing, bindings } = accountOf(at);
     if (isMissing) return [];
-    const next = at.name === "dZ" ? { name: "L", index: [] }
+    const /** @type {Entry} */ next = at.name === "dZ" ? { name: "L", index: [] }
       : parts[0]?.factors.find(({ name }) => name.startsWith("d") && quantities.get(name).isGradient);
     if (at.name === "dZ") way.push({ name: "l", index: [bindings.i] });
     if (next) way.push({ name: next.name, index: next.index });
@@ -170,23 +207,31 @@ function wayToLoss(entry) {
 // ---- four ways -----------------------------------------------------------------------------------------------------
 
 /**
- * { key, label, value, relative, isWrong, note }; `relative` is the distance from the formula over the size. `slope` is
- * the difference of the loss of a page with the model, as soon as it is there.
+ * @typedef {{key: string, label: string, value?: number, relative?: number, isWrong?: boolean, isAgreed?: boolean,
+ *   note: string}} Way  of computing an entry; relative: the distance from the formula over the size
+ */
+
+/**
+ * `slope`: the difference of the loss of a page with the model, as soon as it is there.
+ * @param {Account} account  @param {number} [slope]  @returns {Way[]}
  */
 function fourWays(account, slope) {
   const { quantity, index, value, formula, size } = account, isGiven = quantity.kind === "given";
   const base = formula ?? value, exact = data.exact * size;
+  /** @type {(key: string, label: string, found: number, allowed: number, note?: string) => Way} */
   const withValue = (key, label, found, allowed, note = "") => {
     const distance = Math.abs(found - base);
     const isWrong = !(distance <= allowed); // NaN is never right
     return { key, label, value: found, relative: size ? distance / size : distance, isWrong, note };
   };
+  /** @type {(key: string, label: string, note: string) => Way} */
   const withoutValue = (key, label, note) => ({ key, label, note });
 
   const byFormula = formula !== null ? withValue("formula", "this formula", formula, Infinity)
     : withoutValue("formula", "this formula", isGiven ? "given, not computed" : "not a sum of products");
   const resolution = data.blind ?? 16 * 2 ** -52 * quantities.get("L").largest / (2 * data.step);
   const note = `step ${formatFull(data.step)}, resolution ${formatRounded(resolution, 1)}`;
+  /** @type {(found: number, missing: string) => Way} */
   const byDifference = (found, missing) => quantity.isGradient && found !== undefined && found !== null
     ? withValue("difference", "central difference", found, data.bend * size + resolution, note)
     : withoutValue("difference", "central difference",
@@ -196,7 +241,7 @@ function fourWays(account, slope) {
     byDifference(slope, slope === undefined ? "being computed …" : "inside an operation: not measured"),
   ];
 
-  const off = key => quantity.read(key)?.[quantity.flatIndex(index)];
+  const off = (/** @type {string} */ key) => quantity.read(key)?.[quantity.flatIndex(index)];
   const byTorch = quantity.read("torch") ? withValue("torch", "torch, float64", value + off("torch"), exact)
     : withoutValue("torch", "torch, float64",
       isGiven ? "given, not compared" : data.torch ? "not exposed" : "not installed");

@@ -3,12 +3,17 @@
 const INPUTS = ["X", "W_q", "W_k", "W_v", "W_o", "b_q", "b_k", "b_v", "b_o"]; // a model may have no biases
 const GIVEN = ["Q", "K", "V", "dO"]; // the inputs of an example, which has no model
 
-const NO_MISTAKES = new Set();
+/** @typedef {(name: string, A: Matrix) => Matrix} Perturb  receives each value; returns the one to go on with */
+
+/** @type {Set<string>} */
+const NO_MISTAKES = new Set(); // keys of breaks.js
+/** @type {Perturb} */
 const asItIs = (name, A) => A;
 
-/** `perturb` receives each value by its name and returns the one to go on with: for difference quotients. */
+/** The values; `perturb` is for difference quotients. @param {Matrices} inputs  @returns {Matrices} */
 function forward(inputs, mistakes = NO_MISTAKES, perturb = asItIs) {
   const [X, W_q, W_k, W_v, W_o, b_q, b_k, b_v, b_o] = INPUTS.map(name => inputs[name] && perturb(name, inputs[name]));
+  /** @type {(name: string, W: Matrix, b: Matrix) => Matrix} */
   const project = (name, W, b) => perturb(name, inputs[name] ?? addBias(matmul(X, transpose(W)), b));
   const Q = project("Q", W_q, b_q), K = project("K", W_k, b_k), V = project("V", W_v, b_v);
   const scores = scaleMatrix(mistakes.has("saturate") ? 1 : 1 / Math.sqrt(Q.cols), matmul(Q, transpose(K)));
@@ -20,7 +25,10 @@ function forward(inputs, mistakes = NO_MISTAKES, perturb = asItIs) {
   return { X, Q, K, V, S, P, O, Y };
 }
 
-/** The gradients, each below the forward line that it differentiates. */
+/**
+ * The gradients, each below the forward line that it differentiates.
+ * @param {Matrices} inputs  with dY, or dO  @param {Matrices} values  @returns {Matrices}
+ */
 function backward(inputs, { X, Q, K, V, P, O }, mistakes = NO_MISTAKES) {
   const { dY, W_q, W_k, W_v, W_o } = inputs, noScale = mistakes.has("scale") || mistakes.has("saturate");
   const c = noScale ? 1 : 1 / Math.sqrt(Q.cols);

@@ -1,10 +1,18 @@
 // Break it: six classic mistakes, made in the page's own computation of the head. The results are compared with the
 // right numbers, and each check is shown with its verdict.
 
+/** @typedef {(formula: string) => string} Edit */
+
+/** @type {Edit} */
 const withoutScale = formula => formula.replace(/^c /, "");
+/** @type {Edit} */
 const onlyFromValues = formula => formula.replace(/^Σ_d dQ.* \+ (?=Σ_d dV)/, "");
 
-const BREAKS = [ // `edits` turns the formula of each broken line into the wrong one
+/**
+ * @typedef {{key: string, label: string, right: string, wrong: string, edits: Object<string, Edit>, text: string,
+ *   caughtBy: string}} Mistake
+ */
+const BREAKS = /** @type {Mistake[]} */ ([ // `edits` turns the formula of each broken line into the wrong one
   {
     key: "saturate", label: "forget 1/√D in the scores", right: "S = c * Q @ K.T", wrong: "S = Q @ K.T",
     edits: { S: withoutScale, dQ: withoutScale, dK: withoutScale },
@@ -47,12 +55,17 @@ const BREAKS = [ // `edits` turns the formula of each broken line into the wrong
       "of dS instead of a column.",
     caughtBy: "Gradcheck of K, and torch. A test with more keys than queries fails at once, with a shape error.",
   },
-].filter(({ edits }) => Object.keys(edits).every(isOnPage));
+]).filter(({ edits }) => Object.keys(edits).every(isOnPage));
 const TOLERANCE = 1e-10; // of the matrix's largest entry; without a mistake, errors stay below 1e-14
 const COMPARED = ["Q", "K", "V", "S", "P", "O", "Y", "dO", "dP", "dV", "dS", "dQ", "dK", "dX", "dR",
   "dW_q", "db_q", "dW_k", "db_k", "dW_v", "db_v", "dW_o", "db_o"];
 
-/** For each matrix: its numbers, which of them are wrong, how many, and the largest relative error. */
+/** @typedef {Override & {name: string, error: number}} Compared */
+
+/**
+ * For each matrix: its numbers, which of them are wrong, how many, and the largest relative error.
+ * @param {Matrices} computed  @returns {Compared[]}
+ */
 function compareWithRight(computed) {
   return COMPARED.filter(name => quantities.get(name)?.numbers).map(name => {
     const quantity = quantities.get(name), right = quantity.numbers, numbers = computed[name].values;
@@ -64,7 +77,10 @@ function compareWithRight(computed) {
   });
 }
 
-/** Checks the page's computation, without a mistake, against the file: the basis of all that Break it shows. */
+/**
+ * Checks the page's computation, without a mistake, against the file: the basis of all that Break it shows.
+ * @param {Matrices} inputs
+ */
 function showSelfCheck(inputs) {
   const line = byId("own");
   if (!inputs) {
@@ -81,6 +97,7 @@ function showSelfCheck(inputs) {
     `${formatCount(count)} numbers: off by at most ${formatRounded(largest, 1)} of each matrix’s largest entry.`;
 }
 
+/** @param {(mistakes: Set<string>) => void} setMistakes */
 function putSwitches(setMistakes) {
   const menu = byId("breaks-menu");
   for (const kind of ["pointerdown", "focusin"]) // the open menu covers what is under it
@@ -90,7 +107,7 @@ function putSwitches(setMistakes) {
     const input = put(switchLabel, "input", { type: "checkbox", name: "break", value: key });
     switchLabel.append(` ${label}`);
     input.onchange = () => {
-      const checked = document.querySelectorAll("[name=break]:checked");
+      const checked = findAll("[name=break]:checked");
       setMistakes(new Set(Array.from(checked, one => one.value)));
     };
   }
@@ -98,8 +115,9 @@ function putSwitches(setMistakes) {
 
 // ---- the effects ---------------------------------------------------------------------------------------------------
 
+/** @param {Matrices} inputs  @param {Set<string>} mistakes */
 function showMistakes(inputs, mistakes) {
-  for (const input of document.querySelectorAll("[name=break]")) input.checked = mistakes.has(input.value);
+  for (const input of findAll("[name=break]")) input.checked = mistakes.has(input.value);
   const before = new Map(overrides);
   overrides.clear();
   comparedName = null;
@@ -117,8 +135,7 @@ function showMistakes(inputs, mistakes) {
     line.textContent = `${wrong.length} of this head’s ${compared.length} matrices have wrong entries, marked by ` +
       `crosses. All other matrices, such as ${["Z", "p", "l", "dY"].filter(isOnPage).join(", ")}, stay as they are ` +
       "without the mistake. ";
-    put(line, "a", { href: "#effects" }, "Results of the checks");
-    line.lastChild.onclick = event => {
+    put(line, "a", { href: "#effects" }, "Results of the checks").onclick = event => {
       event.preventDefault(); // the address is the state of the page
       box.scrollIntoView();
       box.querySelector("h2").focus();
@@ -133,9 +150,10 @@ function showMistakes(inputs, mistakes) {
 
 // ---- one matrix: right, with the mistake, and the difference -------------------------------------------------------
 
+/** @type {string} */
 let comparedName = null; // of the matrix that a button or the open entry has chosen
 
-/** @param {?{name: string}} entry  The open entry chooses its matrix, if that is wrong. */
+/** @param {Set<string>} mistakes  @param {?Entry} entry  The open entry chooses its matrix, if that is wrong. */
 function showComparison(mistakes, entry) {
   if (entry && overrides.get(entry.name)?.wrongCount) comparedName = entry.name;
   const box = byId("comparison"), names = COMPARED.filter(name => overrides.get(name)?.wrongCount);
@@ -163,6 +181,7 @@ function showComparison(mistakes, entry) {
   if (wasHidden) box.scrollIntoView({ block: "nearest" });
 }
 
+/** @type {(parent: Element, names: string[], chosen: string, choose: (name: string) => void) => void} */
 function putMatrixButtons(parent, names, chosen, choose) {
   const row = put(parent, "div", { class: "choice", role: "group", "aria-label": "the matrix to compare" });
   for (const name of names) {
@@ -172,10 +191,14 @@ function putMatrixButtons(parent, names, chosen, choose) {
   }
 }
 
-/** The changes that these mistakes make in the formula of a matrix; none if only its factors are wrong. */
+/**
+ * The changes that these mistakes make in the formula of a matrix; none if only its factors are wrong.
+ * @type {(name: string, mistakes: Set<string>) => Edit[]}
+ */
 const editsOf = (name, mistakes) =>
   BREAKS.filter(({ key, edits }) => mistakes.has(key) && edits[name]).map(({ edits }) => edits[name]);
 
+/** @type {(box: Element, inputs: Matrices, mistakes: Set<string>, computed: Matrices, compared: Compared[]) => void} */
 function putEffects(box, inputs, mistakes, computed, compared) {
   put(box, "h2", { tabindex: -1 }, "The mistake, and which checks catch it");
   for (const { label, right, wrong, text, caughtBy } of BREAKS.filter(({ key }) => mistakes.has(key))) {
@@ -193,29 +216,36 @@ function putEffects(box, inputs, mistakes, computed, compared) {
   putOtherChecks(box, inputs, mistakes, computed);
 }
 
-/** How sharp attention is, and how large the gradient of the scores: right, and with the mistake. */
+/**
+ * How sharp attention is, and how large the gradient of the scores: right, and with the mistake.
+ * @param {Element} box  @param {Matrices} right  @param {Matrices} wrong
+ */
 function putSharpness(box, right, wrong) {
   const table = put(put(box, "div", { class: "wide" }), "table", { class: "sharpness" });
   put(table, "caption", {}, "How sharp attention is: means over the rows after the first, which sees only itself");
   const head = put(table, "tr");
   for (const title of ["", "right", "with the mistake"]) put(head, "th", { scope: "col" }, title);
-  for (const [title, measure] of [
+  for (const [title, measure] of /** @type {[string, (head: Matrices) => number][]} */ ([
     ["largest weight of a row of P", ({ P }) => rowMean(P, row => Math.max(...row))],
     ["entropy of a row of P, in nats", ({ P }) => rowMean(P, row => -sumOf(row.map(p => p > 0 ? p * Math.log(p) : 0)))],
     ["|dS| of an entry", ({ dS }) => rowMean(dS, row => sumOf(row.map(Math.abs)) / row.length)],
-  ]) {
+  ])) {
     const line = put(table, "tr");
     put(line, "th", { scope: "row" }, title);
     for (const one of [right, wrong]) put(line, "td", { class: "number" }, formatRounded(measure(one), 3));
   }
 }
 
-/** The mean over all rows but the first, each up to the diagonal, of what is measured of it. */
+/**
+ * The mean over all rows but the first, each up to the diagonal, of what is measured of it.
+ * @param {Matrix} A  @param {(row: Float64Array) => number} measure
+ */
 function rowMean({ rows, cols, values }, measure) {
   const all = Array.from({ length: rows }, (_, i) => values.subarray(i * cols, i * cols + i + 1)).slice(1);
   return sumOf(all.map(measure)) / all.length;
 }
 
+/** @type {typeof putEffects} */
 function putComparison(box, inputs, mistakes, computed, compared) {
   const table = put(put(box, "div", { class: "wide" }), "table", { class: "comparison" });
   put(table, "caption", {}, "Each matrix compared with the right numbers, as with torch; and gradcheck of the broken code");
@@ -232,16 +262,18 @@ function putComparison(box, inputs, mistakes, computed, compared) {
     if (!name.startsWith("d")) put(row, "td", { class: "quiet" }, "a forward value");
     else if (name === "dR") put(row, "td", { class: "quiet" }, "not checked: dX through the layer norm");
     else {
-      row.dataset.agrees = gradcheck(inputs, computed, mistakes, name.slice(1)).agrees;
+      row.dataset.agrees = String(gradcheck(inputs, computed, mistakes, name.slice(1)).agrees);
       putVerdict(row, row.dataset.agrees === "true", "agrees", "DISAGREES");
     }
   }
 }
 
+/** @param {Element} row  @param {boolean} isGood  @param {string} good  @param {string} bad */
 function putVerdict(row, isGood, good, bad) {
   return put(row, "td", { class: isGood ? "" : "wrong" }, isGood ? good : bad);
 }
 
+/** @param {Element} box  @param {Matrices} inputs  @param {Set<string>} mistakes  @param {Matrices} computed */
 function putOtherChecks(box, inputs, mistakes, computed) {
   const T = computed.S.rows, leak = causalityLeak(inputs, mistakes);
   put(box, "h3", {}, "Two checks that need no reference gradient");

@@ -1,13 +1,14 @@
 // Matrices of one shape side by side on one colour scale, on which equal colours are equal numbers.
 
 const MOST_HIGH_SIDE = 200; // pixels of each of these matrices, as long as its cells are not too low
+/** @type {Map<Element, MatrixView[]>} */
 const sideBySide = new Map(); // by the box that they stand in, the views that it shows
 
 /**
  * Shows matrices side by side in a box, in place of what it showed before. Each cell opens its entry.
  * @param {Element} box
  * @param {string} title
- * @param {{label: string, quantity: Quantity, numbers: ArrayLike<number>, isUnmasked?: boolean}[]} views  `isUnmasked`
+ * @param {{label: string, quantity: Quantity, numbers: Float64Array, isUnmasked?: boolean}[]} views  `isUnmasked`
  *   shows the numbers above the diagonal, which are hatched otherwise
  * @param {number} scaleMax  the magnitude at both ends of the colour scale
  * @returns {Element} the line of the title, to which buttons can be added
@@ -41,11 +42,11 @@ function layoutSideBySide() {
     const widths = shown.map(view => view.grid.clientWidth);
     const height = Math.floor(Math.max(4, theme.zoom * Math.min(MAX_CELL, MOST_HIGH_SIDE / shown[0].quantity.rows)));
     shown.forEach((view, n) => view.layout(height, widths[n]));
-    paintRamp(box.querySelector(".ramp"), "signed");
+    paintRamp(/** @type {HTMLCanvasElement} */ (box.querySelector(".ramp")), "signed");
   }
 }
 
-/** Frames the open entry. @param {?{name: string, index: number[]}} entry */
+/** Frames the open entry. @param {?Entry} entry */
 function selectSideBySide(entry) {
   for (const view of [...sideBySide.values()].flat()) {
     view.selected = entry?.name === view.quantity.name ? view.cellOf(entry.index) : null;

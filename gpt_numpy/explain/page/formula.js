@@ -4,14 +4,21 @@
 const TOKEN = /e\^|Σ_\w|1\/[TCGNs]\b|[A-Za-z]\w*'?(?:\[[^\]]*\])?|\d[\d.]*|[()√+\-/]/g;
 const ENTRY = /^([A-Za-z]\w*'?)(?:\[([^\]]*)\])?$/;
 const THIN = "\u2009"; // the space between factors
+/** @type {[RegExp, string][]} */
 const SPOKEN = [ // a screen reader gets words, because it does not read subscripts and fractions as such
   [/Σ_(\w)/g, "the sum over $1 of"], [/e\^/g, "e to the "], [/√/g, "the square root of "], [/\//g, " over "],
   [/-/g, " minus "], [/[[\],_]/g, " "], [/ +/g, " "],
 ];
 
-/** The equation `left = formula`. `bindings` has the numbers that replace index letters. */
+/** @typedef {{name: string, indices: (string|number)[]}} LeftSide  a quantity, or an entry */
+
+/**
+ * The equation `left = formula`. `bindings` has the numbers that replace index letters.
+ * @type {(parent: Element, left: LeftSide, formula: string, bindings?: Bindings) => void}
+ */
 function putFormula(parent, left, formula, bindings = {}) {
-  const bound = formula.replace(/\[.*?\]/g, inside => inside.replace(/\w+/g, letter => bindings[letter] ?? letter));
+  const bound = formula.replace(/\[.*?\]/g, inside =>
+    inside.replace(/\w+/g, letter => String(bindings[letter] ?? letter)));
   const label = `${formatEntry({ name: left.name, index: left.indices })} = ${bound}`;
   const spoken = SPOKEN.reduce((text, [sign, words]) => text.replace(sign, words), label);
   const math = putMath(parent, { role: "math", "aria-label": spoken });
@@ -19,24 +26,29 @@ function putFormula(parent, left, formula, bindings = {}) {
   putTokens(put(math, "span"), bound.match(TOKEN));
 }
 
-/** A line of it breaks only at an element of class "gap". */
+/** A line of it breaks only at an element of class "gap". @param {Element} parent */
 function putMath(parent, attributes = {}) {
   return put(parent, "span", { class: "math", ...attributes });
 }
 
+/** @param {Element} math  @param {LeftSide} left */
 function putLeftSide(math, { name, indices }) {
   putSymbol(math, name, indices);
   math.append(" = ");
 }
 
-/** Consumes tokens up to the end, or up to the parenthesis that closes the row. */
+/**
+ * Consumes tokens up to the end, or up to the parenthesis that closes the row.
+ * @type {(row: Element, tokens: string[]) => void}
+ */
 function putTokens(row, tokens) {
   while (tokens.length && tokens[0] !== ")") putToken(row, tokens.shift(), tokens);
 }
 
+/** @type {(row: Element, token: string, tokens: string[]) => void} */
 function putToken(row, token, tokens) {
   if ("+-".includes(token)) return putSign(row, token === "-" ? "−" : token);
-  const isFactor = /[\w√Σ]/.test(token[0]) || token === "(" && row.lastChild?.localName === "sub"; // r[i] (, not log(
+  const isFactor = /[\w√Σ]/.test(token[0]) || token === "(" && row.lastChild?.nodeName === "SUB"; // r[i] (, not log(
   if (isFactor && row.hasChildNodes() && !row.textContent.endsWith(THIN)) row.append(THIN);
   if (token === "/") { // the row so far becomes the numerator
     const before = [...row.childNodes], [numerator, denominator] = putFraction(row);
@@ -59,20 +71,23 @@ function putToken(row, token, tokens) {
   } else row.append(token);
 }
 
-/** A sign between terms, before which the line may break. */
+/** A sign between terms, before which the line may break. @param {Element} row  @param {string} sign */
 function putSign(row, sign) {
   if (row.hasChildNodes()) put(row, "span", { class: "gap" }, " ");
   row.append(sign + THIN);
 }
 
-/** Returns the empty numerator and denominator. The slash between them is their line, and part of what is copied. */
+/**
+ * Returns the empty numerator and denominator. The slash between them is their line, and part of what is copied.
+ * @param {Element} row
+ */
 function putFraction(row, name = "fraction") {
   const fraction = put(row, "span", { class: name }), numerator = put(fraction, "span");
   put(fraction, "span", { class: "over" }, "/");
   return [numerator, put(fraction, "span")];
 }
 
-/** The line over the root stands for the parentheses. */
+/** The line over the root stands for the parentheses. @type {typeof putTokens} */
 function putRoot(row, tokens) {
   const root = put(row, "span", { class: "root" });
   put(root, "span", { class: "radical" }, "√");
@@ -81,35 +96,41 @@ function putRoot(row, tokens) {
   tokens.shift(); // the closing one
 }
 
-/** Returns the empty exponent. */
+/** Returns the empty exponent. @param {Element} row  @param {string} base */
 function putPower(row, base) {
   row.append(wordOf(base));
   return put(row, "sup");
 }
 
-/** An element: italic for a letter, W1 too, and upright for a word or a number. */
+/** An element: italic for a letter, W1 too, and upright for a word or a number. @param {string} name */
 function wordOf(name) {
   const isLetter = /^[A-Za-z]\d?$/.test(name), child = document.createElement(isLetter ? "i" : "span");
   child.textContent = name;
   return child;
 }
 
-/** dW_q[3,1] as dW with the subscript q 3,1. The d is upright, because it is not a factor. */
+/**
+ * dW_q[3,1] as dW with the subscript q 3,1. The d is upright, because it is not a factor.
+ * @type {(row: Element, name: string, indices?: (string|number)[]) => void}
+ */
 function putSymbol(row, name, indices = []) {
   const [, d = "", base, suffix] = /^(d(?=[A-Z]|b_))?(.+?)(?:_(\w+))?$/.exec(name);
   row.append(d, wordOf(base));
   if (!suffix && !indices.length) return;
   const subscript = put(row, "sub", {}, suffix ?? "");
   if (suffix && indices.length) subscript.append("\u00a0");
-  indices.forEach((index, n) => subscript.append(n ? "," : "", wordOf(index)));
+  indices.forEach((index, n) => subscript.append(n ? "," : "", wordOf(String(index))));
 }
 
-/** A constant such as 1/T in a line of text, not as a fraction. */
+/** A constant such as 1/T in a line of text, not as a fraction. @param {Element} row  @param {string} token */
 function putInlineConstant(row, token) {
   row.append(token.startsWith("1/") ? "1/" : "", wordOf(token.replace("1/", "")));
 }
 
-/** In scientific notation, 1.2 · 10⁻⁵, where the number is very small or very large. */
+/**
+ * In scientific notation, 1.2 · 10⁻⁵, where the number is very small or very large.
+ * @param {Element} row  @param {number} value
+ */
 function putNumber(row, value, digits = 4) {
   const [mantissa, exponent] = formatAligned(Math.abs(value), digits).replaceAll("−", "-").split("e");
   row.append(value < 0 ? "−" : "", mantissa);

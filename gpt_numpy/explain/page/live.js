@@ -7,8 +7,11 @@ const MAP = 24; // pixels of the map of a head
 
 // ---- questions to the engine ---------------------------------------------------------------------------------------
 
+/** @type {Map<number, (answered: any) => void>} */
 const waiting = new Map(); // by the number of a question, what to do with its answer
+/** @type {Worker} */
 let engineWorker = null;
+let asked = 0; // questions
 
 /** Where a browser refuses workers to a file, at once or when one starts, the engine runs in the page. */
 async function startEngine() {
@@ -28,12 +31,11 @@ async function startEngine() {
 }
 
 /**
- * @param {string} kind  a function of the engine's `answers`
- * @param {object} question  its argument
- * @returns {Promise<object>}
+ * Asks one of the engine's `answers`.
+ * @template {Kind} K  @param {K} kind  @param {Question<K>} [question]  @returns {Promise<Answer<K>>}
  */
-async function ask(kind, question = {}) {
-  const id = ask.count = (ask.count ?? 0) + 1, message = { id, kind, ...question };
+async function ask(kind, question) {
+  const id = ++asked, message = { id, kind, ...question };
   const found = await (engineWorker ? new Promise(done => {
     waiting.set(id, done);
     engineWorker.postMessage(message);
@@ -42,17 +44,23 @@ async function ask(kind, question = {}) {
   return found;
 }
 
-/** The text of the scene, as the engine reads it: all tokens but the last, and all but the first to predict. */
+/**
+ * The text of the scene, as the engine reads it: all tokens but the last, and all but the first to predict.
+ * @type {(scene?: {ids: number[]}) => Reading}
+ */
 const read = ({ ids } = scene) => ({ ids: ids.slice(0, -1), targets: ids.slice(1) });
 
 // ---- the scene -----------------------------------------------------------------------------------------------------
 
 const idOf = new Map((data.characters ?? []).map((character, id) => [character, id]));
+/** @typedef {{ids: number[], layer: number, head: number, pin: string}} Choice  pin: a head, as "2.1", or empty */
+/** @type {Choice} */
 const startScene = { ids: data.ids, layer: data.layer, head: data.head, pin: "" };
 const NEWLINE = "↵"; // in the field, which has one line
+/** @type {{maps: Float64Array[][], pinned: Numbers, checks: Bindings}} */
 const live = { maps: [], pinned: null, checks: {} }; // what the engine said besides the numbers
 
-/** @param {string} text  @returns {{ids: number[]}|{error: string}}  or what is wrong with it, in a sentence */
+/** @param {string} text  @returns {{ids?: number[], error?: string}}  or what is wrong with it, in a sentence */
 function readText(text) {
   const characters = [...text], unknown = characters.filter(one => !idOf.has(one));
   const named = [...new Set(unknown)].slice(0, 5).map(nameOf).join(", ");
@@ -66,29 +74,35 @@ function readText(text) {
 
 const longestText = () => Math.min(LONGEST, data.model.config.context + 1);
 
+/** @param {string} character */
 function nameOf(character) {
   const code = `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
   return /[\p{L}\p{N}\p{P}\p{S}]/u.test(character) ? `“${character}”` : code;
 }
 
+/** @type {(ids: number[]) => string} */
 const textOf = ids => ids.map(id => data.characters[id]).join("");
+/** @type {() => string} */
 const typedText = () => byId("text").value.replaceAll(NEWLINE, "\n");
-const isSameScene = (one, other) => ["layer", "head", "pin"].every(key => one[key] === other[key]) &&
+/** @type {(one: Partial<Choice>, other: Choice) => boolean} */
+const isSameScene = (one, other) => one.layer === other.layer && one.head === other.head && one.pin === other.pin &&
   String(one.ids) === String(other.ids);
+/** @type {(text: string) => number[]} */
 const pairOf = text => text ? text.split(".").map(Number) : null; // 2.1: layer 2, head 1
+/** @type {Choice} */
 let shownScene = null; // a new object for every scene and every change of the weights
 
 /**
  * Computes a scene, and puts its numbers on the page.
- * @param {{ids: number[], layer: number, head: number, pin: string}} scene
- * @param {function(): boolean} isWanted
+ * @param {Choice} chosen
+ * @param {() => boolean} isWanted
  * @returns {Promise<boolean>}  false if it is no longer wanted when they are there
  */
 async function changeScene({ ids, layer, head, pin }, isWanted) {
   const names = data.tables[layer].map(({ name }) => name), began = performance.now();
   const { numbers, maps, other } = await ask("run", { ...read({ ids }), layer, head, names, pinned: pairOf(pin) });
   if (!isWanted()) return false;
-  document.body.dataset.recomputed = performance.now() - began;
+  document.body.dataset.recomputed = String(performance.now() - began);
   Object.assign(live, { maps, pinned: other });
   shownScene = { ids, layer, head, pin };
   setScene(shownScene, numbers);
@@ -116,7 +130,10 @@ async function checkModel() {
 
 const librariesOf = () => Object.keys(data.digests).join(" and ");
 
-/** What minitensor and torch say of a quantity: its matrix is compared on the first text. */
+/**
+ * What minitensor and torch say of a quantity: its matrix is compared on the first text.
+ * @param {Quantity} quantity  @returns {Way[]}
+ */
 function agreements(quantity) {
   const { layer, head } = scene, { name } = placeOf(data.model.config, quantity.name.replace(/^d/, ""), layer, head);
   const error = live.checks[quantity.isGradient ? `d${name}` : name];
@@ -128,7 +145,7 @@ function agreements(quantity) {
   return [{ key: "libraries", label: librariesOf(), note, isWrong, isAgreed }];
 }
 
-/** The difference of the loss for one entry; null where there is none. */
+/** The difference of the loss for one entry; null where there is none. @param {Entry} entry */
 async function slopeOf({ name, index }) {
   const quantity = quantities.get(name);
   if (!quantity.isGradient) return null;
@@ -141,9 +158,13 @@ async function slopeOf({ name, index }) {
 
 const AT_ONCE = 8; // differences between which other questions are answered
 
-/** { slopes, formulas } of all entries, a few at a time, as long as `isWanted`. */
+/**
+ * Differences of all entries, a few at a time, as long as `isWanted`, and the numbers by the formula.
+ * @type {(quantity: Quantity, progress: (done: number, all: number) => void, isWanted: () => boolean) =>
+ *   Promise<{slopes: number[], formulas: number[]}>}
+ */
 async function measureAll(quantity, progress, isWanted) {
-  const { numbers, cols } = quantity, name = quantity.name.slice(1), slopes = [];
+  const { numbers, cols } = quantity, name = quantity.name.slice(1), /** @type {number[]} */ slopes = [];
   const places = [...numbers.keys()].filter(n => !quantity.isMaskedAt(quantity.indexOf(Math.floor(n / cols), n % cols)));
   const question = { ...read(), layer: scene.layer, head: scene.head, name, step: data.step };
   while (slopes.length < places.length && isWanted()) {
@@ -193,18 +214,19 @@ function showTextError(error = "") {
   showUnknown(typedText());
 }
 
+/** @param {Navigate} navigate */
 function addTextField(navigate) {
   const field = byId("text");
   let timer = 0;
   field.maxLength = 10 * LONGEST; // longer ones are refused with a reason, up to this
-  const insert = text => {
+  const insert = (/** @type {string} */ text) => {
     field.setRangeText(text.replace(/\r?\n/g, NEWLINE), field.selectionStart, field.selectionEnd, "end");
     field.oninput();
   };
-  field.onkeydown = event => {
+  field.onkeydown = (/** @type {KeyboardEvent} */ event) => {
     if (event.key === "Enter") insert("\n");
   };
-  field.onpaste = event => { // the browser would drop the ends of lines
+  field.onpaste = (/** @type {ClipboardEvent} */ event) => { // the browser would drop the ends of lines
     event.preventDefault();
     insert(event.clipboardData.getData("text").slice(0, field.maxLength));
   };
@@ -220,7 +242,7 @@ function addTextField(navigate) {
   };
 }
 
-/** The text with what the model does not know underlined; empty if it knows everything. */
+/** The text with what the model does not know underlined; empty if it knows everything. @param {string} text */
 function showUnknown(text) {
   const line = byId("unknown"), characters = [...text];
   line.replaceChildren();
@@ -231,10 +253,13 @@ function showUnknown(text) {
 
 // ---- layers and heads ----------------------------------------------------------------------------------------------
 
-/** A small map of the attention weights of every head. A click chooses a head; with Shift, it is pinned beside it. */
+/**
+ * A small map of the attention weights of every head. A click chooses a head; with Shift, it is pinned beside it.
+ * @param {Navigate} navigate
+ */
 function showHeads(navigate) {
   const grid = byId("heads"), { maps } = live, { layer, head } = scene, T = scene.reads.length;
-  const focused = document.activeElement?.dataset?.head;
+  const focused = /** @type {HTMLElement} */ (document.activeElement)?.dataset?.head;
   grid.replaceChildren();
   grid.style.gridTemplateColumns = `repeat(${data.heads}, auto)`;
   maps.forEach((heads, n) => heads.forEach((numbers, h) => {
@@ -256,7 +281,10 @@ function showHeads(navigate) {
 
 const TWO_HEADS = ["S", "P", "dS"]; // of the open head and of the pinned one
 
-/** The matrix of this name of the open head and of the pinned one on one scale, and their difference. */
+/**
+ * The matrix of this name of the open head and of the pinned one on one scale, and their difference.
+ * @param {string} name  @param {Navigate} navigate
+ */
 function showPinned(name, navigate) {
   const box = byId("pinned"), { pin } = shownScene;
   box.hidden = !pin;
@@ -281,6 +309,7 @@ function showPinned(name, navigate) {
 // ---- what the model would write ------------------------------------------------------------------------------------
 
 const LIKELIEST = 10;
+/** @type {{values: Float64Array, position: number, temperature: number}} */
 const outputs = { values: null, position: 0, temperature: 1 };
 
 /** The last character of the text is not among the positions: only here is it read, to be continued. */
@@ -312,12 +341,16 @@ function showOutputs() {
   byId("write").disabled = scene.ids.length >= longestText();
 }
 
+/** @param {number} position */
 function chancesAfter(position) {
   const V = data.vocabulary.length, row = outputs.values.subarray(position * V, (position + 1) * V);
   return softmax(makeMatrix(1, V, row.map(z => z / outputs.temperature))).values;
 }
 
-/** Draws a character by the probabilities of the last position, and appends it to the text. */
+/**
+ * Draws a character by the probabilities of the last position, and appends it to the text.
+ * @param {Navigate} navigate
+ */
 function writeOne(navigate) {
   const chances = chancesAfter(outputs.values.length / data.vocabulary.length - 1);
   let left = Math.random(), next = 0;
@@ -325,8 +358,10 @@ function writeOne(navigate) {
   navigate({ ids: [...scene.ids, next] });
 }
 
+/** @param {Navigate} navigate */
 function addOutputs(navigate) {
-  byId("position").oninput = ({ target }) => { outputs.position = Number(target.value); showOutputs(); };
-  byId("temperature").oninput = ({ target }) => { outputs.temperature = 10 ** target.value; showOutputs(); };
+  const position = byId("position"), temperature = byId("temperature");
+  position.oninput = () => { outputs.position = Number(position.value); showOutputs(); };
+  temperature.oninput = () => { outputs.temperature = 10 ** temperature.value; showOutputs(); };
   byId("write").onclick = () => writeOne(navigate);
 }

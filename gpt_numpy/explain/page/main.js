@@ -1,32 +1,58 @@
-// The state of the page is its address, `#dS[3,1]&tour=4&break=scale,mask`, and on a page with the model also
-// `&text=…&layer=1&head=2&pin=0.3&compare=dS`; `&view=projector` is its large form. Every change updates the address first, and the page is rendered from it, so that
-// links, reload, back and forward all work the same way.
+// The state of the page is its address, `#dS[3,1]&tour=4&break=scale,mask&view=projector`, and on a page with the model
+// also `&text=…&layer=1&head=2&pin=0.3&compare=dS`. Every change updates the address first, and the page is rendered from
+// it, so that links, reload, back and forward all work the same way.
 
-const startState = { tour: 0, mistakes: new Set(), compared: "P", isProjected: false, ...startScene };
-const state = { entry: null, ...startState };
-const rendered = { address: null, ...startState, mistakes: "", isComplete: false, pending: null }; // what is on the screen
+/**
+ * @typedef {Choice & {tour: number, mistakes: Set<string>, compared: string, isProjected: boolean}} Address
+ *   compared: the matrix of two heads that is shown
+ */
+/** @typedef {Address & {entry: Entry}} State  entry: null if none is open */
+/** @typedef {(changes: Partial<State>, isTyped?: boolean) => Promise<void>} Navigate */
+
+/** @type {Address} */
+const startAddress = { tour: 0, mistakes: new Set(), compared: "P", isProjected: false, ...startScene };
+/** @type {State} */
+const state = { entry: null, ...startAddress };
+/**
+ * What is on the screen.
+ * @type {{address: string, mistakes: string, tour: number, compared: string, isProjected: boolean, isComplete: boolean,
+ *   pending: string}}
+ */
+const rendered = {
+  address: null, mistakes: "", tour: 0, compared: null, isProjected: false, isComplete: false, pending: null,
+};
+/** @type {Matrices} */
 let inputs = null; // of the page's own computation of the head
+/** @type {Account} */
 let current = null; // the open account
+/** @type {Entry[]} */
 let trail = []; // the entries visited on the way to this one, saved in the browser's history with each address
 let isLinkFollowed = false; // a link in the account extends the trail; any other way to an entry starts a new one
+/** @type {MatrixView} */
 let openedFrom = null; // the matrix that gets the focus back when the account is closed
 let isClosing = false; // closing the account leaves the active cell of its matrix where it is
 let turn = 0; // counts the addresses that were rendered: one whose scene comes too late is dropped
 
 // ---- the address ---------------------------------------------------------------------------------------------------
 
+/** @param {State} state */
 function formatAddress({ entry, tour, mistakes, compared, isProjected, ids, layer, head, pin }) {
   const isOther = String(ids) !== String(startScene.ids);
   const parts = [entry && formatEntry(entry), isOther && `text=${encodeURIComponent(textOf(ids))}`,
     layer !== startScene.layer && `layer=${layer}`, head !== startScene.head && `head=${head}`, pin && `pin=${pin}`,
-    pin && compared !== startState.compared && `compare=${compared}`, tour && `tour=${tour}`,
+    pin && compared !== startAddress.compared && `compare=${compared}`, tour && `tour=${tour}`,
     mistakes.size && `break=${[...mistakes].join(",")}`, isProjected && "view=projector"];
   return `#${parts.filter(Boolean).join("&")}`;
 }
 
-/** The state in the address, with { entryText, error } in place of the entry, where `error` describes an invalid part. */
+/**
+ * `error` describes an invalid part.
+ * @param {string} hash
+ * @returns {Address & {entryText: string, error: string}}
+ */
 function parseAddress(hash) {
-  const parsed = { entryText: "", error: "", ...startState };
+  const parsed = { entryText: "", error: "", ...startAddress };
+  const /** @type {Bindings} */ counts = { layer: data.layers, head: data.heads };
   for (const coded of hash.slice(1).split("&").filter(Boolean)) {
     let part;
     try {
@@ -36,16 +62,16 @@ function parseAddress(hash) {
       continue;
     }
     const [key] = part.split("=", 1), value = part.slice(key.length + 1);
-    const count = { layer: data.layers, head: data.heads }[key];
+    const count = counts[key];
     if (!part.includes("=")) parsed.entryText = part;
-    else if (key === "tour" && STOPS[value - 1]) parsed.tour = Number(value);
+    else if (key === "tour" && STOPS[Number(value) - 1]) parsed.tour = Number(value);
     else if (key === "break" && value.split(",").every(one => BREAKS.some(({ key }) => key === one)))
       parsed.mistakes = new Set(value.split(","));
     else if (part === "view=projector") parsed.isProjected = true;
     else if (!isLiving && ["text", "layer", "head", "pin", "compare"].includes(key))
       parsed.error = "This page has the numbers of one text and one head; it cannot show another.";
     else if (key === "text") Object.assign(parsed, readText(value));
-    else if (count && /^\d+$/.test(value) && value < count) parsed[key] = Number(value);
+    else if (count && /^\d+$/.test(value) && Number(value) < count) Object.assign(parsed, { [key]: Number(value) });
     else if (key === "pin" && isHead(value)) parsed.pin = value;
     else if (key === "compare" && TWO_HEADS.includes(value)) parsed.compared = value;
     else parsed.error = `The address contains “${part}”, which is not valid.`;
@@ -53,19 +79,24 @@ function parseAddress(hash) {
   return parsed;
 }
 
-/** Whether 2.1 is a layer and a head of the model. */
+/** Whether 2.1 is a layer and a head of the model. @param {string} text */
 function isHead(text) {
   const [layer, head] = /^\d+\.\d+$/.test(text) ? pairOf(text) : [];
   return layer < data.layers && head < data.heads;
 }
 
+/** @type {(mistakes: Set<string>) => boolean} */
 const isMaskForgotten = mistakes => Boolean(inputs) && mistakes.has("mask");
-/** The entry, unless it is masked with these mistakes. */
+/** The entry, unless it is masked with these mistakes. @type {(entry: Entry, mistakes: Set<string>) => Entry} */
 const openableEntry = (entry, mistakes) =>
   entry && parseEntry(formatEntry(entry), isMaskForgotten(mistakes)).entry || null;
+/** @type {Link} */
 const linkTo = entry => formatAddress({ ...state, entry });
 
-/** `isTyped`: a text that is being typed replaces the address, so that going back does not go letter by letter. */
+/**
+ * `isTyped`: a text that is being typed replaces the address, so that going back does not go letter by letter.
+ * @type {Navigate}
+ */
 function navigate(changes, isTyped = false) {
   const { scrollX, scrollY } = window, address = formatAddress({ ...state, ...changes });
   if (isTyped) history.replaceState(history.state, "", address);
@@ -118,6 +149,7 @@ function showScene() {
   showCurve();
 }
 
+/** @type {(trail: Entry[], entry: Entry) => Entry[]} */
 function extendTrail(trail, entry) {
   if (!entry) return [];
   if (!isLinkFollowed) return [entry];
@@ -149,7 +181,7 @@ function render(isNewEntry = true) {
   Object.assign(rendered, { mistakes, compared, isProjected, tour: state.tour, isComplete: true });
 }
 
-/** Large type, and the picture alone. */
+/** Large type, and the picture alone. @param {boolean} isOn */
 function showProjector(isOn) {
   document.documentElement.classList.toggle("projector", isOn);
   byId("toggle-projector").setAttribute("aria-pressed", String(isOn));
@@ -178,6 +210,7 @@ function updateSelection() {
   selectSideBySide(state.entry);
 }
 
+/** @type {Open} */
 function openEntry(entry, by, view = views.get(entry.name)) {
   openedFrom = view;
   hideTip();
@@ -217,6 +250,7 @@ function showGuide() {
     ["m", `one of the C = ${data.width} channels of the stream`], ["u", "a hidden unit of an MLP"],
     ["v", "a token of the vocabulary"], ["a", "a channel or token that a sum runs over"], ["c", `1/√D = 1/√${D}`],
     ["T", `the number of positions, ${T}; all indices count from 0`]];
+  /** @type {(letter: string) => boolean} */
   const isUsed = letter => !"muva".includes(letter) || [...quantities.values()].some(({ indices }) => indices.includes(letter));
   for (const [letter, meaning] of letters.filter(([letter]) => isUsed(letter === "a" ? "m" : letter))) {
     put(byId("indices"), "dt", {}, letter);
@@ -224,13 +258,17 @@ function showGuide() {
   }
 }
 
-/** An entry such as dK[4,2]; or the largest one of the matrix with this name, or with these words in its meaning. */
+/**
+ * An entry such as dK[4,2]; or the largest one of the matrix with this name, or with these words in its meaning.
+ * @param {string} text  @returns {Parsed}
+ */
 function findEntry(text) {
   const direct = parseEntry(text.trim(), isMaskForgotten(state.mistakes));
   if (direct.entry) return direct;
   const words = text.toLowerCase().split(/[\s,]+/).filter(Boolean), wantsGradient = words.includes("gradient");
+  /** @type {(textOf: (one: Quantity) => string) => (one: Quantity) => boolean} */
   const fits = textOf => one => words.every(word => word === "gradient" || textOf(one).toLowerCase().includes(word));
-  const nameOf = ({ name }) => `${name} ${NAMES[name.replace(/^d/, "")] ?? ""}`;
+  const nameOf = (/** @type {Quantity} */ { name }) => `${name} ${NAMES[name.replace(/^d/, "")] ?? ""}`;
   const all = [...quantities.values()].filter(one => one.numbers && (!wantsGradient || one.isGradient));
   const named = quantities.get(text.trim()) ?? (words.length ? all.find(fits(nameOf)) : undefined);
   const found = named ?? (words.length ? all.find(fits(one => one.meaning)) : undefined);
@@ -243,7 +281,7 @@ function addFind() {
   const field = byId("find");
   for (const { name, meaning } of quantities.values()) put(byId("names"), "option", { value: name }, meaning);
   field.oninput = () => field.setCustomValidity("");
-  field.onkeydown = event => {
+  field.onkeydown = (/** @type {KeyboardEvent} */ event) => {
     if (event.key === "Escape") field.blur();
     if (event.key !== "Enter") return;
     const { entry, error } = findEntry(field.value);
@@ -270,7 +308,8 @@ function showSuggestions() {
 function addListeners() {
   document.onkeydown = event => {
     if (event.key === "Escape") closeAccount();
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("#text, #find, select")) return;
+    const target = /** @type {Element} */ (event.target);
+    if (event.ctrlKey || event.metaKey || event.altKey || target.matches("#text, #find, select")) return;
     if (event.key === "/") {
       event.preventDefault();
       byId("find").select();
@@ -282,11 +321,11 @@ function addListeners() {
   };
   byId("toggle-tour").onclick = () => navigate({ tour: state.tour ? 0 : 1 });
   byId("toggle-projector").onclick = () => navigate({ isProjected: !state.isProjected });
-  document.querySelector(".skip").onclick = event => {
+  findAll(".skip")[0].onclick = (/** @type {Event} */ event) => {
     event.preventDefault(); // the address is the state of the page
     byId("picture").focus();
   };
-  byId("account").onclick = event => { isLinkFollowed ||= Boolean(event.target.closest("a")); };
+  byId("account").onclick = (/** @type {any} */ event) => { isLinkFollowed ||= Boolean(event.target.closest("a")); };
   window.onhashchange = renderAddress;
   for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).onchange = layoutForTheme;
 }
@@ -299,7 +338,7 @@ async function start() {
   if (isLiving) {
     await startEngine();
     await renderAddress();
-    document.body.dataset.ready = performance.now();
+    document.body.dataset.ready = String(performance.now());
     addTextField(navigate);
     addOutputs(navigate);
     addStep(refreshScene);
@@ -323,7 +362,7 @@ async function start() {
 /** After a step the weights are others, and with them all numbers; the address is the same. */
 async function refreshScene() {
   const mine = ++turn;
-  if (!await changeScene({ ...shownScene, taken: step.taken }, () => mine === turn)) return;
+  if (!await changeScene(shownScene, () => mine === turn)) return;
   showScene();
   render();
 }

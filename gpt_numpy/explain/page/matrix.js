@@ -9,31 +9,44 @@ const FONT = '"DejaVu Sans Mono", ui-monospace, Menlo, Consolas, monospace';
 
 // ---- colours -------------------------------------------------------------------------------------------------------
 
-const theme = {};
+/** @typedef {number[]} Color  red, green, blue */
+/**
+ * @typedef {{page: string, ink: string, quiet: string, hatch: string, mark: string, zoom: number, wrong: Color,
+ *   negative: Color[], positive: Color[], probability: Color[]}} Theme
+ */
+const theme = /** @type {Theme} */ ({});
 
 /** Reads the colours from the style sheet: they differ in light mode, dark mode and print. */
 function readTheme() {
   const style = getComputedStyle(document.documentElement);
-  const color = name => style.getPropertyValue(`--${name}`).trim();
-  for (const name of ["page", "ink", "quiet", "hatch", "mark"]) theme[name] = color(name);
+  const color = (/** @type {string} */ name) => style.getPropertyValue(`--${name}`).trim();
+  for (const name of /** @type {const} */ (["page", "ink", "quiet", "hatch", "mark"])) theme[name] = color(name);
   theme.zoom = parseFloat(style.fontSize) / 16;
   theme.wrong = parseColor(style.getPropertyValue("--wrong"));
-  for (const name of ["negative", "positive", "probability"])
+  for (const name of /** @type {const} */ (["negative", "positive", "probability"]))
     theme[name] = makeShades(["zero", `${name}-mid`, `${name}-end`].map(stop => parseColor(color(stop))));
 }
 
 const SHADES = 255; // from the colour of zero to the end of the scale
+/** @type {(stops: Color[]) => Color[]} */
 const makeShades = stops => Array.from({ length: SHADES + 1 }, (_, n) => mixColors(stops, n / SHADES));
 
+/** @type {(color: string) => Color} */
 const parseColor = color => [1, 3, 5].map(at => parseInt(color.slice(at, at + 2), 16));
 
-/** Interpolates from the colour of zero (fraction 0) over the middle one to the end (fraction 1). */
+/**
+ * Interpolates from the colour of zero (fraction 0) over the middle one to the end (fraction 1).
+ * @type {(stops: Color[], fraction: number) => Color}
+ */
 function mixColors([zero, middle, end], fraction) {
   const [from, to, part] = fraction < .5 ? [zero, middle, 2 * fraction] : [middle, end, 2 * fraction - 1];
   return from.map((channel, n) => Math.round(channel + (to[n] - channel) * part));
 }
 
-/** Probabilities have a linear scale; signed numbers a square root, so that small gradients stay visible. */
+/**
+ * Probabilities have a linear scale; signed numbers a square root, so that small gradients stay visible.
+ * @type {(value: number, largest: number, isProbability: boolean) => Color}
+ */
 function colorOf(value, largest, isProbability) {
   if (Number.isNaN(value)) return theme.wrong; // a colour that no number has
   const fraction = largest ? Math.min(1, Math.abs(value) / largest) : 0;
@@ -41,7 +54,11 @@ function colorOf(value, largest, isProbability) {
   return (value < 0 ? theme.negative : theme.positive)[Math.round(SHADES * Math.sqrt(fraction))];
 }
 
-/** One pixel for each number, to be enlarged when it is painted. */
+/**
+ * One pixel for each number, to be enlarged when it is painted.
+ * @param {ArrayLike<number>} numbers  @param {number} rows  @param {number} cols  @param {number} largest
+ * @param {boolean} isProbability
+ */
 function bitmapOf(numbers, rows, cols, largest, isProbability) {
   const image = new ImageData(cols, rows), bitmap = document.createElement("canvas");
   for (let n = 0; n < numbers.length; n++) {
@@ -55,6 +72,8 @@ function bitmapOf(numbers, rows, cols, largest, isProbability) {
   return bitmap;
 }
 
+/** @typedef {CanvasRenderingContext2D} Context */
+/** @type {(context: Context, x: number, y: number, width: number, height: number) => void} */
 function drawHatching(context, x, y, width, height) {
   context.save();
   context.beginPath();
@@ -69,7 +88,10 @@ function drawHatching(context, x, y, width, height) {
   context.restore();
 }
 
-/** Sets the size of a canvas in CSS pixels, with the resolution of the screen, and returns its context. */
+/**
+ * Sets the size of a canvas in CSS pixels, with the resolution of the screen, and returns its context.
+ * @type {(canvas: HTMLCanvasElement, width: number, height: number) => Context}
+ */
 function resizeCanvas(canvas, width, height) {
   const ratio = window.devicePixelRatio || 1, context = canvas.getContext("2d");
   canvas.width = Math.max(1, Math.round(width * ratio));
@@ -82,22 +104,30 @@ function resizeCanvas(canvas, width, height) {
 
 // ---- a matrix ------------------------------------------------------------------------------------------------------
 
+/** @type {Map<string, MatrixView>} */
 const views = new Map(); // by the name of the quantity
+/** @typedef {{numbers: Float64Array, wrong: boolean[], wrongCount: number, isUnmasked?: boolean}} Override */
+/** @type {Map<string, Override>} */
 const overrides = new Map(); // the numbers of the broken code, shown instead of the right ones
 
+/** @typedef {[row: number, col: number]} Cell */
+/** @typedef {(entry: Entry, by: "pointer"|"keyboard", view?: MatrixView) => void} Open */
+/** @typedef {{label: string, numbers: Float64Array, scaleMax: number, isUnmasked: boolean}} Side  beside others */
+
 class MatrixView {
+  /** @type {Cell} */ active = [0, 0]; // where the keyboard is
+  /** @type {Cell} */ hovered = null;
+  /** @type {Cell} */ selected = null;
+  /** @type {Rectangle[]} */ sources = []; // of the selected entry
+  isFocused = false;
+
   /**
-   * @param {Element} parent
-   * @param {Quantity} quantity
-   * @param {object} options
-   * @param {function} options.open  called with the entry to open, "pointer" or "keyboard", and this view
-   * @param {number} [options.maxHeight]  in pixels; a higher matrix scrolls
-   * @param {{label: string, numbers: ArrayLike<number>, scaleMax: number, isUnmasked: boolean}} [options.side]  what a
-   *   matrix beside others shows: these numbers on this scale, under this label
+   * `maxHeight`: in pixels; a higher matrix scrolls.
+   * @param {Element} parent  @param {Quantity} quantity
+   * @param {{open: Open, maxHeight?: number, side?: Side}} options
    */
   constructor(parent, quantity, { open, maxHeight = Infinity, side = null }) {
-    Object.assign(this, { quantity, open, maxHeight, side, twins: [this] });
-    Object.assign(this, { active: [0, 0], isFocused: false, hovered: null, sources: [], selected: null });
+    this.quantity = quantity, this.open = open, this.maxHeight = maxHeight, this.side = side, this.twins = [this];
     this.isProbability = !side && (quantity.kind === "share" || ["next", "q", "mask"].includes(quantity.name));
     const { name } = quantity;
     this.figure = put(parent, "figure", side ? { "data-side": side.label } : { "data-figure": name });
@@ -136,6 +166,7 @@ class MatrixView {
     if (formula) putFormula(put(this.figure, "p", { class: "formula" }), this.quantity, formula);
   }
 
+  /** @param {Element} title */
   showMeaning(title) {
     const { left, top, width, height } = title.getBoundingClientRect(), { name, meaning } = this.quantity;
     showTip({ name, index: [] }, "", [[toSentence(meaning)]], { x: left + width / 2, y: top, height });
@@ -150,14 +181,21 @@ class MatrixView {
   get numbers() { return (this.side ?? overrides.get(this.quantity.name))?.numbers ?? this.quantity.numbers; }
   /** Whether the masked entries are shown: only the code that forgets the mask computes them. */
   get isUnmasked() { return Boolean((this.side ?? overrides.get(this.quantity.name))?.isUnmasked); }
+  /** @param {Cell} cell */
   indexOf([row, col]) { return this.quantity.indexOf(row, col); }
+  /** @param {Cell} cell */
   entryOf(cell) { return { name: this.quantity.name, index: this.indexOf(cell) }; }
-  cellOf(index) { return index.length === 2 ? index : [0, index[0] ?? 0]; }
+  /** @type {(index: number[]) => Cell} */
+  cellOf(index) { return index.length === 2 ? [index[0], index[1]] : [0, index[0] ?? 0]; }
+  /** @param {Cell} cell */
   isMaskedAt(cell) { return !this.isUnmasked && this.quantity.isMaskedAt(this.indexOf(cell)); }
 
   // ---- size and colours --------------------------------------------------------------------------------------------
 
-  /** Computes the size of the cells. Matrices side by side need equal row heights, so the caller may pass one. */
+  /**
+   * Computes the size of the cells. Matrices side by side need equal row heights, so the caller may pass one.
+   * @param {number} [height]
+   */
   layout(height, available = this.grid.clientWidth) {
     if (!this.box) return;
     const { rows, cols, indices } = this.quantity;
@@ -165,6 +203,7 @@ class MatrixView {
     const hasRowLabels = Boolean(labelOf(rowLetter, 0)), ratio = window.devicePixelRatio || 1;
     const { zoom } = theme, wide = MAX_LARGE_CELL * zoom;
     const most = this.side || LARGE.includes(this.quantity.name) ? wide : MAX_CELL * zoom;
+    /** @type {(width: number, most: number) => number} */
     const fitCell = (width, most) => Math.max(MIN_CELL, Math.min(most, Math.floor(width / cols * ratio) / ratio));
     this.height = height ?? Math.max(rows > 1 ? 4 : 10, fitCell(available - ROW_LABEL * zoom, most));
     this.left = hasRowLabels && this.height >= 8 ? ROW_LABEL * zoom : 0;
@@ -177,11 +216,10 @@ class MatrixView {
   }
 
   drawBitmap() {
-    const { rows, cols } = this.quantity, { numbers, isProbability } = this;
-    const isNothing = largest => this.quantity.isRoundingError(largest), right = this.quantity.largest;
+    const { quantity, numbers, isProbability } = this, { rows, cols, largest: right } = quantity;
     const shown = largestMagnitude(numbers); // with a mistake on the scale of the right numbers, if these are not 0
     const largest = this.largestNumber =
-      this.side?.scaleMax ?? (!isNothing(right) ? right : isNothing(shown) ? 0 : shown);
+      this.side?.scaleMax ?? (!quantity.isRoundingError(right) ? right : quantity.isRoundingError(shown) ? 0 : shown);
     this.largestShown = shown;
     return bitmapOf(numbers, rows, cols, largest, isProbability);
   }
@@ -204,6 +242,7 @@ class MatrixView {
     this.paintFrames(context);
   }
 
+  /** @param {Context} context */
   paintGaps(context) {
     const { width, height, quantity: { rows, cols } } = this;
     context.fillStyle = theme.page;
@@ -211,7 +250,7 @@ class MatrixView {
     for (let row = 1; row < rows; row++) context.fillRect(0, row * height - .5, cols * width, .5);
   }
 
-  /** Hatches the masked entries, unless they are shown. */
+  /** Hatches the masked entries, unless they are shown. @param {Context} context */
   paintMask(context) {
     const { width, height, quantity: { rows, cols } } = this;
     if (this.isUnmasked) return;
@@ -223,7 +262,7 @@ class MatrixView {
     }
   }
 
-  /** Each number in its cell, with two digits, in the ink that its colour leaves readable. */
+  /** Each number in its cell, with two digits, in the ink that its colour leaves readable. @param {Context} context */
   paintNumbers(context) {
     const { width, height, numbers, quantity: { rows, cols } } = this;
     context.font = `${10 * theme.zoom}px ${FONT}`;
@@ -238,7 +277,10 @@ class MatrixView {
     }
   }
 
-  /** A cross on each wrong entry; a dot if the cell is too small, a cut corner if its number stands in it. */
+  /**
+   * A cross on each wrong entry; a dot if the cell is too small, a cut corner if its number stands in it.
+   * @param {Context} context
+   */
   paintErrors(context) {
     const wrong = overrides.get(this.quantity.name)?.wrong, { width, height, quantity: { cols } } = this;
     if (!wrong || this.side) return; // side by side the colours show what is wrong
@@ -263,7 +305,10 @@ class MatrixView {
   get hasNumbers() { return this.width >= NUMBER_WIDTH * theme.zoom && this.height >= NUMBER_HEIGHT * theme.zoom; }
   get hasFrames() { return Boolean(this.sources.length || this.selected || this.isFocused || this.hovered); }
 
-  /** Frames the sources of the selected entry; that entry, its row and its column; the cell with the keyboard focus. */
+  /**
+   * Frames the sources of the selected entry; that entry, its row and its column; the cell with the keyboard focus.
+   * @param {Context} context
+   */
   paintFrames(context) {
     const { rows, cols } = this.quantity;
     for (const { rows: [top, bottom], cols: [left, right] } of this.sources)
@@ -278,13 +323,19 @@ class MatrixView {
     if (this.hovered) this.drawFrame(context, ...this.hovered, ...this.hovered, theme.ink, 1);
   }
 
-  /** A wider line in the colour of the page is drawn first, so that the frame stands out on every cell. */
+  /**
+   * A wider line in the colour of the page is drawn first, so that the frame stands out on every cell.
+   * @type {(context: Context, top: number, left: number, bottom: number, right: number, color: string, line: number,
+   *   dash?: number[]) => void}
+   */
   drawFrame(context, top, left, bottom, right, color, line, dash = []) {
     const { width, height, quantity: { rows, cols } } = this;
     const x = Math.max(line / 2, left * width), y = Math.max(line / 2, top * height);
     const xEnd = Math.min((right + 1) * width, cols * width - line / 2);
     const yEnd = Math.min((bottom + 1) * height, rows * height - line / 2);
-    for (const [style, size, dashes] of [[theme.page, line + 1.5, []], [color, line, dash]]) {
+    for (const [style, size, dashes] of /** @type {[string, number, number[]][]} */ ([
+      [theme.page, line + 1.5, []], [color, line, dash],
+    ])) {
       context.strokeStyle = style;
       context.lineWidth = size;
       context.setLineDash(dashes);
@@ -294,7 +345,8 @@ class MatrixView {
   }
 
   paintLabels() {
-    const { rows, cols, indices } = this.quantity, middle = n => (n + .5) * this.height + .5;
+    const { rows, cols, indices } = this.quantity;
+    const middle = (/** @type {number} */ n) => (n + .5) * this.height + .5;
     if (this.top) {
       const context = resizeCanvas(this.colLabels, cols * this.width, this.top);
       const y = 7 * theme.zoom;
@@ -306,12 +358,16 @@ class MatrixView {
     this.writeLabels(context, rows, n => [15 * theme.zoom, middle(n)], n => labelOf(indices[0], n), "left", theme.ink);
   }
 
+  /**
+   * @type {(context: Context, count: number, positionOf: (n: number) => [x: number, y: number],
+   *   textOf: (n: number) => string|number, align: CanvasTextAlign, color?: string) => void}
+   */
   writeLabels(context, count, positionOf, textOf, align, color = theme.quiet) {
     context.font = `${Math.min(11 * theme.zoom, Math.max(8, Math.min(this.height, this.width + 3) - 1.5))}px ${FONT}`;
     context.fillStyle = color;
     context.textAlign = align;
     context.textBaseline = "middle";
-    for (let n = 0; n < count; n++) context.fillText(textOf(n), ...positionOf(n));
+    for (let n = 0; n < count; n++) context.fillText(String(textOf(n)), ...positionOf(n));
   }
 
   paintScale() {
@@ -339,13 +395,15 @@ class MatrixView {
     box.onkeydown = event => this.handleKey(event);
   }
 
+  /** @param {MouseEvent} event  @returns {Cell} */
   cellUnder({ offsetX, offsetY }) {
     const { rows, cols } = this.quantity;
-    const cell = [Math.floor(offsetY / this.height), Math.floor(offsetX / this.width)];
+    const /** @type {Cell} */ cell = [Math.floor(offsetY / this.height), Math.floor(offsetX / this.width)];
     const isInside = cell[0] >= 0 && cell[0] < rows && cell[1] >= 0 && cell[1] < cols;
     return isInside && !this.isMaskedAt(cell) ? cell : null;
   }
 
+  /** @param {Cell} cell  or null */
   hover(cell) {
     if (String(cell) === String(this.hovered)) return;
     for (const twin of this.twins) { // matrices side by side frame the same cell
@@ -355,18 +413,20 @@ class MatrixView {
     if (cell) this.showTip(cell); else hideTip();
   }
 
+  /** @param {boolean} isByKeyboard */
   focus(isByKeyboard) {
     this.isFocused = isByKeyboard;
     if (isByKeyboard) this.announce([[toSentence(this.quantity.meaning)]]);
     this.paint();
   }
 
+  /** @param {KeyboardEvent} event */
   handleKey(event) {
     const { rows, cols } = this.quantity, [row, col] = this.active;
-    const to = {
+    const /** @type {Object<string, Cell>} */ cells = {
       ArrowLeft: [row, col - 1], ArrowRight: [row, col + 1], ArrowUp: [row - 1, col], ArrowDown: [row + 1, col],
       Home: [row, 0], End: [row, this.quantity.hasMask && !this.isUnmasked ? row : cols - 1],
-    }[event.key];
+    }, to = cells[event.key];
     if (event.key === "Enter" || event.key === " ") this.open(this.entryOf(this.active), "keyboard", this);
     else if (!to || event.ctrlKey || event.metaKey || event.altKey) return;
     else if (to[0] >= 0 && to[0] < rows && to[1] >= 0 && to[1] < cols && !this.isMaskedAt(to)) this.active = to;
@@ -376,7 +436,7 @@ class MatrixView {
     this.paint();
   }
 
-  /** Says and shows where the keyboard is; `lines` are added to the tip. */
+  /** Says and shows where the keyboard is; `lines` are added to the tip. @param {TipLine[]} lines */
   announce(lines = []) {
     const { quantity, active } = this, index = this.indexOf(active), value = this.numbers[quantity.flatIndex(index)];
     byId("say").textContent = `${quantity.name} ${describeIndex(quantity, index)}: ${formatRounded(value, 4)}`;
@@ -384,17 +444,19 @@ class MatrixView {
     this.showTip(active, lines);
   }
 
-  /** Scrolls a cell into view, in its box alone: scrollIntoView would scroll the page as well. */
+  /** Scrolls a cell into view, in its box alone: scrollIntoView would scroll the page as well. @param {Cell} cell */
   scrollTo([row, col]) {
     const { box, width, height } = this;
     box.scrollLeft = Math.min(col * width, Math.max(box.scrollLeft, (col + 1) * width - box.clientWidth));
     box.scrollTop = Math.min(row * height, Math.max(box.scrollTop, (row + 1) * height - box.clientHeight));
   }
 
+  /** @param {Cell} cell  @param {TipLine[]} more */
   showTip(cell, more = []) {
     const { quantity, canvas, width, height } = this, index = this.indexOf(cell), n = quantity.flatIndex(index);
     const override = overrides.get(quantity.name), { left, top } = canvas.getBoundingClientRect();
     const isMasked = quantity.isMaskedAt(index), isWrong = override && (override.wrong[n] || isMasked);
+    /** @type {TipLine[]} */
     const lines = this.side ? this.twins.map(({ side, numbers }) => [`${side.label} ${formatAligned(numbers[n])}`])
       : isWrong ? [[`with the mistake ${formatAligned(override.numbers[n])}`, "wrong"]] : [];
     const value = this.side ? "" : isMasked ? "masked" : formatAligned(quantity.at(index));
@@ -403,7 +465,7 @@ class MatrixView {
   }
 }
 
-/** In at most six characters: −.037, 1.2, 3e−5, 2/3. */
+/** In at most six characters: −.037, 1.2, 3e−5, 2/3. @param {number} value */
 function shortNumber(value) {
   const exact = formatExact(value);
   if (exact && exact.length <= 6) return exact;
@@ -412,11 +474,13 @@ function shortNumber(value) {
   return (value < 0 ? "−" : "") + text.replace(/^0\./, ".").replace("e-", "e−").replace("e+", "e");
 }
 
+/** @param {Quantity} quantity */
 function describeSize({ rows, cols, shape }) {
   if (!shape.length) return "a single number";
   return shape.length === 1 ? `a vector of ${cols}` : `${rows} rows by ${cols} columns`;
 }
 
+/** @param {HTMLCanvasElement} canvas  @param {string} kind  "signed", "probability" or "hatched" */
 function paintRamp(canvas, kind, width = 64, height = 9) {
   const context = resizeCanvas(canvas, width, height), isProbability = kind === "probability";
   if (kind === "hatched") return drawHatching(context, 0, 0, width, height);
@@ -429,7 +493,9 @@ function paintRamp(canvas, kind, width = 64, height = 9) {
 
 // ---- the tooltip ---------------------------------------------------------------------------------------------------
 
-/** `lines`: [text, class] of each line under the entry and its value. */
+/** @typedef {[text: string, className?: string]} TipLine  under the entry and its value */
+
+/** @type {(entry: Entry, value: string, lines: TipLine[], at: {x: number, y: number, height: number}) => void} */
 function showTip(entry, value, lines, { x, y, height }) {
   const tip = byId("tip");
   tip.replaceChildren();

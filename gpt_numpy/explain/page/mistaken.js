@@ -1,18 +1,22 @@
 // The account of a wrong entry: how the broken code comes to its number, beside the right products.
 
-/** Where this account reads its numbers: the results of the broken code, or the right numbers where these are. */
+/**
+ * Where this account reads its numbers: the results of the broken code, or the right numbers where these are.
+ * @type {Code}
+ */
 const ofBrokenCode = {
   at: (name, index) => overrides.get(name)?.numbers[quantities.get(name).flatIndex(index)] ?? ofRightCode.at(name, index),
   isMaskedAt: (name, index) => ofRightCode.isMaskedAt(name, index) && !overrides.get(name)?.isUnmasked,
 };
+/** @type {(entry: Entry) => boolean} */
 const isWrongEntry = ({ name, index }) =>
   Boolean(overrides.get(name)?.wrong[quantities.get(name).flatIndex(index)]);
 
-/** The terms of a formula, as the file has them: [sign, the index of the sum, ...factors]. */
+/** The terms of a formula. @param {string} formula  @returns {Term[]} */
 function parseTerms(formula) {
-  return formula.split(/ (?=[+-] )/).map(term => {
+  return formula.split(/ (?=[+-] )/).map(/** @returns {Term} */ term => {
     const words = term.split(" "), sum = words.find(word => word.startsWith("Σ_"));
-    const factors = words.filter(word => word !== sum && !"+-".includes(word)).map(word => {
+    const factors = words.filter(word => word !== sum && !"+-".includes(word)).map(/** @returns {Factor} */ word => {
       const [name, letters] = word.split(/[[\]]/);
       return letters ? [name, ...letters.split(",")] : [name];
     });
@@ -21,12 +25,11 @@ function parseTerms(formula) {
 }
 
 /**
- * How the broken code computes an entry.
- * @param {object} account  the right one, of accountOf
- * @param {Set<string>} mistakes
- * @returns {object}  { formula, isBroken, parts, total, value, wrongFactors }. `isBroken`: whether the mistake is in
- *   this formula; `wrongFactors`: those of the matrix that is computed first come first
+ * @typedef {{formula: string, isBroken: boolean, parts: Part[], total: number, value: number, wrongFactors: Entry[]
+ * }} Mistaken  isBroken: whether the mistake is in this formula; wrongFactors: those that are computed first come first
  */
+
+/** How the broken code computes an entry. @type {(account: Account, mistakes: Set<string>) => Mistaken} */
 function mistakenAccountOf({ quantity, bindings, index }, mistakes) {
   const edits = editsOf(quantity.name, mistakes);
   const formula = edits.reduce((text, edit) => edit(text), quantity.formula);
@@ -40,13 +43,16 @@ function mistakenAccountOf({ quantity, bindings, index }, mistakes) {
 
 // ---- on the page ---------------------------------------------------------------------------------------------------
 
-/** What the right code has instead of an entry that only the code without the mask computes. */
+/**
+ * What the right code has instead of an entry that only the code without the mask computes.
+ * @type {Object<string, string>}
+ */
 const INSTEAD = {
   S: "the right score is −∞", P: "the right weight is 0", dS: "the right gradient is 0",
   dP: "the right code multiplies it by a weight of 0, so it is not shown",
 };
 
-/** @param {object} account  the right one  @param {function} link  as for showAccount */
+/** @param {Element} box  @param {Account} account  the right one  @param {Link} link */
 function putMistakenAccount(box, account, link) {
   const { quantity, index, bindings } = account, mistaken = mistakenAccountOf(account, state.mistakes);
   put(box, "h3", {}, "How the wrong number comes about");
@@ -69,10 +75,16 @@ function putMistakenAccount(box, account, link) {
   putBothSums(box, account, mistaken, link);
 }
 
-/** One row for each product, with its value in both sums; of a softmax, for each exponential. */
+/** @template T  @typedef {{right?: T, wrong?: T}} Both */
+
+/**
+ * One row for each product, with its value in both sums; of a softmax, for each exponential.
+ * @param {Element} box  @param {Account} account  @param {Mistaken} mistaken  @param {Link} link
+ */
 function putBothSums(box, account, mistaken, link) {
   const { quantity, index } = account, isSoftmax = quantity.kind === "share", isMasked = quantity.isMaskedAt(index);
-  const table = put(box, "table", { class: "terms both" }), columns = isMasked ? ["wrong"] : ["right", "wrong"];
+  const table = put(box, "table", { class: "terms both" });
+  const /** @type {("right"|"wrong")[]} */ columns = isMasked ? ["wrong"] : ["right", "wrong"];
   put(table, "caption", {}, isSoftmax ? "exponentials e^x in the row, over the largest" : "products");
   const head = put(put(table, "thead"), "tr");
   for (const title of [isSoftmax ? "exponent x" : "factors", ...columns]) put(head, "th", { scope: "col" }, title);
@@ -83,10 +95,11 @@ function putBothSums(box, account, mistaken, link) {
     for (const column of columns) {
       const value = pair[column]?.value, cell = put(row, "td", { class: "number" });
       cell.textContent = value === undefined ? "–" : formatAligned(value, 5);
-      if (value !== undefined) cell.setAttribute(`data-${column}-term`, value);
+      if (value !== undefined) cell.setAttribute(`data-${column}-term`, String(value));
     }
   });
   const foot = put(table, "tfoot");
+  /** @type {(putLabel: (cell: Element) => void, sums: Both<number>, key: string) => void} */
   const putFoot = (putLabel, sums, key) => {
     const row = put(foot, "tr");
     putLabel(put(row, "th", { scope: "row" }));
@@ -102,12 +115,16 @@ function putBothSums(box, account, mistaken, link) {
   limitRows(box, table, rows.length);
 }
 
-/** Pairs the products of the same entries; a constant that only one of them has does not matter. */
+/**
+ * Pairs the products of the same entries; a constant that only one of them has does not matter.
+ * @param {Part[]} right  @param {Part[]} wrong
+ */
 function pairParts(right, wrong) {
-  const keyOf = ({ sign, factors }) =>
+  const keyOf = (/** @type {Part} */ { sign, factors }) =>
     [sign, ...factors.filter(({ name }) => !isConstant(name)).map(formatEntry)].join(" ");
-  const pairs = new Map(right.map(part => [keyOf(part), { right: part }]));
+  const /** @type {Map<string, Both<Part>>} */ pairs = new Map(right.map(part => [keyOf(part), { right: part }]));
   for (const part of wrong) pairs.set(keyOf(part), { ...pairs.get(keyOf(part)), wrong: part });
+  /** @type {(pair: Both<Part>) => number} */
   const sizeOf = ({ right, wrong }) => Math.max(Math.abs(right?.value ?? 0), Math.abs(wrong?.value ?? 0));
   return [...pairs.values()].sort((one, other) => sizeOf(other) - sizeOf(one));
 }

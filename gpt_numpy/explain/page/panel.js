@@ -4,7 +4,10 @@
 const MAX_TERMS = 24; // before a click on "Show all"
 const MAX_USES = 6; // listed for each quantity
 
-/** `link` returns the address that opens an entry and leaves the rest of the page as it is. */
+/** @typedef {(entry: Entry) => string} Link  the address that opens it, and leaves the rest of the page as it is */
+/** @typedef {(box: Element, account: Account, link?: Link) => void} PutPart  of the account */
+
+/** @type {(entry: Entry, trail: Entry[], link: Link) => Account} */
 function showAccount(entry, trail, link) {
   const box = byId("account");
   box.hidden = !entry;
@@ -31,7 +34,10 @@ function showAccount(entry, trail, link) {
   return account;
 }
 
-/** Of an entry above the diagonal, which only the code without the mask has. */
+/**
+ * Of an entry above the diagonal, which only the code without the mask has.
+ * @type {(box: Element, entry: Entry, account: Account, link: Link) => Account}
+ */
 function putMaskedAccount(box, entry, account, link) {
   putHeading(box, entry, { ...account, value: ofBrokenCode.at(entry.name, entry.index) });
   put(box, "p", { class: "note mistake" }, "Only the code that forgets the mask has this number: position " +
@@ -42,6 +48,7 @@ function putMaskedAccount(box, entry, account, link) {
   return account;
 }
 
+/** @param {Element} parent  @param {Entry} entry  @param {Link} link  @param {string} text */
 function putLink(parent, entry, link, text = null) {
   const label = text ? `${formatEntry(entry)}: ${text}` : formatEntry(entry);
   const anchor = put(parent, "a", { href: link(entry), "aria-label": label });
@@ -51,6 +58,7 @@ function putLink(parent, entry, link, text = null) {
 
 // ---- heading -------------------------------------------------------------------------------------------------------
 
+/** @type {(box: Element, entry: Entry, trail: Entry[], link: Link) => void} */
 function putTrail(box, entry, trail, link) {
   const bar = put(box, "div", { class: "bar" }), nav = put(bar, "nav", { "aria-label": "entries visited" });
   const list = put(nav, "ol");
@@ -62,6 +70,7 @@ function putTrail(box, entry, trail, link) {
   close.onclick = () => closeAccount();
 }
 
+/** @type {(box: Element, entry: Entry, account: Account) => void} */
 function putHeading(box, entry, { quantity, index, value }) {
   const label = value === undefined ? formatEntry(entry) : `${formatEntry(entry)} = ${formatRounded(value)}`;
   const heading = put(box, "h2", { id: "entry", tabindex: -1, "aria-label": label });
@@ -77,26 +86,33 @@ function putHeading(box, entry, { quantity, index, value }) {
   if (position) put(meaning, "span", { class: "quiet" }, ` ${position}.`);
 }
 
+/** @type {(text: string) => string} */
 const toSentence = text => // a name such as dX stays as it is
   (/^d?[A-Z]/.test(text) ? text[0] : text[0].toUpperCase()) + text.slice(1) + (/[.?!]$/.test(text) ? "" : ".");
 
-/** For example: “e” at 3 attends to “o” at 1. Or: This entry: position 3, “e”; channel 5. */
+/**
+ * For example: “e” at 3 attends to “o” at 1. Or: This entry: position 3, “e”; channel 5.
+ * @param {Quantity} quantity  @param {number[]} index
+ */
 function describePosition({ hasMask, indices }, index) {
   const labels = index.map((n, axis) => labelOf(indices[axis], n));
   if (hasMask) return `“${labels[0]}” at ${index[0]} attends to “${labels[1]}” at ${index[1]}`;
   const parts = index.map((n, axis) => {
     if (POSITIONS.includes(indices[axis])) return `position ${n}, “${labels[axis]}”`;
+    /** @type {Object<string, string>} */
     const units = { d: "channel # of the head", m: "channel #", u: "hidden unit # of the MLP", v: "token #" };
-    return units[indices[axis]].replace("#", n) + (labels[axis] && `, “${labels[axis]}”`);
+    return units[indices[axis]].replace("#", String(n)) + (labels[axis] && `, “${labels[axis]}”`);
   });
   return parts.length ? `This entry: ${parts.join("; ")}` : "";
 }
 
+/** @type {PutPart} */
 function putMissingNote(box, { quantity }) {
   const text = `The numbers of ${quantity.name} did not fit on this page.`;
   put(box, "p", { class: "note" }, `${text} The command below prints this one in a terminal.`);
 }
 
+/** @type {typeof putHeading} */
 function putMistakeNote(box, entry, { quantity, index, value }) {
   const wrongValue = overrides.get(entry.name).numbers[quantity.flatIndex(index)];
   const note = put(box, "dl", { class: "note mistake" });
@@ -106,7 +122,10 @@ function putMistakeNote(box, entry, { quantity, index, value }) {
   }
 }
 
-/** For a gradient: the entries that lead on to the loss, always through the largest product. */
+/**
+ * For a gradient: the entries that lead on to the loss, always through the largest product.
+ * @type {(box: Element, entry: Entry, link: Link) => any}
+ */
 function putWayToLoss(box, entry, link) {
   const way = wayToLoss(entry);
   if (!way.length) return;
@@ -119,6 +138,7 @@ function putWayToLoss(box, entry, link) {
 
 // ---- how it is computed --------------------------------------------------------------------------------------------
 
+/** @type {PutPart} */
 function putDerivation(box, account, link) {
   const { quantity, bindings, index, parts, isMissing } = account;
   const isWrong = isWrongEntry({ name: quantity.name, index });
@@ -140,11 +160,15 @@ function putDerivation(box, account, link) {
   putElsewhere(box, account);
 }
 
-/** Links to the layers and heads that an entry comes from, or goes on to, outside the one that is shown. */
+/**
+ * Links to the layers and heads that an entry comes from, or goes on to, outside the one that is shown.
+ * @type {PutPart}
+ */
 function putElsewhere(box, { quantity: { name }, index }) {
   if (!isLiving) return;
   const [, kind, number] = /(attn|mlp)(\d+)$/.exec(name) ?? [], layer = Number(number);
-  const links = [];
+  const /** @type {[text: string, entry: Entry, changes: Partial<State>][]} */ links = [];
+  /** @type {(text: string, entry: Entry, changes: Partial<State>) => number} */
   const add = (text, entry, changes) => links.push([text, entry, changes]);
   if (name.endsWith("_others")) {
     const of = name.startsWith("d") ? "dQ" : "O";
@@ -163,7 +187,10 @@ function putElsewhere(box, { quantity: { name }, index }) {
   line.append(".");
 }
 
-/** Where dZ comes from: without this line no way would lead from a gradient to the loss that it is of. */
+/**
+ * Where dZ comes from: without this line no way would lead from a gradient to the loss that it is of.
+ * @type {PutPart}
+ */
 function putLossNote(box, { bindings: { i } }, link) {
   const note = put(box, "p", {}, "It is the gradient of the loss ");
   putLink(note, { name: "L", index: [] }, link);
@@ -173,7 +200,10 @@ function putLossNote(box, { bindings: { i } }, link) {
   note.append("Log and softmax cancel, and what is left of both is the probability minus the target.");
 }
 
-/** The formula with numbers for all entries; of more than four terms, the three largest. */
+/**
+ * The formula with numbers for all entries; of more than four terms, the three largest.
+ * @type {(line: Element, entry: LeftSide, account: Account) => void}
+ */
 function putNumericLine(line, entry, { quantity, index, parts, formula }) {
   const shown = parts.slice(0, parts.length > 4 ? 3 : 4), isSoftmax = quantity.kind === "share";
   const math = putMath(line);
@@ -189,6 +219,7 @@ function putNumericLine(line, entry, { quantity, index, parts, formula }) {
   putNumber(math, formula, 6);
 }
 
+/** @param {Element} row  @param {Part} part  @param {number} n  @param {boolean} isExponent */
 function putTermNumbers(row, { sign, factors }, n, isExponent) {
   if (n || sign < 0) putSign(row, sign < 0 ? "−" : "+");
   if (isExponent) return putNumber(putPower(row, "e"), factors[0].value);
@@ -198,6 +229,7 @@ function putTermNumbers(row, { sign, factors }, n, isExponent) {
   });
 }
 
+/** @param {Element} row  @param {number} value  @param {boolean} needsParentheses */
 function putFactor(row, value, needsParentheses) {
   if (value >= 0 || !needsParentheses) return putNumber(row, value);
   row.append("(");
@@ -205,6 +237,7 @@ function putFactor(row, value, needsParentheses) {
   row.append(")");
 }
 
+/** @type {PutPart} */
 function putArguments(box, account, link) {
   const list = put(box, "ul", { class: "arguments" });
   for (const { name, index, isWholeRow } of argumentsOf(account)) {
@@ -214,6 +247,7 @@ function putArguments(box, account, link) {
   }
 }
 
+/** @type {PutPart} */
 function putTerms(box, { quantity, parts, total, isMissing }, link) {
   const table = put(box, "table", { class: "terms" }), isSoftmax = quantity.kind === "share";
   const terms = pluralize(parts.length, isSoftmax ? "exponential" : "product") + (isSoftmax ? " in the row" : "");
@@ -231,7 +265,10 @@ function putTerms(box, { quantity, parts, total, isMissing }, link) {
   limitRows(box, table, parts.length);
 }
 
-/** A button for the rows of a long table that are hidden at first. */
+/**
+ * A button for the rows of a long table that are hidden at first.
+ * @param {Element} box  @param {Element} table  @param {number} count
+ */
 function limitRows(box, table, count) {
   if (count <= MAX_TERMS) return;
   const more = put(box, "button", { type: "button" }, `Show all ${count}`);
@@ -241,6 +278,7 @@ function limitRows(box, table, count) {
   };
 }
 
+/** @type {(body: Element, part: Part, running: number, n: number, link: Link) => void} */
 function putTerm(body, part, running, n, link) {
   const row = put(body, "tr", { "data-term": part.value, class: n < MAX_TERMS ? "" : "more" });
   putFactors(row, part, link);
@@ -248,7 +286,10 @@ function putTerm(body, part, running, n, link) {
     put(row, "td", { class: "number" }, formatAligned(value));
 }
 
-/** `isWithMistake`: under the right value of each factor also the one that the broken code multiplies by. */
+/**
+ * `isWithMistake`: under the right value of each factor also the one that the broken code multiplies by.
+ * @param {Element} row  @param {Part} part  @param {Link} link
+ */
 function putFactors(row, part, link, isWithMistake = false) {
   const cell = put(row, "td", { class: "factors" });
   if (part.sign < 0) put(cell, "span", { class: "sign" }, "−");
@@ -266,7 +307,10 @@ function putFactors(row, part, link, isWithMistake = false) {
 
 // ---- four ways, and uses -------------------------------------------------------------------------------------------
 
-/** All four at a glance in the line of `marks`, and as a table. On a page with the model the difference comes later. */
+/**
+ * All four at a glance in the line of `marks`, and as a table. On a page with the model the difference comes later.
+ * @type {(box: Element, marks: Element, account: Account) => void}
+ */
 function putWays(box, marks, account) {
   fillWays(box, marks, account);
   const entry = { name: account.quantity.name, index: account.index };
@@ -275,6 +319,7 @@ function putWays(box, marks, account) {
   });
 }
 
+/** @type {(box: Element, marks: Element, account: Account, slope?: number) => void} */
 function fillWays(box, marks, account, slope) {
   const ways = fourWays(account, slope), compared = ways.filter(({ value }) => value !== undefined);
   box.replaceChildren();
@@ -307,17 +352,22 @@ function fillWays(box, marks, account, slope) {
   if (isLiving && slope !== undefined && slope !== null) putMeasureAll(box, account.quantity);
 }
 
+/** @param {Element} marks  @param {Way} way */
 function putMark(marks, { label, value, isWrong, isAgreed }) {
   const sign = isWrong ? "✗" : value !== undefined || isAgreed ? "✓" : "–";
   put(marks, "span", { class: isWrong ? "wrong" : sign === "✓" ? "" : "quiet" }, `${sign} ${label}`);
 }
 
-/** Takes the difference of the loss for every entry of a gradient, which takes two passes of the model each. */
+/**
+ * Takes the difference of the loss for every entry of a gradient, which takes two passes of the model each.
+ * @param {Element} box  @param {Quantity} quantity
+ */
 function putMeasureAll(box, quantity) {
   const line = put(box, "p"), count = quantity.numbers.length;
   const button = put(line, "button", { type: "button" }, `Measure all ${formatCount(count)} entries`);
   button.onclick = async () => {
-    const report = text => line.replaceChildren(text);
+    const report = (/** @type {string} */ text) => line.replaceChildren(text);
+    /** @type {(done: number, all: number) => void} */
     const progress = (done, all) => report(`${done} of ${all} measured …`);
     const { slopes, formulas } = await measureAll(quantity, progress, () => line.isConnected);
     const error = slopes.reduce((most, x, n) => Math.max(most, Math.abs(x - formulas[n])), 0);
@@ -326,6 +376,7 @@ function putMeasureAll(box, quantity) {
   };
 }
 
+/** @type {typeof putWayToLoss} */
 function putUses(box, entry, link) {
   const uses = usesOf(entry);
   put(box, "h3", {}, "Where it is used");

@@ -1,6 +1,7 @@
 // The picture: the matrices of the head in one band, each with its gradient under it, with arrows between them; what
 // stands before and after the head; the weights; and all other quantities by sublayer, drawn when they are opened.
 
+/** @type {Object<string, number[]>} */
 const PLACES = { // column, row and row span of each matrix, whose gradient stands in the same place, under it
   Q: [1, 1], K: [1, 2], S: [2, 1, 2], P: [3, 1, 2], O: [4, 1], V: [4, 2], Z: [5, 1], p: [5, 2],
 };
@@ -10,11 +11,13 @@ const ARROWS = [ // those with a star skip matrices, and are dashed
   "Q S", "K S", "S P", "P O", "V O", "O Z *", "Z p",
   "dZ dO *", "dO dP", "dO dV", "dP dS", "dS dQ", "dS dK",
 ];
+/** @type {Object<string, string>} */
 const NAMES = { // in a word or two, beside the letter
   Q: "queries", K: "keys", V: "values", S: "scores", P: "weights", O: "output", Z: "logits", p: "probabilities",
   l: "loss of each position", L: "loss", next: "next token", q: "what the teacher expects", R: "residual stream",
   X: "input", Y: "added to the stream", N_f: "input of lm_head",
 };
+/** @type {Object<string, string>} */
 const MEANINGS = { // in a few words, under the title; the full meaning is in the tip of the title
   Q: "what i looks for", K: "what j offers", V: "what j passes on", S: "how well key j matches query i",
   P: "share of value j in output i", O: "mean of the values", Z: "a score per token", p: "softmax of the logits",
@@ -24,14 +27,12 @@ const MEANINGS = { // in a few words, under the title; the full meaning is in th
 const WEIGHTS = ["q", "k", "v", "o"].flatMap(name => [`W_${name}`, `b_${name}`]);
 const SUBLAYER = /_(attn|mlp)(\d+)$/;
 
-const columnsOf = name => quantities.get(name)?.cols ?? 0;
-
-/** `open` is called with the entry to open. */
+/** @param {Open} open */
 function drawPicture(open) {
   views.clear();
   for (const id of ["around", "loss", "weights", "chips"]) byId(id).replaceChildren();
-  for (const cell of document.querySelectorAll(".cell")) cell.remove();
-  const flow = byId("flow"), addView = (parent, name) => {
+  for (const cell of findAll(".cell")) cell.remove();
+  const flow = byId("flow"), addView = (/** @type {Element} */ parent, /** @type {string} */ name) => {
     const maxHeight = LARGE.includes(name) ? 400 : 96; // pixels, from which on a matrix scrolls
     if (quantities.has(name)) views.set(name, new MatrixView(parent, quantities.get(name), { open, maxHeight }));
   };
@@ -57,8 +58,8 @@ function drawPicture(open) {
 
 const narrow = matchMedia("(max-width: 55.99rem)");
 
-/** The first matrix of each place, those of the page. */
-const placesOf = () => Array.from(document.querySelectorAll(".cell figure:first-child"), one => one.dataset.figure);
+/** The first matrix of each place, those of the page. @type {() => string[]} */
+const placesOf = () => Array.from(findAll(".cell figure:first-child"), one => one.dataset.figure);
 
 /** A map of the head: each chip shows a matrix with its gradient. The other parts of the page are closed. */
 function putChips() {
@@ -67,7 +68,7 @@ function putChips() {
     putSymbol(putMath(chip), name);
     chip.onclick = () => choosePair(name);
   }
-  for (const part of document.querySelectorAll(".part:not([data-ready])")) {
+  for (const part of findAll(".part:not([data-ready])")) {
     part.open = !narrow.matches;
     part.ontoggle = () => layoutAll();
     part.dataset.ready = "";
@@ -75,21 +76,22 @@ function putChips() {
   choosePair("S", false);
 }
 
-/** `name`: of a matrix or a gradient of the picture; others leave the choice as it is. */
+/** `name`: of a matrix or a gradient of the picture; others leave the choice as it is. @param {string} name */
 function choosePair(name, isLaidOut = true) {
   const cell = views.get(name)?.figure.closest(".cell");
   if (!cell) return;
-  for (const one of document.querySelectorAll(".cell")) one.classList.toggle("chosen", one === cell);
+  for (const one of findAll(".cell")) one.classList.toggle("chosen", one === cell);
   const pair = placesOf().find(place => views.get(place)?.figure.closest(".cell") === cell);
-  for (const chip of document.querySelectorAll("[data-chip]"))
+  for (const chip of findAll("[data-chip]"))
     chip.setAttribute("aria-pressed", String(chip.dataset.chip === pair));
   if (isLaidOut && narrow.matches) layoutAll();
 }
 
 // ---- all other quantities, by sublayer -----------------------------------------------------------------------------
 
+/** @param {Open} open */
 function putSublayers(open) {
-  const opened = Array.from(document.querySelectorAll("#sublayers details[open] h3"), one => one.textContent);
+  const opened = Array.from(findAll("#sublayers details[open] h3"), one => one.textContent);
   byId("sublayers").replaceChildren();
   byId("sublayers").parentElement.hidden = !groupQuantities().size;
   for (const [title, names] of groupQuantities()) {
@@ -110,9 +112,13 @@ function putSublayers(open) {
   }
 }
 
+/** The names under each title. @returns {Map<string, string[]>} */
 function groupQuantities() {
-  const groups = new Map(), add = (title, name) => groups.set(title, [...groups.get(title) ?? [], name]);
+  const groups = new Map();
+  /** @type {(title: string, name: string) => any} */
+  const add = (title, name) => groups.set(title, [...groups.get(title) ?? [], name]);
   const rest = [...quantities.keys()].filter(name => !views.has(name));
+  /** @type {(group: string, title: string) => void} */
   const addGroup = (group, title) => rest.filter(name => groupOf(name) === group).forEach(name => add(title, name));
   addGroup("before", "Before X: the stream and its layer norm");
   addGroup("heads", "The other heads");
@@ -125,15 +131,17 @@ function groupQuantities() {
   return groups;
 }
 
+/** @param {string} name */
 function groupOf(name) {
   if (name.endsWith("_others")) return "heads";
   if (SUBLAYER.test(name) && depthOf(name) > 2 * scene.layer) return name;
   return /_f$|^W_lm$/.test(name) ? "end" : "before";
 }
 
+/** @param {string} name */
 function depthOf(name) {
   const [, kind, layer] = SUBLAYER.exec(name);
-  return 2 * layer + (kind === "mlp" ? 1 : 0);
+  return 2 * Number(layer) + (kind === "mlp" ? 1 : 0);
 }
 
 // ---- layout and arrows ---------------------------------------------------------------------------------------------
@@ -156,28 +164,30 @@ function layoutAll() {
     const height = LARGE.includes(view.quantity.name) ? large : low;
     view.layout(isInFlow ? height : undefined, widths.get(view));
   }
-  for (const canvas of document.querySelectorAll(".ramp")) paintRamp(canvas, canvas.dataset.ramp);
+  for (const canvas of findAll(".ramp")) paintRamp(canvas, canvas.dataset.ramp);
   layoutSideBySide();
   drawArrows();
 }
 
 function drawArrows() {
   const flow = byId("flow"), svg = flow.querySelector("svg"), origin = flow.getBoundingClientRect();
-  svg.querySelectorAll(":scope > path").forEach(path => path.remove());
-  const boxOf = name => {
+  for (const path of svg.querySelectorAll(":scope > path")) path.remove();
+  const boxOf = (/** @type {string} */ name) => {
     const { grid, box = grid } = views.get(name), { right, top, bottom } = box.getBoundingClientRect();
     const left = grid.getBoundingClientRect().left - origin.left; // includes the row labels
     return { left, right: right - origin.left, top: top - origin.top, bottom: bottom - origin.top };
   };
   const arrows = ARROWS.map(arrow => arrow.split(" ")).filter(([from, to]) => views.has(from) && views.has(to));
-  const paths = arrows.map(([from, to]) => arrowPath(from, to, boxOf(from), boxOf(to), origin.width));
+  const paths = arrows.map(([from, to]) => arrowPath(boxOf(from), boxOf(to), origin.width));
   arrows.forEach(([,, mark], n) =>
     put(svg, "path", { d: paths[n], class: mark ? "dashed" : "", "marker-end": "url(#arrowhead)" }));
 }
 
-/** A curve between columns, an arc within one. */
-function arrowPath(from, to, start, end, width) {
-  const middle = ({ top, bottom }) => (top + bottom) / 2, y = middle(start), y2 = middle(end);
+/** @typedef {{left: number, right: number, top: number, bottom: number}} Box */
+
+/** A curve between columns, an arc within one. @param {Box} start  @param {Box} end  @param {number} width */
+function arrowPath(start, end, width) {
+  const middle = (/** @type {Box} */ { top, bottom }) => (top + bottom) / 2, y = middle(start), y2 = middle(end);
   if (Math.abs(start.left - end.left) < 30) { // in the same column
     const isLeft = start.left < width / 2;
     const x = isLeft ? Math.min(start.left, end.left) - 3 : Math.max(start.right, end.right) + 3;

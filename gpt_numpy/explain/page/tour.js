@@ -1,6 +1,11 @@
 // The tour: the backward pass in its order, at each stop one sentence, what is known and what is computed, and one entry
 // worked out in numbers; at the end, questions.
 
+/**
+ * @typedef {{title: string, text: string, known: string[], computed: string[], forward: string[], isQuestions?: boolean
+ * }} Stop  known, computed: the matrices marked so; forward: those whose formula is shown first
+ */
+/** @type {Stop[]} */
 const STOPS = [
   {
     title: "Start at the loss", known: ["p", "next", "q"], computed: ["dZ"], forward: ["p", "l", ...data.ofLoss],
@@ -51,6 +56,7 @@ const STOPS = [
   },
 ].filter(({ known, computed }) => isOnPage(known[0]) && isOnPage(computed[0]));
 
+/** @param {number} number  from 1; 0 ends the tour  @param {Navigate} navigate */
 function showStop(number, navigate) {
   const box = byId("tour"), stop = STOPS[number - 1];
   box.hidden = !stop;
@@ -73,8 +79,10 @@ function showStop(number, navigate) {
   putWorkedEntry(columns, stop.computed.at(-1).startsWith("db") ? stop.computed[0] : stop.computed.at(-1));
 }
 
+/** @param {Element} parent  @param {number} number  @param {Navigate} navigate */
 function putButtons(parent, number, navigate) {
   const row = put(parent, "span", { class: "buttons" });
+  /** @type {(text: string, label: string, to: number) => void} */
   const putButton = (text, label, to) => {
     const button = put(row, "button", { type: "button", "aria-label": label }, text);
     button.disabled = to < 1 || to > STOPS.length;
@@ -88,6 +96,7 @@ function putButtons(parent, number, navigate) {
   putButton("→", "next stop", number + 1);
 }
 
+/** @param {Element} parent  @param {string} title  @param {string[]} names */
 function putFormulas(parent, title, names) {
   const box = put(parent, "div");
   put(box, "span", { class: "quiet" }, title);
@@ -95,7 +104,7 @@ function putFormulas(parent, title, names) {
     putFormula(put(box, "div"), quantity, quantity.formula);
 }
 
-/** The largest entry of a matrix, with its formula in numbers. */
+/** The largest entry of a matrix, with its formula in numbers. @param {Element} parent  @param {string} name */
 function putWorkedEntry(parent, name) {
   const quantity = quantities.get(name);
   if (!quantity?.numbers) return;
@@ -106,6 +115,7 @@ function putWorkedEntry(parent, name) {
   if (!account.isMissing) putNumericLine(put(box, "div"), { name, indices: entry.index }, account);
 }
 
+/** @param {Quantity} quantity */
 function indexOfLargest(quantity) {
   const place = quantity.numbers.findIndex(x => Math.abs(x) === quantity.largest);
   return quantity.indexOf(Math.floor(place / quantity.cols), place % quantity.cols);
@@ -113,10 +123,11 @@ function indexOfLargest(quantity) {
 
 // ---- questions -----------------------------------------------------------------------------------------------------
 
+/** @param {Element} box */
 function putQuestions(box) {
   const dS = quantities.get("dS"), P = quantities.get("P"), dP = quantities.get("dP"), [i, j] = indexOfLargest(dS);
   const value = dS.at([i, j]), mean = sumOf(Array.from({ length: i + 1 }, (_, k) => P.at([i, k]) * dP.at([i, k])));
-  const show = number => formatRounded(number, 3), at = `[${i},${j}]`;
+  const show = (/** @type {number} */ x) => formatRounded(x, 3), at = `[${i},${j}]`;
   putQuestion(box, `dP${at} is ${show(dP.at([i, j]))}, and the weighted mean of its row is ${show(mean)}. ` +
     `Which sign has dS${at}?`,
     ["positive", "0", "negative"], value > 0 ? 0 : value < 0 ? 2 : 1,
@@ -128,6 +139,7 @@ function putQuestions(box) {
     `dS${at} is ${value > 0 ? "positive: less" : "negative: more"} attention to position ${j} lowers the loss.`);
 }
 
+/** @type {(box: Element, question: string, answers: string[], right: number, why: string) => Element} */
 function putQuestion(box, question, answers, right, why) {
   const group = put(box, "div", { role: "group", "aria-label": question }), line = put(group, "p", {}, question);
   const buttons = answers.map(text => put(group, "button", { type: "button" }, text));
@@ -136,15 +148,19 @@ function putQuestion(box, question, answers, right, why) {
     button.onclick = () => {
       for (const one of buttons) one.setAttribute("aria-pressed", String(one === button));
       verdict.textContent = `${n === right ? "Yes." : "No."} ${why}`;
-      verdict.dataset.isRight = n === right;
+      verdict.dataset.isRight = String(n === right);
     };
   });
   return line;
 }
 
-/** Shows the role of a matrix at a stop as a badge; the style sheet dims matrices without a role. */
+/**
+ * Shows the role of a matrix at a stop as a badge; the style sheet dims matrices without a role.
+ * @param {MatrixView} view  @param {Stop} stop
+ */
 function markView(view, stop) {
-  const { name } = view.quantity, role = ["computed", "known"].find(key => stop?.[key].includes(name)) ?? "";
+  const { name } = view.quantity;
+  const role = stop?.computed.includes(name) ? "computed" : stop?.known.includes(name) ? "known" : "";
   view.figure.dataset.role = role;
   view.badge.textContent = role;
 }

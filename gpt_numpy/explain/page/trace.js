@@ -1,14 +1,17 @@
 // The numbers of the quantities that formulas.py names, for one head of one layer: where each is in a pass of model.js.
 
 const HEAD_VALUES = ["Q", "K", "V", "S", "P", "O"]; // what is kept of every head
+/** @type {Object<string, string>} */
 const ATTENTION_VALUES = {
   R: "R_attn", mean: "mean_attn", var: "var_attn", r: "r_attn", n: "n_attn", X: "N_attn", Y: "Y_attn",
 };
 
 /**
- * { name, isParameter, axis, first }: where a quantity is, such as W_q in the rows of c_attn from `first` on. The values
- * of a pass have the names of forward.py, those of a head with its number: P0.3 is head 3 of layer 0.
+ * Where a quantity is, such as W_q in the rows of c_attn from `first` on; without an axis, it is all of this matrix.
+ * @typedef {{name: string, isParameter?: boolean, axis?: "rows"|"cols", first?: number}} Place
  */
+
+/** @param {Config} config  @param {string} quantity  @param {number} layer  @param {number} head  @returns {Place} */
 function placeOf({ width, heads }, quantity, layer, head) {
   if (HEAD_VALUES.includes(quantity)) return { name: `${quantity}${layer}.${head}` };
   if (quantity in ATTENTION_VALUES) return { name: ATTENTION_VALUES[quantity] + layer };
@@ -17,6 +20,7 @@ function placeOf({ width, heads }, quantity, layer, head) {
   if (!kind) return { name: quantity };
   const [, sub, n] = /^([a-z]+)(\d+)$/.exec(suffix) ?? [], first = head * width / heads, attn = `blocks.${layer}.attn`;
   const type = kind === "b" ? "bias" : "weight";
+  /** @type {(module: string, axis?: "rows"|"cols", first?: number) => Place} */
   const parameter = (module, axis, first = 0) => ({ name: `${module}.${type}`, isParameter: true, axis, first });
   if (part) return parameter(`blocks.${n}.mlp.${part === "1" ? "c_fc" : "c_proj"}`);
   if (suffix === "o") return kind === "W" ? parameter(`${attn}.c_proj`, "cols", first) : parameter(`${attn}.c_proj`);
@@ -27,28 +31,31 @@ function placeOf({ width, heads }, quantity, layer, head) {
 
 /**
  * The numbers of a quantity, from a pass and its gradients.
- * @param {object} model  { config, weights }
- * @param {object} found  { ids, targets, pass, gradients }, of passOf
+ * @param {Model} model
+ * @param {TextPass} found
  * @param {string} quantity  a name of formulas.py
+ * @param {number} layer  @param {number} head
  * @returns {Float64Array|undefined}  undefined if they do not have it
  */
 function numbersOf(model, { ids, targets, pass, gradients }, quantity, layer, head) {
   const { config, weights } = model, T = ids.length, D = config.width / config.heads;
+  /** @type {(one: (head: number) => Matrix) => Matrix} */
   const others = one => addMatrices(...[...Array(config.heads).keys()].filter(h => h !== head).map(one));
+  /** @type {Object<string, () => Matrix|Float64Array>} */
   const special = {
     L: () => Float64Array.of(pass.L),
     next: () => fillMatrix(T, config.vocabulary, (i, v) => v === targets[i] ? 1 : 0),
     pos: () => rowsOf(weights["pos_emb.weight"], 0, T),
-    Y_others: () => others(h => matmul(pass.values[`O${layer}.${h}`],
+    Y_others: () => others(h => matmul(/** @type {Matrix} */ (pass.values[`O${layer}.${h}`]),
       transpose(headWeights(weights, config, layer, h).W_o))),
     dX_others: () => others(h => gradients[`X${layer}.${h}`]),
   };
   const isGradient = quantity.startsWith("d"), of = isGradient ? quantity.slice(1) : quantity;
   const { name, isParameter, axis, first } = placeOf(config, of, layer, head);
   const whole = special[quantity]?.() ?? (isGradient ? gradients : isParameter ? weights : pass.values)[name];
-  if (!axis) return ArrayBuffer.isView(whole) ? whole : whole?.values;
-  const isRow = axis === "cols" || whole.rows === 1; // a bias is a row
-  return (isRow ? colsOf(whole, first, D) : rowsOf(whole, first, D)).values;
+  if (!axis) return whole instanceof Float64Array ? whole : whole?.values;
+  const all = /** @type {Matrix} */ (whole), isRow = axis === "cols" || all.rows === 1; // a bias is a row
+  return (isRow ? colsOf(all, first, D) : rowsOf(all, first, D)).values;
 }
 
 /**
@@ -65,7 +72,7 @@ function digestOf(numbers) {
   return found;
 }
 
-/** A number from -1 to 1 that looks random, the same as in page.py. */
+/** A number from -1 to 1 that looks random, the same as in living.py. @type {(n: number, seed: number) => number} */
 function directionAt(n, seed) {
   let bits = Math.imul(n + 1, 0x9e3779b1) ^ Math.imul(seed, 0x85ebca6b);
   bits = Math.imul(bits ^ bits >>> 15, 0x2c1b3c6d);
