@@ -39,7 +39,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "ops": Benchmark(ops.measure, "each operation forward and backward against torch's", TURNS),
     "overhead": Benchmark(overhead.measure, "what the tape adds to NumPy's calls", ""),
     "generate": Benchmark(
-        generate.measure, "characters per second, with and without the KV cache", "preset threads device " + TURNS
+        generate.measure,
+        "characters per second: one text, eight at once, and one without the KV cache",
+        "preset threads device " + TURNS,
     ),
     "memory": Benchmark(memory.measure, "peak memory by batch size and context", MODEL),
     "scaling": Benchmark(scaling.measure, "step time by batch size, context, width, layers, threads", MODEL + TURNS),

@@ -1,8 +1,9 @@
-"""Generation speed: characters per second of both engines, with the KV cache and without it.
+"""Generation speed: characters per second of both engines, for one text with the KV cache and without, and for eight.
 
-The prompt fills the context, so the window slides, by a quarter of the context at a time. Without the cache each token
-therefore processes the whole context at first, and 3/4 of it after each slide. All sample with the same seed and must
-generate the same text. gpt_numpy uses one thread, as it splits a batch by sequences and there is only one.
+One text: the prompt fills the context, so the window slides, by a quarter of the context at a time. Without the cache
+each token therefore processes the whole context at first, and 3/4 of it after each slide. gpt_numpy uses one thread, as
+it splits a batch by sequences and there is only one. Eight texts at once: the prompts fill half of the context, the
+answers the other half, as when answers are drawn for tuning. All must generate the same texts with the same seeds.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +14,14 @@ from numpy.typing import NDArray
 from bench.result import BLUE, Result, Row, bars, percent, times, whole
 from bench.settings import EAGER, NUMPY, Settings, batch
 from bench.timing import turns
+from gpt_numpy.workshop.data.tokenizer import CharTokenizer
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import RunFailed
 from gpt_numpy.workshop.generate import Sampling, generate
+from gpt_numpy.workshop.tune.rollouts import draw
 
-CACHED, ANEW = "with the cache", "without the cache"
+CACHED, EIGHT, ANEW = "with the cache", "eight texts at once", "without the cache"
+TEXTS = 8
 HOPS = 2  # slides of the window during generation with the cache
 
 
@@ -39,20 +43,26 @@ class Uncached:
 def measure(settings: Settings) -> Iterator[Result]:
     config = settings.config
     engines: dict[str, Engine] = {NUMPY: settings.numpy_engine(), EAGER: settings.torch_engine()}
-    prompt = batch(config, 1).windows()[0, :-1].tolist()
+    prompt, half = batch(config, 1).windows()[0, :-1].tolist(), max(1, config.block_size // 2)
+    prompts = batch(config, TEXTS).windows()[:, :half].tolist()
+    tokenizer = CharTokenizer(map(chr, range(config.vocab_size)))
     cached_length = HOPS * max(1, config.block_size // 4)
+    lengths = {
+        CACHED: cached_length,
+        EIGHT: half,
+        ANEW: cached_length // HOPS,
+    }  # one slide, from 3/4 of the context to all
 
-    def generation(engine: Any, length: int) -> Callable[[], list[int]]:
-        return lambda: list(generate(engine, prompt, length, Sampling(), seed=0))
+    def generation(engine: Engine, way: str) -> Callable[[], list[int]]:
+        if way == EIGHT:
+            return lambda: draw(engine, prompts, tokenizer, "", half, seed=0).targets.ravel().tolist()
+        reading: Any = engine if way == CACHED else Uncached(engine)
+        return lambda: list(generate(reading, prompt, lengths[way], Sampling(), seed=0))
 
-    lengths = {CACHED: cached_length, ANEW: cached_length // HOPS}  # one full slide, from 3/4 of the context to all
-    subjects = {
-        (name, way): generation(engine if way == CACHED else Uncached(engine), length)
-        for way, length in lengths.items()
-        for name, engine in engines.items()
-    }
-    texts = [work() for work in subjects.values()]
-    if any(text[: lengths[ANEW]] != texts[0][: lengths[ANEW]] for text in texts) or texts[0] != texts[1]:
+    subjects = {(name, way): generation(engine, way) for way in lengths for name, engine in engines.items()}
+    texts = {subject: work() for subject, work in subjects.items()}
+    same = all(texts[NUMPY, way] == texts[EAGER, way] for way in lengths)
+    if not same or texts[NUMPY, CACHED][: lengths[ANEW]] != texts[NUMPY, ANEW]:
         raise RunFailed("the engines, with and without the cache, did not generate the same text")
     by_name = {f"{name}, {way}": work for (name, way), work in subjects.items()}
     for count, timings in enumerate(turns(by_name, settings.repeat, settings.turn), 1):
@@ -60,7 +70,8 @@ def measure(settings: Settings) -> Iterator[Result]:
         for (name, way), timing in zip(subjects, timings.values(), strict=True):
             other = timings[f"{EAGER}, {way}"]
             rows.append({
-                "subject": name, "way": way, "characters/s": lengths[way] / timing.median, "spread": timing.spread,
+                "subject": name, "way": way, "spread": timing.spread,
+                "characters/s": lengths[way] * (TEXTS if way == EIGHT else 1) / timing.median,
                 "of torch's speed": other.over(timing), "label": f"{name}\n{way}", "seconds": timing.seconds,
             })  # fmt: skip
         speeds = {(row["subject"], row["way"]): row["characters/s"] for row in rows}

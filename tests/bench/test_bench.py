@@ -22,6 +22,7 @@ from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.errors import RunFailed
 from gpt_numpy.workshop.params import initial_weights
 from gpt_numpy.workshop.recipes import PRESETS, Preset, Recipe
+from gpt_numpy.workshop.tune.rollouts import draw
 from gpt_torch.engine import Engine as TorchEngine
 from minitensor import tensor
 from minitensor.core import OPS
@@ -196,7 +197,7 @@ def test_sentence_names_the_faster_blas() -> None:
 
 def twice_as_slow(subjects: dict[str, Any], repeat: int, least: float) -> Iterator[dict[str, Times]]:
     """Everything takes 2 seconds, except gpt_numpy: 1."""
-    ours = (NUMPY, f"{NUMPY}, {generate.CACHED}", f"{NUMPY}, {generate.ANEW}", "f", "b")
+    ours = (NUMPY, *(f"{NUMPY}, {way}" for way in (generate.CACHED, generate.EIGHT, generate.ANEW)), "f", "b")
     for turn in range(1, repeat + 1):
         yield {name: Times([1.0 if name in ours else 2.0] * turn) for name in subjects}
 
@@ -210,7 +211,7 @@ def test_ratios_of_time_and_speed_have_the_right_direction(tiny: None, monkeypat
         "gpt_numpy takes 0.50 times as long as gpt_torch (turn by turn 0.50 to 0.50, 2 turns).",
         "NumPy's BLAS and torch's multiply matrices equally fast on this machine.",
     ]
-    assert [row["of torch's speed"] for row in last(generate.measure(QUICK)).rows] == [2.0, 1.0, 2.0, 1.0]
+    assert [row["of torch's speed"] for row in last(generate.measure(QUICK)).rows] == [2.0, 1.0] * 3
     row = ops.compared(ops.SUBJECTS[-1], QUICK)
     assert (row["forward / torch's"], row["backward / torch's"]) == (0.5, 0.5)
 
@@ -241,8 +242,26 @@ def test_step(tiny: None) -> None:
 def test_generate(tiny: None) -> None:
     result = last(generate.measure(QUICK))
     assert [(row["subject"], row["way"]) for row in result.rows] == [
-        (name, way) for way in (generate.CACHED, generate.ANEW) for name in (NUMPY, EAGER)
+        (name, way) for way in (generate.CACHED, generate.EIGHT, generate.ANEW) for name in (NUMPY, EAGER)
     ]
+
+
+def test_characters_of_all_texts_count(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the same time eight texts of 4 characters are eight times as many as one."""
+    monkeypatch.setattr(generate, "turns", twice_as_slow)
+    speeds = {row["way"]: row["characters/s"] for row in last(generate.measure(QUICK)).rows if row["subject"] == NUMPY}
+    assert speeds == {generate.CACHED: 4.0, generate.EIGHT: 32.0, generate.ANEW: 2.0}
+
+
+def test_differing_eighth_text_is_not_timed(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(engine: Any, *others: Any, **how: Any) -> Any:
+        answers = draw(engine, *others, **how)
+        answers.targets[-1, -1] += type(engine) is TorchEngine
+        return answers
+
+    monkeypatch.setattr(generate, "draw", drawn)
+    with pytest.raises(RunFailed, match="same text"):
+        last(generate.measure(QUICK))
 
 
 def test_where_accounts_for_all_time(tiny: None) -> None:
