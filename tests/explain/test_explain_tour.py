@@ -135,7 +135,9 @@ def test_projector_leaves_the_picture_its_whole_width(browser: Any, file: Path) 
         assert page.evaluate(CUT_OFF) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= 1440
         if "[" in state:
-            assert page.locator("#account").bounding_box()["y"] > 350
+            account = page.locator("#account").bounding_box()
+            assert account["y"] > 350
+            assert account["y"] + account["height"] == pytest.approx(900, abs=1)
     check_quiet(reader)
 
 
