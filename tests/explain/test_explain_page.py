@@ -247,6 +247,47 @@ def test_matrices_can_be_navigated_by_keyboard(reader: Reader) -> None:
 
 
 @in_detail
+def test_escape_closes_the_menu_before_the_entry(reader: Reader) -> None:
+    page = reader.page
+    reader.go("#dS[3,1]")
+    page.focus("#breaks-menu summary")
+    page.evaluate("document.querySelector('#breaks-menu').open = true")
+    page.focus("input[name=break][value=mask]")
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#breaks")
+    assert page.is_visible("#account")
+    assert page.evaluate("document.activeElement.matches('#breaks-menu summary')")
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#account")
+
+
+@in_detail
+def test_toolbar_stays_and_covers_nothing_that_a_link_leads_to(reader: Reader) -> None:
+    page = reader.page
+    for entry in ("dW_o[1,1]", "dS[3,1]", "db_o[2]", "Q[1,1]"):
+        reader.go(f"#{entry}")
+        toolbar = page.locator(".toolbar").bounding_box()
+        assert toolbar["y"] == 0
+        figure = page.locator(f"[data-figure={entry.partition('[')[0]}]").bounding_box()
+        assert figure["y"] >= toolbar["height"]
+    assert page.locator("#account").bounding_box()["y"] >= toolbar["height"]
+    page.evaluate("scrollTo(0, 2000)")
+    assert page.locator("#account").bounding_box()["y"] == pytest.approx(toolbar["height"], abs=1)
+
+
+OVERFLOWING = """selector => Array.from(document.querySelectorAll(selector))
+    .filter(one => one.checkVisibility() && one.scrollWidth > one.clientWidth).map(one => one.textContent)"""
+
+
+@in_detail
+def test_long_sums_break_into_lines(reader: Reader) -> None:
+    for state in ("#dR[11,3]&tour=11", "#dR_mlp0[3,3]&tour=11", "#dR_mlp1[9,1]"):
+        reader.go(state)
+        assert reader.page.query_selector("#account .derivation .term")
+        assert reader.page.evaluate(OVERFLOWING, "#account .derivation p, #tour .formulas > div") == []
+
+
+@in_detail
 def test_every_matrix_has_an_accessible_name(reader: Reader) -> None:
     page = reader.page
     boxes = page.eval_on_selector_all(

@@ -205,6 +205,36 @@ def test_going_back_goes_back_to_the_text_and_the_head(reader: Reader) -> None:
     assert page.input_value("#text") == OTHER
 
 
+@in_detail
+def test_guide_follows_the_text(reader: Reader) -> None:
+    page = reader.page
+    for text in (TEXT, "To be"):
+        page.fill("#text", text)
+        wait(reader, text)
+        terms = page.eval_on_selector_all("#indices dt", "all => all.map(one => one.textContent)")
+        assert sorted(terms) == sorted(set(terms))
+        assert f"the number of positions, {len(text) - 1};" in page.text_content("#indices")
+
+
+@in_detail
+def test_marks_of_an_account_lead_to_its_four_ways(reader: Reader) -> None:
+    """On another text they say why the libraries have no number."""
+    page, own = reader.page, "✓ this page\N{RIGHT SINGLE QUOTATION MARK}s model"
+    for text, mark in ((TEXT, "✓ minitensor and torch"), (OTHER, "\N{EN DASH} minitensor and torch: first text only")):
+        show(reader, f"#dS[5,2]&text={text}", text)
+        page.wait_for_selector("#account [data-way=difference][data-value]")
+        marks = page.eval_on_selector_all("#account .marks span", "all => all.map(one => [one.textContent, one.title])")
+        assert [one for one, _ in marks] == ["✓ this formula", own, mark, "✓ central difference"]
+        assert ("the file has their numbers on the first text only" in marks[2][1]) == (text == OTHER)
+        page.focus("#account .marks")
+        page.keyboard.press("Enter")
+        ways, account = (page.locator(one).bounding_box() for one in ("#account .ways", "#account"))
+        assert page.evaluate("document.activeElement.querySelector(':scope > .ways') !== null")
+        assert account["y"] <= ways["y"]
+        assert ways["y"] + ways["height"] <= min(720, account["y"] + account["height"])
+    assert "rounding of L limits it to ± " in page.text_content("#account [data-way=difference]")
+
+
 # ---- what comes next ------------------------------------------------------------------------------------------------
 
 

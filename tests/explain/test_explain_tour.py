@@ -1,12 +1,26 @@
 """The tour on a page with the model, and the keys."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 from gpt_numpy.explain.account import account
 from gpt_numpy.explain.subject import OfText
 from gpt_numpy.explain.trace import Trace
-from tests.explain.reader import OTHER, TEXT, Reader, fragment, numbers_in, problem_of, show, value, wait_for_entry
+from tests.explain.reader import (
+    OTHER,
+    TEXT,
+    Reader,
+    check_quiet,
+    fragment,
+    numbers_in,
+    problem_of,
+    show,
+    value,
+    wait_for_entry,
+)
 
 pytestmark = pytest.mark.together("a browser for a page with the model")
 in_detail = pytest.mark.slow("a browser, in detail")
@@ -102,6 +116,43 @@ def test_projector_has_larger_type_and_no_guide(reader: Reader) -> None:
     page.keyboard.press("f")
     assert page.is_visible("#guide")
     assert page.evaluate(size) == before
+
+
+@in_detail
+def test_projector_leaves_the_picture_its_whole_width(browser: Any, file: Path) -> None:
+    """An open entry covers the lower part, nothing in the picture is cut off, and what was scrolled aside is back."""
+    reader = Reader(browser, file, "#dS[5,2]", viewport={"width": 1440, "height": 900})
+    page = reader.page
+    before = page.locator("[data-matrix=S] canvas").bounding_box()["width"]
+    page.evaluate(SCROLL_ASIDE)
+    page.keyboard.press("f")
+    assert page.evaluate("document.querySelector('[data-figure=dQ] .formula').scrollLeft") == 0
+    page.evaluate("document.querySelector('[data-figure=dQ] .formula').style.width = ''")
+    for state in ("#dS[5,2]&view=projector", "#dW_q[1,1]&view=projector&tour=6", "#view=projector"):
+        reader.go(state)
+        assert page.locator("#flow").bounding_box()["width"] > 1300
+        assert page.locator("[data-matrix=S] canvas").bounding_box()["width"] > before
+        assert page.evaluate(CUT_OFF) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1440
+        if "[" in state:
+            account = page.locator("#account").bounding_box()
+            assert account["y"] > 350
+            assert account["y"] + account["height"] == pytest.approx(900, abs=1)
+    check_quiet(reader)
+
+
+SCROLL_ASIDE = """() => {
+    const formula = document.querySelector("[data-figure=dQ] .formula")
+    formula.style.width = "40px"
+    formula.scrollLeft = 20
+}"""
+CUT_OFF = """() => { // whatever is wider than its box, and numbers of a scale on two lines
+    const all = Array.from(document.querySelectorAll("#flow :is(.formula, .box, .scale, figcaption)"))
+    const wide = all.filter(one => one.scrollWidth > one.clientWidth)
+    const scales = Array.from(document.querySelectorAll("#flow .scale span"))
+    const broken = scales.filter(one => one.offsetHeight > 1.5 * parseFloat(getComputedStyle(one).lineHeight))
+    return [...wide, ...broken].map(one => one.textContent)
+}"""
 
 
 @in_detail

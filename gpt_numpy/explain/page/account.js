@@ -208,7 +208,8 @@ function wayToLoss(entry) {
 
 /**
  * @typedef {{key: string, label: string, value?: number, relative?: number, isWrong?: boolean, isAgreed?: boolean,
- *   note: string}} Way  of computing an entry; relative: the distance from the formula over the size
+ *   reservation?: string, note: string}} Way  of computing an entry; relative: the distance from the formula over the
+ *   size; reservation: in a few words, why there is no verdict
  */
 
 /**
@@ -230,7 +231,7 @@ function fourWays(account, slope) {
   const byFormula = formula !== null ? withValue("formula", "this formula", formula, Infinity)
     : withoutValue("formula", "this formula", isGiven ? "given, not computed" : "not a sum of products");
   const resolution = data.blind ?? 16 * 2 ** -52 * quantities.get("L").largest / (2 * data.step);
-  const note = `step ${formatFull(data.step)}, resolution ${formatRounded(resolution, 1)}`;
+  const note = `step ${formatFull(data.step)}; rounding of L limits it to ± ${formatRounded(resolution, 1)}`;
   /** @type {(found: number, missing: string) => Way} */
   const byDifference = (found, missing) => quantity.isGradient && found !== undefined && found !== null
     ? withValue("difference", "central difference", found, data.bend * size + resolution, note)

@@ -19,7 +19,7 @@ function showSideBySide(box, title, views, scaleMax) {
   put(head, "h3", {}, title);
   const scale = put(head, "p", { class: "scale" });
   put(scale, "canvas", { class: "ramp", "data-ramp": "signed" });
-  put(scale, "span", { "data-scale": scaleMax }, `all on one scale, ± ${formatRounded(scaleMax, 3)}`);
+  put(scale, "span", { "data-scale": scaleMax }, `all on one scale, ±\u00a0${formatRounded(scaleMax, 3)}`);
   const row = put(box, "div", { class: "side-by-side" });
   const shown = views.map(({ quantity, label, numbers, isUnmasked = false }) => new MatrixView(row, quantity,
     { open: openEntry, maxHeight: MOST_HIGH_SIDE, side: { label, numbers, scaleMax, isUnmasked } }));

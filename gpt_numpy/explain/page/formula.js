@@ -34,7 +34,8 @@ function putMath(parent, attributes = {}) {
 /** @param {Element} math  @param {LeftSide} left */
 function putLeftSide(math, { name, indices }) {
   putSymbol(math, name, indices);
-  math.append(" = ");
+  put(math, "span", { class: "gap" }, " ");
+  math.append("= ");
 }
 
 /**
@@ -71,7 +72,7 @@ function putToken(row, token, tokens) {
   } else row.append(token);
 }
 
-/** A sign between terms, before which the line may break. @param {Element} row  @param {string} sign */
+/** A sign between terms or factors, before which the line may break. @param {Element} row  @param {string} sign */
 function putSign(row, sign) {
   if (row.hasChildNodes()) put(row, "span", { class: "gap" }, " ");
   row.append(sign + THIN);

@@ -138,11 +138,12 @@ function agreements(quantity) {
   const { layer, head } = scene, { name } = placeOf(data.model.config, quantity.name.replace(/^d/, ""), layer, head);
   const error = live.checks[quantity.isGradient ? `d${name}` : name];
   const isFirst = String(scene.ids) === String(data.ids) && !step.taken;
-  const note = !isFirst ? "compared on the first text only, before any step"
+  const reservation = isFirst ? "" : step.taken ? "before any step only" : "first text only";
+  const note = !isFirst ? "the file has their numbers on the first text only, before any step"
     : error === undefined ? "not compared on its own"
     : `this matrix agrees within ${formatRounded(error, 1)} of its largest number`;
   const isWrong = isFirst && error > data.exact, isAgreed = isFirst && error <= data.exact;
-  return [{ key: "libraries", label: librariesOf(), note, isWrong, isAgreed }];
+  return [{ key: "libraries", label: librariesOf(), note, reservation, isWrong, isAgreed }];
 }
 
 /** The difference of the loss for one entry; null where there is none. @param {Entry} entry */

@@ -137,6 +137,7 @@ async function renderAddress() {
 /** Draws the page for other numbers: of another text, layer or head, or after a step. */
 function showScene() {
   showHeader();
+  showGuide();
   drawPicture(openEntry);
   inputs = inputsFromFile();
   openedFrom = null; // the views are new
@@ -177,7 +178,8 @@ function render(isNewEntry = true) {
     views.get(STOPS[state.tour - 1]?.computed[0])?.figure.scrollIntoView({ block: "nearest" });
   }
   const figure = (openedFrom?.quantity.name === state.entry?.name ? openedFrom : views.get(state.entry?.name))?.figure;
-  if (isNewEntry && rendered.isComplete) figure?.scrollIntoView({ block: "nearest" });
+  const isMoved = isNewEntry || isProjected !== rendered.isProjected;
+  if (isMoved && (rendered.isComplete || isProjected)) figure?.scrollIntoView({ block: "nearest" });
   Object.assign(rendered, { mistakes, compared, isProjected, tour: state.tour, isComplete: true });
 }
 
@@ -227,6 +229,14 @@ function closeAccount() {
   if (hadFocus) view?.box?.focus({ preventScroll: true });
 }
 
+/** The menu of mistakes covers the account. */
+function closeTopmost() {
+  const menu = byId("breaks-menu");
+  if (!menu.open) return closeAccount();
+  if (menu.contains(document.activeElement)) menu.querySelector("summary").focus();
+  menu.open = false;
+}
+
 // ---- header, guide, events -----------------------------------------------------------------------------------------
 
 function showHeader() {
@@ -252,6 +262,7 @@ function showGuide() {
     ["T", `the number of positions, ${T}; all indices count from 0`]];
   /** @type {(letter: string) => boolean} */
   const isUsed = letter => !"muva".includes(letter) || [...quantities.values()].some(({ indices }) => indices.includes(letter));
+  byId("indices").replaceChildren();
   for (const [letter, meaning] of letters.filter(([letter]) => isUsed(letter === "a" ? "m" : letter))) {
     put(byId("indices"), "dt", {}, letter);
     put(byId("indices"), "dd", {}, meaning);
@@ -307,7 +318,7 @@ function showSuggestions() {
 
 function addListeners() {
   document.onkeydown = event => {
-    if (event.key === "Escape") closeAccount();
+    if (event.key === "Escape") closeTopmost();
     const target = /** @type {Element} */ (event.target);
     if (event.ctrlKey || event.metaKey || event.altKey || target.matches("#text, #find, select")) return;
     if (event.key === "/") {
@@ -348,12 +359,14 @@ async function start() {
     await renderAddress();
     showSelfCheck(inputs);
   }
-  showGuide();
   addFind();
   new ResizeObserver(() => {
     if (Math.abs(byId("flow").getBoundingClientRect().width - widthOfFlow) < 1) drawArrows();
     else layoutAll();
   }).observe(byId("flow"));
+  const toolbar = findAll(".toolbar")[0]; // what it covers: the style sheet keeps clear of it
+  new ResizeObserver(() => document.documentElement.style.setProperty("--toolbar", `${toolbar.offsetHeight}px`))
+    .observe(toolbar);
   if (!isLiving) return;
   await checkModel();
   render(false); // an open account says what the check found

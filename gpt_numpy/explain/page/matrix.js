@@ -374,7 +374,7 @@ class MatrixView {
     paintRamp(this.ramp, this.isProbability ? "probability" : "signed", 36);
     const isMore = this.largestShown > this.largestNumber * (1 + 1e-9);
     const beyond = overrides.get(this.quantity.name)?.wrongCount ? "wrong" : "masked";
-    this.largest.textContent = `${this.isProbability ? "0 to" : "±"} ${formatRounded(this.largestNumber, 3)}` +
+    this.largest.textContent = `${this.isProbability ? "0 to" : "±"}\u00a0${formatRounded(this.largestNumber, 3)}` +
       (isMore && this.largestNumber ? `, ${beyond} up to ${formatRounded(this.largestShown, 3)}` : "");
   }
 

@@ -85,7 +85,7 @@ function putBothSums(box, account, mistaken, link) {
   const { quantity, index } = account, isSoftmax = quantity.kind === "share", isMasked = quantity.isMaskedAt(index);
   const table = put(box, "table", { class: "terms both" });
   const /** @type {("right"|"wrong")[]} */ columns = isMasked ? ["wrong"] : ["right", "wrong"];
-  put(table, "caption", {}, isSoftmax ? "exponentials e^x in the row, over the largest" : "products");
+  put(table, "caption", {}, isSoftmax ? "exponentials in the row, each e^x, divided by the row’s largest" : "products");
   const head = put(put(table, "thead"), "tr");
   for (const title of [isSoftmax ? "exponent x" : "factors", ...columns]) put(head, "th", { scope: "col" }, title);
   const body = put(table, "tbody"), rows = pairParts(isMasked ? [] : account.parts, mistaken.parts);

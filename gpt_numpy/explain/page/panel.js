@@ -23,10 +23,11 @@ function showAccount(entry, trail, link) {
     putMistakeNote(box, entry, account);
     putMistakenAccount(box, account, link);
   }
-  const marks = put(box, "p", { class: "marks" });
+  const marks = put(box, "button", { type: "button", class: "marks", title: "Four ways to compute it" });
   putWayToLoss(box, entry, link);
   putDerivation(box, account, link);
-  if (account.value !== undefined && !account.isMissing) putWays(put(box, "section"), marks, account);
+  if (account.value !== undefined && !account.isMissing) putWays(put(box, "section", { tabindex: -1 }), marks, account);
+  else marks.remove();
   putUses(box, entry, link);
   put(box, "h3", {}, "In a terminal");
   put(box, "pre", { tabindex: 0, "aria-label": "command" }, commandFor(`--entry '${formatEntry(entry)}'`));
@@ -219,13 +220,18 @@ function putNumericLine(line, entry, { quantity, index, parts, formula }) {
   putNumber(math, formula, 6);
 }
 
-/** @param {Element} row  @param {Part} part  @param {number} n  @param {boolean} isExponent */
+/**
+ * A product breaks before its factors only if a line is too short for all of it.
+ * @param {Element} row  @param {Part} part  @param {number} n  @param {boolean} isExponent
+ */
 function putTermNumbers(row, { sign, factors }, n, isExponent) {
-  if (n || sign < 0) putSign(row, sign < 0 ? "−" : "+");
-  if (isExponent) return putNumber(putPower(row, "e"), factors[0].value);
+  if (n) put(row, "span", { class: "gap" }, " ");
+  const term = isExponent ? row : put(row, "span", { class: "term" });
+  if (n || sign < 0) term.append((sign < 0 ? "−" : "+") + THIN);
+  if (isExponent) return putNumber(putPower(term, "e"), factors[0].value);
   factors.forEach(({ value }, k) => {
-    if (k) row.append(`${THIN}·${THIN}`);
-    putFactor(row, value, k > 0 || n > 0 || sign < 0);
+    if (k) putSign(term, "·");
+    putFactor(term, value, k > 0 || n > 0 || sign < 0);
   });
 }
 
@@ -250,8 +256,9 @@ function putArguments(box, account, link) {
 /** @type {PutPart} */
 function putTerms(box, { quantity, parts, total, isMissing }, link) {
   const table = put(box, "table", { class: "terms" }), isSoftmax = quantity.kind === "share";
-  const terms = pluralize(parts.length, isSoftmax ? "exponential" : "product") + (isSoftmax ? " in the row" : "");
-  put(table, "caption", {}, terms + (parts.length > 1 ? ", largest first" : ""));
+  const terms = pluralize(parts.length, isSoftmax ? "exponential" : "product");
+  const scaled = isSoftmax ? " in the row, each e^x, divided by the row’s largest" : "";
+  put(table, "caption", {}, terms + scaled + (parts.length > 1 ? `${isSoftmax ? ";" : ","} largest first` : ""));
   const head = put(put(table, "thead"), "tr");
   const titles = isSoftmax ? ["exponent x", "e^x / largest"] : ["factors", "product"];
   titles.push("running sum");
@@ -308,11 +315,16 @@ function putFactors(row, part, link, isWithMistake = false) {
 // ---- four ways, and uses -------------------------------------------------------------------------------------------
 
 /**
- * All four at a glance in the line of `marks`, and as a table. On a page with the model the difference comes later.
- * @type {(box: Element, marks: Element, account: Account) => void}
+ * All four at a glance in the line of `marks`, which leads to the table. On a page with the model the difference comes
+ * later.
+ * @type {(box: HTMLElement, marks: HTMLElement, account: Account) => void}
  */
 function putWays(box, marks, account) {
   fillWays(box, marks, account);
+  marks.onclick = () => {
+    box.focus({ preventScroll: true });
+    box.scrollIntoView({ block: "nearest" });
+  };
   const entry = { name: account.quantity.name, index: account.index };
   if (isLiving) slopeOf(entry).then(slope => {
     if (box.isConnected) fillWays(box, marks, account, slope);
@@ -352,10 +364,11 @@ function fillWays(box, marks, account, slope) {
   if (isLiving && slope !== undefined && slope !== null) putMeasureAll(box, account.quantity);
 }
 
-/** @param {Element} marks  @param {Way} way */
-function putMark(marks, { label, value, isWrong, isAgreed }) {
+/** What has no value says why in its tip. @param {Element} marks  @param {Way} way */
+function putMark(marks, { label, value, isWrong, isAgreed, reservation = "", note }) {
   const sign = isWrong ? "✗" : value !== undefined || isAgreed ? "✓" : "–";
-  put(marks, "span", { class: isWrong ? "wrong" : sign === "✓" ? "" : "quiet" }, `${sign} ${label}`);
+  put(marks, "span", { class: isWrong ? "wrong" : sign === "✓" ? "" : "quiet", title: note || label },
+    `${sign} ${label}${reservation && `: ${reservation}`}`);
 }
 
 /**

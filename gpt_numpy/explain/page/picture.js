@@ -151,6 +151,7 @@ let widthOfFlow = 0; // for which the matrices are laid out
 
 /** S and P get what room there is; the other matrices of the picture are low, so that all of it is on one screen. */
 function layoutAll() {
+  for (const scroller of findAll(".formula, .box")) scroller.scrollLeft = 0; // of the layout before
   widthOfFlow = byId("flow").getBoundingClientRect().width;
   // All widths are read first: each reading after a change makes the browser lay out the page again.
   const widths = new Map(Array.from(views.values(), view => [view, view.grid.clientWidth]));
@@ -163,6 +164,7 @@ function layoutAll() {
     const isInFlow = view.figure.closest("#flow") && view.quantity.rows > 1;
     const height = LARGE.includes(view.quantity.name) ? large : low;
     view.layout(isInFlow ? height : undefined, widths.get(view));
+    if (view.selected && view.box) view.scrollTo(view.selected);
   }
   for (const canvas of findAll(".ramp")) paintRamp(canvas, canvas.dataset.ramp);
   layoutSideBySide();
