@@ -126,7 +126,7 @@ def test_usage_error_of_an_example_is_one_line(
 def test_text_may_follow_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     """Though it is not required by the parser."""
     assert run(CLI, ["explain", "--entry", "L", "abc"]) == 0
-    assert "the loss: the mean surprise" in capsys.readouterr().out
+    assert "the loss: the mean of -log p of the true next token" in capsys.readouterr().out
 
 
 # ---- the page ---------------------------------------------------------------------------------------------------
