@@ -143,8 +143,10 @@ PLACE = """() => {
 }"""
 UNCOVERED = """() => {
     const {bottom} = document.querySelector("#tour").getBoundingClientRect()
-    const computed = Array.from(document.querySelectorAll("figure[data-role=computed]"), one => one.getBoundingClientRect())
-    return computed.some(one => one.top >= bottom - 1 && one.top < innerHeight)
+    return Array.from(document.querySelectorAll("figure[data-role=computed]")).some(one => {
+        const {top} = one.getBoundingClientRect()
+        return top >= bottom - 1 && top < innerHeight
+    })
 }"""
 
 

@@ -17,6 +17,7 @@ const scopeOfStep = () => step.scope === "all" ? {} : { layer: scene.layer, head
 /** What is on the screen is of other numbers: nothing of it stays until the new curve is there. */
 function clearCurve() {
   step.curve = null;
+  clearTimeout(rateTimer);
   byId("learn").setAttribute("aria-busy", "true");
   byId("prediction").textContent = "Measuring the curve …";
 }
