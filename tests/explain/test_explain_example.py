@@ -137,6 +137,16 @@ def test_guide_of_the_example_has_no_word_of_a_model(paper: Reader) -> None:
     assert words == ["channel", "head", "query", "key", "value"]
 
 
+def test_way_to_the_loss_of_the_example_ends_at_its_own_gradient(paper: Reader) -> None:
+    """There are no logits: the loss is the sum of dO O."""
+    way = "all => all.map(one => one.getAttribute('aria-label'))"
+    for entry in ("dK[0,1]", "dQ[2,0]", "dV[1,1]", "dS[2,1]", "dP[2,1]", "dO[2,0]"):
+        paper.go(f"#{entry}")
+        found = [entry, *paper.page.eval_on_selector_all("#account .way a", way)]
+        assert [one.partition("[")[0] for one in found[-3:]] == ["dO", "l", "L"]
+    paper.go("#")
+
+
 def test_page_shows_the_example(paper: Reader) -> None:
     page = paper.page
     assert paper.number("#own", "largest") < 1e-13
