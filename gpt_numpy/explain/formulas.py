@@ -233,7 +233,7 @@ def _add_loss(table: _Table, objective: Objective) -> None:
     add, target = table.add, "next[i,v]" if objective.targets is None else "q[i,v]"
     if objective.targets is None:
         add(target, "", "1 for the actual next token, 0 for all others", kind="given")
-        add("l[i]", "-log p[i,next]", "the loss at a position: the surprise at the actual next token", kind="function")
+        add("l[i]", "-log p[i,next]", "the loss at a position: -log p of the true next token", kind="function")
     else:
         add(target, "", "the probability that the teacher gives to token v", kind="given")
         meaning = "the loss at a position: the surprise that the teacher expects"
@@ -293,17 +293,19 @@ def _add_backward(table: _Table, config: GPTConfig, layer: int) -> None:
     )
     add("dV[j,d]", "Σ_i P[i,j] dO[i,d]", "the dO of each position that attends to j, times its weight")
     add("dS[i,j]", "P[i,j] dP[i,j] - Σ_k P[i,j] P[i,k] dP[i,k]",
-        "back through softmax: does more weight on j raise the loss more than the mean of what i sees?",
+        "back through softmax: does more weight on j raise the loss more than i's weight does on average?",
         shown="P[i,j] (dP[i,j] - Σ_k P[i,k] dP[i,k])")  # fmt: skip
     add(
         "dQ[i,d]",
         "c Σ_j dS[i,j] K[j,d]",
-        "the keys that i sees, each times its dS; a training step moves the query the opposite way",
+        "add up the keys that query i sees, each weighted by its dS and c. "
+        "A training step moves the query the opposite way",
     )
     add(
         "dK[j,d]",
         "c Σ_i dS[i,j] Q[i,d]",
-        "the queries that see j, each times its dS; a training step moves the key the opposite way",
+        "add up the queries that see key j, each weighted by its dS and c. "
+        "A training step moves the key the opposite way",
     )
     others = "dX_others[i,m]" if config.n_head > 1 else ""
     if others:

@@ -21,12 +21,17 @@ class Objective:
 
     weight: ClassVar[str] = "1/T"  # d L / d l[i], as a factor of dZ
     about: ClassVar[str] = (
-        "The loss is the mean of the surprise at all positions. Its gradient through log and softmax is simple: the "
-        "probability minus the target, divided by the number of positions T because the loss is a mean."
+        "The loss is the mean of {surprise}. Its gradient through log and softmax is simple: the probability minus the "
+        "target, divided by the number of positions T because the loss is a mean."
     )
     targets: Array | None = None  # (T, V), of a teacher; None: the next tokens
     numbers: Mapping[str, Array] = field(default_factory=dict)  # quantities that are given
     constants: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def surprise(self) -> str:
+        """What the loss is at a position, in words."""
+        return "-log p of the true next token" if self.targets is None else "the surprise that the teacher expects"
 
     def total(self, losses: Any, library: Any, given: Any = np.asarray) -> Any:
         """L for each row of losses (B, T): arrays of NumPy, or tensors of the library, made by `given`."""
@@ -34,7 +39,7 @@ class Objective:
 
     def formulas(self) -> list[tuple[str, str, str, str]]:
         """Entry, formula, kind and meaning of what stands between l and L, and of L."""
-        return [("L", "Σ_i 1/T l[i]", "sum", "the loss: the mean surprise")]
+        return [("L", "Σ_i 1/T l[i]", "sum", f"the loss: the mean of {self.surprise}")]
 
     def inner(self, losses: Array) -> dict[str, Array]:
         """The numbers of these formulas."""

@@ -61,7 +61,8 @@ class Trace:
         return {
             "layer": problem.layer, "head": problem.head, "heads": config.n_head, "layers": config.n_layer,
             "width": config.n_embd, "ofLoss": [quantity.name for quantity in of_loss(problem.objective)],
-            "aboutLoss": problem.objective.about, "ids": [*problem.ids.tolist(), int(problem.targets[-1])],
+            "aboutLoss": problem.objective.about.format(surprise=problem.objective.surprise),
+            "ids": [*problem.ids.tolist(), int(problem.targets[-1])],
         }  # fmt: skip
 
     def losses(self, name: str, changes: Array) -> Array:

@@ -65,6 +65,35 @@ def colour(fraction: float, stops: dict[str, str]) -> Any:
 
 
 @in_detail
+def test_comparison_says_how_far_the_mistake_is_followed(reader: Reader) -> None:
+    page = reader.page
+    page.check("input[name=break][value=rowsum]")
+    said = page.text_content("#effects-summary")
+    assert "through this head only: dY and everything after the head keep their right values" in said
+    assert said.endswith("Why, and which checks catch it")
+    page.click("#effects-summary a")
+    assert page.evaluate("document.activeElement.textContent").startswith("The mistake, and which checks")
+    size = page.text_content("[data-broken=dS] td:nth-of-type(2)")
+    assert re.fullmatch(r"[\d.]+ × the largest right entry", size), size
+    size = page.text_content("[data-broken=db_k] td:nth-of-type(2)")  # relative to 0 there is no error
+    assert re.fullmatch(r"[\d.]+, where 0 is right", size), size
+
+
+@in_detail
+def test_comparison_is_as_low_as_without_its_table(reader: Reader) -> None:
+    """The picture begins on the first screen."""
+    page = reader.page
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.check("input[name=break][value=saturate]")
+    height = "document.querySelector('#comparison').offsetHeight"
+    before = page.evaluate(height)
+    page.evaluate("document.querySelector('.sharpness').remove()")
+    assert page.evaluate(height) == before
+    page.evaluate("scrollTo(0, 0)")
+    assert page.locator("#flow").bounding_box()["y"] < 700
+
+
+@in_detail
 @pytest.mark.parametrize("mistake", BEGINS_WITH)
 def test_comparison_begins_with_the_broken_line(mistake: str, reader: Reader) -> None:
     page = reader.page

@@ -126,7 +126,7 @@ def test_usage_error_of_an_example_is_one_line(
 def test_text_may_follow_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     """Though it is not required by the parser."""
     assert run(CLI, ["explain", "--entry", "L", "abc"]) == 0
-    assert "the loss: the mean surprise" in capsys.readouterr().out
+    assert "the loss: the mean of -log p of the true next token" in capsys.readouterr().out
 
 
 # ---- the page ---------------------------------------------------------------------------------------------------
@@ -135,6 +135,16 @@ def test_text_may_follow_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
 def test_guide_of_the_example_has_no_word_of_a_model(paper: Reader) -> None:
     words = paper.page.eval_on_selector_all("#guide .words dt", "all => all.map(one => one.textContent)")
     assert words == ["channel", "head", "query", "key", "value"]
+
+
+def test_way_to_the_loss_of_the_example_ends_at_its_own_gradient(paper: Reader) -> None:
+    """There are no logits: the loss is the sum of dO O."""
+    way = "all => all.map(one => one.getAttribute('aria-label'))"
+    for entry in ("dK[0,1]", "dQ[2,0]", "dV[1,1]", "dS[2,1]", "dP[2,1]", "dO[2,0]"):
+        paper.go(f"#{entry}")
+        found = [entry, *paper.page.eval_on_selector_all("#account .way a", way)]
+        assert [one.partition("[")[0] for one in found[-3:]] == ["dO", "l", "L"]
+    paper.go("#")
 
 
 def test_page_shows_the_example(paper: Reader) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from gpt_numpy.cli import CLI
 from gpt_numpy.explain.account import account
 from gpt_numpy.explain.page import ENGINE, FOLDER, SCRIPTS
+from gpt_numpy.explain.subject import OfText
 from gpt_numpy.explain.trace import Trace
 from gpt_numpy.workshop.cli.main import run
-from tests.explain.reader import GO, Reader, all_of, fragment, pairs, split_page
+from tests.explain.reader import GO, TEXT, Reader, all_of, fragment, pairs, problem_of, show, split_page
 
 # ---- contents ---------------------------------------------------------------------------------------------------
 
@@ -403,19 +405,92 @@ def test_links_lead_from_a_key_to_the_loss(reader: Reader) -> None:
 
 
 @in_detail
+@pytest.mark.parametrize(("layer", "head"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_way_to_the_loss_of_every_gradient(layer: int, head: int, reader: Reader, subject: OfText) -> None:
+    """Each step is the largest product that leads on to L; the gradients from other heads and layers lead nowhere."""
+    trace, random = Trace(problem_of(subject, TEXT, layer, head)), np.random.default_rng(2 * layer + head)
+    show(reader, f"#layer={layer}&head={head}", TEXT, layer, head)
+    entries = {}
+    for name in trace.quantities:
+        if name.startswith("d"):
+            index = tuple(int(random.integers(length)) for length in trace.numbers[name].shape)
+            entries[name] = tuple(sorted(index, reverse=True)) if is_masked(name) else index
+    states = [f"#{formatted(name, index)}&layer={layer}&head={head}" for name, index in entries.items()]
+    ways = reader.page.evaluate(WAYS, states)
+    outside = {f"dN_attn{n}" for n in range(layer + 1, 2)} | {"dX_others"}
+    nowhere = outside | {name.replace("dN_", "dR_") for name in outside if "attn" in name}
+    assert {name for name, way in zip(entries, ways, strict=True) if not way} == nowhere & set(entries)
+    for (name, index), way in zip(entries.items(), ways, strict=True):
+        if not way:
+            continue
+        assert way[-1] == "L"
+        steps = [formatted(name, index), *way[:-2]]
+        assert steps[-1].startswith("dZ["), way
+        for step, after in pairwise(steps):
+            name, *inside = re.findall(r"\w+", step)
+            parts = account(trace, name, tuple(map(int, inside))).parts
+            sizes: dict[str, float] = {}
+            for part in parts:
+                for factor in part.factors:
+                    if factor.entry.name.startswith("d") and factor.entry.name not in nowhere:
+                        sizes[str(factor.entry)] = max(abs(part.value), sizes.get(str(factor.entry), 0.0))
+            assert sizes[after] >= max(sizes.values()) * (1 - 1e-9), (step, after)
+    show(reader, "#", TEXT)
+
+
+def formatted(name: str, index: tuple[int, ...]) -> str:
+    return f"{name}[{','.join(map(str, index))}]"
+
+
+def is_masked(name: str) -> bool:
+    return name in ("dS", "dP")
+
+
+WAYS = f"""async states => {{
+    const found = []
+    for (const state of states) {{
+        await ({GO})(state)
+        const links = document.querySelectorAll("#account .way a")
+        found.push(Array.from(links, one => one.getAttribute("aria-label")))
+    }}
+    return found
+}}"""
+
+
+@in_detail
 def test_saturated_softmax_is_shown_in_numbers(reader: Reader, trace: Trace) -> None:
     reader.page.check("input[name=break][value=saturate]")
-    rows = [row.inner_text().split("\t") for row in reader.page.query_selector_all(".sharpness tr")][1:]
+    titles, *rows = [
+        row.inner_text().split("\t") for row in reader.page.query_selector_all("#comparison .sharpness tr")
+    ]
+    assert titles[1:] == ["right", "with the mistake"]
+    assert len(reader.page.query_selector_all(".sharpness")) == 1
     found = {name: (float(right.replace("\N{MINUS SIGN}", "-")), float(wrong.replace("\N{MINUS SIGN}", "-")))
              for name, right, wrong in rows}  # fmt: skip
-    P = [trace.numbers["P"][i, : i + 1] for i in range(1, len(trace.numbers["P"]))]
-    assert found["largest weight of a row of P"][0] == pytest.approx(np.mean([row.max() for row in P]), rel=1e-2)
-    entropy = np.mean([-(row * np.log(row)).sum() for row in P])
-    assert found["entropy of a row of P, in nats"][0] == pytest.approx(entropy, rel=1e-2)
-    dS = [np.abs(trace.numbers["dS"][i, : i + 1]).mean() for i in range(1, len(P) + 1)]
-    assert found["|dS| of an entry"][0] == pytest.approx(np.mean(dS), rel=1e-2)
-    assert found["largest weight of a row of P"][1] > found["largest weight of a row of P"][0]
-    assert found["entropy of a row of P, in nats"][1] < found["entropy of a row of P, in nats"][0]
+    broken = gradients_with_mistake(trace, "saturate")["dS"]
+    S = np.where(trace.visible, trace.numbers["Q"] @ trace.numbers["K"].T, -np.inf)
+    for column, P, dS in (
+        (0, trace.numbers["P"], trace.numbers["dS"]),
+        (1, np.exp(S) / np.exp(S).sum(-1, keepdims=True), broken),
+    ):
+        rows = [P[i, : i + 1] for i in range(1, len(P))]
+        assert found["largest weight"][column] == pytest.approx(np.mean([row.max() for row in rows]), rel=1e-2)
+        entropy = np.mean([-(row * np.log(row)).sum() for row in rows])
+        assert found["entropy, in nats"][column] == pytest.approx(entropy, rel=1e-2)
+        mean = np.mean([np.abs(dS[i, : i + 1]).mean() for i in range(1, len(P))])
+        assert found["|dS|"][column] == pytest.approx(mean, rel=1e-2)
+    assert found["largest weight"][1] > found["largest weight"][0]
+    assert found["entropy, in nats"][1] < found["entropy, in nats"][0]
+
+
+@in_detail
+def test_rows_without_the_mask_are_measured_as_a_whole(reader: Reader, trace: Trace) -> None:
+    reader.page.check("input[name=break][value=mask]")
+    S = trace.numbers["Q"] @ trace.numbers["K"].T * trace.constants["c"]
+    P = (np.exp(S) / np.exp(S).sum(-1, keepdims=True))[1:]
+    row = reader.page.query_selector_all("#comparison .sharpness tr")[2].inner_text().split("\t")
+    assert row[0] == "entropy, in nats"
+    assert float(row[2]) == pytest.approx(-(P * np.log(P)).sum(-1).mean(), rel=1e-2)
 
 
 @in_detail

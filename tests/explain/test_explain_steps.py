@@ -77,7 +77,7 @@ def take_step(reader: Reader, problem: Problem, rate: float, is_own: bool = Fals
     reader.page.select_option("#scope", "head" if is_own else "all")
     reader.page.click("#one-step")
     said = wait_for_text(reader, "#step-result", "After: ")
-    before, after, predicted = numbers_in(said)
+    before, after, predicted = numbers_in(said)[:3]
     then = after_step(problem, rate, is_own)
     squared = sum(float(np.sum(g * g)) for g in gradients(problem, is_own).values())
     assert before == pytest.approx(loss(problem), rel=1e-4)
@@ -172,14 +172,89 @@ def test_curve_is_the_loss_by_the_rate(reader: Reader, subject: OfText) -> None:
     wait_for_text(reader, "#prediction", "L =")
     now = loss(subject.problem)
     squared = sum(float(np.sum(g * g)) for g in gradients(subject.problem).values())
-    for rate in (1e-3, 1e-2, 1.0, 10.0):
+    for rate in (1e-3, 10**-1.62, 10**-0.14, 10.0):
         set_range(reader, "#rate", np.log10(rate))
+        assert "about" in prediction(reader)  # between the points of the curve, until it is measured
+        wait_until_measured(reader)
         found = re.search(r"L = (\S+) now.* predicts (\S+) .*the curve says ([\d.e+]*\d)", said := prediction(reader))
         assert found, said
         L, predicted, curve = map(float, found.groups())
-        assert curve == pytest.approx(loss(after_step(subject.problem, rate)), rel=1e-3), rate
+        assert curve == pytest.approx(loss(after_step(subject.problem, rate)), rel=1e-4), rate
+        assert ("No loss can be below 0" in said) == (predicted < 0)
     assert "too far, the loss rises" in said
     assert (L, predicted) == pytest.approx((now, now - 10 * squared), rel=1e-4)
+
+
+def wait_until_measured(reader: Reader) -> None:
+    reader.page.wait_for_function(
+        "() => /the curve says [^a]|no longer/.test(document.querySelector('#prediction').textContent)"
+    )
+
+
+@in_detail
+def test_curve_says_what_the_step_then_gives(reader: Reader) -> None:
+    open_steps(reader, 10**-0.14)
+    wait_until_measured(reader)
+    said = re.search(r"the curve says ([\d.]*\d)", prediction(reader))
+    reader.page.click("#one-step")
+    assert said
+    assert numbers_in(wait_for_text(reader, "#step-result", "After: "))[1] == float(said[1])
+
+
+@in_detail
+def test_nothing_of_other_weights_stays(reader: Reader) -> None:
+    """From the moment that a step, or its undoing, changes the weights, until the new curve is there."""
+    page = reader.page
+    reader.page.click("#toggle-learn")
+    assert prediction(reader) == "Measuring the curve …"
+    open_steps(reader, 0.01)
+    page.evaluate(RECORD)
+    for button in ("#one-step", "#undo"):
+        page.evaluate("window.shown = []")
+        page.click(button)
+        page.wait_for_function("() => window.shown.some(one => one.startsWith('L ='))")
+        shown = page.evaluate("window.shown")
+        assert shown[0] == "Measuring the curve …"
+        now = re.search(r"L = ([\d.]+)\.", page.text_content("#about"))
+        assert now
+        assert {float(one.split()[2]) for one in shown if one.startswith("L =")} == {float(now[1])}
+
+
+RECORD = """() => new MutationObserver(() => window.shown.push(document.querySelector("#prediction").textContent))
+    .observe(document.querySelector("#prediction"), {childList: true})"""
+
+
+@in_detail
+def test_first_rate_lowers_the_loss_by_a_fifth_on_the_line(reader: Reader, subject: OfText) -> None:
+    """Of whatever a step takes, until the slider is moved."""
+    page = reader.page
+    assert page.is_disabled("#one-step")
+    page.click("#toggle-learn")
+    for scope, is_own in (("all", False), ("head", True)):
+        page.select_option("#scope", scope)
+        wait_for_text(reader, "#prediction", "L =")
+        squared = sum(float(np.sum(g * g)) for g in gradients(subject.problem, is_own).values())
+        log = np.log10(0.2 * loss(subject.problem) / squared)
+        assert float(page.input_value("#rate")) == pytest.approx(np.clip(log, -4, 1.3), abs=0.0101)
+    page.select_option("#scope", "all")
+    wait_for_text(reader, "#prediction", "L =")
+    L, predicted = map(float, re.findall(r"(?:L =|predicts) (\S+)", prediction(reader)))
+    assert predicted == pytest.approx(0.8 * L, rel=0.02)
+    set_range(reader, "#rate", 0.5)
+    page.select_option("#scope", "head")
+    wait_for_text(reader, "#prediction", "L =")
+    assert page.input_value("#rate") == "0.5"
+
+
+@in_detail
+def test_drawing_names_its_axes_and_keeps_the_dot(reader: Reader) -> None:
+    page = reader.page
+    open_steps(reader, 10**1.3)
+    wait_until_measured(reader)
+    assert {"loss", "rate"} <= set(page.eval_on_selector_all("#curve text", "all => all.map(one => one.textContent)"))
+    assert float(page.get_attribute("#curve circle", "cy")) == 4
+    page.click("#one-step")
+    assert "No loss can be below 0" in wait_for_text(reader, "#step-result", "After: ")
 
 
 @in_detail

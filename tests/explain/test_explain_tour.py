@@ -99,6 +99,71 @@ def test_answers_of_the_last_stop(reader: Reader, subject: OfText) -> None:
             assert sum(verdict == "No." for verdict in verdicts.values()) == 2
 
 
+@in_detail
+def test_dS_is_covered_while_its_sign_is_asked_for(reader: Reader) -> None:
+    page, shown = reader.page, "getComputedStyle(document.querySelector('[data-figure=dS] .box')).visibility"
+    reader.go("#tour=12")
+    assert "What sign does dS[" in page.text_content("#tour")
+    assert page.evaluate(shown) == "hidden"
+    page.click("#tour [role=group] button")
+    assert page.evaluate(shown) == "visible"
+    reader.go("#tour=11")
+    reader.go("#tour=12")
+    assert page.evaluate(shown) == "hidden"
+    reader.go("#")
+    assert page.evaluate(shown) == "visible"
+
+
+@in_detail
+def test_worked_entries_name_their_terms_and_characters(reader: Reader, trace: Trace) -> None:
+    reader.go("#tour=2")
+    i, m = np.unravel_index(np.abs(trace.numbers["dY"]).argmax(), trace.numbers["dY"].shape)
+    names = [part.factors[0].entry.name for part in account(trace, "dY", (int(i), int(m))).parts]
+    worked = reader.page.text_content("#tour .worked")
+    places = [worked.index(f"{name.replace('_', '')}\N{NO-BREAK SPACE}{i},{m}") for name in names[:3]]
+    assert places == sorted(places)
+    reader.go("#tour=8")
+    assert reader.page.text_content("#tour .worked").count("dS") == 1  # one product of three factors fits
+    reader.go("#tour=1")
+    i, v = np.unravel_index(np.abs(trace.numbers["dZ"]).argmax(), trace.numbers["dZ"].shape)
+    labels = reader.page.evaluate("JSON.parse(document.querySelector('#data').textContent).vocabulary")
+    text = reader.page.text_content("#tour .worked")
+    assert f"position {i}, “{labels[trace.problem.ids[i]]}”; token {v}, “{labels[v]}”" in text
+
+
+@in_detail
+@pytest.mark.parametrize("size", [(1440, 900), (390, 844)])
+def test_buttons_stay_where_they_are(size: tuple[int, int], reader: Reader) -> None:
+    """From stop to stop, so that the next click is on them too; and the card does not cover all that is computed."""
+    page = reader.page
+    before = page.viewport_size
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    reader.go("#tour=1")
+    page.evaluate("new Promise(requestAnimationFrame)")
+    places = []
+    for stop in range(1, 12):
+        places.append(page.evaluate(PLACE))
+        if size[0] > 1000:
+            assert page.evaluate(UNCOVERED), stop
+        page.mouse.click(*places[0])
+        assert page.get_attribute("#tour", "data-stop") == str(stop + 1)
+    assert np.ptp(places, axis=0).max() < 2
+    page.set_viewport_size(before)
+
+
+PLACE = """() => {
+    const {left, top, width, height} = document.querySelector("[aria-label='next stop']").getBoundingClientRect()
+    return [left + width / 2, top + height / 2]
+}"""
+UNCOVERED = """() => {
+    const {bottom} = document.querySelector("#tour").getBoundingClientRect()
+    return Array.from(document.querySelectorAll("figure[data-role=computed]")).some(one => {
+        const {top} = one.getBoundingClientRect()
+        return top >= bottom - 1 && top < innerHeight
+    })
+}"""
+
+
 # ---- keys -----------------------------------------------------------------------------------------------------------
 
 

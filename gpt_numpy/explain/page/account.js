@@ -187,21 +187,43 @@ function matchingEntries(quantity, bindings) {
 }
 
 /**
- * From a gradient to L, at each step through the largest product; empty if some numbers are not on this page.
+ * The gradients in whose formula L begins: of the loss itself in an example, of the logits elsewhere.
+ * @type {(name: string) => boolean}
+ */
+const isOfLoss = name => name === "dZ" || formulaEntries(quantities.get("l")).some(one => one.name === name);
+
+/**
+ * The gradients from which factors lead on to L. Those from other heads and layers have no formula on this page: a
+ * product of them leads nowhere, as does one whose numbers are missing.
+ */
+function gradientsToLoss() {
+  const /** @type {Set<string>} */ found = new Set();
+  /** @type {(factors: Factor[]) => boolean} */
+  const leadsOn = factors => factors.some(([name]) => found.has(name)) &&
+    factors.every(([name]) => isConstant(name) || quantities.get(name).numbers);
+  for (const { name, terms, isGradient } of quantities.values()) // each after those in its formula
+    if (isGradient && (isOfLoss(name) || terms.some(([,, ...factors]) => leadsOn(factors)))) found.add(name);
+  return found;
+}
+
+/**
+ * From a gradient to L, at each step through the largest of the products that lead there; empty if none does.
  * @param {Entry} entry
  */
 function wayToLoss(entry) {
-  const /** @type {Entry[]} */ way = [];
-  for (let at = entry; at?.name.startsWith("d") && quantities.has("L"); ) {
-    const { parts, isMissing, bindings } = accountOf(at);
-    if (isMissing) return [];
-    const /** @type {Entry} */ next = at.name === "dZ" ? { name: "L", index: [] }
-      : parts[0]?.factors.find(({ name }) => name.startsWith("d") && quantities.get(name).isGradient);
-    if (at.name === "dZ") way.push({ name: "l", index: [bindings.i] });
-    if (next) way.push({ name: next.name, index: next.index });
-    at = next;
+  if (!quantities.has("L") || !quantities.has("l")) return [];
+  const leading = gradientsToLoss(), /** @type {Entry[]} */ way = [];
+  if (!leading.has(entry.name)) return [];
+  let at = entry;
+  while (!isOfLoss(at.name)) {
+    const gradientOf = (/** @type {Part} */ { factors }) => factors.find(({ name }) => leading.has(name));
+    const parts = accountOf(at).parts.filter(one =>
+      gradientOf(one) && one.factors.every(({ value }) => value !== undefined));
+    const largest = parts.reduce((most, one) => Math.abs(one.value) > Math.abs(most.value) ? one : most);
+    const { name, index } = gradientOf(largest);
+    way.push(at = { name, index });
   }
-  return way.at(-1)?.name === "L" ? way : [];
+  return [...way, { name: "l", index: [at.index[0]] }, { name: "L", index: [] }];
 }
 
 // ---- four ways -----------------------------------------------------------------------------------------------------

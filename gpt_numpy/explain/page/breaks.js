@@ -19,7 +19,7 @@ const BREAKS = /** @type {Mistake[]} */ ([ // `edits` turns the formula of each 
     text: "The scores are √D times too large, so softmax saturates: almost all weight goes to one position, P is near " +
       "0 and 1, and there P (dP − mean) is near 0: the gradient dS dies. (The gradient dY stays fixed.)",
     caughtBy: "The comparison with torch. Not gradcheck: the backward pass has the same factor. In training only a " +
-      "loss that falls slowly shows it, and the entropy of P below.",
+      "loss that falls slowly shows it, and the entropy of P above.",
   }, {
     key: "scale", label: "forget 1/√D in the gradients", right: "dQ = c * dS @ K;  dK = c * dS.T @ Q",
     wrong: "dQ = dS @ K;  dK = dS.T @ Q", edits: { dQ: withoutScale, dK: withoutScale },
@@ -133,9 +133,9 @@ function showMistakes(inputs, mistakes) {
       overrides.set("dP", { numbers, wrong: Array.from(numbers, () => false), wrongCount: 0, isUnmasked });
     }
     line.textContent = `${wrong.length} of this head’s ${compared.length} matrices have wrong entries, marked by ` +
-      `crosses. All other matrices, such as ${["Z", "p", "l", "dY"].filter(isOnPage).join(", ")}, stay as they are ` +
-      "without the mistake. ";
-    put(line, "a", { href: "#effects" }, "Results of the checks").onclick = event => {
+      `crosses. The mistake is followed through this head only: d${endOf(inputs)} and everything after the head keep ` +
+      "their right values, so that you see this head’s error alone. ";
+    put(line, "a", { href: "#effects" }, "Why, and which checks catch it").onclick = event => {
       event.preventDefault(); // the address is the state of the page
       box.scrollIntoView();
       box.querySelector("h2").focus();
@@ -177,8 +177,43 @@ function showComparison(mistakes, entry) {
     selectSideBySide(state.entry);
     box.querySelector("[aria-pressed=true]").focus();
   });
+  if (quantities.get("P").rows > 1) { // the only row sees only itself
+    putSharpness(box.querySelector(".side-by-side"));
+    layoutSideBySide(); // beside the table there is less room
+  }
   if (!isFinite) put(box, "p", { class: "quiet" }, "Hatched in the difference: the right scores there are −∞.");
   if (wasHidden) box.scrollIntoView({ block: "nearest" });
+}
+
+/**
+ * How sharp attention is, and how large the gradient of the scores: right, and with the mistake. Means over the rows
+ * after the first, which sees only itself.
+ * @param {Element} parent
+ */
+function putSharpness(parent) {
+  const table = put(parent, "table", { class: "sharpness" }), head = put(put(table, "thead"), "tr");
+  for (const title of ["means of rows", "right", "with the mistake"]) put(head, "th", { scope: "col" }, title);
+  const body = put(table, "tbody");
+  for (const [title, name, measure] of /** @type {[string, string, (row: Float64Array) => number][]} */ ([
+    ["largest weight", "P", row => Math.max(...row)],
+    ["entropy, in nats", "P", row => -sumOf(row.map(p => p > 0 ? p * Math.log(p) : 0))],
+    ["|dS|", "dS", row => sumOf(row.map(Math.abs)) / row.length],
+  ])) {
+    const line = put(body, "tr"), of = quantities.get(name);
+    const /** @type {{numbers: Float64Array, isUnmasked?: boolean}} */ right = { numbers: of.numbers };
+    put(line, "th", { scope: "row" }, title);
+    for (const { numbers, isUnmasked } of [right, overrides.get(name) ?? right])
+      put(line, "td", { class: "number" }, formatRounded(rowMean(of, numbers, isUnmasked, measure), 3));
+  }
+}
+
+/**
+ * The mean over all rows but the first of what is measured of a row: up to the diagonal, unless it is unmasked.
+ * @type {(of: Quantity, numbers: Float64Array, isUnmasked: boolean, measure: (row: Float64Array) => number) => number}
+ */
+function rowMean({ rows, cols }, numbers, isUnmasked, measure) {
+  const all = Array.from({ length: rows }, (_, i) => numbers.subarray(i * cols, i * cols + (isUnmasked ? cols : i + 1)));
+  return sumOf(all.slice(1).map(measure)) / (rows - 1);
 }
 
 /** @type {(parent: Element, names: string[], chosen: string, choose: (name: string) => void) => void} */
@@ -211,38 +246,8 @@ function putEffects(box, inputs, mistakes, computed, compared) {
     put(line, "b", {}, "Caught by: ");
     line.append(caughtBy);
   }
-  putSharpness(box, computeHead(inputs, new Set()), computed);
   putComparison(box, inputs, mistakes, computed, compared);
   putOtherChecks(box, inputs, mistakes, computed);
-}
-
-/**
- * How sharp attention is, and how large the gradient of the scores: right, and with the mistake.
- * @param {Element} box  @param {Matrices} right  @param {Matrices} wrong
- */
-function putSharpness(box, right, wrong) {
-  const table = put(put(box, "div", { class: "wide" }), "table", { class: "sharpness" });
-  put(table, "caption", {}, "How sharp attention is: means over the rows after the first, which sees only itself");
-  const head = put(table, "tr");
-  for (const title of ["", "right", "with the mistake"]) put(head, "th", { scope: "col" }, title);
-  for (const [title, measure] of /** @type {[string, (head: Matrices) => number][]} */ ([
-    ["largest weight of a row of P", ({ P }) => rowMean(P, row => Math.max(...row))],
-    ["entropy of a row of P, in nats", ({ P }) => rowMean(P, row => -sumOf(row.map(p => p > 0 ? p * Math.log(p) : 0)))],
-    ["|dS| of an entry", ({ dS }) => rowMean(dS, row => sumOf(row.map(Math.abs)) / row.length)],
-  ])) {
-    const line = put(table, "tr");
-    put(line, "th", { scope: "row" }, title);
-    for (const one of [right, wrong]) put(line, "td", { class: "number" }, formatRounded(measure(one), 3));
-  }
-}
-
-/**
- * The mean over all rows but the first, each up to the diagonal, of what is measured of it.
- * @param {Matrix} A  @param {(row: Float64Array) => number} measure
- */
-function rowMean({ rows, cols, values }, measure) {
-  const all = Array.from({ length: rows }, (_, i) => values.subarray(i * cols, i * cols + i + 1)).slice(1);
-  return sumOf(all.map(measure)) / all.length;
 }
 
 /** @type {typeof putEffects} */
@@ -256,7 +261,10 @@ function putComparison(box, inputs, mistakes, computed, compared) {
     const row = put(body, "tr", { "data-broken": name, "data-wrong": wrongCount });
     putSymbol(putMath(put(row, "th", { scope: "row" })), name);
     put(row, "td", { class: "number" }, wrongCount ? `${wrongCount} of ${numbers.length}` : "none");
-    const size = Number.isFinite(error) ? `${formatRounded(error, 3)} of the largest` : "not masked with −∞";
+    const { largest } = quantities.get(name), isZero = quantities.get(name).isRoundingError(largest);
+    const size = !Number.isFinite(error) ? "not masked with −∞"
+      : isZero ? `${formatRounded(largestMagnitude(numbers), 3)}, where 0 is right`
+      : `${formatRounded(error, 3)} × the largest right entry`;
     put(row, "td", { class: "number" }, wrongCount ? size : "–");
     putVerdict(row, !wrongCount, "right", "WRONG");
     if (!name.startsWith("d")) put(row, "td", { class: "quiet" }, "a forward value");

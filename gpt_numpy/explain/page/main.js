@@ -175,7 +175,7 @@ function render(isNewEntry = true) {
   if (state.tour !== rendered.tour) {
     showStop(state.tour, navigate);
     if (narrow.matches) layoutAll(); // matrices that were hidden have no size
-    views.get(STOPS[state.tour - 1]?.computed[0])?.figure.scrollIntoView({ block: "nearest" });
+    scrollToStop();
   }
   const figure = (openedFrom?.quantity.name === state.entry?.name ? openedFrom : views.get(state.entry?.name))?.figure;
   const isMoved = isNewEntry || isProjected !== rendered.isProjected;

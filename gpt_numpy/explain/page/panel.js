@@ -124,13 +124,14 @@ function putMistakeNote(box, entry, { quantity, index, value }) {
 }
 
 /**
- * For a gradient: the entries that lead on to the loss, always through the largest product.
+ * For a gradient: the entries that lead on to the loss.
  * @type {(box: Element, entry: Entry, link: Link) => any}
  */
 function putWayToLoss(box, entry, link) {
   const way = wayToLoss(entry);
   if (!way.length) return;
-  const line = put(box, "p", { class: "way" }, "The way to the loss: ");
+  const line = put(box, "p", { class: "way" }, "One way to the loss, at each step through the " +
+    "largest product that leads to it on this page: ");
   way.forEach((one, n) => {
     if (n) line.append(" › ");
     putLink(line, one, link);

@@ -3,28 +3,66 @@
 
 const PER_DECADE = 4; // rates of the curve, from 0.0001 to 17.8
 const RATES = Array.from({ length: 22 }, (_, n) => 10 ** (-4 + n / PER_DECADE));
-/** @type {{rate: number, scope: string, curve: Answer<"curve">, taken: number}} */
-const step = { rate: .1, scope: "all", curve: null, taken: 0 };
+/**
+ * isChosen: whether the user has moved the slider; lossThere: at the very rate, undefined until it is measured.
+ * @type {{rate: number, isChosen: boolean, scope: string, curve: Answer<"curve">, lossThere: number, taken: number}}
+ */
+const step = { rate: .1, isChosen: false, scope: "all", curve: null, lossThere: undefined, taken: 0 };
+/** @type {ReturnType<typeof setTimeout>} */
+let rateTimer; // of the measurement at a rate that was chosen
 
 /** @type {() => Scope} */
 const scopeOfStep = () => step.scope === "all" ? {} : { layer: scene.layer, head: scene.head };
+
+/** What is on the screen is of other numbers: nothing of it stays until the new curve is there. */
+function clearCurve() {
+  step.curve = null;
+  clearTimeout(rateTimer);
+  byId("learn").setAttribute("aria-busy", "true");
+  byId("prediction").textContent = "Measuring the curve …";
+}
 
 /** Asks for the curve of the loss over the rate, for the text, the head and the weights as they are. */
 async function showCurve() {
   if (byId("learn").hidden) return;
   const of = shownScene, scope = step.scope;
-  byId("learn").setAttribute("aria-busy", "true"); // the curve on the screen is of other numbers
+  clearCurve();
   const curve = await ask("curve", { ...read(), rates: RATES, scope: scopeOfStep() });
   if (of !== shownScene || scope !== step.scope) return; // something else was chosen meanwhile
   step.curve = curve;
   byId("learn").removeAttribute("aria-busy");
+  byId("one-step").disabled = byId("ten-steps").disabled = false; // from the first curve on there is a rate
+  if (!step.isChosen) byId("rate").value = firstRate(curve); // the slider rounds it to its grid and range
+  showRate(0);
+}
+
+/** The logarithm of the rate for which the line predicts a fifth less. @param {Answer<"curve">} curve */
+function firstRate({ L, squared }) {
+  const rate = .2 * L / squared;
+  return rate > 0 ? Math.min(Math.log10(rate), 2) : byId("rate").value; // NaN and infinity are no rates
+}
+
+/** The curve at the rate of the slider: at once between its points, after the delay measured. @param {number} delay */
+function showRate(delay) {
+  step.rate = 10 ** byId("rate").value;
+  step.lossThere = undefined;
+  byId("rate-label").textContent = formatRounded(step.rate, 2);
+  clearTimeout(rateTimer);
+  if (!step.curve) return; // being measured
   drawCurve();
+  rateTimer = setTimeout(async () => {
+    const { rate, curve } = step;
+    const { losses: [loss] } = await ask("curve", { ...read(), rates: [rate], scope: scopeOfStep() });
+    if (rate !== step.rate || curve !== step.curve) return;
+    step.lossThere = loss;
+    drawCurve();
+  }, delay);
 }
 
 const WIDTH = 420, HEIGHT = 130, LEFT = 40, BOTTOM = 18; // of the drawing
 
 function drawCurve() {
-  const { rate, curve: { L, squared, losses } } = step, svg = byId("curve");
+  const { rate, lossThere, curve: { L, squared, losses } } = step, svg = byId("curve");
   const logs = RATES.map(Math.log10), top = Math.max(L * 1.6, L + .3);
   /** @type {(rate: number) => number} */
   const x = r => LEFT + (Math.log10(r) - logs[0]) / (logs.at(-1) - logs[0]) * (WIDTH - LEFT - 4);
@@ -41,13 +79,19 @@ function drawCurve() {
   put(svg, "path", { class: "loss", d: path((_, n) => losses[n]) });
   for (const tick of [.001, .01, .1, 1, 10])
     put(svg, "text", { x: x(tick), y: HEIGHT - 3, "text-anchor": "middle" }, tick);
-  const near = lossOfCurve(rate);
-  put(svg, "circle", { cx: x(rate), cy: y(near), r: 4 });
-  byId("rate-label").textContent = formatRounded(rate, 2);
-  byId("prediction").textContent = `L = ${formatRounded(L, 5)} now; the line predicts ${formatRounded(L - rate * squared, 5)} ` +
-    `(L − rate · |g|², |g|² = ${formatRounded(squared, 3)}); ` + (!Number.isFinite(near) ? "too far: the loss is no longer a number."
-      : `the curve says ${formatRounded(near, 4)}${near > L ? ": too far, the loss rises." : "."}`);
+  put(svg, "text", { x: 0, y: 10 }, "loss");
+  put(svg, "text", { x: 0, y: HEIGHT - 3 }, "rate");
+  const near = lossThere ?? lossOfCurve(rate), about = lossThere === undefined ? "about " : "";
+  const line = L - rate * squared;
+  put(svg, "circle", { cx: x(rate), cy: Math.max(4, y(near)), r: 4 }); // one beyond the drawing is at its upper edge
+  const says = !Number.isFinite(near) ? "too far: the loss is no longer a number."
+    : `the curve says ${about}${formatRounded(near, 5)}${near > L ? ": too far, the loss rises." : "."}`;
+  byId("prediction").textContent = `L = ${formatRounded(L, 5)} now; the line predicts ${formatRounded(line, 5)} ` +
+    `(L − rate · |g|², |g|² = ${formatRounded(squared, 3)}); ${says}${ofLine(line)}`;
 }
+
+/** @type {(predicted: number) => string} */
+const ofLine = predicted => predicted < 0 ? " No loss can be below 0: the step is too long for the straight line." : "";
 
 /** Between the computed points, linearly in the logarithm of the rate. @param {number} rate */
 function lossOfCurve(rate) {
@@ -63,6 +107,7 @@ function addStep(refresh) {
   const changed = async taken => {
     step.taken = taken;
     byId("undo").disabled = byId("reset").disabled = !taken;
+    clearCurve();
     await refresh();
   };
   /** @type {(times: number) => Promise<void>} */
@@ -72,7 +117,8 @@ function addStep(refresh) {
     const all = losses.map(L => formatRounded(L, 5));
     if (isRefused) return say("The loss is no longer a number after a step of this rate; the weights stay the same.");
     say(times > 1 ? `${times} steps: ${all.join(", ")}.`
-      : `Before: ${all[0]}. After: ${all[1]}. The straight line predicted ${formatRounded(predicted, 5)}.`);
+      : `Before: ${all[0]}. After: ${all[1]}. The straight line predicted ${formatRounded(predicted, 5)}.` +
+        ofLine(predicted));
     await changed(taken);
   };
   byId("toggle-learn").onclick = () => {
@@ -82,8 +128,8 @@ function addStep(refresh) {
     showCurve();
   };
   byId("rate").oninput = () => {
-    step.rate = 10 ** byId("rate").value;
-    if (step.curve) drawCurve();
+    step.isChosen = true;
+    showRate(DELAY);
   };
   byId("scope").onchange = () => { step.scope = byId("scope").value; showCurve(); };
   byId("one-step").onclick = () => take(1);

@@ -33,7 +33,7 @@ const STOPS = [
   }, {
     title: "To the queries", known: ["dS", "K"], computed: ["dQ"], forward: ["S"],
     text: "A score is c times the dot product of a query and a key, so a query’s gradient is the sum of the keys that it " +
-      "sees, each times its dS and the same c.",
+      "sees, each weighted by its dS and the same c.",
   }, {
     title: "To the keys", known: ["dS", "Q"], computed: ["dK"], forward: ["S"],
     text: "The same for the other factor: the sum now runs down a column of dS, over the queries that see this key.",
@@ -52,7 +52,7 @@ const STOPS = [
       "removed; the rest joins dY, which bypassed this attention.",
   }, {
     title: "Now you", known: ["P", "dP"], computed: ["dS"], forward: [], isQuestions: true,
-    text: "Three questions about this head; the page knows the answers.",
+    text: "Three questions about this head; the page knows the answers. dS is covered until the first is answered.",
   },
 ].filter(({ known, computed }) => isOnPage(known[0]) && isOnPage(computed[0]));
 
@@ -64,6 +64,7 @@ function showStop(number, navigate) {
   byId("toggle-tour").textContent = stop ? "End the tour" : "Tour";
   document.body.classList.toggle("touring", Boolean(stop));
   for (const view of views.values()) markView(view, stop);
+  coverAnswer(Boolean(stop?.isQuestions));
   drawArrows();
   if (!stop) return;
   box.dataset.stop = number;
@@ -79,6 +80,23 @@ function showStop(number, navigate) {
   putWorkedEntry(columns, stop.computed.at(-1).startsWith("db") ? stop.computed[0] : stop.computed.at(-1));
 }
 
+/** dS, which shows the sign that is asked for. @param {boolean} isCovered */
+function coverAnswer(isCovered) {
+  const view = views.get("dS");
+  if (view) view.grid.style.visibility = isCovered ? "hidden" : "";
+}
+
+/**
+ * Shows the matrix that a stop computes, with the card at the top of the screen: at every stop its buttons are in the
+ * same place. On a narrow screen the matrices of the stop follow the card.
+ */
+function scrollToStop() {
+  if (!state.tour) return;
+  document.body.style.setProperty("--card", `${byId("tour").offsetHeight}px`);
+  if (!narrow.matches) views.get(STOPS[state.tour - 1]?.computed[0])?.figure.scrollIntoView({ block: "nearest" });
+  window.scrollBy(0, byId("tour").getBoundingClientRect().top);
+}
+
 /** @param {Element} parent  @param {number} number  @param {Navigate} navigate */
 function putButtons(parent, number, navigate) {
   const row = put(parent, "span", { class: "buttons" });
@@ -88,7 +106,7 @@ function putButtons(parent, number, navigate) {
     button.disabled = to < 1 || to > STOPS.length;
     button.onclick = () => {
       navigate({ tour: to });
-      byId("tour").querySelector(`[aria-label="${label}"]`)?.focus();
+      byId("tour").querySelector(`[aria-label="${label}"]`)?.focus({ preventScroll: true });
     };
   };
   putButton("←", "previous stop", number - 1);
@@ -111,8 +129,33 @@ function putWorkedEntry(parent, name) {
   const box = put(parent, "div", { class: "worked" }), entry = { name, index: indexOfLargest(quantity) };
   put(box, "span", { class: "quiet" }, "the largest entry ");
   putLink(box, entry, linkTo);
-  const account = accountOf(entry);
-  if (!account.isMissing) putNumericLine(put(box, "div"), { name, indices: entry.index }, account);
+  const account = accountOf(entry), where = describePosition(quantity, entry.index).replace("This entry: ", "");
+  if (where.includes("“")) put(box, "span", { class: "quiet" }, `: ${where}`); // characters, not only channels
+  if (account.isMissing) return;
+  putNamedLine(put(box, "div"), { name, indices: entry.index }, account);
+  putNumericLine(put(box, "div"), { name, indices: entry.index }, account);
+}
+
+const MOST_FACTORS = 4; // named in one line
+
+/**
+ * The same sum as that of the numbers, with the names of its factors: of as many products as fit, and at least one.
+ * @type {(line: Element, entry: LeftSide, account: Account) => void}
+ */
+function putNamedLine(line, entry, { parts }) {
+  const math = putMath(line), sum = (putLeftSide(math, entry), put(math, "span"));
+  const most = Math.min(parts.length > 4 ? 3 : 4, Math.max(1, Math.floor(MOST_FACTORS / parts[0].factors.length)));
+  parts.slice(0, most).forEach(({ sign, factors }, n) => {
+    if (n || sign < 0) putSign(sum, sign < 0 ? "−" : "+");
+    factors.forEach(({ name, index }, k) => {
+      if (k) sum.append(`${THIN}·${THIN}`);
+      if (isConstant(name)) putInlineConstant(sum, name);
+      else putSymbol(sum, name, index);
+    });
+  });
+  if (parts.length <= most) return;
+  putSign(sum, "+");
+  sum.append("…");
 }
 
 /** @param {Quantity} quantity */
@@ -129,9 +172,10 @@ function putQuestions(box) {
   const value = dS.at([i, j]), mean = sumOf(Array.from({ length: i + 1 }, (_, k) => P.at([i, k]) * dP.at([i, k])));
   const show = (/** @type {number} */ x) => formatRounded(x, 3), at = `[${i},${j}]`;
   putQuestion(box, `dP${at} is ${show(dP.at([i, j]))}, and the weighted mean of its row is ${show(mean)}. ` +
-    `Which sign has dS${at}?`,
+    `What sign does dS${at} have?`,
     ["positive", "0", "negative"], value > 0 ? 0 : value < 0 ? 2 : 1,
-    `dS${at} = P (dP − mean) = ${show(P.at([i, j]))} · ${show(dP.at([i, j]) - mean)} = ${show(value)}.`);
+    `dS${at} = P (dP − mean) = ${show(P.at([i, j]))} · ${show(dP.at([i, j]) - mean)} = ${show(value)}.`,
+    () => coverAnswer(false));
   putQuestion(box, `What is the sum of row ${i} of dS?`, ["1", "0", "the loss"], 1,
     "0: adding the same number to all scores of a row changes no weight, so it cannot change the loss.");
   putQuestion(box, `A training step goes against the gradient. What does it do to S${at}?`,
@@ -139,8 +183,11 @@ function putQuestions(box) {
     `dS${at} is ${value > 0 ? "positive: less" : "negative: more"} attention to position ${j} lowers the loss.`);
 }
 
-/** @type {(box: Element, question: string, answers: string[], right: number, why: string) => Element} */
-function putQuestion(box, question, answers, right, why) {
+/**
+ * @type {(box: Element, question: string, answers: string[], right: number, why: string, answered?: () => any) =>
+ *   Element}
+ */
+function putQuestion(box, question, answers, right, why, answered = () => {}) {
   const group = put(box, "div", { role: "group", "aria-label": question }), line = put(group, "p", {}, question);
   const buttons = answers.map(text => put(group, "button", { type: "button" }, text));
   const verdict = put(group, "p", { class: "quiet", role: "status" });
@@ -149,6 +196,7 @@ function putQuestion(box, question, answers, right, why) {
       for (const one of buttons) one.setAttribute("aria-pressed", String(one === button));
       verdict.textContent = `${n === right ? "Yes." : "No."} ${why}`;
       verdict.dataset.isRight = String(n === right);
+      answered();
     };
   });
   return line;
