@@ -94,7 +94,7 @@ function scrollToStop() {
   if (!state.tour) return;
   document.body.style.setProperty("--card", `${byId("tour").offsetHeight}px`);
   if (!narrow.matches) views.get(STOPS[state.tour - 1]?.computed[0])?.figure.scrollIntoView({ block: "nearest" });
-  window.scrollBy(0, byId("tour").getBoundingClientRect().top);
+  window.scrollBy(0, byId("tour").getBoundingClientRect().top - parseFloat(getComputedStyle(byId("tour")).top));
 }
 
 /** @param {Element} parent  @param {number} number  @param {Navigate} navigate */
