@@ -1,5 +1,6 @@
 """A text on a page with the model: typed or from an address, refused if it cannot be read, and continued."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,13 @@ def test_text_of_several_lines_is_typed_and_pasted(browser: Any, tmp_path: Path)
     page.wait_for_function(READS, arg=5)
     assert fragment(page.evaluate("location.href")) == "text=be\nto\n"
     assert reader.page.input_value("#text") == "be↵to↵"
+    page.fill("#text", "t")  # one character is predicted after a line break
+    page.wait_for_function(READS, arg=1)
+    assert fragment(page.evaluate("location.href")) == "text=\nt"
+    assert page.input_value("#text") == "t"
+    reader.go("#L&text=\nt")
+    probability = float(re.search(r"gave it (\S+),", page.get_attribute("#characters > span", "title"))[1])
+    assert value(reader) == pytest.approx(-np.log(probability), rel=1e-2)
     check_quiet(reader)
 
 

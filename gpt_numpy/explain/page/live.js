@@ -68,6 +68,7 @@ function readText(text) {
   const most = longestText();
   if (characters.length > most)
     return { error: `The text has ${characters.length} characters; at most ${most} are read.` };
+  if (characters.length === 1 && idOf.has("\n")) characters.unshift("\n"); // it begins a line, and is to be predicted
   if (characters.length < 2) return { error: "Type at least two characters: one to read, and one to predict." };
   return { ids: characters.map(one => idOf.get(one)) };
 }
