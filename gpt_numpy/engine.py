@@ -2,7 +2,8 @@
 
 A batch is divided among threads, one for each core, and each thread takes its sequences in micro-batches, so that the
 arrays in use stay small. NumPy lets other threads run while it computes. BLAS gets one thread for each of ours: two
-crowds of threads on the same cores would only wait for each other.
+crowds of threads on the same cores would only wait for each other. A few texts that are read token by token are the
+exception: there is so little to compute that one thread reads them all, and BLAS gets all cores.
 
     each thread     the loss and the gradients of its micro-batches, added up
     each thread     for its part of the parameters (see parts.py) the sums over all threads, and their norm
@@ -49,6 +50,7 @@ Gradients = dict[str, Array]  # by the names of the parameters
 
 AT_ONCE = 1024  # tokens of a micro-batch: matrices large enough for BLAS, activations small enough for us
 ALL_AT_ONCE = 4096  # tokens that all threads together work on at once: many threads take less each
+TEXTS_EACH = 64  # texts that a thread reads at least: NumPy's calls on fewer are so short that threads would wait
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
@@ -63,7 +65,8 @@ class Engine:
         self.parameters = dict(self.model.named_parameters())
         self.parts: list[Part] = []  # made with the first step, since they hold the parameters once more
         self.all_finite = True  # every loss and gradient so far; after another one all steps are skipped
-        numpys_blas().limit(limits=1)  # for the whole process, for good
+        self.blas = numpys_blas()
+        self.blas.limit(limits=1)  # for the whole process, but for a reader of few texts
         keep_freed_memory()
         quiet = partial(np.seterr, over="ignore", invalid="ignore")  # the loss and the norm show it
         self.pool = ThreadPoolExecutor(self.threads, initializer=quiet)
@@ -178,25 +181,26 @@ class Engine:
             part.load(optimizer_state, step)
 
     def describe(self) -> str:
-        blas = {f"{library['internal_api']} {library['version']}" for library in numpys_blas().info()}
+        blas = {f"{library['internal_api']} {library['version']}" for library in self.blas.info()}
         return f"NumPy {np.__version__}, float32, {self.threads} thread{'s' * (self.threads > 1)}, " + (
             f"with one of {' or '.join(blas)} each" if blas else "each with a BLAS that does not tell its threads"
         )
 
 
 class Reader:
-    """Reads texts piece by piece, and caches the keys and values of what it has read. Each thread has some of them."""
+    """Reads texts piece by piece, and caches the keys and values of what it has read. Of many, each thread has some."""
 
     def __init__(self, engine: Engine, rows: int) -> None:
         self.engine, self.model = engine, engine.model
-        of_threads = divide(rows, engine.threads, rows)
+        of_threads = divide(rows, max(1, min(engine.threads, rows // TEXTS_EACH)), rows)
         dtype = self.model.pos_emb.weight.dtype
         self.parts = [(part, Cache(engine.config, part.stop - part.start, dtype)) for (part,) in of_threads]
 
     def read(self, ids: Sequence[Sequence[int]]) -> Array:
         for_training(self.model, False)
         if len(self.parts) == 1:
-            return self._read(ids, *self.parts[0])
+            with self.engine.blas.limit(limits=self.engine.threads):
+                return self._read(ids, *self.parts[0])
         return np.concatenate(list(self.engine.pool.map(lambda part: self._read(ids, *part), self.parts)))
 
     def _read(self, ids: Sequence[Sequence[int]], rows: slice, cache: Cache) -> Array:

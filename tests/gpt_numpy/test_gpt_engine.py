@@ -9,13 +9,14 @@ import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis.strategies import integers
 
-from gpt_numpy.engine import ALL_AT_ONCE, AT_ONCE, Engine, Rows, divide, numpys_blas
+from gpt_numpy.engine import ALL_AT_ONCE, AT_ONCE, Engine, Reader, Rows, divide, numpys_blas
 from minitensor.optim import AdamW, clip_grad_norm_
 from tests.support import ROOT
 from tests.support.engines import CONFIG, RECIPE, assert_close, batch, batch_of, trained
@@ -60,9 +61,9 @@ def test_overflow_raises_no_warning() -> None:
         ([], "each with a BLAS that does not tell its threads"),
     ],
 )
-def test_describe_names_the_blas(libraries: list[dict[str, str]], blas: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_describe_names_the_blas(libraries: list[dict[str, str]], blas: str) -> None:
     engine = Engine(CONFIG, RECIPE, threads=2)
-    monkeypatch.setattr("gpt_numpy.engine.numpys_blas", lambda: SimpleNamespace(info=lambda: libraries))
+    engine.blas = SimpleNamespace(info=lambda: libraries)
     assert engine.describe() == f"NumPy {np.__version__}, float32, 2 threads, {blas}"
 
 
@@ -185,6 +186,34 @@ def test_numpys_blas_uses_one_thread() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[1]"
+
+
+def test_few_texts_are_read_in_one_thread_and_many_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same logits; while one thread reads, BLAS has all cores, and before and after that one."""
+    openblas()
+    seen: list[tuple[int, int]] = []  # texts, threads of BLAS
+
+    def read(self: Reader, ids: Any, rows: slice, cache: Any) -> Any:
+        seen.append((rows.stop - rows.start, threads_of_blas(engine)))
+        return real(self, ids, rows, cache)
+
+    real = Reader._read
+    monkeypatch.setattr(Reader, "_read", read)
+    engine = Engine(CONFIG, RECIPE, threads=2)
+    texts = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (4, 3)).tolist()
+    few = engine.reader(4).read(texts)
+    assert seen == [(4, 2)]
+    assert threads_of_blas(engine) == 1
+    monkeypatch.setattr("gpt_numpy.engine.TEXTS_EACH", 2)
+    many = engine.reader(4).read(texts)
+    assert seen[1:] == [(2, 1), (2, 1)]
+    np.testing.assert_allclose(many, few, rtol=1e-5, atol=1e-6)
+
+
+def threads_of_blas(engine: Engine) -> int:
+    (blas,) = engine.blas.info()
+    found: int = blas["num_threads"]
+    return found
 
 
 @pytest.mark.parametrize("place", ["torch/lib", "torch.libs"])
