@@ -11,6 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from bench import roofline
 from bench.result import BLUE, Result, Row, bars, percent, times, whole
 from bench.settings import EAGER, NUMPY, Settings, batch
 from bench.timing import turns
@@ -65,10 +66,11 @@ def measure(settings: Settings) -> Iterator[Result]:
     if not same or texts[NUMPY, CACHED][: lengths[ANEW]] != texts[NUMPY, ANEW]:
         raise RunFailed("the engines, with and without the cache, did not generate the same text")
     by_name = {f"{name}, {way}": work for (name, way), work in subjects.items()}
-    for count, timings in enumerate(turns(by_name, settings.repeat, settings.turn), 1):
+    works = {**by_name, **roofline.products(settings)}
+    for count, timings in enumerate(turns(works, settings.repeat, settings.turn), 1):
         rows: list[Row] = []
-        for (name, way), timing in zip(subjects, timings.values(), strict=True):
-            other = timings[f"{EAGER}, {way}"]
+        for name, way in subjects:
+            timing, other = timings[f"{name}, {way}"], timings[f"{EAGER}, {way}"]
             rows.append({
                 "subject": name, "way": way, "spread": timing.spread,
                 "characters/s": lengths[way] * (TEXTS if way == EIGHT else 1) / timing.median,
@@ -80,7 +82,10 @@ def measure(settings: Settings) -> Iterator[Result]:
             f"generation: the {settings.preset} model, context {config.block_size}, {settings.cores} threads",
             rows,
             {"subject": str, "way": str, "characters/s": whole, "spread": percent, "of torch's speed": times},
-            [f"gpt_numpy generates {speeds[NUMPY, CACHED] / speeds[NUMPY, ANEW]:.1f} times as fast with the cache."],
+            [
+                f"gpt_numpy generates {speeds[NUMPY, CACHED] / speeds[NUMPY, ANEW]:.1f} times as fast with the cache.",
+                *([roofline.faster_blas(settings, timings)] if settings.device == "cpu" else []),
+            ],
             bars("label", {"characters/s": BLUE}, "characters per second"),
             done=count / settings.repeat,
         )

@@ -1,25 +1,17 @@
 """One training step: forward, backward, clipping, AdamW; the same weights, batches and cores for all.
 
-The roofline is this machine's speed of matrix multiplication, measured in the same turns: for gpt_numpy with NumPy's
-BLAS, single-threaded in each of the engine's threads, for gpt_torch with torch's. The FLOP of a step follow the usual
-convention, which counts attention without a mask; neither engine computes all of them.
+Beside each engine's time stands its share of its own roofline (roofline.py), measured in the same turns. The FLOP of a
+step follow the usual convention, which counts attention without a mask; neither engine computes all of them.
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-import torch
-
+from bench import roofline
 from bench.result import BLUE, Result, Row, bars, gflops, milliseconds, percent, times, whole
 from bench.settings import COMPILED, EAGER, NUMPY, Settings, Stepping
-from bench.timing import Times, Work, turns
+from bench.timing import Times, turns
 from bench.verify import same_steps
 from gpt_numpy.workshop.params import flops_per_token
-from gpt_torch.device import find_device
-from gpt_torch.transfer import wait_for
-
-SIDE = 1024  # of the roofline's matrices: large enough for any BLAS to reach its full speed
 
 
 def measure(settings: Settings) -> Iterator[Result]:
@@ -33,50 +25,23 @@ def measure(settings: Settings) -> Iterator[Result]:
     same_steps(steps)
     if settings.compile and not compiled.compiled:  # the engine has reported why
         del steps[COMPILED]
-    for count, timings in enumerate(turns({**steps, **rooflines(settings)}, settings.repeat, settings.turn), 1):
+    for count, timings in enumerate(turns({**steps, **roofline.products(settings)}, settings.repeat, settings.turn), 1):
         yield result(settings, timings, done=count / settings.repeat)
-
-
-def rooflines(settings: Settings) -> dict[str, Work]:
-    """Products of square matrices on all threads: NumPy's as one product per thread, torch's as one in all."""
-    pool, device = ThreadPoolExecutor(settings.cores), find_device(settings.device)
-    a, b, c = (np.ones((settings.cores, SIDE, SIDE), np.float32) for _ in range(3))
-    x, y = torch.ones(settings.cores * SIDE, SIDE, device=device), torch.ones(SIDE, SIDE, device=device)
-    z = torch.empty_like(x)
-
-    def numpys() -> None:
-        list(pool.map(lambda i: np.matmul(a[i], b[i], out=c[i]), range(settings.cores)))
-
-    def torchs() -> None:
-        torch.matmul(x, y, out=z)
-        wait_for(device)
-
-    return {"matrix products, NumPy": numpys, "matrix products, torch": torchs}
-
-
-def faster_blas(numpys: Times, torchs: Times) -> str:
-    """Whose BLAS gives an engine an advantage on this machine, by the roofline."""
-    ratio, faster, slower = torchs.over(numpys), "NumPy's", "torch's"
-    if ratio < 1.0:
-        ratio, faster, slower = numpys.over(torchs), slower, faster
-    if ratio < 1.01:
-        return "NumPy's BLAS and torch's multiply matrices equally fast on this machine."
-    return f"{faster} BLAS is the faster on this machine: it multiplies matrices {ratio:.2f} times as fast as {slower}."
 
 
 def result(settings: Settings, timings: dict[str, Times], done: float) -> Result:
     tokens = settings.recipe.batch_size * settings.config.block_size
-    flops, product = tokens * flops_per_token(settings.config), 2 * settings.cores * SIDE**3
+    flops, product = tokens * flops_per_token(settings.config), roofline.flops(settings)
     rows: list[Row] = []
     for name, timing in timings.items():
         is_step = name in (NUMPY, EAGER, COMPILED)
-        roofline = timings["matrix products, NumPy" if name == NUMPY else "matrix products, torch"]
+        own = timings[roofline.NUMPYS if name == NUMPY else roofline.TORCHS]
         rate = (flops if is_step else product) / timing.median
         rows.append({
             "subject": name, "time": timing.median, "spread": timing.spread,
             "of torch's time": timing.over(timings[EAGER]) if is_step else None,
             "characters/s": tokens / timing.median if is_step else None,
-            "speed": rate, "of the roofline": flops / product * roofline.over(timing) if is_step else None,
+            "speed": rate, "of the roofline": flops / product * own.over(timing) if is_step else None,
             "seconds": timing.seconds,
         })  # fmt: skip
     lines = []
@@ -88,7 +53,7 @@ def result(settings: Settings, timings: dict[str, Times], done: float) -> Result
                 f"(turn by turn {min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} turns)."
             )
     if settings.device == "cpu":
-        lines.append(faster_blas(timings["matrix products, NumPy"], timings["matrix products, torch"]))
+        lines.append(roofline.faster_blas(settings, timings))
     config = settings.config
     return Result(
         "step",

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench import generate, gpu, memory, ops, overhead, peers, scaling, step, timing, where
+from bench import generate, gpu, memory, ops, overhead, peers, roofline, scaling, step, timing, where
 from bench.__main__ import BENCHMARKS, main, short
-from bench.result import BLUE, ORANGE, Result, bars
+from bench.result import BLUE, ORANGE, Result, bars, gflops
 from bench.settings import COMPILED, EAGER, NUMPY, Settings, Stepping, batch
 from bench.timing import Times, turns
 from bench.verify import same_arrays, same_steps
@@ -183,12 +183,15 @@ def test_text_differing_only_at_the_end_is_not_timed(tiny: None, monkeypatch: py
 
 
 def test_sentence_names_the_faster_blas() -> None:
-    slow, fast = Times([2.0, 20.0, 3.0]), Times([1.0, 10.0, 2.0])  # turn by turn 2, 2 and 1.5
-    assert step.faster_blas(fast, slow) == (
-        "NumPy's BLAS is the faster on this machine: it multiplies matrices 2.00 times as fast as torch's."
+    second = roofline.flops(QUICK) / 1e11  # at 100 GFLOP/s
+    slow, fast = (Times([second * n for n in turns]) for turns in ([2, 20, 3], [1, 10, 2]))  # turn by turn 2, 2 and 1.5
+    assert roofline.faster_blas(QUICK, {roofline.NUMPYS: fast, roofline.TORCHS: slow}) == (
+        "NumPy's BLAS multiplies matrices at 50 GFLOP/s on this machine, torch's at 33 GFLOP/s: "
+        "NumPy's is 2.00 times as fast."
     )
-    assert step.faster_blas(slow, fast) == (
-        "torch's BLAS is the faster on this machine: it multiplies matrices 2.00 times as fast as NumPy's."
+    assert roofline.faster_blas(QUICK, {roofline.NUMPYS: slow, roofline.TORCHS: fast}) == (
+        "NumPy's BLAS multiplies matrices at 33 GFLOP/s on this machine, torch's at 50 GFLOP/s: "
+        "torch's is 2.00 times as fast."
     )
 
 
@@ -205,11 +208,11 @@ def twice_as_slow(subjects: dict[str, Any], repeat: int, least: float) -> Iterat
 def test_ratios_of_time_and_speed_have_the_right_direction(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (step, generate, ops):
         monkeypatch.setattr(module, "turns", twice_as_slow)
-    result = last(step.measure(QUICK))
+    speed, result = gflops(roofline.flops(QUICK) / 2.0), last(step.measure(QUICK))
     assert result.rows[0]["of torch's time"] == 0.5
     assert result.lines == [
         "gpt_numpy takes 0.50 times as long as gpt_torch (turn by turn 0.50 to 0.50, 2 turns).",
-        "NumPy's BLAS and torch's multiply matrices equally fast on this machine.",
+        f"NumPy's BLAS multiplies matrices at {speed} on this machine, torch's at {speed}: both are equally fast.",
     ]
     assert [row["of torch's speed"] for row in last(generate.measure(QUICK)).rows] == [2.0, 1.0] * 3
     row = ops.compared(ops.SUBJECTS[-1], QUICK)
