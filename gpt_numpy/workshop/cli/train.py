@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.cli.engine_cli import EngineCLI
+from gpt_numpy.workshop.cli.engine_cli import EngineCLI, add_engine_flags
 from gpt_numpy.workshop.cli.flags import Flags, Parser, add_data_flag, add_fields, override, pick
 from gpt_numpy.workshop.cli.recipe_file import read_recipe
 from gpt_numpy.workshop.cli.run import Material, RunSpec, check_memory, resumed_run, saved_options, train_run
@@ -58,11 +58,6 @@ def train(cli: EngineCLI, arguments: Sequence[str]) -> int:
         raise WrongUse("--seeds is for one process; start it without torchrun")
     count, preset = flags.pop("seeds"), flags.get("preset", default_preset)
     return train_seeds(count, preset, flags, lambda own: train_once(cli, own, console, time.monotonic()), console)
-
-
-def add_engine_flags(parser: Parser, cli: EngineCLI) -> None:
-    add_fields(parser, "the machine", cli.options)
-    parser.flags_of_other_cli = cli.flags_of_other_cli
 
 
 def train_once(cli: EngineCLI, flags: Flags, console: Console, start: float) -> int:

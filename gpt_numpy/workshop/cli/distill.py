@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.cli.engine_cli import EngineCLI
+from gpt_numpy.workshop.cli.engine_cli import EngineCLI, add_engine_flags
 from gpt_numpy.workshop.cli.flags import Flags, Parser, add_data_flag, add_fields, build, override, pick
 from gpt_numpy.workshop.cli.generate import add_which_checkpoint, checkpoints_digest, load_engines
 from gpt_numpy.workshop.cli.run import (
@@ -19,7 +19,7 @@ from gpt_numpy.workshop.cli.run import (
     saved_settings,
     train_run,
 )
-from gpt_numpy.workshop.cli.train import add_engine_flags, dataset_of
+from gpt_numpy.workshop.cli.train import dataset_of
 from gpt_numpy.workshop.cli.train import material_of as text_material
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.dataset import Dataset
