@@ -16,7 +16,7 @@ from gpt_numpy.workshop.cli.run import (
     check_memory,
     resumed_run,
     saved_options,
-    saved_settings,
+    settings_of,
     train_run,
 )
 from gpt_numpy.workshop.cli.train import dataset_of
@@ -64,8 +64,7 @@ def distill(cli: EngineCLI, arguments: Sequence[str]) -> int:
         teachers = teachers_of(flags) if "teacher" in flags else [load_checkpoint(Path(folder)) for folder in folders]
         with cli.processes.local_first():
             data = dataset_of(checkpoint, flags.get("data"), console)
-        saved = saved_settings(DistillSettings, checkpoint)
-        settings = build(DistillSettings, {**saved, **pick(DistillSettings, flags)})
+        settings = settings_of(DistillSettings, flags, checkpoint)
         material = material_of_teachers(cli, teachers, settings, data, recipe, config, options)
         if material.in_state["tuned_on_digest"] != checkpoint.state.tuned_on_digest:
             named = " and ".join(str(teacher.folder) for teacher in teachers)

@@ -4,14 +4,14 @@ import math
 import os
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
-from gpt_numpy.workshop.cli.flags import Flags, override, pick
+from gpt_numpy.workshop.cli.flags import Flags, T, build, override, pick
 from gpt_numpy.workshop.cli.recipe_file import recipe_toml
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
@@ -217,12 +217,12 @@ def tuned_run(
     return RunSpec(run_dir, state, options, base.tokenizer, material, base=base)
 
 
-def saved_settings(kind: type, checkpoint: Checkpoint) -> Flags:
-    """Of a run's method; WrongUse if they are of another version."""
-    known = {each.name for each in fields(kind)}
-    if unknown := set(checkpoint.state.tuning) - known:
+def settings_of(kind: type[T], flags: Flags, checkpoint: Checkpoint) -> T:
+    """Of a run's method. A resumed run keeps its own, but for flags; WrongUse if they are of another version."""
+    saved = dict(checkpoint.state.tuning) if flags.get("resume") else {}
+    if unknown := saved.keys() - pick(kind, saved).keys():
         raise WrongUse(f"{checkpoint.folder} has settings that are not known here: {', '.join(sorted(unknown))}")
-    return dict(checkpoint.state.tuning)
+    return build(kind, {**saved, **pick(kind, flags)})
 
 
 def resumed_run(cli: EngineCLI, flags: Flags, console: Console, method: str, learn: Learn) -> RunSpec:

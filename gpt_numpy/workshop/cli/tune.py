@@ -1,19 +1,18 @@
 """The command tune: sft, grpo and dpo, which train the model of a run further; distill.py has the fourth method."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.cli.distill import distill
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI, add_engine_flags
-from gpt_numpy.workshop.cli.flags import Parser, add_data_flag, add_fields, build, pick
+from gpt_numpy.workshop.cli.flags import Parser, add_data_flag, add_fields, pick
 from gpt_numpy.workshop.cli.generate import add_checkpoint_flags, load_engine
-from gpt_numpy.workshop.cli.run import REFERENCE, Material, add_run_flags, saved_settings, tune_run
+from gpt_numpy.workshop.cli.run import REFERENCE, Material, add_run_flags, settings_of, tune_run
 from gpt_numpy.workshop.cli.train import dataset_of
 from gpt_numpy.workshop.console import Console
-from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, load_checkpoint
@@ -29,22 +28,22 @@ OF_SFT = Recipe(
     steps=200, batch_size=16, order="epochs", lr=3e-4, schedule="linear", warmup=10, beta2=0.99, weight_decay=0.0,
     grad_clip=1.0, eval_every=50, checkpoint_every=50,
 )  # fmt: skip
-OF_GRPO = Recipe(
-    steps=100, batch_size=256, order="epochs", lr=1e-4, schedule="linear", final_lr=1.0, warmup=0, beta2=0.99,
-    weight_decay=0.0, grad_clip=1.0, eval_every=25, checkpoint_every=25,
-)  # fmt: skip
-OF_DPO = Recipe(
-    steps=200, batch_size=32, order="epochs", lr=1e-4, schedule="linear", warmup=10, beta2=0.99, weight_decay=0.0,
-    grad_clip=1.0, eval_every=50, checkpoint_every=50,
-)  # fmt: skip
-FIELDS = {field for field in vars(OF_SFT) if field not in ("tokenizer", "order")}
+OF_GRPO = replace(
+    OF_SFT, steps=100, batch_size=256, lr=1e-4, final_lr=1.0, warmup=0, eval_every=25, checkpoint_every=25
+)
+OF_DPO = replace(OF_SFT, batch_size=32, lr=1e-4)
+FIELDS = set(vars(OF_SFT)) - {"tokenizer", "order"}  # of a recipe, with a flag for each
+
+
+def parser_of(cli: EngineCLI, method: str, about: str) -> tuple[Parser, Any]:
+    """And its group of flags for the new run."""
+    parser = Parser(f"{cli.name} tune {method}", f"{about} A new run is made; the old one stays as it is.")
+    add_checkpoint_flags(parser)
+    return parser, parser.add_argument_group("the new run")
 
 
 def sft(cli: EngineCLI, arguments: Sequence[str]) -> int:
-    about = "Fine-tune a model on pairs of a prompt and an answer. A new run is made; the old one stays as it is."
-    parser = Parser(f"{cli.name} tune sft", about)
-    add_checkpoint_flags(parser)
-    group = parser.add_argument_group("the new run")
+    parser, group = parser_of(cli, "sft", "Fine-tune a model on pairs of a prompt and an answer.")
     help = 'pairs, one a line: {"prompt": "...", "answer": "..."}; the last tenth is for validation'
     group.add_argument("--data", metavar="FILE", help=help)
     add_run_flags(group)
@@ -57,34 +56,24 @@ def sft(cli: EngineCLI, arguments: Sequence[str]) -> int:
         raise WrongUse(f"--data is missing: a file of pairs; see {cli.name} tune sft --help")
 
     def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
-        path = flags["data"] if begins else flags.get("data", checkpoint.state.tuned_on)
-        material = material_of_pairs(Path(path), checkpoint, recipe)
-        if not begins and material.digest != checkpoint.state.tuned_on_digest:
+        path = Path(flags["data"] if begins else flags.get("data", checkpoint.state.tuned_on))
+        pairs = read_pairs(path, checkpoint.tokenizer, config.block_size)
+        task = FineTuning(pairs, recipe, checkpoint.tokenizer)
+        if not begins and pairs.digest != checkpoint.state.tuned_on_digest:
             raise WrongUse(f"{path} is not the file that {checkpoint.folder} was tuned on; give that by --data")
-        return material
+        parts = f"{len(task.training):,} to train on, {len(task.validation):,} for validation"
+        about = f"pairs: {path.name}, {parts}, of {task.length + 1} tokens at most"
+        characters = sum(pair.characters for pair in pairs.items)
+        corpus = {"name": path.name, "characters": characters, "digest": pairs.digest, "floor": None}
+        in_state = {"tuned_on": str(path.resolve()), "tuned_on_digest": pairs.digest}
+        return Material(task, about, corpus, pairs.digest, in_state)
 
     return tune_run(cli, flags, "sft", OF_SFT, learn)
 
 
-def material_of_pairs(path: Path, checkpoint: Checkpoint, recipe: Recipe) -> Material:
-    pairs = read_pairs(path, checkpoint.tokenizer, checkpoint.state.config.block_size)
-    task = FineTuning(pairs, recipe, checkpoint.tokenizer)
-    parts = f"{len(task.training):,} to train on, {len(task.validation):,} for validation"
-    about = f"pairs: {path.name}, {parts}, of {task.length + 1} tokens at most"
-    characters = sum(pair.characters for pair in pairs.items)
-    corpus = {"name": path.name, "characters": characters, "digest": pairs.digest, "floor": None}
-    in_state = {"tuned_on": str(path.resolve()), "tuned_on_digest": pairs.digest}
-    return Material(task, about, corpus, pairs.digest, in_state)
-
-
 def grpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
-    about = (
-        "Let a model answer prompts, and make the answers with the higher rewards of each group likelier. A new run is "
-        "made; the old one stays as it is."
-    )
-    parser = Parser(f"{cli.name} tune grpo", about)
-    add_checkpoint_flags(parser)
-    group = parser.add_argument_group("the new run")
+    about = "Let a model answer prompts, and make the answers with the higher rewards of each group likelier."
+    parser, group = parser_of(cli, "grpo", about)
     add_data_flag(group, "the text of the model, if that is no longer where it was")
     add_run_flags(group)
     add_fields(parser, "the answers and their reward", GRPOSettings)
@@ -97,15 +86,13 @@ def grpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
         raise WrongUse(f"--reward is missing; see {cli.name} tune grpo --help")
 
     def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
-        state = checkpoint.state
-        saved = {} if begins else saved_settings(GRPOSettings, checkpoint)
-        settings = build(GRPOSettings, {**saved, **pick(GRPOSettings, flags)}).resolved()
+        settings = settings_of(GRPOSettings, flags, checkpoint).resolved()
         if not begins and "reward" not in flags and ".py:" in settings.reward:
             raise WrongUse(f"--reward {settings.reward} is in a file, which is run only if you name it again")
         base = checkpoint if begins else load_checkpoint(checkpoint.folder.parents[1] / REFERENCE)
         data = dataset_of(checkpoint, flags.get("data"), Console())
         prompts = prompts_of(settings, data, checkpoint.tokenizer, config.block_size)
-        if not begins and prompts.digest != state.tuned_on_digest:
+        if not begins and prompts.digest != checkpoint.state.tuned_on_digest:
             raise WrongUse(f"{settings.prompts} has other prompts than those that {checkpoint.folder} began with")
         reference = load_engine(cli, base, options)
         task = GRPO(settings, find_reward(settings.reward), prompts, data, checkpoint.tokenizer, recipe, reference)
@@ -132,11 +119,9 @@ def one_process(cli: EngineCLI, method: str) -> None:
 def dpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
     about = (
         "Train a model on pairs of answers, of which one is preferred: from a file, or the best and the worst of each "
-        "group that it draws, by a reward. A new run is made; the old one stays as it is."
+        "group that it draws, by a reward."
     )
-    parser = Parser(f"{cli.name} tune dpo", about)
-    add_checkpoint_flags(parser)
-    group = parser.add_argument_group("the new run")
+    parser, group = parser_of(cli, "dpo", about)
     help = 'pairs, one a line: {"prompt": "...", "chosen": "...", "rejected": "..."}; the last tenth is for validation'
     group.add_argument("--data", metavar="FILE", help=help)
     add_run_flags(group)
@@ -155,15 +140,18 @@ def dpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
 
     def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
         state, tokenizer, size = checkpoint.state, checkpoint.tokenizer, config.block_size
-        saved = {} if begins else saved_settings(DPOSettings, checkpoint)
-        settings = build(DPOSettings, {**saved, **pick(DPOSettings, flags)}).resolved()
+        settings = settings_of(DPOSettings, flags, checkpoint).resolved()
         run = checkpoint.folder.parents[1]
         base = checkpoint if begins else load_checkpoint(run / REFERENCE)
         reference, files = load_engine(cli, base, options), dict[str, str]()
         if begins and settings.reward:
             one_process(cli, "dpo --reward")
-            place, files = PAIRS, {PAIRS: _drawn(settings, checkpoint, recipe, size, reference)}
-            pairs = parse_preferences(Path(PAIRS), files[PAIRS].encode("utf-8"), tokenizer, size)
+            console = Console()
+            prompts = prompts_of(settings, dataset_of(base, None, console), tokenizer, size)
+            reward = find_reward(settings.reward)
+            drawn = pairs_from_reward(settings, reward, prompts, reference, tokenizer, recipe.seed, console)
+            pairs = parse_preferences(Path(PAIRS), drawn.encode("utf-8"), tokenizer, size)
+            place, files = PAIRS, {PAIRS: drawn}
         else:
             place = str(Path(flags["data"]).resolve()) if "data" in flags else state.tuned_on
             pairs = read_preferences(run / PAIRS if place == PAIRS else Path(place), tokenizer, size)
@@ -175,13 +163,6 @@ def dpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
         in_state = {"tuned_on": place, "tuned_on_digest": pairs.digest, "tuning": asdict(settings)}
         about, same = f"preferences: {pairs.path.name}, {parts}", f"{settings} {pairs.digest}"
         return Material(task, about, corpus, same, in_state, files, "preferences", base)
-
-    def _drawn(settings: DPOSettings, base: Checkpoint, recipe: Recipe, block_size: int, engine: Engine) -> str:
-        console = Console()
-        data = dataset_of(base, None, console)
-        prompts = prompts_of(settings, data, base.tokenizer, block_size)
-        reward = find_reward(settings.reward)
-        return pairs_from_reward(settings, reward, prompts, engine, base.tokenizer, recipe.seed, console)
 
     return tune_run(cli, flags, "dpo", OF_DPO, learn, dropout=0.0)
 
