@@ -13,8 +13,8 @@ from gpt_numpy.workshop.cli.run import (
     Material,
     RunSpec,
     add_run_flags,
+    begun_run_dir,
     check_memory,
-    resumed_run,
     saved_options,
     settings_of,
     train_run,
@@ -26,8 +26,7 @@ from gpt_numpy.workshop.data.dataset import Dataset
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State, load_checkpoint
-from gpt_numpy.workshop.runs.run_dir import RUNS, RunDir, find_run_dir, new_run_dir
-from gpt_numpy.workshop.train.budget import TimeBudget, process_start
+from gpt_numpy.workshop.runs.run_dir import find_run_dir
 from gpt_numpy.workshop.train.ensemble import Ensemble
 from gpt_numpy.workshop.tune.distill import Distillation, DistillSettings
 
@@ -53,11 +52,7 @@ def distill(cli: EngineCLI, arguments: Sequence[str]) -> int:
     models = {name: preset.model for name, preset in PRESETS.items()}
     add_fields(parser, "the model", GPTConfig, models, only=set(vars(GPTConfig())) - {"vocab_size"})
     flags = parser.flags(arguments)
-    console, budget = Console(), TimeBudget(process_start())
-    if not flags.get("resume"):
-        return train_run(cli, student_run(cli, flags, console), flags, console, budget)
-    if "preset" in flags:
-        raise WrongUse("--preset is for a run that begins; one that is resumed has its recipe")
+    console = Console()
 
     def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
         folders = checkpoint.state.tuned_on.split("\n")
@@ -71,7 +66,7 @@ def distill(cli: EngineCLI, arguments: Sequence[str]) -> int:
             raise WrongUse(f"{checkpoint.folder} had other teachers than {named}; give those by --teacher")
         return material
 
-    return train_run(cli, resumed_run(cli, flags, console, "distill", learn), flags, console, budget)
+    return train_run(cli, flags, console, "distill", lambda: student_run(cli, flags, console), learn)
 
 
 def student_run(cli: EngineCLI, flags: Flags, console: Console) -> RunSpec:
@@ -89,7 +84,7 @@ def student_run(cli: EngineCLI, flags: Flags, console: Console) -> RunSpec:
     material = material_of_teachers(cli, teachers, settings, data, recipe, config, options)
     same = f"{config} {recipe} {material.digest} {material.in_state['tuned_on_digest']}"
     cli.processes.check_agreement("flags, text or teachers", same)
-    run_dir = new_run_dir(flags.get("out"), "distill") if cli.processes.first else RunDir(Path(flags.get("out", RUNS)))
+    run_dir = begun_run_dir(cli, flags, "distill")
     state = State(config, recipe, method="distill", **material.in_state, engine_options=saved_options(cli, flags))
     return RunSpec(run_dir, state, options, first.tokenizer, material)
 

@@ -10,7 +10,7 @@ from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI, add_engine_flags
 from gpt_numpy.workshop.cli.flags import Flags, Parser, add_data_flag, add_fields, override, pick
 from gpt_numpy.workshop.cli.recipe_file import read_recipe
-from gpt_numpy.workshop.cli.run import Material, RunSpec, check_memory, resumed_run, saved_options, train_run
+from gpt_numpy.workshop.cli.run import Material, RunSpec, begun_run_dir, check_memory, saved_options, train_run
 from gpt_numpy.workshop.cli.seeds import train_seeds
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.corpus import find_corpus
@@ -20,8 +20,7 @@ from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.report.claims import MAX_TOKENS, pair_counts
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
-from gpt_numpy.workshop.runs.run_dir import RUNS, RunDir, new_run_dir
-from gpt_numpy.workshop.train.budget import TimeBudget, process_start
+from gpt_numpy.workshop.train.budget import process_start
 from gpt_numpy.workshop.train.loggers import LOGGERS
 from gpt_numpy.workshop.train.task import Pretraining
 
@@ -61,18 +60,12 @@ def train(cli: EngineCLI, arguments: Sequence[str]) -> int:
 
 
 def train_once(cli: EngineCLI, flags: Flags, console: Console, start: float) -> int:
-    budget = TimeBudget(start)
-    if not flags.get("resume"):
-        return train_run(cli, new_run(cli, flags, console), flags, console, budget)
-    if "preset" in flags:
-        raise WrongUse("--preset is for a run that begins; one that is resumed has its recipe")
-
     def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
         with cli.processes.local_first():
             data = dataset_of(checkpoint, flags.get("data"), console)
         return material_of(data, checkpoint.tokenizer, recipe, config)
 
-    return train_run(cli, resumed_run(cli, flags, console, "", learn), flags, console, budget)
+    return train_run(cli, flags, console, "", lambda: new_run(cli, flags, console), learn, start)
 
 
 # ---- a run, from flags or from its folder -----------------------------------------------------------------------
@@ -86,7 +79,7 @@ def new_run(cli: EngineCLI, flags: Flags, console: Console) -> RunSpec:
     vocab_size = flags.get("vocab_size", BPE_SIZE)
     if recipe.tokenizer == "bpe":
         check_bpe(vocab_size)
-    run_dir = new_run_dir(flags.get("out"), name) if cli.processes.first else RunDir(Path(flags.get("out", RUNS)))
+    run_dir = begun_run_dir(cli, flags, name)
     try:
         with cli.processes.local_first():
             corpus = find_corpus(flags.get("data"), console)

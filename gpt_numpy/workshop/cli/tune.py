@@ -8,14 +8,26 @@ from typing import Any
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.cli.distill import distill
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI, add_engine_flags
-from gpt_numpy.workshop.cli.flags import Parser, add_data_flag, add_fields, pick
+from gpt_numpy.workshop.cli.flags import Flags, Parser, add_data_flag, add_fields, override, pick
 from gpt_numpy.workshop.cli.generate import add_checkpoint_flags, load_engine
-from gpt_numpy.workshop.cli.run import REFERENCE, Material, add_run_flags, settings_of, tune_run
+from gpt_numpy.workshop.cli.run import (
+    REFERENCE,
+    Learn,
+    Material,
+    RunSpec,
+    add_run_flags,
+    begun_run_dir,
+    check_memory,
+    saved_options,
+    settings_of,
+    train_run,
+)
 from gpt_numpy.workshop.cli.train import dataset_of
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, load_checkpoint
+from gpt_numpy.workshop.runs.run_dir import find_run_dir
 from gpt_numpy.workshop.tune.dpo import DPO, DPOSettings, pairs_from_reward
 from gpt_numpy.workshop.tune.grpo import GRPO, GRPOSettings
 from gpt_numpy.workshop.tune.jsonl import parse_preferences, read_pairs, read_preferences
@@ -40,6 +52,34 @@ def parser_of(cli: EngineCLI, method: str, about: str) -> tuple[Parser, Any]:
     parser = Parser(f"{cli.name} tune {method}", f"{about} A new run is made; the old one stays as it is.")
     add_checkpoint_flags(parser)
     return parser, parser.add_argument_group("the new run")
+
+
+def tune_run(
+    cli: EngineCLI, flags: Flags, method: str, defaults: Recipe, learn: Learn, dropout: float | None = None
+) -> int:
+    """Begin from the weights of --run, which stays as it is, perhaps with another dropout; or resume."""
+    console = Console()
+
+    def begin() -> RunSpec:
+        options = cli.parse_options(flags)
+        base = find_run_dir(flags["run"]).checkpoint(flags["checkpoint"])
+        recipe = override(replace(defaults, tokenizer=base.state.recipe.tokenizer), pick(Recipe, flags))
+        config = base.state.config if dropout is None else replace(base.state.config, dropout=dropout)
+        config = override(config, pick(GPTConfig, flags))
+        check_memory(config, recipe)
+        material = learn(base, recipe, config, options)
+        what = f"{config} {recipe} {material.digest} {base.tokenizer.to_json()} {base.digest}"
+        cli.processes.check_agreement("flags, pairs or the run's folder", what)
+        run_dir = begun_run_dir(cli, flags, method)
+        of_method = {"tuned_on": "", "tuned_on_digest": "", "tuning": {}, **material.in_state, "method": method}
+        state = replace(
+            base.state, config=config, recipe=recipe, step=0, last_eval_step=-1, best_step=0, best_loss=None,
+            evals_since_best=0, engine_options=saved_options(cli, flags), **of_method,
+        )  # fmt: skip
+        console.say(f"from {base.folder}, step {base.state.step}")
+        return RunSpec(run_dir, state, options, base.tokenizer, material, base=base)
+
+    return train_run(cli, flags, console, method, begin, learn)
 
 
 def sft(cli: EngineCLI, arguments: Sequence[str]) -> int:
