@@ -26,7 +26,7 @@ from gpt_numpy.workshop.cli.train import dataset_of
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.runs.checkpoint import Checkpoint, load_checkpoint
+from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State, load_checkpoint
 from gpt_numpy.workshop.runs.run_dir import find_run_dir
 from gpt_numpy.workshop.tune.dpo import DPO, DPOSettings, pairs_from_reward
 from gpt_numpy.workshop.tune.grpo import GRPO, GRPOSettings
@@ -71,11 +71,8 @@ def tune_run(
         what = f"{config} {recipe} {material.digest} {base.tokenizer.to_json()} {base.digest}"
         cli.processes.check_agreement("flags, pairs or the run's folder", what)
         run_dir = begun_run_dir(cli, flags, method)
-        of_method = {"tuned_on": "", "tuned_on_digest": "", "tuning": {}, **material.in_state, "method": method}
-        state = replace(
-            base.state, config=config, recipe=recipe, step=0, last_eval_step=-1, best_step=0, best_loss=None,
-            evals_since_best=0, engine_options=saved_options(cli, flags), **of_method,
-        )  # fmt: skip
+        in_state = {"data": base.state.data, "digest": base.state.digest, **material.in_state}
+        state = State(config, recipe, method=method, **in_state, engine_options=saved_options(cli, flags))
         console.say(f"from {base.folder}, step {base.state.step}")
         return RunSpec(run_dir, state, options, base.tokenizer, material, base=base)
 
