@@ -95,7 +95,7 @@ def train_run(
 
 def make_trainer(cli: EngineCLI, spec: RunSpec, flags: Flags, console: Console, budget: TimeBudget) -> Trainer:
     folder = spec.run_dir.folder
-    log = LOGGERS[flags["log"]](folder).record if "log" in flags and cli.processes.first else None
+    log = LOGGERS[flags["log"]](folder) if "log" in flags and cli.processes.first else None
     cli.check(spec.state.config, spec.options, console)
     engine = cli.engine(spec.state.config, spec.state.recipe, spec.options)
     state = spec.state = replace(spec.state, threads=engine.threads, processes=cli.processes.size)
