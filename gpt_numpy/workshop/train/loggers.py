@@ -1,7 +1,7 @@
 """Where the records of a run go beside metrics.jsonl: train --log NAME.
 
-Another logger, say for wandb or trackio, is a function like tensorboard and an entry in LOGGERS. What it
-returns gets each record: of a step, an evaluation or the end; FIELDS in runs/run_dir.py lists what they hold.
+Another logger, say for wandb or trackio, is a function like tensorboard and an entry in LOGGERS. What it returns gets
+each record: of a step, an evaluation or the end; FIELDS in runs/run_dir.py lists what they hold.
 """
 
 from collections.abc import Callable
