@@ -10,7 +10,15 @@ from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI, add_engine_flags
 from gpt_numpy.workshop.cli.flags import Flags, Parser, add_data_flag, add_fields, override, pick
 from gpt_numpy.workshop.cli.recipe_file import read_recipe
-from gpt_numpy.workshop.cli.run import Material, RunSpec, begun_run_dir, check_memory, saved_options, train_run
+from gpt_numpy.workshop.cli.run import (
+    Material,
+    RunSpec,
+    add_run_flags,
+    begun_run_dir,
+    check_memory,
+    saved_options,
+    train_run,
+)
 from gpt_numpy.workshop.cli.seeds import train_seeds
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.corpus import find_corpus
@@ -21,7 +29,6 @@ from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.report.claims import MAX_TOKENS, pair_counts
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
 from gpt_numpy.workshop.train.budget import process_start
-from gpt_numpy.workshop.train.loggers import LOGGERS
 from gpt_numpy.workshop.train.task import Pretraining
 
 BPE_SIZE = 1024  # tokens of BPE without --vocab-size
@@ -38,10 +45,8 @@ def train(cli: EngineCLI, arguments: Sequence[str]) -> int:
         "UTF-8 texts or folders of .txt files; or shakespeare, or synthetic (default data/input.txt, else shakespeare)",
     )
     group.add_argument("--config", metavar="FILE", help="flags from a file, such as the recipe.toml of a run")
-    group.add_argument("--out", metavar="FOLDER", help="the run's folder (default a new one in runs)")
-    group.add_argument("--resume", action="store_true", help="resume the run in --out, or the newest one")
+    add_run_flags(group)
     group.add_argument("--seeds", metavar="N", type=int, help="train N models from different seeds, and compare them")
-    group.add_argument("--log", choices=LOGGERS, help="also log the curves there; needs the extra of that name")
     group.add_argument("--profile", action="store_true", help="show how the time of ten steps is spent")
     add_engine_flags(parser, cli)
     add_fields(parser, "the training", Recipe, {name: preset.recipe for name, preset in PRESETS.items()})
