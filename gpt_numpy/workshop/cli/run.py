@@ -67,7 +67,7 @@ class RunSpec:
 
 
 REFERENCE = Path("checkpoints", "reference")  # in the run's folder
-Begin = Callable[[], RunSpec]
+Begin = Callable[[], RunSpec]  # makes its folder, and locks it
 Learn = Callable[[Checkpoint, Recipe, GPTConfig, Any], Material]  # with the options of the engine
 
 

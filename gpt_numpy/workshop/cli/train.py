@@ -28,7 +28,6 @@ from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.report.claims import MAX_TOKENS, pair_counts
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
-from gpt_numpy.workshop.train.budget import process_start
 from gpt_numpy.workshop.train.task import Pretraining
 
 BPE_SIZE = 1024  # tokens of BPE without --vocab-size
@@ -57,14 +56,14 @@ def train(cli: EngineCLI, arguments: Sequence[str]) -> int:
 
     console = Console()
     if "seeds" not in flags:
-        return train_once(cli, flags, console, process_start())
+        return train_once(cli, flags, console)
     if cli.processes.size > 1:
         raise WrongUse("--seeds is for one process; start it without torchrun")
     count, preset = flags.pop("seeds"), flags.get("preset", default_preset)
     return train_seeds(count, preset, flags, lambda own: train_once(cli, own, console, time.monotonic()), console)
 
 
-def train_once(cli: EngineCLI, flags: Flags, console: Console, start: float) -> int:
+def train_once(cli: EngineCLI, flags: Flags, console: Console, start: float | None = None) -> int:
     def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
         with cli.processes.local_first():
             data = dataset_of(checkpoint, flags.get("data"), console)
