@@ -65,9 +65,8 @@ SAMPLED = {
     **{ROOT / "gpt_numpy" / "workshop" / f"{name}.py": WORKSHOP for name in (
         "train/trainer", "train/metrics", "train/evaluate", "train/signals", "runs/checkpoint", "runs/run_dir",
         "train/task", "train/ensemble", "runs/saver", "runs/lock", "io", "generate", "data/dataloader", "recipes",
-        "cli/train", "cli/run", "cli/seeds", "cli/tune/sft", "cli/tune/distill", "cli/tune/grpo",
-        "cli/tune/dpo", "cli/tune/methods", "tune/jsonl", "tune/sft", "tune/distill", "tune/rewards", "tune/rollouts",
-        "tune/grpo", "tune/dpo", "tune/sums", "tune/rows",
+        "cli/train", "cli/run", "cli/seeds", "cli/tune", "cli/distill", "tune/jsonl", "tune/sft",
+        "tune/distill", "tune/rewards", "tune/rollouts", "tune/grpo", "tune/dpo", "tune/sums", "tune/rows",
     )},
     **{ROOT / "gpt_numpy" / name: STEPS for name in ("engine.py", "parts.py", "workshop/optim.py")},
     **{ROOT / "gpt_torch" / name: STEPS for name in (

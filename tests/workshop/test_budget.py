@@ -26,7 +26,7 @@ def test_time_of_each_part(train: Train, monkeypatch: pytest.MonkeyPatch, capsys
     }  # fmt: skip
     for (owner, name), seconds in slow.items():
         monkeypatch.setattr(owner, name, delayed(getattr(owner, name), seconds))
-    monkeypatch.setattr("gpt_numpy.workshop.cli.train.process_start", lambda: time.monotonic() - 7.0)
+    monkeypatch.setattr(run_command, "process_start", lambda: time.monotonic() - 7.0)
     began = time.monotonic()
     assert train("a") == 0
     total = 7.0 + time.monotonic() - began

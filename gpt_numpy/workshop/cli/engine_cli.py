@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.cli.flags import Flags, build, pick
+from gpt_numpy.workshop.cli.flags import Flags, Parser, add_fields, build, pick
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.recipes import Recipe
@@ -41,3 +41,8 @@ class EngineCLI:
 
     def engine(self, config: GPTConfig, recipe: Recipe, options: Any) -> Engine:
         raise NotImplementedError
+
+
+def add_engine_flags(parser: Parser, cli: EngineCLI) -> None:
+    add_fields(parser, "the machine", cli.options)
+    parser.flags_of_other_cli = cli.flags_of_other_cli

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpt_numpy.workshop.cli.engine_cli import EngineCLI
+from gpt_numpy.workshop.cli.engine_cli import EngineCLI, add_engine_flags
 from gpt_numpy.workshop.cli.flags import Parser, add_data_flag, add_fields, build, pick
 from gpt_numpy.workshop.cli.generate import add_checkpoint_flags, checkpoints_digest, load_engines
-from gpt_numpy.workshop.cli.train import add_engine_flags, dataset_of
+from gpt_numpy.workshop.cli.train import dataset_of
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.corpus import SHA256
 from gpt_numpy.workshop.data.dataset import Dataset

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from gpt_numpy.workshop.cli.engine_cli import EngineCLI
+from gpt_numpy.workshop.cli.engine_cli import EngineCLI, add_engine_flags
 from gpt_numpy.workshop.cli.flags import Parser, add_fields, build, pick
-from gpt_numpy.workshop.cli.train import add_engine_flags
 from gpt_numpy.workshop.console import Console, visible
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import WrongUse

@@ -8,7 +8,7 @@ from gpt_numpy.workshop.cli.engine_cli import Command, EngineCLI
 from gpt_numpy.workshop.cli.evaluate import check_claims, evaluate_run
 from gpt_numpy.workshop.cli.generate import generate_text
 from gpt_numpy.workshop.cli.train import train
-from gpt_numpy.workshop.cli.tune.methods import tune
+from gpt_numpy.workshop.cli.tune import tune
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
 

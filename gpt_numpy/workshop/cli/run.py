@@ -4,14 +4,14 @@ import math
 import os
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
-from gpt_numpy.workshop.cli.flags import Flags, override, pick
+from gpt_numpy.workshop.cli.flags import Flags, T, build, override, pick
 from gpt_numpy.workshop.cli.recipe_file import recipe_toml
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
@@ -67,10 +67,21 @@ class RunSpec:
 
 
 REFERENCE = Path("checkpoints", "reference")  # in the run's folder
+Begin = Callable[[], RunSpec]  # makes its folder, and locks it
 Learn = Callable[[Checkpoint, Recipe, GPTConfig, Any], Material]  # with the options of the engine
 
 
-def train_run(cli: EngineCLI, spec: RunSpec, flags: Flags, console: Console, budget: TimeBudget) -> int:
+def train_run(
+    cli: EngineCLI, flags: Flags, console: Console, method: str, begin: Begin, learn: Learn, start: float | None = None
+) -> int:
+    """Begin a run or resume one, and train it to its end; its time counts from `start`, or from the process's."""
+    budget = TimeBudget(process_start() if start is None else start)
+    if not flags.get("resume"):
+        spec = begin()
+    elif "preset" in flags:
+        raise WrongUse("--preset is for a run that begins; one that is resumed has its recipe")
+    else:
+        spec = resumed_run(cli, flags, console, method, learn)
     try:
         trainer = make_trainer(cli, spec, flags, console, budget)
         stop = trainer.train()
@@ -84,7 +95,7 @@ def train_run(cli: EngineCLI, spec: RunSpec, flags: Flags, console: Console, bud
 
 def make_trainer(cli: EngineCLI, spec: RunSpec, flags: Flags, console: Console, budget: TimeBudget) -> Trainer:
     folder = spec.run_dir.folder
-    log = LOGGERS[flags["log"]](folder).record if "log" in flags and cli.processes.first else None
+    log = LOGGERS[flags["log"]](folder) if "log" in flags and cli.processes.first else None
     cli.check(spec.state.config, spec.options, console)
     engine = cli.engine(spec.state.config, spec.state.recipe, spec.options)
     state = spec.state = replace(spec.state, threads=engine.threads, processes=cli.processes.size)
@@ -182,47 +193,17 @@ def add_run_flags(group: Any) -> None:
     group.add_argument("--log", choices=LOGGERS, help="also log the curves there; needs the extra of that name")
 
 
-def tune_run(
-    cli: EngineCLI, flags: Flags, method: str, defaults: Recipe, learn: Learn, dropout: float | None = None
-) -> int:
-    """Begin or resume a run that trains the model of another one further, perhaps with another dropout."""
-    console, budget = Console(), TimeBudget(process_start())
-    if flags.get("resume"):
-        spec = resumed_run(cli, flags, console, method, learn)
-    else:
-        spec = tuned_run(cli, flags, console, method, defaults, learn, dropout)
-    return train_run(cli, spec, flags, console, budget)
+def begun_run_dir(cli: EngineCLI, flags: Flags, name: str) -> RunDir:
+    """That of --out, or a new one; the first of several processes makes it."""
+    return new_run_dir(flags.get("out"), name) if cli.processes.first else RunDir(Path(flags.get("out", RUNS)))
 
 
-def tuned_run(
-    cli: EngineCLI, flags: Flags, console: Console, method: str, defaults: Recipe, learn: Learn, dropout: float | None
-) -> RunSpec:
-    """From the weights of --run, which stays as it is."""
-    options = cli.parse_options(flags)
-    base = find_run_dir(flags["run"]).checkpoint(flags["checkpoint"])
-    recipe = override(replace(defaults, tokenizer=base.state.recipe.tokenizer), pick(Recipe, flags))
-    config = base.state.config if dropout is None else replace(base.state.config, dropout=dropout)
-    config = override(config, pick(GPTConfig, flags))
-    check_memory(config, recipe)
-    material = learn(base, recipe, config, options)
-    what = f"{config} {recipe} {material.digest} {base.tokenizer.to_json()} {base.digest}"
-    cli.processes.check_agreement("flags, pairs or the run's folder", what)
-    run_dir = new_run_dir(flags.get("out"), method) if cli.processes.first else RunDir(Path(flags.get("out", RUNS)))
-    of_method = {"tuned_on": "", "tuned_on_digest": "", "tuning": {}, **material.in_state, "method": method}
-    state = replace(
-        base.state, config=config, recipe=recipe, step=0, last_eval_step=-1, best_step=0, best_loss=None,
-        evals_since_best=0, engine_options=saved_options(cli, flags), **of_method,
-    )  # fmt: skip
-    console.say(f"from {base.folder}, step {base.state.step}")
-    return RunSpec(run_dir, state, options, base.tokenizer, material, base=base)
-
-
-def saved_settings(kind: type, checkpoint: Checkpoint) -> Flags:
-    """Of a run's method; WrongUse if they are of another version."""
-    known = {each.name for each in fields(kind)}
-    if unknown := set(checkpoint.state.tuning) - known:
+def settings_of(kind: type[T], flags: Flags, checkpoint: Checkpoint) -> T:
+    """Of a run's method. A resumed run keeps its own, but for flags; WrongUse if they are of another version."""
+    saved = dict(checkpoint.state.tuning) if flags.get("resume") else {}
+    if unknown := saved.keys() - pick(kind, saved).keys():
         raise WrongUse(f"{checkpoint.folder} has settings that are not known here: {', '.join(sorted(unknown))}")
-    return dict(checkpoint.state.tuning)
+    return build(kind, {**saved, **pick(kind, flags)})
 
 
 def resumed_run(cli: EngineCLI, flags: Flags, console: Console, method: str, learn: Learn) -> RunSpec:

@@ -6,10 +6,9 @@ The runs are in one folder: seed-1337, seed-1338, ..., each like any other, and 
 import json
 import shlex
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from rich.box import HORIZONTALS
 from rich.table import Table
@@ -20,6 +19,7 @@ from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.io import parse_object, read_limited, write_atomic
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.run_dir import RUNS, Record, RunDir
+from gpt_numpy.workshop.train.budget import in_words
 
 SUMMARY = "seeds.json"
 MAX_SEEDS = 1000
@@ -83,7 +83,7 @@ def description(preset: str, run: RunDir, results: Sequence[Record]) -> Record:
     """seeds.json: the recipe, the machine, and the result of each run."""
     config = parse_object(read_limited(run.folder / "config.json", 1_000_000))
     copied = ("command", "engine", "corpus", "tokenizer", "parameters", "model", "recipe", "versions")
-    means = {of: dict(zip(("mean", "deviation"), spread(results, of), strict=True)) for of, _ in COLUMNS}
+    means = {of: dict(zip(("mean", "deviation"), spread(results, of), strict=True)) for of in COLUMNS}
     return {"preset": preset, **{key: config.get(key) for key in copied}, "mean": means, "runs": list(results)}
 
 
@@ -95,40 +95,26 @@ def spread(results: Sequence[Record], of: str) -> tuple[float | None, float | No
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def _loss(value: float) -> str:
-    return f"{value:.4f}"
-
-
-def _time(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds))) if seconds >= 100 else f"{seconds:.1f} s"
-
-
-COLUMNS: Sequence[tuple[str, tuple[str, Callable[[float], str]]]] = (
-    ("val_loss", ("validation loss, last step", _loss)),
-    ("best_val_loss", ("at its best step", _loss)),
-    ("seconds", ("time", _time)),
-    ("seconds_in_steps", ("in steps, but the first", _time)),
-)
+COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "val_loss": ("validation loss, last step", "{:.4f}".format),
+    "best_val_loss": ("at its best step", "{:.4f}".format),
+    "seconds": ("time", in_words),
+    "seconds_in_steps": ("in steps, but the first", in_words),
+}
 
 
 def table(preset: str, results: Sequence[Record]) -> Table:
     title = f"{preset}, {len(results)} seed{'s' * (len(results) > 1)}"
     shown = Table(title=title, title_justify="left", box=HORIZONTALS)
     shown.add_column("seed")
-    for _, (title, _) in COLUMNS:
+    for title, _ in COLUMNS.values():
         shown.add_column(title, justify="right")
-    for row in _rows(results):
-        shown.add_row(*row)
-    return shown
-
-
-def _rows(results: Sequence[Record]) -> Iterator[list[str]]:
-    def cell(value: Any, show: Callable[[float], str]) -> str:
-        return "" if value is None else show(value)
-
-    for one in results:
-        yield [str(one["seed"]), *(cell(one[of], show) for of, (_, show) in COLUMNS)]
+    rows = list(results)
     if len(results) > 1:
-        spreads = [(*spread(results, of), show) for of, (_, show) in COLUMNS]
-        yield ["mean", *(cell(mean, show) for mean, _, show in spreads)]
-        yield ["±", *(cell(deviation, show) for _, deviation, show in spreads)]
+        spreads = {of: spread(results, of) for of in COLUMNS}
+        rows.append({"seed": "mean", **{of: mean for of, (mean, _) in spreads.items()}})
+        rows.append({"seed": "±", **{of: deviation for of, (_, deviation) in spreads.items()}})
+    for row in rows:
+        cells = ("" if row[of] is None else show(row[of]) for of, (_, show) in COLUMNS.items())
+        shown.add_row(str(row["seed"]), *cells)
+    return shown

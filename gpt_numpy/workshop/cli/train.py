@@ -7,10 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.cli.engine_cli import EngineCLI
+from gpt_numpy.workshop.cli.engine_cli import EngineCLI, add_engine_flags
 from gpt_numpy.workshop.cli.flags import Flags, Parser, add_data_flag, add_fields, override, pick
 from gpt_numpy.workshop.cli.recipe_file import read_recipe
-from gpt_numpy.workshop.cli.run import Material, RunSpec, check_memory, resumed_run, saved_options, train_run
+from gpt_numpy.workshop.cli.run import (
+    Material,
+    RunSpec,
+    add_run_flags,
+    begun_run_dir,
+    check_memory,
+    saved_options,
+    train_run,
+)
 from gpt_numpy.workshop.cli.seeds import train_seeds
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.corpus import find_corpus
@@ -20,9 +28,6 @@ from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.report.claims import MAX_TOKENS, pair_counts
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
-from gpt_numpy.workshop.runs.run_dir import RUNS, RunDir, new_run_dir
-from gpt_numpy.workshop.train.budget import TimeBudget, process_start
-from gpt_numpy.workshop.train.loggers import LOGGERS
 from gpt_numpy.workshop.train.task import Pretraining
 
 BPE_SIZE = 1024  # tokens of BPE without --vocab-size
@@ -39,10 +44,8 @@ def train(cli: EngineCLI, arguments: Sequence[str]) -> int:
         "UTF-8 texts or folders of .txt files; or shakespeare, or synthetic (default data/input.txt, else shakespeare)",
     )
     group.add_argument("--config", metavar="FILE", help="flags from a file, such as the recipe.toml of a run")
-    group.add_argument("--out", metavar="FOLDER", help="the run's folder (default a new one in runs)")
-    group.add_argument("--resume", action="store_true", help="resume the run in --out, or the newest one")
+    add_run_flags(group)
     group.add_argument("--seeds", metavar="N", type=int, help="train N models from different seeds, and compare them")
-    group.add_argument("--log", choices=LOGGERS, help="also log the curves there; needs the extra of that name")
     group.add_argument("--profile", action="store_true", help="show how the time of ten steps is spent")
     add_engine_flags(parser, cli)
     add_fields(parser, "the training", Recipe, {name: preset.recipe for name, preset in PRESETS.items()})
@@ -53,31 +56,20 @@ def train(cli: EngineCLI, arguments: Sequence[str]) -> int:
 
     console = Console()
     if "seeds" not in flags:
-        return train_once(cli, flags, console, process_start())
+        return train_once(cli, flags, console)
     if cli.processes.size > 1:
         raise WrongUse("--seeds is for one process; start it without torchrun")
     count, preset = flags.pop("seeds"), flags.get("preset", default_preset)
     return train_seeds(count, preset, flags, lambda own: train_once(cli, own, console, time.monotonic()), console)
 
 
-def add_engine_flags(parser: Parser, cli: EngineCLI) -> None:
-    add_fields(parser, "the machine", cli.options)
-    parser.flags_of_other_cli = cli.flags_of_other_cli
-
-
-def train_once(cli: EngineCLI, flags: Flags, console: Console, start: float) -> int:
-    budget = TimeBudget(start)
-    if not flags.get("resume"):
-        return train_run(cli, new_run(cli, flags, console), flags, console, budget)
-    if "preset" in flags:
-        raise WrongUse("--preset is for a run that begins; one that is resumed has its recipe")
-
+def train_once(cli: EngineCLI, flags: Flags, console: Console, start: float | None = None) -> int:
     def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
         with cli.processes.local_first():
             data = dataset_of(checkpoint, flags.get("data"), console)
         return material_of(data, checkpoint.tokenizer, recipe, config)
 
-    return train_run(cli, resumed_run(cli, flags, console, "", learn), flags, console, budget)
+    return train_run(cli, flags, console, "", lambda: new_run(cli, flags, console), learn, start)
 
 
 # ---- a run, from flags or from its folder -----------------------------------------------------------------------
@@ -91,7 +83,7 @@ def new_run(cli: EngineCLI, flags: Flags, console: Console) -> RunSpec:
     vocab_size = flags.get("vocab_size", BPE_SIZE)
     if recipe.tokenizer == "bpe":
         check_bpe(vocab_size)
-    run_dir = new_run_dir(flags.get("out"), name) if cli.processes.first else RunDir(Path(flags.get("out", RUNS)))
+    run_dir = begun_run_dir(cli, flags, name)
     try:
         with cli.processes.local_first():
             corpus = find_corpus(flags.get("data"), console)

@@ -8,14 +8,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 from uuid import uuid4
 
 from gpt_numpy.workshop.console import BYTES, Bar, Console
-from gpt_numpy.workshop.data.synthetic import Play, write_play
+from gpt_numpy.workshop.data.synthetic import write_play
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
 from gpt_numpy.workshop.io import sha256
 
@@ -28,23 +27,22 @@ TIMEOUT = 10.0  # seconds without a byte
 DEADLINE = 120.0  # seconds for the whole download
 
 
-class Corpus(Protocol):
+class Corpus:
     """A text that is read in chunks, so that it may be larger than memory."""
 
     name: str  # shown on the screen
     data: str  # the value of --data that finds it again; several paths a line each
+    size: int  # bytes
 
-    @property
-    def size(self) -> int:
-        """Bytes."""
-
-    def chunks(self, bar: Bar | None = None) -> Iterator[str]: ...
+    def chunks(self, bar: Bar | None = None) -> Iterator[str]:
+        raise NotImplementedError
 
     def floor(self, begin: int) -> float | None:
         """The exact entropy from this character to the end, in nats per character, if it is known."""
+        return None
 
 
-class TextFile:
+class TextFile(Corpus):
     """A UTF-8 file."""
 
     def __init__(self, path: Path, name: str | None = None, data: str | None = None) -> None:
@@ -85,11 +83,8 @@ class TextFile:
         except OSError as error:
             raise WrongUse(f"{self.path} cannot be read: {error.strerror}") from None
 
-    def floor(self, begin: int) -> float | None:
-        return None
 
-
-class TextFiles:
+class TextFiles(Corpus):
     """Several files, one after the other; each begins on a new line."""
 
     def __init__(self, files: Sequence[TextFile], name: str, data: str) -> None:
@@ -108,9 +103,6 @@ class TextFiles:
                 if bar is not None:
                     bar.at(done)  # in characters, which are fewer than bytes
 
-    def floor(self, begin: int) -> float | None:
-        return None
-
 
 class InMemory(TextFile):
     """A download that could not be written to the cache."""
@@ -123,18 +115,14 @@ class InMemory(TextFile):
         return BytesIO(self.content)
 
 
-class Synthetic:
+class Synthetic(Corpus):
     """Generated plays, the same each time; no network needed."""
 
     name, data = "synthetic plays", "synthetic"
 
-    @cached_property
-    def play(self) -> Play:
-        return write_play()
-
-    @property
-    def size(self) -> int:
-        return len(self.play.text)
+    def __init__(self) -> None:
+        self.play = write_play()
+        self.size = len(self.play.text)
 
     def chunks(self, bar: Bar | None = None) -> Iterator[str]:
         yield self.play.text

@@ -7,7 +7,6 @@ another recipe or machine.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,7 +133,7 @@ def _counting(run: Evidence) -> Iterator[Claim]:
         (3.3, "how often characters occur", alone, "their frequencies alone"),
         (2.5, 'common pairs such as "th"', paired, "the pairs alone"),
     ):
-        near = _nearest(run, found)
+        near = _closest([one for one in run.evaluations if one["step"] > 0], found)  # reached by learning
         yield Claim(
             f"about {loss}: {says}",
             f"{what} give {found:.2f}" + (f"; the run was there at step {near['step']:,}" if near else ""),
@@ -142,12 +141,8 @@ def _counting(run: Evidence) -> Iterator[Claim]:
         )
 
 
-def _nearest(run: Evidence, loss: float) -> Record | None:
-    """The evaluation closest to a validation loss, if there is one near it that was reached by learning."""
-    return _closest([one for one in run.evaluations if one["step"] > 0], loss)
-
-
 def _closest(evaluations: Sequence[Record], loss: float) -> Record | None:
+    """To a validation loss, if there is one near it."""
     near = min(evaluations, key=lambda one: abs(one["val_loss"] - loss), default=None)
     return near if near and abs(near["val_loss"] - loss) < CLOSE else None
 
@@ -157,7 +152,8 @@ def _words(run: Evidence) -> Claim:
     there = [one for one in run.evaluations if 1.5 <= one["val_loss"] <= 2.0]
     if not there:
         return Claim(says, "no evaluation of this run was there", DEPENDS)
-    known = set(_words_of(_text(run, run.data.train)))
+    text = run.tokenizer.decode(run.data.train[:MAX_TOKENS].tolist()).decode("utf-8", "replace")
+    known = set(_words_of(text))
     written = [word for one in there for word in _words_of(one["sample"])[1:-1]]  # the first and last may be cut off
     part = sum(word in known for word in written) / max(1, len(written))
     return Claim(
@@ -169,10 +165,6 @@ def _words(run: Evidence) -> Claim:
 
 def _words_of(text: str) -> list[str]:
     return re.findall(r"[^\W\d_]+", text.lower())
-
-
-def _text(run: Evidence, tokens: NDArray[Any]) -> str:
-    return run.tokenizer.decode(tokens[:MAX_TOKENS].tolist()).decode("utf-8", "replace")
 
 
 def _validation_below(run: Evidence, loss: float) -> Claim:

@@ -43,18 +43,12 @@ class RunDir:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.metrics = folder / "metrics.jsonl"
+        self.latest = folder / "checkpoints" / "latest"
+        self.best = folder / "checkpoints" / "best"
         self.config: Record = {}
         self._lock: Lock | None = None
         self._unwritten = b""  # records that did not fit on the disk
         self._damaged: list[Path] = []  # checkpoints
-
-    @property
-    def latest(self) -> Path:
-        return self.folder / "checkpoints" / "latest"
-
-    @property
-    def best(self) -> Path:
-        return self.folder / "checkpoints" / "best"
 
     # -- the lock --
 

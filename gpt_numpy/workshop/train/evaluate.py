@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Protocol, SupportsFloat
+from typing import Any, NamedTuple, SupportsFloat
 
 from numpy.typing import NDArray
 
-from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.data.dataloader import adjacent_windows
-from gpt_numpy.workshop.engine import Batch
+from gpt_numpy.workshop.engine import Engine
+from gpt_numpy.workshop.train.ensemble import Ensemble
 
 AT_ONCE = 1 << 14  # tokens of a batch
 
@@ -19,16 +19,7 @@ class EvalProgress(NamedTuple):
     figures: Mapping[str, float] = {}  # measured beside it
 
 
-class Evaluated(Protocol):
-    """An engine, or an ensemble of them."""
-
-    @property
-    def config(self) -> GPTConfig: ...
-
-    def loss(self, batch: Batch) -> Any: ...
-
-
-def evaluate(engine: Evaluated, tokens: NDArray[Any]) -> Iterator[EvalProgress]:
+def evaluate(engine: Engine | Ensemble, tokens: NDArray[Any]) -> Iterator[EvalProgress]:
     """The loss so far, after each batch; the last one is over all tokens."""
     total: Any = 0.0
     count, block_size = 0, engine.config.block_size

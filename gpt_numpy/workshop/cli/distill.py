@@ -6,28 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.cli.engine_cli import EngineCLI
+from gpt_numpy.workshop.cli.engine_cli import EngineCLI, add_engine_flags
 from gpt_numpy.workshop.cli.flags import Flags, Parser, add_data_flag, add_fields, build, override, pick
 from gpt_numpy.workshop.cli.generate import add_which_checkpoint, checkpoints_digest, load_engines
 from gpt_numpy.workshop.cli.run import (
     Material,
     RunSpec,
     add_run_flags,
+    begun_run_dir,
     check_memory,
-    resumed_run,
     saved_options,
-    saved_settings,
+    settings_of,
     train_run,
 )
-from gpt_numpy.workshop.cli.train import add_engine_flags, dataset_of
+from gpt_numpy.workshop.cli.train import dataset_of
 from gpt_numpy.workshop.cli.train import material_of as text_material
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.dataset import Dataset
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State, load_checkpoint
-from gpt_numpy.workshop.runs.run_dir import RUNS, RunDir, find_run_dir, new_run_dir
-from gpt_numpy.workshop.train.budget import TimeBudget, process_start
+from gpt_numpy.workshop.runs.run_dir import find_run_dir
 from gpt_numpy.workshop.train.ensemble import Ensemble
 from gpt_numpy.workshop.tune.distill import Distillation, DistillSettings
 
@@ -53,26 +52,21 @@ def distill(cli: EngineCLI, arguments: Sequence[str]) -> int:
     models = {name: preset.model for name, preset in PRESETS.items()}
     add_fields(parser, "the model", GPTConfig, models, only=set(vars(GPTConfig())) - {"vocab_size"})
     flags = parser.flags(arguments)
-    console, budget = Console(), TimeBudget(process_start())
-    if not flags.get("resume"):
-        return train_run(cli, student_run(cli, flags, console), flags, console, budget)
-    if "preset" in flags:
-        raise WrongUse("--preset is for a run that begins; one that is resumed has its recipe")
+    console = Console()
 
     def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
         folders = checkpoint.state.tuned_on.split("\n")
         teachers = teachers_of(flags) if "teacher" in flags else [load_checkpoint(Path(folder)) for folder in folders]
         with cli.processes.local_first():
             data = dataset_of(checkpoint, flags.get("data"), console)
-        saved = saved_settings(DistillSettings, checkpoint)
-        settings = build(DistillSettings, {**saved, **pick(DistillSettings, flags)})
+        settings = settings_of(DistillSettings, flags, checkpoint)
         material = material_of_teachers(cli, teachers, settings, data, recipe, config, options)
         if material.in_state["tuned_on_digest"] != checkpoint.state.tuned_on_digest:
             named = " and ".join(str(teacher.folder) for teacher in teachers)
             raise WrongUse(f"{checkpoint.folder} had other teachers than {named}; give those by --teacher")
         return material
 
-    return train_run(cli, resumed_run(cli, flags, console, "distill", learn), flags, console, budget)
+    return train_run(cli, flags, console, "distill", lambda: student_run(cli, flags, console), learn)
 
 
 def student_run(cli: EngineCLI, flags: Flags, console: Console) -> RunSpec:
@@ -90,7 +84,7 @@ def student_run(cli: EngineCLI, flags: Flags, console: Console) -> RunSpec:
     material = material_of_teachers(cli, teachers, settings, data, recipe, config, options)
     same = f"{config} {recipe} {material.digest} {material.in_state['tuned_on_digest']}"
     cli.processes.check_agreement("flags, text or teachers", same)
-    run_dir = new_run_dir(flags.get("out"), "distill") if cli.processes.first else RunDir(Path(flags.get("out", RUNS)))
+    run_dir = begun_run_dir(cli, flags, "distill")
     state = State(config, recipe, method="distill", **material.in_state, engine_options=saved_options(cli, flags))
     return RunSpec(run_dir, state, options, first.tokenizer, material)
 
