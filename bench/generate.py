@@ -1,9 +1,9 @@
 """Generation speed: characters per second of both engines, for one text with the KV cache and without, and for eight.
 
 One text: the prompt fills the context, so the window slides, by a quarter of the context at a time. Without the cache
-each token therefore processes the whole context at first, and 3/4 of it after each slide. gpt_numpy uses one thread, as
-it splits a batch by sequences and there is only one. Eight texts at once: the prompts fill half of the context, the
-answers the other half, as when answers are drawn for tuning. All must generate the same texts with the same seeds.
+each token therefore processes the whole context at first, and 3/4 of it after each slide. Eight texts at once: the
+prompts fill half of the context, the answers the other half, as when answers are drawn for tuning. gpt_numpy has one
+thread, as these are few texts, and its BLAS all cores. All must generate the same texts with the same seeds.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from bench import roofline
-from bench.result import BLUE, Result, Row, bars, percent, times, whole
+from bench.result import BLUE, Result, Row, bars, gflops, percent, times, whole
 from bench.settings import EAGER, NUMPY, Settings, batch
 from bench.timing import turns
 from gpt_numpy.workshop.data.tokenizer import CharTokenizer
@@ -74,14 +74,22 @@ def measure(settings: Settings) -> Iterator[Result]:
             rows.append({
                 "subject": name, "way": way, "spread": timing.spread,
                 "characters/s": lengths[way] * (TEXTS if way == EIGHT else 1) / timing.median,
-                "of torch's speed": other.over(timing), "label": f"{name}\n{way}", "seconds": timing.seconds,
+                "of torch's speed": other.over(timing), "its BLAS": roofline.speed(settings, timings, name),
+                "label": f"{name}\n{way}", "seconds": timing.seconds,
             })  # fmt: skip
         speeds = {(row["subject"], row["way"]): row["characters/s"] for row in rows}
         yield Result(
             "generate",
             f"generation: the {settings.preset} model, context {config.block_size}, {settings.cores} threads",
             rows,
-            {"subject": str, "way": str, "characters/s": whole, "spread": percent, "of torch's speed": times},
+            {
+                "subject": str,
+                "way": str,
+                "characters/s": whole,
+                "spread": percent,
+                "of torch's speed": times,
+                "its BLAS": gflops,
+            },
             [
                 f"gpt_numpy generates {speeds[NUMPY, CACHED] / speeds[NUMPY, ANEW]:.1f} times as fast with the cache.",
                 *([roofline.faster_blas(settings, timings)] if settings.device == "cpu" else []),

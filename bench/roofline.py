@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from bench.result import gflops
-from bench.settings import Settings
+from bench.settings import EAGER, NUMPY, Settings
 from bench.timing import Times, Work
 from gpt_torch.device import find_device
 from gpt_torch.transfer import wait_for
@@ -42,12 +42,20 @@ def flops(settings: Settings) -> int:
     return 2 * settings.cores * SIDE**3
 
 
+def of_engine(timings: Mapping[str, Times], engine: str) -> Times:
+    return timings[NUMPYS if engine == NUMPY else TORCHS]
+
+
+def speed(settings: Settings, timings: Mapping[str, Times], engine: str) -> float:
+    """Of the products of its BLAS, in FLOP/s."""
+    return flops(settings) / of_engine(timings, engine).median
+
+
 def faster_blas(settings: Settings, timings: Mapping[str, Times]) -> str:
     """Whose BLAS gives an engine an advantage on this machine."""
-    numpys, torchs = timings[NUMPYS], timings[TORCHS]
-    speeds = [gflops(flops(settings) / times.median) for times in (numpys, torchs)]
-    said = f"NumPy's BLAS multiplies matrices at {speeds[0]} on this machine, torch's at {speeds[1]}: "
-    ratio, faster = torchs.over(numpys), "NumPy's"
+    numpys, torchs = (gflops(speed(settings, timings, engine)) for engine in (NUMPY, EAGER))
+    ratio, faster = timings[TORCHS].over(timings[NUMPYS]), "NumPy's"
     if ratio < 1.0:
-        ratio, faster = numpys.over(torchs), "torch's"
-    return said + ("both are equally fast." if ratio < 1.01 else f"{faster} is {ratio:.2f} times as fast.")
+        ratio, faster = timings[NUMPYS].over(timings[TORCHS]), "torch's"
+    compared = "both are equally fast" if ratio < 1.01 else f"{faster} is {ratio:.2f} times as fast"
+    return f"NumPy's BLAS multiplies matrices at {numpys} on this machine, torch's at {torchs}: {compared}."

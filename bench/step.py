@@ -35,7 +35,7 @@ def result(settings: Settings, timings: dict[str, Times], done: float) -> Result
     rows: list[Row] = []
     for name, timing in timings.items():
         is_step = name in (NUMPY, EAGER, COMPILED)
-        own = timings[roofline.NUMPYS if name == NUMPY else roofline.TORCHS]
+        own = roofline.of_engine(timings, name)
         rate = (flops if is_step else product) / timing.median
         rows.append({
             "subject": name, "time": timing.median, "spread": timing.spread,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import generate, gpu, memory, ops, overhead, peers, roofline, scaling, step, timing, where
+from bench import generate, gpu, headline, memory, ops, overhead, peers, roofline, scaling, step, timing, where
 from bench.__main__ import BENCHMARKS, main, short
 from bench.result import BLUE, ORANGE, Result, bars, gflops
 from bench.settings import COMPILED, EAGER, NUMPY, Settings, Stepping, batch
@@ -433,3 +433,24 @@ def test_help_names_all_benchmarks(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     page = capsys.readouterr().out
     assert all(f"  {name} " in page for name in BENCHMARKS)
     assert "--preset" in page
+
+
+# ---- the tables in the READMEs ----------------------------------------------------------------------------------
+
+
+def test_readmes_have_the_speeds_of_the_records() -> None:
+    """python -m bench.headline has been run, and every record that is listed is there."""
+    for name in headline.PAGES:
+        page = (headline.ROOT / name).read_text(encoding="utf-8")
+        assert page.count("<!-- speeds of ") == page.count("<!-- end -->") > 0
+        assert headline.filled(page) == page
+
+
+def test_headline_replaces_what_a_table_says() -> None:
+    page = "before\n<!-- speeds of steps -->\n| old |\n<!-- end -->\nafter\n"
+    filled = headline.filled(page)
+    assert "old" not in filled
+    assert filled.startswith("before\n<!-- speeds of steps -->\n| a training step")
+    assert filled.endswith("|\n<!-- end -->\nafter\n")
+    assert len(filled.splitlines()) == 4 + 2 + 6  # what surrounds it, its head, and six steps in five records
+    assert headline.filled(filled) == filled

@@ -97,7 +97,7 @@ def test_text_of_several_lines_is_typed_and_pasted(browser: Any, tmp_path: Path)
     assert fragment(page.evaluate("location.href")) == "text=\nt"
     assert page.input_value("#text") == "t"
     reader.go("#L&text=\nt")
-    probability = float(re.search(r"gave it (\S+),", page.get_attribute("#characters > span", "title"))[1])
+    (probability,) = map(float, re.findall(r"gave it (\S+),", page.get_attribute("#characters > span", "title")))
     assert value(reader) == pytest.approx(-np.log(probability), rel=1e-2)
     check_quiet(reader)
 

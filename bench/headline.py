@@ -1,0 +1,85 @@
+"""Fills the tables of speeds in README.md and bench/README.md from the records in results/: python -m bench.headline.
+
+A record is what a benchmark wrote with --json, and has the card of its machine. A table stands between the lines
+<!-- speeds of steps --> (or of texts) and <!-- end -->, so that no figure in it is written by hand.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.result import Row, percent, whole
+from bench.roofline import NUMPYS, TORCHS
+from bench.settings import EAGER, NUMPY
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "bench/README.md")
+RECORDS = {
+    "step": [
+        "step-laptop-avx2", "step-workshop-16-avx2", "step-workshop-64-avx2", "cpu-2-cores", "workshop-64-cpu-2-cores"
+    ],
+    "generate": ["generate-laptop-avx2", "generate-workshop-avx2"],
+}  # fmt: skip
+KERNELS = {"Haswell": "AVX2", "SkylakeX": "AVX-512"}  # OpenBLAS's names
+TABLE = re.compile(r"(<!-- speeds of (\w+) -->\n).*?(<!-- end -->)", re.S)
+
+
+def main() -> int:
+    for name in PAGES:
+        page = ROOT / name
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+    return 0
+
+
+def filled(page: str) -> str:
+    """The page with its tables as the records have them."""
+    tables = {"steps": of_steps, "texts": of_texts}
+    return TABLE.sub(lambda found: f"{found[1]}{tables[found[2]]()}{found[3]}", page)
+
+
+def of_steps() -> str:
+    """A line for each training step: the speeds of both BLAS, what share of its own each engine reaches, the ratio."""
+    table = [
+        "| a training step, NumPy's kernels | NumPy's BLAS, PyTorch's | gpt_numpy | gpt_torch | time over PyTorch's |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for title, kernels, rows in results("step"):
+        by_name = {row["subject"]: row for row in rows}
+        speeds = " and ".join(f"{by_name[name]['speed'] / 1e9:.0f}" for name in (NUMPYS, TORCHS))
+        shares = " | ".join(percent(by_name[name]["of the roofline"]) for name in (NUMPY, EAGER))
+        model, batch = "small" if "4 layers" in title else "full", re.findall(r"batch (\d+)", title)[0]
+        ratio = by_name[NUMPY]["of torch's time"]
+        table.append(f"| {model} model, batch {batch}, {kernels} | {speeds} GFLOP/s | {shares} | {ratio:.2f} |")
+    return "".join(f"{line}\n" for line in table)
+
+
+def of_texts() -> str:
+    """A line for each model and way of generation with the cache: characters a second, and the ratio."""
+    table = [
+        "| characters a second | NumPy's BLAS, PyTorch's | gpt_numpy | gpt_torch | speed over PyTorch's |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for title, _, rows in results("generate"):
+        model = "small" if "laptop" in title else "full"
+        for ours, torchs in zip(rows[::2], rows[1::2], strict=True):
+            speeds = " and ".join(f"{row['its BLAS'] / 1e9:.0f}" for row in (ours, torchs))
+            both = " | ".join(whole(row["characters/s"]) for row in (ours, torchs))
+            ratio = ours["of torch's speed"]
+            table.append(f"| {model} model, {ours['way']} | {speeds} GFLOP/s | {both} | {ratio:.2f} |")
+    return "".join(f"{line}\n" for line in table)
+
+
+def results(what: str) -> Iterator[tuple[str, str, list[Row]]]:
+    """The title, NumPy's kernels and the rows of each result."""
+    for name in RECORDS[what]:
+        record = json.loads((ROOT / f"bench/results/{name}.json").read_text(encoding="utf-8"))
+        own = re.findall(r"\((\w+)\)", record["card"]["numpy_blas"])[0]
+        for result in record["results"]:
+            if result["what"] == what:
+                yield result["title"], KERNELS[own], result["rows"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
