@@ -450,7 +450,8 @@ def test_headline_replaces_what_a_table_says() -> None:
     page = "before\n<!-- speeds of steps -->\n| old |\n<!-- end -->\nafter\n"
     filled = headline.filled(page)
     assert "old" not in filled
-    assert filled.startswith("before\n<!-- speeds of steps -->\n| a training step")
+    assert filled.startswith("before\n<!-- speeds of steps -->\n| a step, ")
+    assert filled.count(", free-threaded |") == 1
     assert filled.endswith("|\n<!-- end -->\nafter\n")
-    assert len(filled.splitlines()) == 4 + 2 + 6  # what surrounds it, its head, and six steps in five records
+    assert len(filled.splitlines()) == 4 + 2 + 7  # what surrounds it, its head, and seven steps in six records
     assert headline.filled(filled) == filled
