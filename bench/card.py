@@ -13,6 +13,8 @@ import torch
 from gpt_numpy.engine import numpys_blas
 from gpt_numpy.workshop.train.distributed import available_cores
 
+FREE_THREADED = "free-threaded"
+
 
 def card(device: torch.device, threads: int) -> dict[str, Any]:
     return {
@@ -25,7 +27,7 @@ def card(device: torch.device, threads: int) -> dict[str, Any]:
         "numpy_blas": blas(),
         "torch_blas": torch_blas(),
         "dtype": "float32",
-        "python": platform.python_version(),
+        "python": python(),
         "numpy": np.__version__,
         "torch": torch.__version__,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
@@ -40,6 +42,12 @@ def cpu() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def python() -> str:
+    """The version, and whether threads have no lock to wait for."""
+    has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return platform.python_version() + ("" if has_lock else f" {FREE_THREADED}")
 
 
 def memory() -> float | None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.card import FREE_THREADED
 from bench.result import Row, percent, whole
 from bench.roofline import NUMPYS, TORCHS
 from bench.settings import EAGER, NUMPY
@@ -18,7 +19,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "bench/README.md")
 RECORDS = {
     "step": [
-        "step-laptop-avx2", "step-workshop-16-avx2", "step-workshop-64-avx2", "cpu-2-cores", "workshop-64-cpu-2-cores"
+        "step-laptop-avx2", "step-laptop-avx2-free-threaded", "step-workshop-16-avx2", "step-workshop-64-avx2",
+        "cpu-2-cores", "workshop-64-cpu-2-cores",
     ],
     "generate": ["generate-laptop-avx2", "generate-workshop-avx2"],
 }  # fmt: skip
@@ -42,16 +44,16 @@ def filled(page: str) -> str:
 def of_steps() -> str:
     """A line for each training step: the speeds of both BLAS, what share of its own each engine reaches, the ratio."""
     table = [
-        "| a training step, NumPy's kernels | NumPy's BLAS, PyTorch's | gpt_numpy | gpt_torch | time over PyTorch's |",
+        "| a step, NumPy's kernels, Python | NumPy's BLAS, PyTorch's | gpt_numpy | gpt_torch | time over PyTorch's |",
         "|---|---:|---:|---:|---:|",
     ]
-    for title, kernels, rows in results("step"):
+    for title, made_by, rows in results("step"):
         by_name = {row["subject"]: row for row in rows}
         speeds = " and ".join(f"{by_name[name]['speed'] / 1e9:.0f}" for name in (NUMPYS, TORCHS))
         shares = " | ".join(percent(by_name[name]["of the roofline"]) for name in (NUMPY, EAGER))
         model, batch = "small" if "4 layers" in title else "full", re.findall(r"batch (\d+)", title)[0]
         ratio = by_name[NUMPY]["of torch's time"]
-        table.append(f"| {model} model, batch {batch}, {kernels} | {speeds} GFLOP/s | {shares} | {ratio:.2f} |")
+        table.append(f"| {model} model, batch {batch}, {made_by} | {speeds} GFLOP/s | {shares} | {ratio:.2f} |")
     return "".join(f"{line}\n" for line in table)
 
 
@@ -72,13 +74,14 @@ def of_texts() -> str:
 
 
 def results(what: str) -> Iterator[tuple[str, str, list[Row]]]:
-    """The title, NumPy's kernels and the rows of each result."""
+    """The title, what NumPy's kernels and Python were, and the rows of each result."""
     for name in RECORDS[what]:
         record = json.loads((ROOT / f"bench/results/{name}.json").read_text(encoding="utf-8"))
-        own = re.findall(r"\((\w+)\)", record["card"]["numpy_blas"])[0]
+        kernels = KERNELS[re.findall(r"\((\w+)\)", record["card"]["numpy_blas"])[0]]
+        made_by = f"{kernels}, {FREE_THREADED}" if FREE_THREADED in record["card"]["python"] else kernels
         for result in record["results"]:
             if result["what"] == what:
-                yield result["title"], KERNELS[own], result["rows"]
+                yield result["title"], made_by, result["rows"]
 
 
 if __name__ == "__main__":
