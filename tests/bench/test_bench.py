@@ -1,6 +1,7 @@
 """The benchmarks: they time what they claim to, in turns, and only subjects that compute the same."""
 
 import json
+import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import torch
 
 from bench import generate, gpu, headline, memory, ops, overhead, peers, roofline, scaling, step, timing, where
 from bench.__main__ import BENCHMARKS, main, short
+from bench.card import python
 from bench.result import BLUE, ORANGE, Result, bars, gflops
 from bench.settings import COMPILED, EAGER, NUMPY, Settings, Stepping, batch
 from bench.timing import Times, turns
@@ -433,6 +435,12 @@ def test_help_names_all_benchmarks(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     page = capsys.readouterr().out
     assert all(f"  {name} " in page for name in BENCHMARKS)
     assert "--preset" in page
+
+
+@pytest.mark.parametrize(("has_lock", "said"), [(True, ""), (False, " free-threaded")])
+def test_card_says_whether_threads_wait_for_python(has_lock: bool, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: has_lock, raising=False)
+    assert python() == platform.python_version() + said
 
 
 # ---- the tables in the READMEs ----------------------------------------------------------------------------------
