@@ -23,6 +23,9 @@ from gpt_numpy.workshop.tune.rollouts import draw
 
 CACHED, EIGHT, ANEW = "with the cache", "eight texts at once", "without the cache"
 TEXTS = 8
+COLUMNS: dict[str, Callable[[Any], str]] = {
+    "subject": str, "way": str, "characters/s": whole, "spread": percent, "of torch's speed": times, "its BLAS": gflops,
+}  # fmt: skip
 HOPS = 2  # slides of the window during generation with the cache
 
 
@@ -48,11 +51,8 @@ def measure(settings: Settings) -> Iterator[Result]:
     prompts = batch(config, TEXTS).windows()[:, :half].tolist()
     tokenizer = CharTokenizer(map(chr, range(config.vocab_size)))
     cached_length = HOPS * max(1, config.block_size // 4)
-    lengths = {
-        CACHED: cached_length,
-        EIGHT: half,
-        ANEW: cached_length // HOPS,
-    }  # one slide, from 3/4 of the context to all
+    anew = cached_length // HOPS  # one full slide, from 3/4 of the context to all
+    lengths = {CACHED: cached_length, EIGHT: half, ANEW: anew}
 
     def generation(engine: Engine, way: str) -> Callable[[], list[int]]:
         if way == EIGHT:
@@ -82,14 +82,7 @@ def measure(settings: Settings) -> Iterator[Result]:
             "generate",
             f"generation: the {settings.preset} model, context {config.block_size}, {settings.cores} threads",
             rows,
-            {
-                "subject": str,
-                "way": str,
-                "characters/s": whole,
-                "spread": percent,
-                "of torch's speed": times,
-                "its BLAS": gflops,
-            },
+            COLUMNS,
             [
                 f"gpt_numpy generates {speeds[NUMPY, CACHED] / speeds[NUMPY, ANEW]:.1f} times as fast with the cache.",
                 *([roofline.faster_blas(settings, timings)] if settings.device == "cpu" else []),

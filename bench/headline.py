@@ -42,7 +42,7 @@ def filled(page: str) -> str:
 
 
 def of_steps() -> str:
-    """A line for each training step: the speeds of both BLAS, what share of its own each engine reaches, the ratio."""
+    """A row for each step: the speed of both BLAS, each engine's share of its own, the ratio of the times."""
     table = [
         "| a step, NumPy's kernels, Python | NumPy's BLAS, PyTorch's | gpt_numpy | gpt_torch | time over PyTorch's |",
         "|---|---:|---:|---:|---:|",
@@ -58,7 +58,7 @@ def of_steps() -> str:
 
 
 def of_texts() -> str:
-    """A line for each model and way of generation with the cache: characters a second, and the ratio."""
+    """A row for each model and way of generating: the speed of both BLAS, characters a second, and their ratio."""
     table = [
         "| characters a second | NumPy's BLAS, PyTorch's | gpt_numpy | gpt_torch | speed over PyTorch's |",
         "|---|---:|---:|---:|---:|",

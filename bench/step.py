@@ -1,6 +1,6 @@
 """One training step: forward, backward, clipping, AdamW; the same weights, batches and cores for all.
 
-Beside each engine's time stands its share of its own roofline (roofline.py), measured in the same turns. The FLOP of a
+For each engine also the share that it reaches of its roofline (roofline.py), measured in the same turns. The FLOP of a
 step follow the usual convention, which counts attention without a mask; neither engine computes all of them.
 """
 

@@ -50,7 +50,7 @@ Gradients = dict[str, Array]  # by the names of the parameters
 
 AT_ONCE = 1024  # tokens of a micro-batch: matrices large enough for BLAS, activations small enough for us
 ALL_AT_ONCE = 4096  # tokens that all threads together work on at once: many threads take less each
-TEXTS_EACH = 64  # texts that a thread reads at least: NumPy's calls on fewer are so short that threads would wait
+TEXTS_EACH = 64  # the fewest texts of a thread: with fewer, NumPy's calls are so short that threads wait for each other
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
