@@ -2,9 +2,13 @@
 
 import os
 import platform
+import statistics
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,7 @@ from gpt_numpy.engine import numpys_blas
 from gpt_numpy.workshop.train.distributed import available_cores
 
 FREE_THREADED = "free-threaded"
+ASLEEP = 5e-4  # seconds after which a core has nothing to do
 
 
 def card(device: torch.device, threads: int) -> dict[str, Any]:
@@ -22,6 +27,7 @@ def card(device: torch.device, threads: int) -> dict[str, Any]:
         "cpu": cpu(),
         "cores": available_cores(),
         "threads": threads,
+        "thread_wakes_in": f"{1e6 * wake_up():.0f} µs",
         "memory_gb": memory(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "numpy_blas": blas(),
@@ -48,6 +54,29 @@ def python() -> str:
     """The version, and whether threads have no lock to wait for."""
     has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
     return platform.python_version() + ("" if has_lock else f" {FREE_THREADED}")
+
+
+def wake_up(turns: int = 300) -> float:
+    """Seconds until a thread runs that was asleep, when another one wakes it. gpt_numpy's threads do so again and
+    again where Python has a lock."""
+    there, back = SimpleQueue[bool](), SimpleQueue[bool]()
+
+    def answer() -> None:
+        while there.get():
+            back.put(True)
+
+    thread = Thread(target=answer)
+    thread.start()
+    both_ways = []
+    for _ in range(turns):
+        time.sleep(ASLEEP)
+        start = time.perf_counter()
+        there.put(True)
+        back.get()
+        both_ways.append(time.perf_counter() - start)
+    there.put(False)
+    thread.join()
+    return statistics.median(both_ways) / 2
 
 
 def memory() -> float | None:

@@ -7,15 +7,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from bench import generate, gpu, headline, memory, ops, overhead, peers, roofline, scaling, step, timing, where
+from bench import card, generate, gpu, headline, memory, ops, overhead, peers, roofline, scaling, step, timing, where
 from bench.__main__ import BENCHMARKS, main, short
-from bench.card import python
+from bench.card import python, wake_up
 from bench.result import BLUE, ORANGE, Result, bars, gflops
 from bench.settings import COMPILED, EAGER, NUMPY, Settings, Stepping, batch
 from bench.timing import Times, turns
@@ -441,6 +442,19 @@ def test_help_names_all_benchmarks(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 def test_card_says_whether_threads_wait_for_python(has_lock: bool, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: has_lock, raising=False)
     assert python() == platform.python_version() + said
+
+
+def test_card_says_how_fast_a_thread_wakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of one way there or back."""
+
+    class Slow(SimpleQueue[bool]):
+        def put(self, item: bool, block: bool = True, timeout: float | None = None) -> None:
+            time.sleep(0.02)
+            super().put(item)
+
+    assert 1e-7 < wake_up() < 0.02
+    monkeypatch.setattr(card, "SimpleQueue", Slow)
+    assert 0.02 <= wake_up(turns=3) < 0.038
 
 
 # ---- the tables in the READMEs ----------------------------------------------------------------------------------
