@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 
+from gpt_numpy.checked import Checked, above, at_least, at_most, below
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.engine import Engine as NumpyEngine
 from gpt_numpy.workshop.data.tokenizer import smallest_dtype
@@ -21,31 +22,25 @@ NUMPY, EAGER, COMPILED = "gpt_numpy", "gpt_torch", "gpt_torch compiled"
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     preset: Annotated[Literal["laptop", "workshop"], "the model and its batch size"] = "laptop"
     batch_size: Annotated[int, "sequences in a step; 0: the preset's"] = 0
-    repeat: Annotated[int, "turns of each subject"] = 7
-    turn: Annotated[float, "minimum seconds of a turn; a single call may take longer"] = 0.3
+    repeat: Annotated[int, "turns of each subject", at_least(1)] = 7
+    turn: Annotated[float, "minimum seconds of a turn; a single call may take longer", above(0), below(600)] = 0.3
     threads: Annotated[int, "CPU threads of each engine; 0: one for each core"] = 0
     device: Annotated[Literal["cpu", "cuda", "mps"], "of gpt_torch; gpt_numpy runs on the CPU"] = "cpu"
     compile: Annotated[bool, "also measure torch.compile, which takes some 20 seconds to compile"] = True
     training: Annotated[Literal["sprint", "workshop", "record"], "the preset whose training step is counted"] = "sprint"
     weights: Annotated[Literal["float32", "bfloat16"], "of the model whose step is counted"] = "float32"
     card: Annotated[Literal["H200", "H100", "A100", "RTX4090"], "the GPU to count it for"] = "H200"
-    minutes: Annotated[float, "time limit; stages that no longer fit are skipped"] = 9.0
+    minutes: Annotated[float, "time limit; stages that no longer fit are skipped", above(0), at_most(600)] = 9.0
     data: Annotated[str, "the text to train on, as for gpt-torch train"] = ""
     trial: Annotated[bool, "try the command with small sizes, on any device"] = False
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 0), ("repeat", 1), ("threads", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is at least {least}, not {getattr(self, name)}")
-        if not 0 < self.minutes <= 600:
-            raise ValueError(f"minutes is more than 0 and at most 600, not {self.minutes}")
+        super().__post_init__()
         if self.data and self.data not in ("shakespeare", "synthetic") and not Path(self.data).is_file():
             raise ValueError(f"data is a text, shakespeare or synthetic; {self.data} cannot be found")
-        if not 0 < self.turn < 600:
-            raise ValueError(f"turn is more than 0 seconds and less than 600, not {self.turn}")
         Options(device=self.device)  # ValueError if it is not available
 
     @property

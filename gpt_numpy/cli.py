@@ -5,21 +5,19 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated
 
+from gpt_numpy.checked import Checked, at_least, at_most
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.engine import Engine
 from gpt_numpy.explain.command import EXPLAIN
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
 from gpt_numpy.workshop.cli.main import end_process, run
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.train.distributed import check_threads
+from gpt_numpy.workshop.train.distributed import MAX_THREADS
 
 
 @dataclass(frozen=True)
-class Options:
-    threads: Annotated[int, "threads to work with; 0: one for each core"] = 0
-
-    def __post_init__(self) -> None:
-        check_threads(self.threads)
+class Options(Checked):
+    threads: Annotated[int, "threads to work with; 0: one for each core", at_least(0), at_most(MAX_THREADS)] = 0
 
 
 FLAGS_OF_GPT_TORCH = (

@@ -2,17 +2,18 @@
 
 import os
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args, get_type_hints
+from typing import Annotated, Literal
 
 import torch
 import torch.distributed as dist
 
-from gpt_numpy.workshop.train.distributed import check_threads
+from gpt_numpy.checked import Checked, at_least, at_most
+from gpt_numpy.workshop.train.distributed import MAX_THREADS
 from gpt_torch.device import find_device, find_precision
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """Flags that only this engine has."""
 
     device: Annotated[str, "where the model runs: auto, cuda, cuda:N, mps or cpu"] = "auto"
@@ -38,14 +39,10 @@ class Options:
         "under torchrun: the whole model on each device, or a shard of it, for models too large for one device",
     ] = "ddp"
     self_test: Annotated[bool, "before training, compare the device with float64 on the CPU"] = True
-    threads: Annotated[int, "CPU threads; 0: PyTorch's default"] = 0
+    threads: Annotated[int, "CPU threads; 0: PyTorch's default", at_least(0), at_most(MAX_THREADS)] = 0
 
     def __post_init__(self) -> None:
-        check_threads(self.threads)
-        for name in ("dtype", "attention", "weights", "compile", "parallel"):
-            choices = get_args(get_type_hints(type(self))[name])
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {' or '.join(choices)}, not {getattr(self, name)!r}")
+        super().__post_init__()
         device = find_device(self.device)
         precision = find_precision(self.dtype, device)
         if self.weights == "bfloat16" and precision != "bfloat16":

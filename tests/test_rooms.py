@@ -17,15 +17,17 @@ from tests.support import ROOT
 
 ROOMS = ["minitensor", "gpt_numpy", "gpt_torch", "bench", "tests"]
 SMALL_LIBRARIES = {"platformdirs", "rich", "safetensors", "tensorboard", "threadpoolctl", "tokenizers"}  # see pyproject
+SETTINGS = {"gpt_numpy.checked", "gpt_numpy.config"}
 
 # From a path to what it may import, beside the standard library; the longest path that fits a file counts.
 MAY_IMPORT = {
     "minitensor": {"numpy", "minitensor"},
     "gpt_numpy": {"numpy", "minitensor", "gpt_numpy", *SMALL_LIBRARIES},
-    "gpt_numpy/config": set(),
-    "gpt_numpy/workshop": {"numpy", "gpt_numpy.config", "gpt_numpy.workshop", *SMALL_LIBRARIES},
+    "gpt_numpy/checked": set(),
+    "gpt_numpy/config": {"gpt_numpy.checked"},
+    "gpt_numpy/workshop": {"numpy", *SETTINGS, "gpt_numpy.workshop", *SMALL_LIBRARIES},
     "gpt_numpy/explain": {"numpy", "torch", "minitensor", "gpt_numpy", *SMALL_LIBRARIES},
-    "gpt_torch": {"numpy", "torch", "gpt_torch", "gpt_numpy.config", "gpt_numpy.workshop", *SMALL_LIBRARIES},
+    "gpt_torch": {"numpy", "torch", "gpt_torch", *SETTINGS, "gpt_numpy.workshop", *SMALL_LIBRARIES},
 }
 
 

@@ -12,24 +12,19 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_numpy.checked import Checked, above, at_most
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Checked):
     temperature: Annotated[float, "below 1: safer; above 1: wilder; 0: always the likeliest token"] = 0.7
     top_k: Annotated[int, "only the k likeliest tokens; 0: all"] = 50
-    top_p: Annotated[float, "only the likeliest tokens that together have this probability; 1: all"] = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature is at least 0, not {self.temperature}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k is at least 0, not {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is a probability above 0 and at most 1, not {self.top_p}")
+    top_p: Annotated[
+        float, "only the likeliest tokens that together have this probability; 1: all", above(0), at_most(1)
+    ] = 1.0
 
 
 def probabilities(logits: NDArray[Any], sampling: Sampling) -> NDArray[np.float64]:

@@ -1,17 +1,18 @@
 """Recipes: everything that decides a training run, except for model, text and threads. Each field is a flag."""
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import Annotated, Literal, get_args, get_type_hints
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
+from gpt_numpy.checked import Checked, at_least, below
 from gpt_numpy.config import GPTConfig
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked):
     tokenizer: Annotated[Literal["char", "bpe"], "characters, or byte-level BPE trained on the text"] = "char"
-    steps: Annotated[int, "training steps"] = 5000
-    batch_size: Annotated[int, "sequences in a step"] = 64
+    steps: Annotated[int, "training steps", at_least(1)] = 5000
+    batch_size: Annotated[int, "sequences in a step", at_least(1)] = 64
     micro_batch: Annotated[int, "sequences computed at once; the step is the same. 0: as many as are fast"] = 0
     order: Annotated[Literal["epochs", "random"], "shuffled epochs, or independent random windows"] = "random"
     optimizer: Annotated[Literal["adamw", "muon"], "muon: for the matrices of the blocks, with AdamW for the rest"] = (
@@ -22,39 +23,22 @@ class Recipe:
     schedule: Annotated[Literal["cosine", "linear"], "how the learning rates fall after the warm-up"] = "cosine"
     final_lr: Annotated[float, "their fraction that is left at the last step"] = 0.0
     warmup: Annotated[int, "steps in which learning rates rise"] = 100
-    beta1: Annotated[float, "AdamW: decay rate of the mean of the gradient"] = 0.9
-    beta2: Annotated[float, "AdamW: decay rate of the mean of its square"] = 0.999
-    momentum: Annotated[float, "Muon: decay rate of the mean of the gradient"] = 0.95
+    beta1: Annotated[float, "AdamW: decay rate of the mean of the gradient", at_least(0), below(1)] = 0.9
+    beta2: Annotated[float, "AdamW: decay rate of the mean of its square", at_least(0), below(1)] = 0.999
+    momentum: Annotated[float, "Muon: decay rate of the mean of the gradient", at_least(0), below(1)] = 0.95
     weight_decay: Annotated[float, "decay of all matrices towards 0"] = 0.01
     decay_schedule: Annotated[
         Literal["constant", "falling"],
         "weight decay: the same in all steps, or rising and falling with the learning rates",
     ] = "constant"
     grad_clip: Annotated[float, "largest norm of the gradient; 0: no clipping"] = 0.0
-    eval_every: Annotated[int, "steps between evaluations on the whole validation split"] = 200
-    checkpoint_every: Annotated[int, "steps between checkpoints to resume from; each new best is saved too"] = 1000
+    eval_every: Annotated[int, "steps between evaluations on the whole validation split", at_least(1)] = 200
+    checkpoint_every: Annotated[int, "steps between checkpoints; each new best is saved too", at_least(1)] = 1000
     checkpoint_minutes: Annotated[float, "minutes between such checkpoints, at most; 0: the steps alone decide"] = 0.0
     patience: Annotated[int, "evaluations without a new best before the run ends; 0: never"] = 0
     target_loss: Annotated[float, "validation loss at which the run ends; 0: never"] = 0.0
     max_minutes: Annotated[float, "minutes after which the command evaluates, saves and ends; 0: never"] = 0.0
     seed: Annotated[int, "decides the first weights, the batches and dropout"] = 1337
-
-    def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for field in fields(self):
-            name, value, kind = field.name, getattr(self, field.name), hints[field.name]
-            least = 1 if name in ("steps", "batch_size", "eval_every", "checkpoint_every") else 0
-            if kind is int and (type(value) is not int or value < least):
-                raise ValueError(f"{name} is a whole number of at least {least}, not {value!r}")
-            if kind is int and value >= 1 << 63:
-                raise ValueError(f"{name} is below 2^63, not {value}")
-            if kind is float and (type(value) not in (int, float) or not 0 <= value < math.inf):
-                raise ValueError(f"{name} is a number of at least 0, not {value!r}")
-            if (choices := get_args(kind)) and value not in choices:
-                raise ValueError(f"{name} is {' or '.join(choices)}, not {value!r}")
-        for name in ("beta1", "beta2", "momentum"):
-            if (rate := getattr(self, name)) >= 1:
-                raise ValueError(f"{name} is below 1, not {rate}")
 
     def lr_at(self, step: int) -> float:
         """AdamW's learning rate in a step."""

@@ -409,8 +409,8 @@ def test_missing_gpu_is_reported(capsys: pytest.CaptureFixture[str], monkeypatch
     ("arguments", "message"),
     [
         (["steps"], "'steps' is not one of step, ops"),
-        (["step", "--repeat", "0"], "--repeat is at least 1, not 0"),
-        (["step", "--turn", "0"], "--turn is more than 0"),
+        (["step", "--repeat", "0"], "--repeat is a whole number of at least 1, not 0"),
+        (["step", "--turn", "0"], "--turn is a number above 0"),
         (["step", "--presett", "laptop"], "did you mean --preset?"),
         (["step", "--plot", "picture.gif"], ".png, .svg or .pdf"),
         (["step", "--json", "no/such/folder/x.json"], "x.json cannot be written: No such file"),

@@ -188,10 +188,10 @@ def test_window_advances_by_quarters_of_the_context() -> None:
         ({"n_layer": -1}, "n_layer is a whole number of at least 1, not -1"),
         ({"n_head": 2.0}, "n_head is a whole number of at least 1, not 2.0"),
         ({"n_embd": True}, "n_embd is a whole number of at least 1, not True"),
-        ({"dropout": 1.0}, "dropout is a chance of at least 0 and below 1, not 1.0"),
-        ({"dropout": float("nan")}, "dropout is a chance of at least 0 and below 1, not nan"),
+        ({"dropout": 1.0}, "dropout is a number of at least 0 and below 1, not 1.0"),
+        ({"dropout": float("nan")}, "dropout is a number of at least 0 and below 1, not nan"),
         ({"bias": "no"}, "bias is True or False, not 'no'"),
-        ({"gelu": "fast"}, 'gelu is "exact" or "tanh", not \'fast\''),
+        ({"gelu": "fast"}, "gelu is exact or tanh, not 'fast'"),
     ],
 )
 def test_invalid_configuration_is_refused(settings: dict[str, object], message: str) -> None:

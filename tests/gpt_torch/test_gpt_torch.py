@@ -127,7 +127,7 @@ def test_help_lists_common_flags_and_device_flags(capsys: pytest.CaptureFixture[
             "--device is auto, cuda, cuda:N, mps or cpu, not 'toaster'",
         ),
         (["train", "--dtype", "tf32"], "--dtype tf32 is for CUDA GPUs from 2020 on; use --dtype float32"),
-        (["train", "--threads", "-1"], "--threads is at least 0 and at most 1024, not -1"),
+        (["train", "--threads", "-1"], "--threads is a whole number of at least 0 and at most 1024, not -1"),
         (["train", "--device", "mps"], "--device mps is not available; PyTorch"),
     ],
 )

@@ -82,12 +82,12 @@ def test_probabilities_are_valid_for_any_logits(logits: np.ndarray, temperature:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": -0.1}, "temperature is at least 0, not -0.1"),
-        ({"temperature": float("nan")}, "temperature is at least 0, not nan"),
-        ({"temperature": float("inf")}, "temperature is at least 0, not inf"),
-        ({"top_k": -1}, "top_k is at least 0, not -1"),
-        ({"top_p": 0.0}, "top_p is a probability above 0 and at most 1, not 0.0"),
-        ({"top_p": 1.5}, "top_p is a probability above 0 and at most 1, not 1.5"),
+        ({"temperature": -0.1}, "temperature is a number of at least 0, not -0.1"),
+        ({"temperature": float("nan")}, "temperature is a number of at least 0, not nan"),
+        ({"temperature": float("inf")}, "temperature is a number of at least 0, not inf"),
+        ({"top_k": -1}, "top_k is a whole number of at least 0, not -1"),
+        ({"top_p": 0.0}, "top_p is a number above 0 and at most 1, not 0.0"),
+        ({"top_p": 1.5}, "top_p is a number above 0 and at most 1, not 1.5"),
     ],
 )
 def test_invalid_settings_are_refused(settings: dict[str, float], message: str) -> None:

@@ -303,7 +303,7 @@ def test_wrong_preferences(line: str, reason: str, folder: Path) -> None:
         ("grpo", "--reward is missing; see gpt-numpy tune grpo --help"),
         ("grpo --reward good", "--reward is line-length, sums, word:TEXT or my_file.py:function, not 'good'"),
         ("grpo --reward mine.py:letters --answer-length 8", "an answer may have 5, since the context has 8"),
-        ("grpo --reward mine.py:letters --group 1", "--group is at least 2, since answers are compared"),
+        ("grpo --reward mine.py:letters --group 1", "--group is a whole number of at least 2, not 1"),
         ("grpo --reward mine.py:letters --batch-size 6", "--batch-size 6 is not a multiple of --group 4"),
         ("grpo --reward mine.py:letters --updates 3", "--steps 100 is not a multiple of --updates 3"),
         ("grpo --reward mine.py:letters --updates 0", "--updates is a whole number of at least 1, not 0"),

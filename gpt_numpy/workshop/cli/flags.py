@@ -5,7 +5,7 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from gpt_numpy.workshop.errors import WrongUse
 
@@ -65,7 +65,7 @@ def add_fields(
     group = parser.add_argument_group(title)
     hints = get_type_hints(kind, include_extras=True)
     for field in (field for field in fields(kind) if only is None or field.name in only):
-        base, meaning = get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else (None, "")
+        base, meaning, *_ = get_args(hints[field.name])
         flag = "--" + field.name.replace("_", "-")
         values = {name: getattr(preset, field.name) for name, preset in (defaults or {"": kind()}).items()}
         default = f" ({_default_text(values)})" if set(values.values()) != {""} else ""

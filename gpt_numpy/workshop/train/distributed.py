@@ -44,11 +44,6 @@ class Processes:
             raise WrongUse(f"the processes differ in {what}: each machine needs the same command and the same files")
 
 
-def check_threads(threads: int) -> None:
-    if not 0 <= threads <= MAX_THREADS:
-        raise ValueError(f"threads is at least 0 and at most {MAX_THREADS}, not {threads}")
-
-
 def available_cores() -> int:
     """The cores that this process may use, which on a cluster are fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):

@@ -16,18 +16,15 @@ from typing import Annotated
 
 import numpy as np
 
+from gpt_numpy.checked import Checked, above
 from gpt_numpy.workshop.engine import Engine, Examples
 from gpt_numpy.workshop.train.ensemble import Ensemble
 from gpt_numpy.workshop.train.task import Pretraining
 
 
 @dataclass(frozen=True)
-class DistillSettings:
-    temperature: Annotated[float, "that the logits of teachers and student are divided by"] = 1.0
-
-    def __post_init__(self) -> None:
-        if type(self.temperature) not in (int, float) or not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature is a number above 0, not {self.temperature!r}")
+class DistillSettings(Checked):
+    temperature: Annotated[float, "that the logits of teachers and student are divided by", above(0)] = 1.0
 
 
 @dataclass

@@ -17,6 +17,7 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_numpy.checked import above, at_least
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.dataloader import rows_at
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
@@ -38,15 +39,8 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class DPOSettings(Drawing):
-    beta: Annotated[float, "how much the logarithm of a ratio of probabilities counts"] = 0.1
-    pairs: Annotated[int, "prompts that are answered, for pairs from a reward"] = 1000
-
-    def __post_init__(self) -> None:
-        if type(self.beta) not in (int, float) or not 0 < self.beta < float("inf"):
-            raise ValueError(f"beta is a number above 0, not {self.beta!r}")
-        if type(self.pairs) is not int or self.pairs < 1:
-            raise ValueError(f"pairs is a whole number of at least 1, not {self.pairs!r}")
-        super().__post_init__()
+    beta: Annotated[float, "how much the logarithm of a ratio of probabilities counts", above(0)] = 0.1
+    pairs: Annotated[int, "prompts that are answered, for pairs from a reward", at_least(1)] = 1000
 
 
 class DPO(Task):

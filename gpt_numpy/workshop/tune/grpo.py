@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_numpy.checked import above, at_least
 from gpt_numpy.workshop.data.dataset import Dataset
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine, Rollouts
@@ -53,21 +54,11 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class GRPOSettings(Drawing):
+    group: Annotated[int, "answers to each prompt, which are compared with each other", at_least(2)] = 16
     kl: Annotated[float, "weight of the distance to the model that the run begins with; 0: none"] = 0.1
     normalize: Annotated[bool, "divide advantages by the standard deviation of their group"] = True
-    updates: Annotated[int, "steps on each set of answers"] = 1
-    clip: Annotated[float, "how far a token's probability may move in these steps, relative to when it was drawn"] = 0.2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.group < 2:
-            raise ValueError(f"group is at least 2, since answers are compared with each other, not {self.group}")
-        if type(self.updates) is not int or self.updates < 1:
-            raise ValueError(f"updates is a whole number of at least 1, not {self.updates!r}")
-        if type(self.kl) not in (int, float) or not 0 <= self.kl < float("inf"):
-            raise ValueError(f"kl is a number of at least 0, not {self.kl!r}")
-        if type(self.clip) not in (int, float) or not 0 < self.clip < float("inf"):
-            raise ValueError(f"clip is a number above 0, not {self.clip!r}")
+    updates: Annotated[int, "steps on each set of answers", at_least(1)] = 1
+    clip: Annotated[float, "how far a token's probability may move, relative to when it was drawn", above(0)] = 0.2
 
 
 class GRPO(Task):

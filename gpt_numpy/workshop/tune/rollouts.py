@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_numpy.checked import Checked, at_least
 from gpt_numpy.workshop.data.dataset import Dataset
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine, Ids
@@ -25,24 +26,18 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Drawing(Checked):
     """Which prompts are answered, how, and what decides whether an answer is good."""
 
     reward: Annotated[str, f"{KNOWN}; that runs the file"] = ""
     prompts: Annotated[str, 'a file with {"prompt": "..."} in each line; without one, the lines of the text'] = ""
-    prompt_length: Annotated[int, "tokens of a prompt from the text: the end of a line, and its newline"] = 20
-    answer_length: Annotated[int, "tokens of an answer, at most"] = 44
+    prompt_length: Annotated[
+        int, "tokens of a prompt from the text: the end of a line, and its newline", at_least(1)
+    ] = 20
+    answer_length: Annotated[int, "tokens of an answer, at most", at_least(1)] = 44
     stop: Annotated[str, "the text that ends an answer; \\n is a newline"] = "\\n"
-    group: Annotated[int, "answers to each prompt"] = 16
-    eval_prompts: Annotated[int, "prompts of an evaluation, at most"] = 512
-
-    def __post_init__(self) -> None:
-        for name, least in (("prompt_length", 1), ("answer_length", 1), ("group", 1), ("eval_prompts", 1)):
-            if type(value := getattr(self, name)) is not int or value < least:
-                raise ValueError(f"{name} is a whole number of at least {least}, not {value!r}")
-        for name in ("reward", "prompts", "stop"):
-            if not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name} is a text")
+    group: Annotated[int, "answers to each prompt", at_least(1)] = 16
+    eval_prompts: Annotated[int, "prompts of an evaluation, at most", at_least(1)] = 512
 
     def resolved(self) -> Self:
         """With a path that another working folder can use."""
