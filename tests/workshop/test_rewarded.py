@@ -18,7 +18,7 @@ from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.runs.run_dir import RunDir
 from gpt_numpy.workshop.tune import grpo
 from gpt_numpy.workshop.tune.grpo import diagnose
-from gpt_numpy.workshop.tune.jsonl import read_preferences
+from gpt_numpy.workshop.tune.jsonl import PREFERENCE, read_lines
 from gpt_torch.cli import CLI as IN_TORCH
 from gpt_torch.engine import Engine as TorchEngine
 from tests.support.runs import Trained, assert_same_run, latest, records, rewrite_state
@@ -291,7 +291,7 @@ def test_wrong_preferences(line: str, reason: str, folder: Path) -> None:
     path.write_text(f"{line}\n", encoding="utf-8")
     tokenizer = RunDir(Path("base")).checkpoint("best").tokenizer
     with pytest.raises(Exception, match=f"line 1: {re.escape(reason)}"):
-        read_preferences(path, tokenizer, 8)
+        read_lines(path, PREFERENCE, tokenizer, 8)
 
 
 # ---- wrong use --------------------------------------------------------------------------------------------------

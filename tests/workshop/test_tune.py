@@ -22,7 +22,7 @@ from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.run_dir import RunDir
 from gpt_numpy.workshop.train.ensemble import Ensemble
 from gpt_numpy.workshop.tune.distill import Distillation
-from gpt_numpy.workshop.tune.jsonl import read_pairs
+from gpt_numpy.workshop.tune.jsonl import PAIR, read_lines
 from gpt_numpy.workshop.tune.sft import FineTuning
 from gpt_torch.cli import CLI as IN_TORCH
 from gpt_torch.engine import Engine as TorchEngine
@@ -72,8 +72,8 @@ def stop_before_step_10(engine: Any, patch: pytest.MonkeyPatch) -> None:
 
 
 def test_pairs_are_read_in_their_order(tmp_path: Path) -> None:
-    pairs = read_pairs(write_pairs(tmp_path / "p.jsonl"), CHARACTERS, 8).items
-    assert [(CHARACTERS.decode(pair.prompt), CHARACTERS.decode(pair.answer)) for pair in pairs] == [
+    pairs = read_lines(write_pairs(tmp_path / "p.jsonl"), PAIR, CHARACTERS, 8).items
+    assert [(CHARACTERS.decode(pair.prompt), CHARACTERS.decode(pair.answers[0])) for pair in pairs] == [
         (prompt.encode(), answer.encode()) for prompt, answer in PAIRS
     ]
     assert [(pair.text, pair.characters) for pair in pairs] == [(prompt, 3) for prompt, _ in PAIRS]
@@ -83,17 +83,17 @@ def test_line_separators_within_a_text_end_no_line(tmp_path: Path) -> None:
     tokenizer = CharTokenizer("ab\u2028\x85")
     path = tmp_path / "p.jsonl"
     path.write_bytes('{"prompt": "a\u2028b", "answer": "b\x85a"}\r\n{"prompt": "a", "answer": "b"}\r\n'.encode())
-    assert [pair.text for pair in read_pairs(path, tokenizer, 8).items] == ["a\u2028b", "a"]
+    assert [pair.text for pair in read_lines(path, PAIR, tokenizer, 8).items] == ["a\u2028b", "a"]
 
 
 def test_empty_prompt_is_a_newline_and_an_end_token_ends_an_answer(tmp_path: Path) -> None:
     path = write_pairs(tmp_path / "p.jsonl", [("", "so"), ("a", "b")])
-    assert CHARACTERS.decode(read_pairs(path, CHARACTERS, 8).items[0].prompt) == b"\n"
+    assert CHARACTERS.decode(read_lines(path, PAIR, CHARACTERS, 8).items[0].prompt) == b"\n"
 
     class Ending(CharTokenizer):
         end: int | None = 27
 
-    assert read_pairs(path, Ending(CHARACTERS.characters), 8).items[1].answer == [3, 27]
+    assert read_lines(path, PAIR, Ending(CHARACTERS.characters), 8).items[1].answers[0] == [3, 27]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_wrong_line_is_named(line: str, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(f'{{"prompt": "abcd", "answer": "efghi"}}\n{line}\n', encoding="utf-8")
     with pytest.raises(WrongUse, match=f"{re.escape(str(path))}, line 2: .*{re.escape(reason)}"):
-        read_pairs(path, CHARACTERS, 8)
+        read_lines(path, PAIR, CHARACTERS, 8)
 
 
 def test_files_that_are_no_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,9 +122,11 @@ def test_files_that_are_no_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "large").write_bytes(b" " * 101)
     for name, reason in (("none", "cannot be read"), ("binary", "utf-8"), ("large", "larger than"), ("", "not a file")):
         with pytest.raises(WrongUse, match=reason):
-            read_pairs(tmp_path / name, CHARACTERS, 8)
+            read_lines(tmp_path / name, PAIR, CHARACTERS, 8)
     with pytest.raises(WrongUse, match="needs at least two pairs"):
-        FineTuning(read_pairs(write_pairs(tmp_path / "one.jsonl", PAIRS[:1]), CHARACTERS, 8), Recipe(), CHARACTERS)
+        FineTuning(
+            read_lines(write_pairs(tmp_path / "one.jsonl", PAIRS[:1]), PAIR, CHARACTERS, 8), Recipe(), CHARACTERS
+        )
 
 
 # ---- batches ----------------------------------------------------------------------------------------------------
@@ -133,7 +135,7 @@ def test_files_that_are_no_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_batch_counts_the_tokens_of_answers_alone(tmp_path: Path) -> None:
     pairs = [("ab", "cde"), ("f", "gh"), ("i", "j"), ("k", "l")]
     task = FineTuning(
-        read_pairs(write_pairs(tmp_path / "p.jsonl", pairs), CHARACTERS, 8), Recipe(batch_size=3), CHARACTERS
+        read_lines(write_pairs(tmp_path / "p.jsonl", pairs), PAIR, CHARACTERS, 8), Recipe(batch_size=3), CHARACTERS
     )
     assert (task.length, task.tokens_per_step, len(task.training), len(task.validation)) == (4, 12, 3, 1)
     found = task.batch(0, NONE)
@@ -148,7 +150,7 @@ def test_batch_counts_the_tokens_of_answers_alone(tmp_path: Path) -> None:
 
 
 def test_batches_are_shuffled_epochs(tmp_path: Path) -> None:
-    pairs = read_pairs(write_pairs(tmp_path / "p.jsonl"), CHARACTERS, 8)
+    pairs = read_lines(write_pairs(tmp_path / "p.jsonl"), PAIR, CHARACTERS, 8)
     task = FineTuning(pairs, Recipe(batch_size=2, seed=3), CHARACTERS)  # ten to train on
     assert [pair.text for pair in task.validation] == [PAIRS[-1][0]]
     epochs = [
@@ -165,7 +167,8 @@ def test_batches_are_shuffled_epochs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_evaluation_is_the_mean_over_the_answers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = read_pairs(write_pairs(tmp_path / "p.jsonl", [*PAIRS[:10], ("a", "bcdef"), ("gh", "i")] * 3), CHARACTERS, 8)
+    path = write_pairs(tmp_path / "p.jsonl", [*PAIRS[:10], ("a", "bcdef"), ("gh", "i")] * 3)
+    pairs = read_lines(path, PAIR, CHARACTERS, 8)
     task = FineTuning(pairs, Recipe(batch_size=4), CHARACTERS)
     config = GPTConfig(vocab_size=CHARACTERS.vocab_size, block_size=8, n_layer=1, n_head=2, n_embd=8)
     engine: Any = ENGINES[name](config)

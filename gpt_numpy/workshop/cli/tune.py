@@ -30,7 +30,7 @@ from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State, load_checkpoin
 from gpt_numpy.workshop.runs.run_dir import find_run_dir
 from gpt_numpy.workshop.tune.dpo import DPO, DPOSettings, pairs_from_reward
 from gpt_numpy.workshop.tune.grpo import GRPO, GRPOSettings
-from gpt_numpy.workshop.tune.jsonl import parse_preferences, read_pairs, read_preferences
+from gpt_numpy.workshop.tune.jsonl import PAIR, PREFERENCE, parse_lines, read_lines
 from gpt_numpy.workshop.tune.rewards import find_reward
 from gpt_numpy.workshop.tune.rollouts import prompts_of
 from gpt_numpy.workshop.tune.sft import FineTuning
@@ -94,7 +94,7 @@ def sft(cli: EngineCLI, arguments: Sequence[str]) -> int:
 
     def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
         path = Path(flags["data"] if begins else flags.get("data", checkpoint.state.tuned_on))
-        pairs = read_pairs(path, checkpoint.tokenizer, config.block_size)
+        pairs = read_lines(path, PAIR, checkpoint.tokenizer, config.block_size)
         task = FineTuning(pairs, recipe, checkpoint.tokenizer)
         if not begins and pairs.digest != checkpoint.state.tuned_on_digest:
             raise WrongUse(f"{path} is not the file that {checkpoint.folder} was tuned on; give that by --data")
@@ -187,14 +187,14 @@ def dpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
             prompts = prompts_of(settings, dataset_of(base, None, console), tokenizer, size)
             reward = find_reward(settings.reward)
             drawn = pairs_from_reward(settings, reward, prompts, reference, tokenizer, recipe.seed, console)
-            pairs = parse_preferences(Path(PAIRS), drawn.encode("utf-8"), tokenizer, size)
+            pairs = parse_lines(Path(PAIRS), drawn.encode("utf-8"), PREFERENCE, tokenizer, size)
             place, files = PAIRS, {PAIRS: drawn}
         else:
             place = str(Path(flags["data"]).resolve()) if "data" in flags else state.tuned_on
-            pairs = read_preferences(run / PAIRS if place == PAIRS else Path(place), tokenizer, size)
+            pairs = read_lines(run / PAIRS if place == PAIRS else Path(place), PREFERENCE, tokenizer, size)
         if not begins and pairs.digest != state.tuned_on_digest:
             raise WrongUse(f"{pairs.path} has other pairs than those that {checkpoint.folder} began with")
-        task = DPO(pairs.items, pairs.path.name, settings.beta, tokenizer, recipe, reference)
+        task = DPO(pairs, recipe, tokenizer, settings.beta, reference)
         parts = f"{len(task.training):,} to train on, {len(task.validation):,} for validation"
         corpus = {"name": pairs.path.name, "digest": pairs.digest}
         in_state = {"tuned_on": place, "tuned_on_digest": pairs.digest, "tuning": asdict(settings)}

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from gpt_numpy.checked import above, at_least
 from gpt_numpy.workshop.console import Console
-from gpt_numpy.workshop.data.dataloader import rows_at
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine, Ids, Preferences
 from gpt_numpy.workshop.errors import WrongUse
@@ -27,13 +26,11 @@ from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.rng import ROLLOUTS
 from gpt_numpy.workshop.train.ensemble import log_softmax
 from gpt_numpy.workshop.train.evaluate import AT_ONCE, EvalProgress
-from gpt_numpy.workshop.train.task import Task
-from gpt_numpy.workshop.tune.jsonl import Preference
+from gpt_numpy.workshop.tune.jsonl import Line, Lines
 from gpt_numpy.workshop.tune.rewards import Reward
 from gpt_numpy.workshop.tune.rollouts import ROWS, Answers, Drawing, Prompts, draw, rewards_of
-from gpt_numpy.workshop.tune.rows import as_rows
+from gpt_numpy.workshop.tune.rows import LinesTask
 
-VALIDATION = 0.1  # the last pairs, never trained on
 Floats = NDArray[np.float32]
 
 
@@ -43,30 +40,21 @@ class DPOSettings(Drawing):
     pairs: Annotated[int, "prompts that are answered, for pairs from a reward", at_least(1)] = 1000
 
 
-class DPO(Task):
+class DPO(LinesTask):
     characters_per_token = 1.0
 
-    def __init__(
-        self, pairs: Sequence[Preference], name: str, beta: float, tokenizer: Tokenizer, recipe: Recipe,
-        reference: Engine,
-    ) -> None:  # fmt: skip
-        super().__init__(recipe, tokenizer)
-        if len(pairs) < 2:
-            raise WrongUse(f"{name} needs at least two pairs: one to train on, and one for validation")
-        count = max(1, round(VALIDATION * len(pairs)))
-        self.beta, self.training, self.validation = beta, pairs[:-count], pairs[-count:]
-        self.length = max(len(p.prompt) + max(len(p.chosen), len(p.rejected)) for p in pairs) - 1
-        self.longest = max(max(len(p.chosen), len(p.rejected)) for p in pairs)
-        self.tokens_per_step = 2 * recipe.batch_size * self.length
+    def __init__(self, pairs: Lines, recipe: Recipe, tokenizer: Tokenizer, beta: float, reference: Engine) -> None:
+        super().__init__(pairs, recipe, tokenizer)
+        self.beta = beta
         self.references = {
             "training": self._log_probabilities(reference, self.training),
             "validation": self._log_probabilities(reference, self.validation),
         }
 
     def batch(self, step: int, engine: Engine) -> Preferences:
-        rows = rows_at(len(self.training), self.recipe, step)
-        arrays = self._arrays([self.training[row] for row in rows])
-        return Preferences(*arrays, self.references["training"][rows], self.beta)
+        places = self.lines_at(step)
+        arrays = self._arrays([self.training[place] for place in places])
+        return Preferences(*arrays, self.references["training"][places], self.beta)
 
     def evaluate(self, engine: Engine) -> Iterator[EvalProgress]:
         ratios = self._log_probabilities(engine, self.validation) - self.references["validation"]
@@ -77,9 +65,6 @@ class DPO(Task):
             "chosen": float(ratios[:, 0].mean()), "rejected": float(ratios[:, 1].mean()),
         })  # fmt: skip
 
-    def prompt(self) -> tuple[Sequence[int], str]:
-        return self.validation[0].prompt, self.validation[0].text
-
     def line(self, training: float, validation: EvalProgress, at_start: bool) -> str:
         figures = "   ".join(f"{name} {value:z.3f}" for name, value in validation.figures.items())
         return f"train {training:.3f}   val {float(validation.loss):.3f}   {figures}"
@@ -87,7 +72,7 @@ class DPO(Task):
     def best(self, loss: float, step: int) -> str:
         return f"best validation loss {loss:.4f} at step {step}"
 
-    def _log_probabilities(self, engine: Engine, pairs: Sequence[Preference]) -> Floats:
+    def _log_probabilities(self, engine: Engine, pairs: Sequence[Line]) -> Floats:
         """Of both answers to each prompt, (P, 2)."""
         found, at_once = [], max(1, AT_ONCE // (2 * self.length))
         for first in range(0, len(pairs), at_once):
@@ -96,10 +81,9 @@ class DPO(Task):
             found.append((np.take_along_axis(log_p, targets[..., None], -1)[..., 0] * counted).sum(-1))
         return np.concatenate(found).astype(np.float32)
 
-    def _arrays(self, pairs: Sequence[Preference]) -> tuple[Ids, Ids, Floats]:
+    def _arrays(self, pairs: Sequence[Line]) -> tuple[Ids, Ids, Floats]:
         """ids, targets, and 1 for targets of an answer: (P, 2, T)."""
-        both = [(pair.prompt, answer) for pair in pairs for answer in (pair.chosen, pair.rejected)]
-        shape, (ids, targets, counted) = (len(pairs), 2, self.length), as_rows(both, self.length)
+        shape, (ids, targets, counted) = (len(pairs), 2, self.length), self.rows(pairs)
         return ids.reshape(shape), targets.reshape(shape), counted.reshape(shape).astype(np.float32)
 
 

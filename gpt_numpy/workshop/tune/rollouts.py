@@ -16,7 +16,7 @@ from gpt_numpy.workshop.engine import Engine, Ids
 from gpt_numpy.workshop.errors import RunFailed, WrongUse
 from gpt_numpy.workshop.rng import EVALUATIONS
 from gpt_numpy.workshop.train.ensemble import log_softmax
-from gpt_numpy.workshop.tune.jsonl import Tokens, read_prompts
+from gpt_numpy.workshop.tune.jsonl import PROMPT, Tokens, read_lines
 from gpt_numpy.workshop.tune.rewards import KNOWN, Reward
 
 VALIDATION = 0.1  # the last prompts of a file, never trained on
@@ -76,10 +76,11 @@ def prompts_of(drawing: Drawing, data: Dataset, tokenizer: Tokenizer, block_size
     """WrongUse if the prompts, their answers, or what ends these do not fit the model."""
     ends_of(tokenizer, drawing.end)
     if drawing.prompts:
-        lines = read_prompts(Path(drawing.prompts), tokenizer)
-        count = max(1, round(VALIDATION * len(lines.items)))
-        prompts = Prompts(lines.path.name, lines.items[:-count], lines.items[-count:], lines.digest)
-        longest = max(map(len, lines.items), default=0)
+        lines = read_lines(Path(drawing.prompts), PROMPT, tokenizer, block_size)
+        items = [line.prompt for line in lines.items]
+        count = max(1, round(VALIDATION * len(items)))
+        prompts = Prompts(lines.path.name, items[:-count], items[-count:], lines.digest)
+        longest = max(map(len, items), default=0)
     else:
         if b"\n" not in b"".join(tokenizer.decode([token]) for token in range(tokenizer.vocab_size)):
             raise WrongUse(f"{data.name} has no lines; give prompts by --prompts")
