@@ -341,7 +341,7 @@ def test_differing_flags_of_processes_are_reported(
     for status, out, flags, differing in (
         (0, "a", (), None),
         (0, "b", (), None),
-        (2, "c", ("--seed", "2"), "flags or text: each machine needs the same"),
+        (2, "c", ("--seed", "2"), "flags, files or the run's folder: each machine needs the same"),
         (2, "d", ("--dtype", "float16"), "--device, --dtype or --parallel, or in their defaults"),
     ):
         pair = Pair(first)
@@ -370,7 +370,7 @@ def test_differing_weights_of_processes_are_reported(
     assert run(TorchCLI(one), [*command, "a", *more]) == 0
     assert run(TorchCLI(Pair(one)), [*command, "b", *more]) == 0
     assert run(TorchCLI(Pair(one)), [*command, "c", *more]) == 2
-    assert "the processes differ in flags, text or the run's folder: each machine" in capsys.readouterr().err
+    assert "the processes differ in flags, files or the run's folder: each machine" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["generate", "export", "import"])

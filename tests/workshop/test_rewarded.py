@@ -277,6 +277,14 @@ def test_pairs_from_a_reward_are_the_best_and_the_worst_of_each_group(cli: Engin
     assert all(one["prompt"].endswith("\n") and len(one["prompt"]) == 4 for one in lines)
 
 
+def test_folder_of_another_run_is_refused_before_answers_are_drawn(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gpt_numpy.workshop.cli.tune.pairs_from_reward", None)
+    assert tune(BY_HAND, "dpo", "base", *FROM_REWARD) == 2
+    assert "base holds a run already" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
@@ -346,9 +354,9 @@ def test_resume_needs_the_pairs_and_prompts_that_the_run_began_with(
     (folder / "preferences.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "e"}\n' * 9, "utf-8")
     (folder / "prompts.jsonl").write_text('{"prompt": "to "}\n' * 9, "utf-8")
     assert tune(BY_HAND, "dpo", "a", "--resume", "--steps", "20") == 2
-    assert "has other pairs than those that a/checkpoints/latest began with" in capsys.readouterr().err
+    assert f"{folder / 'preferences.jsonl'} is not what a was tuned on, or has changed since" in capsys.readouterr().err
     assert tune(BY_HAND, "grpo", "b", "--resume", "--steps", "20", *REWARDED) == 2
-    assert "has other prompts than those that b/checkpoints/latest began with" in capsys.readouterr().err
+    assert f"{folder / 'prompts.jsonl'} is not what b was tuned on, or has changed since" in capsys.readouterr().err
     assert tune(BY_HAND, "dpo", "a", "--resume", "--steps", "20", "--group", "5") == 2
     assert "--group is for pairs that are made by --reward when a run begins" in capsys.readouterr().err
 

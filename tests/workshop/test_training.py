@@ -432,7 +432,7 @@ def test_resume_can_add_steps(train: Train, trained: Trained) -> None:
         (["--optimizer", "muon"], "is trained by adamw, which cannot change"),
         (["--preset", "laptop"], "--preset is for a run that begins"),
         (["--data", "other.txt"], "other.txt is not the text that"),
-        (["--steps", "20"], "has done its 20 steps; to go on, --steps 40"),
+        (["--steps", "20"], "has done its 20 steps; to train further, --steps 40"),
     ],
 )
 def test_resume_refuses_fixed_settings_and_changes_no_files(

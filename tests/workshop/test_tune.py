@@ -251,9 +251,9 @@ def test_resume_after_a_stop_is_the_uninterrupted_run(
         (["train", "--resume", "--out", "tuned"], "tuned is a run of gpt-numpy tune sft; resume it with that"),
         (
             ["tune", "sft", "--resume", "--out", "tuned", "--data", "other.jsonl", "--steps", "20"],
-            "is not the file that",
+            "other.jsonl is not what tuned was tuned on",
         ),
-        (["tune", "sft", "--resume", "--out", "tuned"], "tuned has done its 12 steps; to go on, --steps 24"),
+        (["tune", "sft", "--resume", "--out", "tuned"], "tuned has done its 12 steps; to train further, --steps 24"),
     ],
 )
 def test_wrong_use_is_one_line_and_leaves_no_folder(
@@ -419,7 +419,11 @@ def test_wrong_teachers_are_one_line(
         (distill, ["a", ["nowhere"]], "nowhere is not the folder of a run"),
         (distill, ["a", ["one", "other"]], "other/checkpoints/best has other tokens than one/checkpoints/best"),
         (distill, ["a", ["one"], "--block-size", "16"], "--block-size 16: the teachers read 8 tokens"),
-        (distill, ["student", ["two"], "--resume", "--steps", "20"], "had other teachers than two/checkpoints/best"),
+        (
+            distill,
+            ["student", ["two"], "--resume", "--steps", "20"],
+            "two/checkpoints/best is not what student was",
+        ),
         (distill, ["student", [], "--resume", "--steps", "20", "--preset", "laptop"], "--preset is for a run that"),
     ]
     for function, arguments, reason in wrong:

@@ -1,6 +1,7 @@
 """tune distill: a new model that learns from trained ones."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from gpt_numpy.workshop.cli.run import (
     Material,
     RunSpec,
     add_run_flags,
-    begun_run_dir,
     check_memory,
+    open_run_dir,
     saved_options,
     settings_of,
     train_run,
@@ -60,16 +61,12 @@ def distill(cli: EngineCLI, arguments: Sequence[str]) -> int:
         with cli.processes.local_first():
             data = dataset_of(checkpoint, flags.get("data"), console)
         settings = settings_of(DistillSettings, flags, checkpoint)
-        material = material_of_teachers(cli, teachers, settings, data, recipe, config, options)
-        if material.in_state["tuned_on_digest"] != checkpoint.state.tuned_on_digest:
-            named = " and ".join(str(teacher.folder) for teacher in teachers)
-            raise WrongUse(f"{checkpoint.folder} had other teachers than {named}; give those by --teacher")
-        return material
+        return material_of_teachers(cli, teachers, settings, data, recipe, config, options)
 
-    return train_run(cli, flags, console, "distill", lambda: student_run(cli, flags, console), learn)
+    return train_run(cli, flags, console, "distill", lambda stack: student_run(cli, flags, console, stack), learn)
 
 
-def student_run(cli: EngineCLI, flags: Flags, console: Console) -> RunSpec:
+def student_run(cli: EngineCLI, flags: Flags, console: Console, stack: ExitStack) -> RunSpec:
     if "teacher" not in flags:
         raise WrongUse(f"--teacher is missing: the folder of a run; see {cli.name} tune distill --help")
     options, settings = cli.parse_options(flags), build(DistillSettings, pick(DistillSettings, flags))
@@ -79,12 +76,10 @@ def student_run(cli: EngineCLI, flags: Flags, console: Console) -> RunSpec:
     recipe = override(replace(preset.recipe, tokenizer=first.state.recipe.tokenizer), pick(Recipe, flags))
     config = override(replace(preset.model, vocab_size=first.state.config.vocab_size), pick(GPTConfig, flags))
     check_memory(config, recipe)
+    run_dir = open_run_dir(cli, flags, "distill", stack)
     with cli.processes.local_first():
         data = dataset_of(first, flags.get("data"), console)
     material = material_of_teachers(cli, teachers, settings, data, recipe, config, options)
-    same = f"{config} {recipe} {material.digest} {material.in_state['tuned_on_digest']}"
-    cli.processes.check_agreement("flags, text or teachers", same)
-    run_dir = begun_run_dir(cli, flags, "distill")
     state = State(config, recipe, method="distill", **material.in_state, engine_options=saved_options(cli, flags))
     return RunSpec(run_dir, state, options, first.tokenizer, material)
 

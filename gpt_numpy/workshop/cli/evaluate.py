@@ -57,7 +57,7 @@ def evaluate_run(cli: EngineCLI, arguments: Sequence[str]) -> int:
     with cli.processes.local_first():
         data = dataset_of(checkpoint, flags.get("data"), console, may_differ=True)
     cli.processes.check_agreement(
-        "flags, text or the run's folder", f"{data.stats.digest} {checkpoints_digest(checkpoints)}"
+        "flags, files or the run's folder", f"{data.stats.digest} {checkpoints_digest(checkpoints)}"
     )
     with console.bar("evaluating", 1.0) as bar:
         for progress in evaluate(model, data.validation):

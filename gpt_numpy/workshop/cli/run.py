@@ -4,6 +4,7 @@ import math
 import os
 import shlex
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -46,7 +47,6 @@ class Material:
     task: Task
     about: str  # lines
     corpus: Record  # of config.json
-    digest: str
     in_state: dict[str, Any]  # fields of State, by which a resumed run finds it again
     files: Mapping[str, str] = field(default_factory=dict)  # texts for the run's folder, by name
     measure: str = "loss"  # what an evaluation decides by
@@ -55,7 +55,7 @@ class Material:
 
 @dataclass
 class RunSpec:
-    """A run that is about to begin or to go on; its folder is locked."""
+    """A run that is about to begin or to go on."""
 
     run_dir: RunDir
     state: State
@@ -67,7 +67,7 @@ class RunSpec:
 
 
 REFERENCE = Path("checkpoints", "reference")  # in the run's folder
-Begin = Callable[[], RunSpec]  # makes its folder, and locks it
+Begin = Callable[[ExitStack], RunSpec]  # opens its folder before any work
 Learn = Callable[[Checkpoint, Recipe, GPTConfig, Any], Material]  # with the options of the engine
 
 
@@ -76,17 +76,11 @@ def train_run(
 ) -> int:
     """Begin a run or resume one, and train it to its end; its time counts from `start`, or from the process's."""
     budget = TimeBudget(process_start() if start is None else start)
-    if not flags.get("resume"):
-        spec = begin()
-    elif "preset" in flags:
-        raise WrongUse("--preset is for a run that begins; one that is resumed has its recipe")
-    else:
-        spec = resumed_run(cli, flags, console, method, learn)
-    try:
+    with ExitStack() as stack:
+        spec = resumed_run(cli, flags, console, method, learn, stack) if flags.get("resume") else begin(stack)
+        _check_agreement(cli, spec)
         trainer = make_trainer(cli, spec, flags, console, budget)
         stop = trainer.train()
-    finally:
-        spec.run_dir.close()
     if stop:
         return 128 + stop.signal
     _show_result(cli, spec, trainer)
@@ -193,9 +187,11 @@ def add_run_flags(group: Any) -> None:
     group.add_argument("--log", choices=LOGGERS, help="also log the curves there; needs the extra of that name")
 
 
-def begun_run_dir(cli: EngineCLI, flags: Flags, name: str) -> RunDir:
-    """That of --out, or a new one; the first of several processes makes it."""
-    return new_run_dir(flags.get("out"), name) if cli.processes.first else RunDir(Path(flags.get("out", RUNS)))
+def open_run_dir(cli: EngineCLI, flags: Flags, name: str, stack: ExitStack) -> RunDir:
+    """That of --out, or a new one. The first of several processes makes it, and locks it until the stack ends."""
+    run_dir = new_run_dir(flags.get("out"), name) if cli.processes.first else RunDir(Path(flags.get("out", RUNS)))
+    stack.callback(run_dir.close)
+    return run_dir
 
 
 def settings_of(kind: type[T], flags: Flags, checkpoint: Checkpoint) -> T:
@@ -206,38 +202,48 @@ def settings_of(kind: type[T], flags: Flags, checkpoint: Checkpoint) -> T:
     return build(kind, {**saved, **pick(kind, flags)})
 
 
-def resumed_run(cli: EngineCLI, flags: Flags, console: Console, method: str, learn: Learn) -> RunSpec:
+def resumed_run(cli: EngineCLI, flags: Flags, console: Console, method: str, learn: Learn, stack: ExitStack) -> RunSpec:
     """From its latest checkpoint, as if it had never stopped. Flags change its recipe."""
+    if "preset" in flags:
+        raise WrongUse("--preset is for a run that begins; one that is resumed has its recipe")
     run_dir = find_run_dir(flags.get("out", "latest"))
     if cli.processes.first:
         run_dir.lock()
-    try:
-        checkpoint = run_dir.checkpoint_to_resume(console)
-        state, tokenizer = checkpoint.state, checkpoint.tokenizer
-        if state.method != method:
-            command = f"tune {state.method}" if state.method else "train"
-            raise WrongUse(f"{run_dir.folder} is a run of {cli.name} {command}; resume it with that")
-        _check_unchanged(run_dir.folder, state, flags)
-        recipe, config = override(state.recipe, pick(Recipe, flags)), override(state.config, pick(GPTConfig, flags))
-        check_memory(config, recipe)
-        has_ended = any(record["kind"] == "end" for record in run_dir.records())
-        if has_ended and state.step >= recipe.steps and state.last_eval_step == state.step:
-            raise WrongUse(f"{run_dir.folder} has done its {recipe.steps} steps; to go on, --steps {2 * recipe.steps}")
-        same_threads = {"threads": state.threads} if state.processes == cli.processes.size else {}  # bit for bit
-        options = cli.parse_options({**state.engine_options, **same_threads, **flags})
-        material = learn(checkpoint, recipe, config, options)
-        cli.processes.check_agreement(
-            "flags, text or the run's folder",
-            f"{config} {recipe} {material.digest} {tokenizer.to_json()} {state.step} {checkpoint.digest}",
+    stack.callback(run_dir.close)
+    checkpoint = run_dir.checkpoint_to_resume(console)
+    state = checkpoint.state
+    if state.method != method:
+        command = f"tune {state.method}" if state.method else "train"
+        raise WrongUse(f"{run_dir.folder} is a run of {cli.name} {command}; resume it with that")
+    _check_unchanged(run_dir.folder, state, flags)
+    recipe, config = override(state.recipe, pick(Recipe, flags)), override(state.config, pick(GPTConfig, flags))
+    check_memory(config, recipe)
+    has_ended = any(record["kind"] == "end" for record in run_dir.records())
+    if has_ended and state.step >= recipe.steps and state.last_eval_step == state.step:
+        raise WrongUse(
+            f"{run_dir.folder} has done its {recipe.steps} steps; to train further, --steps {2 * recipe.steps}"
         )
-        state = replace(
-            state, config=config, recipe=recipe, **material.in_state,
-            engine_options={**state.engine_options, **saved_options(cli, flags)},
-        )  # fmt: skip
-        return RunSpec(run_dir, state, options, tokenizer, material, checkpoint)
-    except BaseException:
-        run_dir.close()
-        raise
+    same_threads = {"threads": state.threads} if state.processes == cli.processes.size else {}  # bit for bit
+    options = cli.parse_options({**state.engine_options, **same_threads, **flags})
+    material = learn(checkpoint, recipe, config, options)
+    if material.in_state.get("tuned_on_digest", "") != state.tuned_on_digest:
+        given = " and ".join(material.in_state["tuned_on"].split("\n"))
+        raise WrongUse(f"{given} is not what {run_dir.folder} was tuned on, or has changed since")
+    state = replace(
+        state, config=config, recipe=recipe, **material.in_state,
+        engine_options={**state.engine_options, **saved_options(cli, flags)},
+    )  # fmt: skip
+    return RunSpec(run_dir, state, options, checkpoint.tokenizer, material, checkpoint)
+
+
+def _check_agreement(cli: EngineCLI, spec: RunSpec) -> None:
+    """Of all processes in what they are about to train."""
+    state, source = spec.state, spec.checkpoint or spec.base
+    cli.processes.check_agreement(
+        "flags, files or the run's folder",
+        f"{state.config} {state.recipe} {state.digest} {state.tuned_on_digest} {state.tuning} {state.step} "
+        f"{spec.tokenizer.to_json()} {source.digest if source else ''}",
+    )
 
 
 def _check_unchanged(folder: Path, state: State, flags: Flags) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from gpt_numpy.workshop.cli.run import (
     Material,
     RunSpec,
     add_run_flags,
-    begun_run_dir,
     check_memory,
+    open_run_dir,
     saved_options,
     train_run,
 )
@@ -69,13 +70,13 @@ def train_once(cli: EngineCLI, flags: Flags, console: Console, start: float | No
             data = dataset_of(checkpoint, flags.get("data"), console)
         return material_of(data, checkpoint.tokenizer, recipe, config)
 
-    return train_run(cli, flags, console, "", lambda: new_run(cli, flags, console), learn, start)
+    return train_run(cli, flags, console, "", lambda stack: new_run(cli, flags, console, stack), learn, start)
 
 
 # ---- a run, from flags or from its folder -----------------------------------------------------------------------
 
 
-def new_run(cli: EngineCLI, flags: Flags, console: Console) -> RunSpec:
+def new_run(cli: EngineCLI, flags: Flags, console: Console, stack: ExitStack) -> RunSpec:
     options = cli.parse_options(flags)  # errors in flags come before any work
     name = flags.get("preset", cli.default_preset(options))
     recipe = override(PRESETS[name].recipe, pick(Recipe, flags))
@@ -83,28 +84,23 @@ def new_run(cli: EngineCLI, flags: Flags, console: Console) -> RunSpec:
     vocab_size = flags.get("vocab_size", BPE_SIZE)
     if recipe.tokenizer == "bpe":
         check_bpe(vocab_size)
-    run_dir = begun_run_dir(cli, flags, name)
-    try:
-        with cli.processes.local_first():
-            corpus = find_corpus(flags.get("data"), console)
-            stats = read_stats(corpus, console)
-            tokenizer = train_tokenizer(recipe.tokenizer, vocab_size, corpus, stats, console)
-            data = encode_corpus(corpus, stats, tokenizer, console)
-        if tokenizer.kind == "char" and flags.get("vocab_size", tokenizer.vocab_size) != tokenizer.vocab_size:
-            raise WrongUse(
-                f"--vocab-size {vocab_size}: the text has {tokenizer.vocab_size} different characters, and as many "
-                "tokens; for another number, --tokenizer bpe"
-            )
-        config = replace(config, vocab_size=tokenizer.vocab_size)
-        _check_length(data, config)
-        check_memory(config, recipe)
-        cli.processes.check_agreement("flags or text", f"{config} {recipe} {stats.digest} {tokenizer.to_json()}")
-        material = material_of(data, tokenizer, recipe, config)
-        state = State(config, recipe, **material.in_state, engine_options=saved_options(cli, flags))
-        return RunSpec(run_dir, state, options, tokenizer, material)
-    except BaseException:
-        run_dir.close()
-        raise
+    run_dir = open_run_dir(cli, flags, name, stack)
+    with cli.processes.local_first():
+        corpus = find_corpus(flags.get("data"), console)
+        stats = read_stats(corpus, console)
+        tokenizer = train_tokenizer(recipe.tokenizer, vocab_size, corpus, stats, console)
+        data = encode_corpus(corpus, stats, tokenizer, console)
+    if tokenizer.kind == "char" and flags.get("vocab_size", tokenizer.vocab_size) != tokenizer.vocab_size:
+        raise WrongUse(
+            f"--vocab-size {vocab_size}: the text has {tokenizer.vocab_size} different characters, and as many tokens; "
+            "for another number, --tokenizer bpe"
+        )
+    config = replace(config, vocab_size=tokenizer.vocab_size)
+    _check_length(data, config)
+    check_memory(config, recipe)
+    material = material_of(data, tokenizer, recipe, config)
+    state = State(config, recipe, **material.in_state, engine_options=saved_options(cli, flags))
+    return RunSpec(run_dir, state, options, tokenizer, material)
 
 
 def material_of(data: Dataset, tokenizer: Tokenizer, recipe: Recipe, config: GPTConfig) -> Material:
@@ -116,7 +112,7 @@ def material_of(data: Dataset, tokenizer: Tokenizer, recipe: Recipe, config: GPT
         about.append(f"in {len(data.train) + len(data.validation):,} tokens, {size:,} different")
     corpus = {"name": data.name, "characters": stats.characters, "digest": stats.digest, "floor": data.floor}
     task = Pretraining(data, tokenizer, recipe, config.block_size)
-    return Material(task, ", ".join(about), corpus, stats.digest, {"data": data.data, "digest": stats.digest})
+    return Material(task, ", ".join(about), corpus, {"data": data.data, "digest": stats.digest})
 
 
 def dataset_of(checkpoint: Checkpoint, data: str | None, console: Console, may_differ: bool = False) -> Dataset:

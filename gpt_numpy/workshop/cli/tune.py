@@ -1,6 +1,7 @@
 """The command tune: sft, grpo and dpo, which train the model of a run further; distill.py has the fourth method."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from gpt_numpy.workshop.cli.run import (
     Material,
     RunSpec,
     add_run_flags,
-    begun_run_dir,
     check_memory,
+    open_run_dir,
     saved_options,
     settings_of,
     train_run,
@@ -60,17 +61,15 @@ def tune_run(
     """Begin from the weights of --run, which stays as it is, perhaps with another dropout; or resume."""
     console = Console()
 
-    def begin() -> RunSpec:
+    def begin(stack: ExitStack) -> RunSpec:
         options = cli.parse_options(flags)
         base = find_run_dir(flags["run"]).checkpoint(flags["checkpoint"])
         recipe = override(replace(defaults, tokenizer=base.state.recipe.tokenizer), pick(Recipe, flags))
         config = base.state.config if dropout is None else replace(base.state.config, dropout=dropout)
         config = override(config, pick(GPTConfig, flags))
         check_memory(config, recipe)
+        run_dir = open_run_dir(cli, flags, method, stack)
         material = learn(base, recipe, config, options)
-        what = f"{config} {recipe} {material.digest} {base.tokenizer.to_json()} {base.digest}"
-        cli.processes.check_agreement("flags, pairs or the run's folder", what)
-        run_dir = begun_run_dir(cli, flags, method)
         in_state = {"data": base.state.data, "digest": base.state.digest, **material.in_state}
         state = State(config, recipe, method=method, **in_state, engine_options=saved_options(cli, flags))
         console.say(f"from {base.folder}, step {base.state.step}")
@@ -96,14 +95,12 @@ def sft(cli: EngineCLI, arguments: Sequence[str]) -> int:
         path = Path(flags["data"] if begins else flags.get("data", checkpoint.state.tuned_on))
         pairs = read_lines(path, PAIR, checkpoint.tokenizer, config.block_size)
         task = FineTuning(pairs, recipe, checkpoint.tokenizer)
-        if not begins and pairs.digest != checkpoint.state.tuned_on_digest:
-            raise WrongUse(f"{path} is not the file that {checkpoint.folder} was tuned on; give that by --data")
         parts = f"{len(task.training):,} to train on, {len(task.validation):,} for validation"
         about = f"pairs: {path.name}, {parts}, of {task.length + 1} tokens at most"
         characters = sum(pair.characters for pair in pairs.items)
         corpus = {"name": path.name, "characters": characters, "digest": pairs.digest, "floor": None}
         in_state = {"tuned_on": str(path.resolve()), "tuned_on_digest": pairs.digest}
-        return Material(task, about, corpus, pairs.digest, in_state)
+        return Material(task, about, corpus, in_state)
 
     return tune_run(cli, flags, "sft", OF_SFT, learn)
 
@@ -129,8 +126,6 @@ def grpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
         base = checkpoint if begins else load_checkpoint(checkpoint.folder.parents[1] / REFERENCE)
         data = dataset_of(checkpoint, flags.get("data"), Console())
         prompts = prompts_of(settings, data, checkpoint.tokenizer, config.block_size)
-        if not begins and prompts.digest != checkpoint.state.tuned_on_digest:
-            raise WrongUse(f"{settings.prompts} has other prompts than those that {checkpoint.folder} began with")
         reference = load_engine(cli, base, options)
         task = GRPO(settings, find_reward(settings.reward), prompts, data, checkpoint.tokenizer, recipe, reference)
         about = (
@@ -142,8 +137,7 @@ def grpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
             "data": data.data, "digest": data.stats.digest, "tuned_on": settings.prompts,
             "tuned_on_digest": prompts.digest, "tuning": asdict(settings),
         }  # fmt: skip
-        same = f"{settings} {prompts.digest}"
-        return Material(task, about, corpus, same, in_state, measure="reward", reference=base)
+        return Material(task, about, corpus, in_state, measure="reward", reference=base)
 
     return tune_run(cli, flags, "grpo", OF_GRPO, learn, dropout=0.0)
 
@@ -192,14 +186,12 @@ def dpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
         else:
             place = str(Path(flags["data"]).resolve()) if "data" in flags else state.tuned_on
             pairs = read_lines(run / PAIRS if place == PAIRS else Path(place), PREFERENCE, tokenizer, size)
-        if not begins and pairs.digest != state.tuned_on_digest:
-            raise WrongUse(f"{pairs.path} has other pairs than those that {checkpoint.folder} began with")
         task = DPO(pairs, recipe, tokenizer, settings.beta, reference)
         parts = f"{len(task.training):,} to train on, {len(task.validation):,} for validation"
         corpus = {"name": pairs.path.name, "digest": pairs.digest}
         in_state = {"tuned_on": place, "tuned_on_digest": pairs.digest, "tuning": asdict(settings)}
-        about, same = f"preferences: {pairs.path.name}, {parts}", f"{settings} {pairs.digest}"
-        return Material(task, about, corpus, same, in_state, files, "preferences", base)
+        about = f"preferences: {pairs.path.name}, {parts}"
+        return Material(task, about, corpus, in_state, files, "preferences", base)
 
     return tune_run(cli, flags, "dpo", OF_DPO, learn, dropout=0.0)
 

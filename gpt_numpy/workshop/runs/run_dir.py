@@ -87,13 +87,15 @@ class RunDir:
         return self._lock is not None and not self._lock.in_place
 
     def close(self) -> None:
-        """Release the lock; a folder with nothing else in it is removed."""
+        """Release the lock; a folder with nothing else in it is removed, and runs/ if that leaves it empty."""
         if self._lock is None:
             return
         with suppress(OSError):
             if not self.was_removed and {path.name for path in self.folder.iterdir()} <= {LOCK}:
                 (self.folder / LOCK).unlink(missing_ok=True)
                 self.folder.rmdir()
+                if self.folder.parent == RUNS:
+                    RUNS.rmdir()  # OSError if it holds others
         self._lock.release()
 
     # -- config.json and metrics.jsonl --
