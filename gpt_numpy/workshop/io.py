@@ -3,10 +3,11 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-Pieces = list[bytes | memoryview]  # of a file
+Pieces = Iterable[bytes | memoryview]  # of a file
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -21,7 +21,7 @@ class Recipe(Checked):
     lr: Annotated[float, "AdamW: learning rate after the warm-up"] = 3e-4
     muon_lr: Annotated[float, "Muon: learning rate after the warm-up"] = 0.02
     schedule: Annotated[Literal["cosine", "linear"], "how the learning rates fall after the warm-up"] = "cosine"
-    final_lr: Annotated[float, "their fraction that is left at the last step"] = 0.0
+    final_lr: Annotated[float, "learning rate at the last step, as a fraction of the highest"] = 0.0
     warmup: Annotated[int, "steps in which learning rates rise"] = 100
     beta1: Annotated[float, "AdamW: decay rate of the mean of the gradient", at_least(0), below(1)] = 0.9
     beta2: Annotated[float, "AdamW: decay rate of the mean of its square", at_least(0), below(1)] = 0.999
@@ -32,13 +32,13 @@ class Recipe(Checked):
         "weight decay: the same in all steps, or rising and falling with the learning rates",
     ] = "constant"
     grad_clip: Annotated[float, "largest norm of the gradient; 0: no clipping"] = 0.0
-    eval_every: Annotated[int, "steps between evaluations on the whole validation split", at_least(1)] = 200
+    eval_every: Annotated[int, "steps between evaluations on all that is held out", at_least(1)] = 200
     checkpoint_every: Annotated[int, "steps between checkpoints; each new best is saved too", at_least(1)] = 1000
     checkpoint_minutes: Annotated[float, "minutes between such checkpoints, at most; 0: the steps alone decide"] = 0.0
     patience: Annotated[int, "evaluations without a new best before the run ends; 0: never"] = 0
     target_loss: Annotated[float, "validation loss at which the run ends; 0: never"] = 0.0
     max_minutes: Annotated[float, "minutes after which the command evaluates, saves and ends; 0: never"] = 0.0
-    seed: Annotated[int, "decides the first weights, the batches and dropout"] = 1337
+    seed: Annotated[int, "decides all that is random: first weights, batches, dropout, answers"] = 1337
 
     def lr_at(self, step: int) -> float:
         """AdamW's learning rate in a step."""

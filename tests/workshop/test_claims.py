@@ -104,9 +104,9 @@ ONE_STEP = 64 * 256  # characters
 RUNS: dict[str, tuple[str, Evidence, str]] = {
     "82 passes, another run": ("82 passes", evidence(**STEPS_82), DEPENDS),
     "82 passes, another text": ("82 passes", evidence(step=5000), FAILS),
-    "guess": ("knows nothing", evidence([evaluation(0, 3.0, math.log(len(set(PLAY))) + 0.1)]), HOLDS),
-    "no guess": ("knows nothing", evidence([evaluation(0, 3.0, math.log(len(set(PLAY))) + 0.2)]), FAILS),
-    "not evaluated at the start": ("knows nothing", evidence([evaluation(1, 3.0, 3.0)]), DEPENDS),
+    "guess": ("uniform guess", evidence([evaluation(0, 3.0, math.log(len(set(PLAY))) + 0.1)]), HOLDS),
+    "no guess": ("uniform guess", evidence([evaluation(0, 3.0, math.log(len(set(PLAY))) + 0.2)]), FAILS),
+    "not evaluated at the start": ("uniform guess", evidence([evaluation(1, 3.0, 3.0)]), DEPENDS),
     "words": ("real words", evidence([evaluation(1, 1.8, 1.8, "x be question xx to qq that x")]), HOLDS),
     "half of them": ("real words", evidence([evaluation(1, 1.8, 1.8, "x be question xx qq x")]), HOLDS),
     "no words": ("real words", evidence([evaluation(1, 1.8, 1.8, "to quest xx qq that is")]), FAILS),

@@ -127,9 +127,9 @@ def test_generation_ends_before_the_stop_text(here: Path, capsys: pytest.Capture
     flags = ["generate", "--seed", "7", "--length", "50"]
     run(CLI, flags)
     text = capsys.readouterr().out
-    stop = text[20:23]
-    assert run(CLI, [*flags, "--stop", stop]) == 0
-    assert capsys.readouterr().out == text[: text.index(stop)] + "\n"
+    for stop, given in ((text[20:23], text[20:23]), ("\n", "\\n")):
+        assert run(CLI, [*flags, "--stop", given]) == 0
+        assert capsys.readouterr().out == text[: text.index(stop)] + "\n"
 
 
 def test_eval_prints_the_loss_that_training_recorded(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

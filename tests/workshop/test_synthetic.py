@@ -9,12 +9,34 @@ from collections.abc import Generator
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from gpt_numpy.workshop.data.synthetic import Choice, Parser, Sampler, play_of, surprisal_of, write_play
+from gpt_numpy.workshop.data.synthetic import Choice, Sampler, grammar, play_of, write_play
 
 CHARACTERS = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 DIGEST = "cd534df0098f1da238ebb8986bdfd0935c54ef2deec8bdd452ca646856170858"
 PLAY = write_play(200_000)
+
+
+class Parser:
+    """Chooses what a given text says; ValueError where no string fits."""
+
+    def __init__(self, text: str) -> None:
+        self._text, self._position = text, 0
+
+    def __call__(self, choice: Choice) -> int:
+        rest = self._text[self._position : self._position + max(map(len, choice.strings))]
+        for chosen, string in enumerate(choice.strings):
+            if rest.startswith(string) or (len(rest) < len(string) and string.startswith(rest)):
+                self._position += len(string)
+                return chosen
+        raise ValueError(f"the grammar cannot produce {rest!r} at character {self._position}")
+
+
+def surprisal_of(text: str) -> NDArray[np.float64]:
+    """The surprisal of each character of a given play; ValueError where the grammar cannot have produced it."""
+    return play_of(grammar(), Parser(text), len(text)).surprisal
+
 
 # ---- exact probabilities ----------------------------------------------------------------------------------------
 

@@ -81,7 +81,7 @@ def student_run(cli: EngineCLI, flags: Flags, console: Console, stack: ExitStack
         data = dataset_of(first, flags.get("data"), console)
     material = material_of_teachers(cli, teachers, settings, data, recipe, config, options)
     state = State(config, recipe, method="distill", **material.in_state, engine_options=saved_options(cli, flags))
-    return RunSpec(run_dir, state, options, first.tokenizer, material)
+    return RunSpec(run_dir, state, options, material)
 
 
 def teachers_of(flags: Flags) -> list[Checkpoint]:

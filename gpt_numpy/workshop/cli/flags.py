@@ -60,8 +60,8 @@ def add_fields(
     kind: type,
     defaults: Mapping[str, Any] | None = None,
     only: Collection[str] | None = None,
-) -> None:
-    """A flag for each field of a dataclass, or only for some; `defaults` by preset."""
+) -> Any:
+    """A group with a flag for each field of a dataclass, or only for some; `defaults` by preset."""
     group = parser.add_argument_group(title)
     hints = get_type_hints(kind, include_extras=True)
     for field in (field for field in fields(kind) if only is None or field.name in only):
@@ -76,6 +76,7 @@ def add_fields(
             group.add_argument(flag, choices=get_args(base), help=help)
         else:
             group.add_argument(flag, type=_number(base), metavar={int: "N", float: "X"}.get(base, "TEXT"), help=help)
+    return group
 
 
 def _default_text(values: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ def generate_text(cli: EngineCLI, arguments: Sequence[str]) -> int:
     group = parser.add_argument_group("the text")
     group.add_argument("--prompt", metavar="TEXT", default="", help="the beginning of the text")
     group.add_argument("--length", metavar="N", type=int, default=500, help="tokens to write, at most (default 500)")
-    group.add_argument("--stop", metavar="TEXT", help="end before the first such text")
+    group.add_argument("--stop", metavar="TEXT", help="end before the first such text; \\n is a newline")
     group.add_argument("--num-samples", metavar="N", type=int, default=1, help="number of texts (default 1)")
     group.add_argument("--seed", metavar="N", type=int, help="the same seed, the same text (default a new one)")
     add_fields(parser, "how each token is chosen", Sampling)
@@ -54,7 +54,7 @@ def generate_text(cli: EngineCLI, arguments: Sequence[str]) -> int:
         own_seed = (seed, sample) if sample else seed
         tokens = generate(engine, prompt or text_start(tokenizer), flags["length"], sampling, own_seed, tokenizer.end)
         pieces = decode_stream(tokenizer, tokens)
-        for text in stop_before(flags["stop"], pieces) if "stop" in flags else pieces:
+        for text in stop_before(flags["stop"].replace("\\n", "\n"), pieces) if "stop" in flags else pieces:
             sys.stdout.write(show(text))
             sys.stdout.flush()
         print(flush=True)
@@ -70,7 +70,7 @@ def add_checkpoint_flags(parser: Parser) -> None:
 def add_which_checkpoint(group: Any) -> None:
     group.add_argument(
         "--checkpoint", choices=("best", "latest"), default="best",
-        help="that of the lowest validation loss, or the last one (default best)",
+        help="that of the best evaluation, or the last one (default best)",
     )  # fmt: skip
 
 

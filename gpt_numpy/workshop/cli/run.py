@@ -15,7 +15,6 @@ from gpt_numpy.workshop.cli.engine_cli import EngineCLI
 from gpt_numpy.workshop.cli.flags import Flags, T, build, override, pick
 from gpt_numpy.workshop.cli.recipe_file import recipe_toml
 from gpt_numpy.workshop.console import Console
-from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.io import write_atomic
@@ -60,7 +59,6 @@ class RunSpec:
     run_dir: RunDir
     state: State
     options: Any  # of the engine
-    tokenizer: Tokenizer
     material: Material
     checkpoint: Checkpoint | None = None  # to resume from
     base: Checkpoint | None = None  # whose weights it begins with
@@ -88,7 +86,7 @@ def train_run(
 
 
 def make_trainer(cli: EngineCLI, spec: RunSpec, flags: Flags, console: Console, budget: TimeBudget) -> Trainer:
-    folder = spec.run_dir.folder
+    folder, task, tokenizer = spec.run_dir.folder, spec.material.task, spec.material.task.tokenizer
     log = LOGGERS[flags["log"]](folder) if "log" in flags and cli.processes.first else None
     cli.check(spec.state.config, spec.options, console)
     engine = cli.engine(spec.state.config, spec.state.recipe, spec.options)
@@ -103,7 +101,7 @@ def make_trainer(cli: EngineCLI, spec: RunSpec, flags: Flags, console: Console, 
         engine.load(spec.base.weights, {}, 0)
     if cli.processes.first:
         spec.run_dir.truncate_to(records)
-        recipe = "" if state.method else recipe_toml(cli.name, state, spec.tokenizer)
+        recipe = "" if state.method else recipe_toml(cli.name, state, tokenizer)
         spec.run_dir.write_config(_config_json(cli, spec, engine), recipe)
         for name, text in spec.material.files.items():
             write_atomic(folder / name, text.encode("utf-8"))
@@ -111,11 +109,10 @@ def make_trainer(cli: EngineCLI, spec: RunSpec, flags: Flags, console: Console, 
             save_checkpoint(folder / REFERENCE, spec.material.reference, with_optimizer=False)
     _show_start(spec, engine, console)
     budget.seconds["start"] = budget.total
-    task = spec.material.task
     metrics = Metrics(task.tokens_per_step, task.characters_per_token, budget, records, task.loss_scale)
     saver = Saver(spec.run_dir, console, write_report, last_saved, best_loss, log)
     profiler = StepProfiler(engine, folder, console) if "profile" in flags else None
-    return Trainer(engine, spec.tokenizer, task, state, saver, metrics, console, cli.processes, budget, profiler)
+    return Trainer(engine, task, state, saver, metrics, console, cli.processes, budget, profiler)
 
 
 def _best_loss(run_dir: RunDir, state: State, console: Console) -> float:
@@ -144,7 +141,7 @@ def _show_start(spec: RunSpec, engine: Engine, console: Console) -> None:
 
 def _config_json(cli: EngineCLI, spec: RunSpec, engine: Engine) -> Record:
     """What the run is, for people and for its report."""
-    state = spec.state
+    state, tokenizer = spec.state, spec.material.task.tokenizer
     return {
         "command": f"{cli.name} tune {state.method}" if state.method else cli.name,
         "method": state.method,
@@ -154,7 +151,7 @@ def _config_json(cli: EngineCLI, spec: RunSpec, engine: Engine) -> Record:
         "name": spec.run_dir.folder.resolve().name,
         "started": f"{datetime.now():%Y-%m-%dT%H:%M:%S}",
         "corpus": spec.material.corpus,
-        "tokenizer": {"kind": spec.tokenizer.kind, "vocab_size": spec.tokenizer.vocab_size},
+        "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size},
         "characters_per_token": spec.material.task.characters_per_token,
         "tokens_per_step": spec.material.task.tokens_per_step,
         "parameters": parameter_count(state.config),
@@ -233,7 +230,7 @@ def resumed_run(cli: EngineCLI, flags: Flags, console: Console, method: str, lea
         state, config=config, recipe=recipe, **material.in_state,
         engine_options={**state.engine_options, **saved_options(cli, flags)},
     )  # fmt: skip
-    return RunSpec(run_dir, state, options, checkpoint.tokenizer, material, checkpoint)
+    return RunSpec(run_dir, state, options, material, checkpoint)
 
 
 def _check_agreement(cli: EngineCLI, spec: RunSpec) -> None:
@@ -242,7 +239,7 @@ def _check_agreement(cli: EngineCLI, spec: RunSpec) -> None:
     cli.processes.check_agreement(
         "flags, files or the run's folder",
         f"{state.config} {state.recipe} {state.digest} {state.tuned_on_digest} {state.tuning} {state.step} "
-        f"{spec.tokenizer.to_json()} {source.digest if source else ''}",
+        f"{spec.material.task.tokenizer.to_json()} {source.digest if source else ''}",
     )
 
 

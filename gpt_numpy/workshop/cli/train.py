@@ -27,7 +27,6 @@ from gpt_numpy.workshop.data.dataset import Dataset, encode_corpus, read_stats, 
 from gpt_numpy.workshop.data.tokenizer import Tokenizer, check_bpe
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
-from gpt_numpy.workshop.report.claims import MAX_TOKENS, pair_counts
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
 from gpt_numpy.workshop.train.task import Pretraining
 
@@ -50,7 +49,10 @@ def train(cli: EngineCLI, arguments: Sequence[str]) -> int:
     group.add_argument("--profile", action="store_true", help="show how the time of ten steps is spent")
     add_engine_flags(parser, cli)
     add_fields(parser, "the training", Recipe, {name: preset.recipe for name, preset in PRESETS.items()})
-    add_fields(parser, "the model", GPTConfig, {name: preset.model for name, preset in PRESETS.items()})
+    models = {name: preset.model for name, preset in PRESETS.items()}
+    group = add_fields(parser, "the model", GPTConfig, models, only=set(vars(GPTConfig())) - {"vocab_size"})
+    help = f"different tokens of BPE (default {BPE_SIZE}); with characters, as many as the text has"
+    group.add_argument("--vocab-size", metavar="N", type=int, help=help)
     flags = parser.flags(arguments)
     if "config" in flags:
         flags = {**read_recipe(Path(flags["config"]), parser), **flags}
@@ -100,16 +102,14 @@ def new_run(cli: EngineCLI, flags: Flags, console: Console, stack: ExitStack) ->
     check_memory(config, recipe)
     material = material_of(data, tokenizer, recipe, config)
     state = State(config, recipe, **material.in_state, engine_options=saved_options(cli, flags))
-    return RunSpec(run_dir, state, options, tokenizer, material)
+    return RunSpec(run_dir, state, options, material)
 
 
 def material_of(data: Dataset, tokenizer: Tokenizer, recipe: Recipe, config: GPTConfig) -> Material:
-    stats, size = data.stats, tokenizer.vocab_size
+    stats = data.stats
     about = [f"text: {data.name}", f"{stats.characters:,} characters", f"{len(stats.alphabet)} different"]
-    if tokenizer.kind == "char":
-        about.append(f"{len(pair_counts(data.tokens(MAX_TOKENS), size)):,} of {size**2:,} pairs of characters occur")
-    else:
-        about.append(f"in {len(data.train) + len(data.validation):,} tokens, {size:,} different")
+    if tokenizer.kind != "char":
+        about.append(f"in {len(data.train) + len(data.validation):,} tokens, {tokenizer.vocab_size:,} different")
     corpus = {"name": data.name, "characters": stats.characters, "digest": stats.digest, "floor": data.floor}
     task = Pretraining(data, tokenizer, recipe, config.block_size)
     return Material(task, ", ".join(about), corpus, {"data": data.data, "digest": stats.digest})

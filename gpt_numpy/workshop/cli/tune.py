@@ -73,7 +73,7 @@ def tune_run(
         in_state = {"data": base.state.data, "digest": base.state.digest, **material.in_state}
         state = State(config, recipe, method=method, **in_state, engine_options=saved_options(cli, flags))
         console.say(f"from {base.folder}, step {base.state.step}")
-        return RunSpec(run_dir, state, options, base.tokenizer, material, base=base)
+        return RunSpec(run_dir, state, options, material, base=base)
 
     return train_run(cli, flags, console, method, begin, learn)
 

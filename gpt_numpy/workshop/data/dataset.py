@@ -1,7 +1,6 @@
 """A text as tokens, split into a training and a validation part. Those of a large text are in a memory-mapped file."""
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.corpus import CHUNK, Corpus, cache_folder
 from gpt_numpy.workshop.data.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, last_seam, smallest_dtype
 from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.io import write_fsynced
 
 IN_MEMORY = 1 << 26  # bytes of text up to which its tokens are held in memory
 MAX_UNCUT = 2 * CHUNK  # characters without a seam before they are cut anywhere
@@ -126,17 +126,10 @@ def _memory_mapped(corpus: Corpus, stats: TextStats, tokenizer: Tokenizer, conso
             if path.stem == f"{key}-{hashlib.file_digest(file, 'sha256').hexdigest()}":
                 return np.memmap(path, dtype, "c")
     temporary = cache_folder() / f"{key}.{uuid4().hex}"
-    digest = hashlib.sha256()
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            for ids in _encoded(corpus, tokenizer, console):
-                data = ids.astype(dtype).tobytes()
-                file.write(data)
-                digest.update(data)
-            file.flush()
-            os.fsync(file.fileno())
-        path = temporary.with_name(f"{key}-{digest.hexdigest()}.tokens")
+        digest = write_fsynced(temporary, (ids.astype(dtype).tobytes() for ids in _encoded(corpus, tokenizer, console)))
+        path = temporary.with_name(f"{key}-{digest}.tokens")
         temporary.replace(path)
     except OSError as error:
         raise WrongUse(f"{temporary.parent} cannot hold the tokens of {corpus.name}: {error.strerror}") from None

@@ -38,11 +38,6 @@ def write_play(characters: int = 1_115_394, seed: int = 0) -> Play:
     return play_of(grammar(), Sampler(seed), characters)
 
 
-def surprisal_of(text: str) -> NDArray[Any]:
-    """The surprisal of each character of a given play; ValueError where the grammar cannot have produced it."""
-    return play_of(grammar(), Parser(text), len(text)).surprisal
-
-
 # ---- choices ----------------------------------------------------------------------------------------------------
 
 
@@ -92,21 +87,6 @@ class Sampler:
 
     def __call__(self, choice: Choice) -> int:
         return bisect_right(choice.cumulative, next(self._draws))
-
-
-class Parser:
-    """Chooses what a given text says; ValueError where no string fits."""
-
-    def __init__(self, text: str) -> None:
-        self._text, self._position = text, 0
-
-    def __call__(self, choice: Choice) -> int:
-        rest = self._text[self._position : self._position + max(map(len, choice.strings))]
-        for chosen, string in enumerate(choice.strings):
-            if rest.startswith(string) or (len(rest) < len(string) and string.startswith(rest)):
-                self._position += len(string)
-                return chosen
-        raise ValueError(f"the grammar cannot produce {rest!r} at character {self._position}")
 
 
 # ---- words ------------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ Each claim gets a number from the run, and "holds", "does not hold" or "depends"
 another recipe or machine.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,6 +20,7 @@ from gpt_numpy.workshop.params import parameter_count
 from gpt_numpy.workshop.recipes import PRESETS
 from gpt_numpy.workshop.runs.checkpoint import State
 from gpt_numpy.workshop.runs.run_dir import Record
+from gpt_numpy.workshop.tune.rollouts import known_words, words_of
 
 HOLDS, FAILS, DEPENDS = "holds", "does not hold", "depends"
 CLOSE = 0.15  # nats: within which a loss is "about" another
@@ -105,7 +105,7 @@ def _passes(run: Evidence) -> Claim:
 
 
 def _knows_nothing(run: Evidence) -> Claim:
-    says = "a loss of 4.17 = ln 65 knows nothing"
+    says = "a loss of 4.17 = ln 65 is a uniform guess"
     guess = float(np.log(run.state.config.vocab_size)) / run.data.characters_per_token
     first = next((one for one in run.evaluations if one["step"] == 0), None)
     if first is None:
@@ -152,19 +152,14 @@ def _words(run: Evidence) -> Claim:
     there = [one for one in run.evaluations if 1.5 <= one["val_loss"] <= 2.0]
     if not there:
         return Claim(says, "no evaluation of this run was there", DEPENDS)
-    text = run.tokenizer.decode(run.data.train[:MAX_TOKENS].tolist()).decode("utf-8", "replace")
-    known = set(_words_of(text))
-    written = [word for one in there for word in _words_of(one["sample"])[1:-1]]  # the first and last may be cut off
+    known = known_words(run.data, run.tokenizer)
+    written = [word for one in there for word in words_of(one["sample"])[1:-1]]  # the first and last may be cut off
     part = sum(word in known for word in written) / max(1, len(written))
     return Claim(
         says,
         f"{part:.0%} of the {len(written)} words in its samples there are words of the text",
         HOLDS if part >= WORDS else FAILS,
     )
-
-
-def _words_of(text: str) -> list[str]:
-    return re.findall(r"[^\W\d_]+", text.lower())
 
 
 def _validation_below(run: Evidence, loss: float) -> Claim:

@@ -1,7 +1,6 @@
 """What a training learns from: the batch of each step, and what is measured and shown of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from gpt_numpy.workshop.data.dataloader import batch_at
 from gpt_numpy.workshop.data.dataset import Dataset
@@ -18,7 +17,7 @@ SAMPLE = 160  # tokens of a sample
 
 
 class Task:
-    """One whose loss is a cross-entropy says its batches, its evaluation and a prompt; the rest is as good for all."""
+    """One whose loss is a cross-entropy overrides batch, evaluate and prompt; the rest serves all of them."""
 
     tokens_per_step: int
     characters_per_token: float  # in what is evaluated
@@ -77,19 +76,14 @@ class Task:
         return diagnose(metrics.losses, metrics.evaluations, since=self.recipe.eval_every)
 
 
-@dataclass
 class Pretraining(Task):
     """The windows of a text."""
 
-    data: Dataset
-    tokenizer: Tokenizer
-    recipe: Recipe
-    block_size: int
-
-    def __post_init__(self) -> None:
-        self.tokens_per_step = self.recipe.batch_size * self.block_size
-        self.characters_per_token = self.data.characters_per_token
-        self.floor = self.data.floor
+    def __init__(self, data: Dataset, tokenizer: Tokenizer, recipe: Recipe, block_size: int) -> None:
+        super().__init__(recipe, tokenizer)
+        self.data, self.block_size = data, block_size
+        self.tokens_per_step = recipe.batch_size * block_size
+        self.characters_per_token, self.floor = data.characters_per_token, data.floor
 
     def batch(self, step: int, engine: Engine) -> AnyBatch:
         return self.windows(step)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from gpt_numpy.workshop.console import Bar, Console
-from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import Lost, RunFailed, WrongUse
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
@@ -36,7 +35,6 @@ COLUMNS = (
 @dataclass
 class Trainer:
     engine: Engine
-    tokenizer: Tokenizer
     task: Task
     state: State
     saver: Saver
@@ -248,7 +246,7 @@ class Trainer:
 
     def _checkpoint(self, with_optimizer: bool) -> Checkpoint:
         optimizer_state = self.engine.optimizer_state() if with_optimizer else {}
-        return Checkpoint(self.state, self.tokenizer, self.engine.weights(), optimizer_state)
+        return Checkpoint(self.state, self.task.tokenizer, self.engine.weights(), optimizer_state)
 
     def _save_alone(self) -> None:
         """After another process was lost. This one still has the state after its latest step and saves that, unless it

@@ -17,7 +17,10 @@ from typing import Annotated
 import numpy as np
 
 from gpt_numpy.checked import Checked, above
+from gpt_numpy.workshop.data.dataset import Dataset
+from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine, Examples
+from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.train.ensemble import Ensemble
 from gpt_numpy.workshop.train.task import Pretraining
 
@@ -27,16 +30,16 @@ class DistillSettings(Checked):
     temperature: Annotated[float, "that the logits of teachers and student are divided by", above(0)] = 1.0
 
 
-@dataclass
 class Distillation(Pretraining):
-    """The windows of a text, with the teachers' probabilities as targets. It is evaluated on what came."""
+    """The windows of a text, with the teachers' probabilities as targets. It is evaluated on the text itself."""
 
-    teachers: Ensemble
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.loss_scale = self.temperature**2
+    def __init__(
+        self, data: Dataset, tokenizer: Tokenizer, recipe: Recipe, block_size: int, teachers: Ensemble,
+        temperature: float = 1.0,
+    ) -> None:  # fmt: skip
+        super().__init__(data, tokenizer, recipe, block_size)
+        self.teachers, self.temperature = teachers, temperature
+        self.loss_scale = temperature**2
 
     def batch(self, step: int, engine: Engine) -> Examples:
         ids, _ = self.windows(step).ids_and_targets()
