@@ -74,24 +74,19 @@ def default_scale(D: int) -> float:
 # ---- weights ----------------------------------------------------------------------------------------------------
 
 
-def attention_weights_forward(scores: Array, *, subtract_max: bool = True) -> tuple[Array, Saved]:
-    """`subtract_max` subtracts the largest score of each row, so that no exponential overflows. If it is False, only
-    where one does, or where all of them nearly vanish: the same a little sooner."""
+def attention_weights_forward(scores: Array) -> tuple[Array, Saved]:
+    """To subtract the largest score of a row changes nothing but rounding. It is done where an exponential overflows
+    or all of them nearly vanish, by the sum of that row alone."""
     ones, number = np.ones(scores.shape[-1], scores.dtype), np.finfo(scores.dtype)
     with np.errstate(over="ignore"):
-        weights = np.exp(scores - _largest(scores) if subtract_max else scores)
+        weights = np.exp(scores)
         sum_exp = weights @ ones  # faster than a sum over rows
-    if not subtract_max and (again := ~((sum_exp > math.sqrt(number.tiny)) & (sum_exp < np.inf))).any():
+    if (again := ~((sum_exp > math.sqrt(number.tiny)) & (sum_exp < np.inf))).any():
         rows = scores[again]
-        weights[again] = np.exp(rows - _largest(rows))
+        weights[again] = np.exp(rows - rows.max(-1, keepdims=True, initial=number.min))  # finite in any row
         sum_exp = weights @ ones
     weights /= np.maximum(sum_exp, number.tiny)[..., None]  # a row that sees nothing stays 0
     return weights, (weights,)
-
-
-def _largest(scores: Array) -> Array:
-    """Of each row; finite in any row."""
-    return scores.max(-1, keepdims=True, initial=np.finfo(scores.dtype).min)  # type: ignore[no-any-return]
 
 
 def attention_weights_backward(dweights: Array, weights: Array) -> tuple[Array]:

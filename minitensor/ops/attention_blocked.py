@@ -2,8 +2,6 @@
 
 blocks     Causal queries up to i see no key after i: their products end there, and no score is computed that is
            masked for all queries of a block.
-maximum    The largest score is subtracted only from rows where an exponential overflows or all nearly vanish. Their
-           sums tell which, so that no other row counts, not even for how a result is rounded.
 memory     The weights of all blocks take memory of T^2 / 2. Above 512 queries the backward computes them again, block
            by block: then all that grows with T grows like T. A dropout mask is drawn again, too.
 layout     Where there are several blocks, their results are put together with the heads of a token side by side,
@@ -49,7 +47,7 @@ def attention_blocked_forward(
     scale = default_scale(D) if scale is None else scale
     additive = mask is not None and mask.dtype != bool  # then dmask is made at once, without blocks
     how = mask, is_causal, scale
-    random = draws.first() if draws else None
+    random = draws.generator if draws else None
     weights: list[Array | None] = []  # of each block
     y = None
     for i, j in _blocks(T, U, is_causal and not additive):
@@ -103,7 +101,7 @@ def _weights(q: Array, k: Array, i: slice, j: slice, mask: Array | None, is_caus
     scores, _ = attention_scores_forward(
         q[..., i, :], k[..., j, :], mask_ij, is_causal=is_causal, scale=scale, offset=i.start
     )
-    weights, _ = attention_weights_forward(scores, subtract_max=False)
+    weights, _ = attention_weights_forward(scores)
     return weights
 
 

@@ -33,9 +33,6 @@ class Draws:
     def __init__(self, generator: np.random.Generator) -> None:
         self.generator, self.before = generator, copy.deepcopy(generator)
 
-    def first(self) -> np.random.Generator:
-        return self.generator
-
     def again(self) -> np.random.Generator:
         return copy.deepcopy(self.before)
 

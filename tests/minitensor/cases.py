@@ -461,15 +461,15 @@ def make_weights(source: Source) -> Example:
     scores = source.values(source.shape(min_dims=2, min_side=1), -30, 30)
     if source.choice([False, True]):
         scores = np.where(source.booleans(scores.shape), scores, -math.inf)
-    return Example([scores], {"subtract_max": source.choice([True, False])})
+    return Example([scores])
 
 
-def torch_weights(scores: torch.Tensor, *, subtract_max: bool = True) -> Any:
+def torch_weights(scores: torch.Tensor) -> Any:
     all_masked = (scores == -math.inf).all(-1, keepdim=True)
     return scores.masked_fill(all_masked, 0.0).softmax(-1).masked_fill(all_masked, 0.0)
 
 
-def composed_weights(scores: Tensor, *, subtract_max: bool = True) -> Tensor:
+def composed_weights(scores: Tensor) -> Tensor:
     all_masked = (scores.array == -math.inf).all(-1, keepdims=True)
     return composed_softmax(scores.masked_fill(all_masked, 0.0), axis=-1).masked_fill(all_masked, 0.0)
 

@@ -4,7 +4,7 @@ import inspect
 import math
 import tracemalloc
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -143,7 +143,7 @@ DEFAULTS: dict[str, Any] = {  # the same function in torch, with default setting
     "linear_cross_entropy": lambda x, w, *, targets: TF.cross_entropy(x @ w.T, torch.from_numpy(targets)),
     "embedding": TF.embedding, "attention": lambda q, k, v, *_: TF.scaled_dot_product_attention(q, k, v),
     "attention_blocked": lambda q, k, v, *_: TF.scaled_dot_product_attention(q, k, v),
-    "attention_scores": lambda q, k, _: q @ k.mT / q.shape[-1] ** 0.5, "attention_weights": lambda s: s.softmax(-1),
+    "attention_scores": lambda q, k, _: q @ k.mT / q.shape[-1] ** 0.5,
     "clip": lambda x: x,
     "sum": torch.sum, "mean": torch.mean, "var": torch.var, "std": torch.std, "max": torch.amax, "min": torch.amin,
     "logsumexp": lambda x: x.flatten().logsumexp(0), "squeeze": torch.squeeze, "tril": torch.tril, "triu": torch.triu,
@@ -188,13 +188,16 @@ def test_defaults_match_torch(name: str) -> None:
 
 @pytest.mark.parametrize("size", [1.0, 30.0, 1000.0])  # scale of queries and keys; e^1000 would overflow
 @pytest.mark.parametrize(
-    "kind", ["causal", "boolean", "added", "dropout", "more keys", "fewer keys", "shared keys", "no heads", "scaled"]
-)
+    "kind",
+    ["causal", "boolean", "added", "dropout", "more keys", "fewer keys", "shared keys", "no heads", "heads", "batches",
+     "scaled"],
+)  # fmt: skip
 def test_attention_over_several_blocks_of_queries(kind: str, size: float) -> None:
     source = Typical(0)
     T, U = {"more keys": (150, 170), "fewer keys": (100, 40)}.get(kind, (150, 150))
-    batch = () if kind == "no heads" else (1,) if kind == "shared keys" else (2,)
-    q, k, v = source.values((*batch, T, 3)), source.values((*batch[1:], U, 3)), source.values((*batch[1:], U, 2))
+    batch = {"no heads": (), "shared keys": (1,), "heads": (2, 3), "batches": (2, 1, 3)}.get(kind, (2,))
+    shared = () if kind == "shared keys" else batch
+    q, k, v = source.values((*batch, T, 3)), source.values((*shared, U, 3)), source.values((*shared, U, 2))
     mask = {"boolean": source.booleans((T, U)), "added": source.values((T, U)) * 400.0}.get(kind)
     keep = source.booleans((*batch, T, U)) if kind == "dropout" else None
     scale = 1000.0 if kind == "scaled" else None
@@ -219,6 +222,21 @@ def test_weights_that_are_computed_again_are_the_same() -> None:
                 found.append([y, *OPS["attention_blocked"].backward(dy, *saved)[:3]])
         for one, other in zip(*found, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_number_that_is_the_chance_to_drop_keeps() -> None:
+    """As in dropout: of numbers from 0 on, below 1, the part below p is dropped."""
+
+    class Exactly:
+        def random(self, shape: tuple[int, ...], dtype: Any) -> Any:
+            return np.full(shape, 0.25, dtype)
+
+        def __deepcopy__(self, memo: Any) -> "Exactly":
+            return self
+
+    ones = np.ones((3, 2))
+    y, _ = OPS["attention_blocked"].forward(ones, ones, ones, p=0.25, draws=Draws(cast("Any", Exactly())))
+    np.testing.assert_allclose(y, ones / 0.75)
 
 
 def test_dropout_of_long_texts_is_drawn_block_by_block_and_again_in_the_backward() -> None:
