@@ -183,7 +183,7 @@ class Engine:
     def describe(self) -> str:
         blas = {f"{library['internal_api']} {library['version']}" for library in self.blas.info()}
         return f"NumPy {np.__version__}, float32, {self.threads} thread{'s' * (self.threads > 1)}, " + (
-            f"with one of {' or '.join(blas)} each" if blas else "each with a BLAS that does not tell its threads"
+            f"each with one thread of {' or '.join(blas)}" if blas else "each with a BLAS whose threads are unknown"
         )
 
 
@@ -192,9 +192,10 @@ class Reader:
 
     def __init__(self, engine: Engine, rows: int) -> None:
         self.engine, self.model = engine, engine.model
-        of_threads = divide(rows, max(1, min(engine.threads, rows // TEXTS_EACH)), rows)
-        dtype = self.model.pos_emb.weight.dtype
-        self.parts = [(part, Cache(engine.config, part.stop - part.start, dtype)) for (part,) in of_threads]
+        threads, dtype = max(1, min(engine.threads, rows // TEXTS_EACH)), self.model.pos_emb.weight.dtype
+        self.parts = [
+            (slice(start, end), Cache(engine.config, end - start, dtype)) for start, end in shares(rows, threads)
+        ]
 
     def read(self, ids: Sequence[Sequence[int]]) -> Array:
         for_training(self.model, False)
@@ -243,11 +244,15 @@ def divide(rows: int, threads: int, at_once: int, limit: int = 0) -> list[list[s
     limit = limit or rows
     threads = min(threads, rows, limit)
     at_once = min(at_once, limit // threads)
-    ends = [rows * i // threads for i in range(threads + 1)]
     return [
         [slice(start, min(start + at_once, end)) for start in range(begin, end, at_once)]
-        for begin, end in itertools.pairwise(ends)
+        for begin, end in shares(rows, threads)
     ]
+
+
+def shares(rows: int, threads: int) -> list[tuple[int, int]]:
+    """The first and the last row (and one) of each thread."""
+    return list(itertools.pairwise(rows * i // threads for i in range(threads + 1)))
 
 
 class Rows(np.random.Generator):

@@ -57,8 +57,8 @@ def test_overflow_raises_no_warning() -> None:
 @pytest.mark.parametrize(
     ("libraries", "blas"),
     [
-        ([{"internal_api": "openblas", "version": "0.3"}], "with one of openblas 0.3 each"),
-        ([], "each with a BLAS that does not tell its threads"),
+        ([{"internal_api": "openblas", "version": "0.3"}], "each with one thread of openblas 0.3"),
+        ([], "each with a BLAS whose threads are unknown"),
     ],
 )
 def test_describe_names_the_blas(libraries: list[dict[str, str]], blas: str) -> None:
@@ -208,6 +208,18 @@ def test_few_texts_are_read_in_one_thread_and_many_in_all(monkeypatch: pytest.Mo
     many = engine.reader(4).read(texts)
     assert seen[1:] == [(2, 1), (2, 1)]
     np.testing.assert_allclose(many, few, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("rows", "threads"), [(5, 2), (7, 3), (8, 3), (11, 5)])
+def test_each_thread_reads_one_part_of_the_texts(rows: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of any number of texts; all threads together read each of them once."""
+    monkeypatch.setattr("gpt_numpy.engine.TEXTS_EACH", 2)
+    engine = Engine(CONFIG, RECIPE, threads=threads)
+    texts = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (rows, 3))
+    reader = engine.reader(rows)
+    assert [row for part, _ in reader.parts for row in range(rows)[part]] == list(range(rows))
+    assert len(reader.parts) == min(threads, rows // 2)
+    np.testing.assert_allclose(reader.read(texts.tolist()), engine.logits(texts)[:, -1], rtol=1e-5, atol=1e-6)
 
 
 def threads_of_blas(engine: Engine) -> int:
