@@ -129,7 +129,10 @@ def cross_entropy(
         targets = Tensor(np.arange(V) == ids[..., None], input.dtype)
     w = Tensor(np.ones(V), input.dtype) if weight is None else weight
     smooth = targets * (1.0 - label_smoothing) + label_smoothing / V
-    losses = (-(w * smooth * input.log_softmax(-1)).sum(-1)).masked_fill(~mask, 0.0)
+    terms = w * smooth * input.log_softmax(-1)
+    if not of_classes:
+        terms = terms.masked_fill(smooth.array == 0.0, 0.0)  # as 0 times -inf would not be
+    losses = (-terms.sum(-1)).masked_fill(~mask, 0.0)
     if reduction == "none":
         return losses
     total = float(mask.size if of_classes else (w.array * targets.array).sum(-1)[mask].sum())
@@ -137,21 +140,21 @@ def cross_entropy(
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
-    """In training, entries set to 0 with chance p and the rest scaled by 1 / (1 - p)."""
+    """In training, entries set to 0 with probability p and the rest scaled by 1 / (1 - p)."""
     if not isinstance(training, bool):
         raise TypeError(f"dropout: training is True or False, not {training!r}")
-    keep = dropout_mask(input.shape, p)
-    if keep is None or not training:
+    keep = dropout_mask(input.shape, p, training)
+    if keep is None:
         return input
     check_floats("dropout", input)
     return apply(ops.dropout.dropout, input, keep, p=p)
 
 
-def dropout_mask(shape: tuple[int, ...], p: float) -> Tensor | None:
-    """What dropout keeps, drawn from this thread's generator; None if all of it."""
+def dropout_mask(shape: tuple[int, ...], p: float, training: bool = True) -> Tensor | None:
+    """What dropout keeps, drawn from this thread's generator; None, and nothing drawn, if all of it."""
     if not 0 <= p <= 1:
-        raise ValueError(f"dropout: p is a chance between 0 and 1, not {p}")
-    return wrap(np.asarray(generator().random(shape, np.float32) >= p)) if p else None
+        raise ValueError(f"dropout: p is a probability between 0 and 1, not {p}")
+    return wrap(np.asarray(generator().random(shape, np.float32) >= p)) if p and training else None
 
 
 def scaled_dot_product_attention(

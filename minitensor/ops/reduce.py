@@ -65,9 +65,10 @@ def var_backward(dy: Array, x: Array, mean: Array, n: float) -> tuple[Array]:
 
 
 def std_forward(x: Array, *, axis: Axis = None, correction: float = 1, keepdims: bool = False) -> tuple[Array, Saved]:
-    variance, (_, mean, n) = var_forward(x, axis=axis, correction=correction, keepdims=True)
-    y = np.sqrt(variance)
-    return _result(y, axis, keepdims), (x, mean, n, y)
+    wide = x.astype(np.result_type(x, np.float64))  # the squares of float32 may vanish or overflow, and their root not
+    variance, (_, mean, n) = var_forward(wide, axis=axis, correction=correction, keepdims=True)
+    y = np.sqrt(variance).astype(x.dtype)
+    return _result(y, axis, keepdims), (x, mean.astype(x.dtype), n, y)
 
 
 def std_backward(dy: Array, x: Array, mean: Array, n: float, y: Array) -> tuple[Array]:

@@ -87,6 +87,36 @@ def test_logsumexp_of_infinities() -> None:
         assert Tensor(row).logsumexp(0).item() == expected
 
 
+@pytest.mark.parametrize("weight", [[1.0, 1.0, 1.0], [1.0, 0.0, 2.0]])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_weighted_cross_entropy_of_a_class_that_cannot_be(weight: list[float], reduction: str) -> None:
+    logits, targets = [[1.0, -np.inf, 0.5], [0.0, 1.0, 2.0]], [0, 2]
+    x = Tensor(logits, requires_grad=True)
+    loss = F.cross_entropy(x, Tensor(targets), Tensor(weight), reduction=reduction)
+    theirs = torch.tensor(logits, requires_grad=True)
+    expected: Any = TF.cross_entropy(theirs, torch.tensor(targets), torch.tensor(weight), reduction=reduction)
+    np.testing.assert_allclose(loss.detach().numpy(), expected.detach().numpy(), 1e-6)
+    loss.sum().backward()
+    expected.sum().backward()
+    assert x.grad is not None
+    assert theirs.grad is not None
+    np.testing.assert_allclose(x.grad.numpy(), theirs.grad.numpy(), 1e-6, 1e-7)
+
+
+@pytest.mark.parametrize("size", [1e-25, 1.0, 1e25])
+def test_std_of_numbers_whose_squares_float32_cannot_hold(size: float) -> None:
+    values = (np.array([1.0, -1.0, 3.0]) * size).astype(np.float32)
+    x, theirs = Tensor(values, requires_grad=True), torch.tensor(values, requires_grad=True)
+    y, expected = x.std(), cast("Any", theirs.std())
+    assert y.dtype == np.float32
+    assert y.item() == pytest.approx(expected.item(), rel=1e-6)
+    y.backward()
+    expected.backward()
+    assert x.grad is not None
+    assert theirs.grad is not None
+    np.testing.assert_allclose(x.grad.numpy(), theirs.grad.numpy(), 1e-6, 1e-7)
+
+
 def test_gradient_of_unselected_entries_is_zero() -> None:
     """Also for infinite upstream gradients: the gradient is selected, not multiplied by 0, which would give NaN."""
     dy, mask = np.array([np.inf, np.nan, 3.0]), np.array([True, True, False])

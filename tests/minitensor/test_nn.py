@@ -108,6 +108,9 @@ def test_dropout_is_active_only_in_training() -> None:
     assert abs(kept.mean() - 1.0) < 0.05
     assert not model.eval().training
     assert model(x) is x
+    state = mt.random.generator().bit_generator.state
+    model(x)
+    assert mt.random.generator().bit_generator.state == state  # nothing was drawn
     assert model.train().training
     assert not np.array_equal(model(x).numpy(), model(x).numpy())
 
