@@ -35,7 +35,8 @@ def probabilities(logits: NDArray[Any], sampling: Sampling) -> NDArray[np.float6
         likeliest[logits.argmax()] = 1.0
         return likeliest
     scaled = logits.astype(np.float64)
-    scaled = np.exp((scaled - scaled.max()) / sampling.temperature)
+    with np.errstate(over="ignore"):  # a temperature near 0
+        scaled = np.exp((scaled - scaled.max()) / sampling.temperature)
     order = np.argsort(-logits, kind="stable")  # likeliest first; of equals, the first
     if sampling.top_k:
         scaled[order[sampling.top_k :]] = 0.0

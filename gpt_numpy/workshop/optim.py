@@ -38,7 +38,7 @@ def _group_of(name: str, ndim: int, optimizer: str) -> str:
 
 
 def settings_at(recipe: Recipe, step: int) -> dict[str, dict[str, Any]]:
-    """Of each group."""
+    """The optimizer settings of each group."""
     scale = recipe.lr_scale(step)
     adamw = {"lr": recipe.lr * scale, "betas": (recipe.beta1, recipe.beta2)}
     decay = recipe.weight_decay * (scale if recipe.decay_schedule == "falling" else 1.0)
@@ -50,7 +50,7 @@ def settings_at(recipe: Recipe, step: int) -> dict[str, dict[str, Any]]:
 
 
 def state_shapes(shapes: Mapping[str, tuple[int, ...]], optimizer: str) -> dict[str, tuple[int, ...]]:
-    """Of all arrays of the optimizer state: KEY.NAME for parameters of such shapes."""
+    """The shape of each array of the optimizer state, KEY.NAME, for parameters of such shapes."""
     return {
         f"{key}.{name}": shape
         for key in STATE_KEYS

@@ -388,7 +388,7 @@ def test_flags_of_gpt_torch_only() -> None:
         (["train", "--data", "play.txt", "--vocab-size", "9"], "--vocab-size 9: the text has"),
         (["train", "--data", "play.txt", "--out", "play.txt/run"], "play.txt/run cannot be written: Not a directory"),
         (["train", "--resume", "--out", "gone"], "gone is not the folder of a run"),
-        (["generate", "--run", "gone"], "gone is not the folder of a run; the newest is found by: latest"),
+        (["generate", "--run", "gone"], "gone is not the folder of a run; `latest` stands for the newest"),
         (["generate", "--prompt", "é"], "the character 'é' (U+00E9 LATIN SMALL LETTER E WITH ACUTE) is not among"),
         (["generate", "--temperature", "-1"], "--temperature is a number of at least 0, not -1.0"),
         (["generate", "--num-samples", "0"], "--num-samples is at least 1, not 0"),

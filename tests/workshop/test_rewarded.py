@@ -327,7 +327,11 @@ def test_wrong_preferences(line: str, reason: str, folder: Path) -> None:
         ("dpo --data preferences.jsonl --reward mine.py:letters", "either --data, a file of pairs, or --reward"),
         ("dpo --data mine.py", "mine.py, line 2: it is not {"),
         ("dpo --data preferences.jsonl --beta 0", "--beta is a number above 0, not 0.0"),
-        ("dpo --reward mine.py:none --pairs 8", "preferences.jsonl needs at least two pairs"),
+        (
+            "dpo --reward mine.py:none --pairs 8",
+            "0 of 8 prompts gave a pair, and two are needed",
+        ),
+        ("dpo --reward mine.py:letters --group 1", "--group is a whole number of at least 2, not 1"),
         ("dpo --reward mine.py:letters --pairs 0", "--pairs is a whole number of at least 1, not 0"),
     ],
 )

@@ -62,7 +62,10 @@ def test_reward_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "def right(prompt, text): return text == 'a'\ndef array(prompt, text): return np.float32(0.5)\n"
         "def text(prompt, text): return 'good'\ndef nothing(prompt, text): pass\n"
         "def large(prompt, text): return 10**400\ndef leaves(prompt, text): raise SystemExit(3)\n"
-        "def nan(prompt, text): return float('nan')\ndef breaks(prompt, text): return {}['no\\nkey']\nnumber = 3\n",
+        "def nan(prompt, text): return float('nan')\ndef breaks(prompt, text): return {}['no\\nkey']\nnumber = 3\n"
+        "def huge(prompt, text): return 10**5000\ndef half(prompt, text): return np.float16(1e6)\n"
+        "class Silent(Exception):\n    def __str__(self): return 1\n    __repr__ = __str__\n"
+        "def silent(prompt, text): return Silent()\ndef mute(prompt, text): raise Silent\n",
         encoding="utf-8",
     )
     assert find_reward("mine.py:length")("abc", "de") == 32.0
@@ -70,7 +73,9 @@ def test_reward_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for name, reason in (
         ("text", "it returned 'good', not a number, for the text 'xy'"), ("nothing", "it returned None"),
         ("nan", "it returned nan"), ("large", "it returned 1000"), ("leaves", "SystemExit: 3"),
-        ("breaks", "KeyError: 'no"),
+        ("breaks", "KeyError: 'no"), ("huge", "it returned a int that cannot be shown"),
+        ("half", "it returned np.float16(inf)"),
+        ("silent", "it returned a Silent that cannot be shown"), ("mute", "Silent: a Silent that cannot be shown"),
     ):  # fmt: skip
         with pytest.raises(WrongUse, match=f"^--reward mine.py:{name}: .*{re.escape(reason)}") as error:
             find_reward(f"mine.py:{name}")("", "xy")

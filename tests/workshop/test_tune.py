@@ -1,6 +1,7 @@
 """Tuning, with both engines: fine-tuning on answers, and distillation from teachers."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -327,6 +328,10 @@ def test_ensemble_predicts_the_mean_of_the_probabilities(name: str, teachers: li
     assert ensemble.loss(batch) == pytest.approx(expected.mean(), rel=1e-6)
     assert Ensemble(engines[:1]).loss(batch) == pytest.approx(float(engines[0].loss(batch)), rel=1e-5)
     assert ensemble.loss(batch) < max(float(engine.loss(batch)) for engine in engines)
+    weights = engines[0].weights()
+    engines[0].load({**weights, "lm_head.weight": weights["lm_head.weight"] * 3000}, {}, 0)  # very sure, and wrong
+    assert math.isfinite(float(engines[0].loss(batch)))
+    assert Ensemble(engines[:1]).loss(batch) == pytest.approx(float(engines[0].loss(batch)), rel=1e-4)
 
 
 def test_logits_do_not_depend_on_the_number_of_rows(teachers: list[str]) -> None:

@@ -100,7 +100,7 @@ def _show_reward(
     words = share_of_words([text for answers in random for text in answers.texts], known_words(data, tokenizer))
     lengths = np.concatenate([answers.lengths for answers in random])
     console.say(f"\nreward {drawing.reward}, {group} answers to each of {len(some):,} prompts of {prompts.about}")
-    console.say(f"mean                  {rewards.mean():.3f}     how often it is right, if it is 0 or 1")
+    console.say(f"mean                  {rewards.mean():.3f}     (of a reward that is 0 or 1, the accuracy)")
     console.say(f"best of {group:<3}           {rewards.max(1).mean():.3f}")
     console.say(f"likeliest answer      {likeliest.mean():.3f}")
     console.say(f"tokens of an answer   {lengths.mean():.1f}")

@@ -75,7 +75,7 @@ def add_which_checkpoint(group: Any) -> None:
 
 
 def load_engine(cli: EngineCLI, checkpoint: Checkpoint, options: Any) -> Engine:
-    """With the weights of a checkpoint, not to be trained."""
+    """An engine with the weights of a checkpoint, not to be trained."""
     state = checkpoint.state
     engine = cli.engine(state.config, state.recipe, options)
     engine.load(checkpoint.weights, {}, state.step)
@@ -83,7 +83,7 @@ def load_engine(cli: EngineCLI, checkpoint: Checkpoint, options: Any) -> Engine:
 
 
 def load_engines(cli: EngineCLI, checkpoints: Sequence[Checkpoint], options: Any) -> list[Engine]:
-    """Of models with one vocabulary."""
+    """An engine for each; all must have one vocabulary."""
     for other in checkpoints[1:]:
         if other.tokenizer.to_json() != checkpoints[0].tokenizer.to_json():
             raise WrongUse(f"{other.folder} has other tokens than {checkpoints[0].folder}")
@@ -91,5 +91,5 @@ def load_engines(cli: EngineCLI, checkpoints: Sequence[Checkpoint], options: Any
 
 
 def checkpoints_digest(checkpoints: Sequence[Checkpoint]) -> str:
-    """Of all their weights."""
+    """One SHA-256 for the weights of all."""
     return sha256(" ".join(checkpoint.digest for checkpoint in checkpoints).encode("utf-8"))

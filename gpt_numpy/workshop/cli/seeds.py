@@ -46,7 +46,9 @@ def train_seeds(count: int, preset: str, flags: Flags, train: Callable[[Flags], 
         if is_resumed:
             own = {"resume": True, **{name: flag for name, flag in own.items() if name not in ("preset", "seed")}}
         if status := train(own):
-            console.say(f"the rest: the same command with --resume --out {shlex.quote(str(folder))}", "yellow")
+            console.say(
+                f"for the other seeds, the same command with --resume --out {shlex.quote(str(folder))}", "yellow"
+            )
             return status
     summary = [{"seed": seed, **result(run)} for seed, run in runs.items()]
     write_atomic(folder / SUMMARY, json.dumps(description(preset, runs[first], summary), indent=1).encode("utf-8"))

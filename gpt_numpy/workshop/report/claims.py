@@ -1,4 +1,4 @@
-"""The workshop's claims about such a model and its training, compared with one run and its text.
+"""What the workshop "Training an LLM from Scratch, Locally" says of such a model, compared with one run and its text.
 
 Each claim gets a number from the run, and "holds", "does not hold" or "depends": the run has not come to it, or has
 another recipe or machine.

@@ -1,12 +1,12 @@
-"""A checkpoint: one folder of which either engine can go on, or generate.
+"""A checkpoint: one folder from which either engine can resume or generate.
 
     model.safetensors        the weights, by parameter
     optimizer.safetensors    exp_avg.NAME and exp_avg_sq.NAME, or momentum_buffer.NAME of Muon; not in the best one
     tokenizer.json
     state.json               config, recipe, step, corpus, versions; SHA-256 of each other file, and of itself
 
-It is written beside its place, brought to the disk, and renamed. Between the two renames that replace the previous one,
-that one exists under another name, where reading finds it. What is read is checked against its SHA-256, and against the
+It is written to a folder beside its place, fsynced, and renamed. Between the two renames that replace the previous one,
+that one has another name, under which readers find it. What is read is checked against its SHA-256, and against the
 model that it claims to be of, before anything is made of it.
 """
 

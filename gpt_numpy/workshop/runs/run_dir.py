@@ -230,7 +230,7 @@ def find_run_dir(name: str) -> RunDir:
     """By its folder; or the one that was saved last, by "latest"."""
     if name != "latest":
         if not Path(name).is_dir():
-            raise WrongUse(f"{name} is not the folder of a run; the newest is found by: latest")
+            raise WrongUse(f"{name} is not the folder of a run; `latest` stands for the newest")
         run_dir, inside = RunDir(Path(name)), sorted(Path(name).glob("seed-*"))
         if inside and not run_dir.has_checkpoint:
             raise WrongUse(f"{name} holds {len(inside)} runs; name one of them, such as {inside[0]}")

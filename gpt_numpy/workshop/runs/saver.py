@@ -17,8 +17,8 @@ WriteReport = Callable[[Path, Record, list[Record]], object]  # to a folder, fro
 
 
 class Saver:
-    """Says once why a file cannot be written, and then again only after it could be. Without the lock of the folder, as
-    in all but the first of several processes, it writes nothing.
+    """A file that cannot be written is reported once, and again only after it could be written. Without the lock of the
+    folder, as in all but the first of several processes, nothing is written.
 
     Checkpoints are written by a thread of their own, one after the other. While it writes, one best and one latest may
     wait, and a newer one takes the place of the one that waits.

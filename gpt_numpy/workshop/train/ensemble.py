@@ -24,8 +24,9 @@ class Ensemble:
 
     def loss(self, batch: Batch) -> float:
         ids, targets = batch.ids_and_targets()
-        of_targets = np.take_along_axis(self.probabilities(ids), targets[..., None], -1)
-        return float(-np.log(of_targets.astype(np.float64)).mean())
+        log_p = (log_softmax(engine.logits(ids).astype(np.float64)) for engine in self.engines)
+        of_targets = [np.take_along_axis(one, targets[..., None], -1) for one in log_p]
+        return float((np.log(len(of_targets)) - np.logaddexp.reduce(of_targets)).mean())
 
 
 def softmax(logits: NDArray[Any]) -> NDArray[Any]:

@@ -64,7 +64,7 @@ class Task:
         return f"train {training:.3f}   val {loss:.3f}{beside}   {meaning}"
 
     def meaning(self, training: float, validation: float, at_start: bool) -> str:
-        """Of losses per character, in words."""
+        """What losses per character mean, in words."""
         return ""
 
     def best(self, loss: float, step: int) -> str:

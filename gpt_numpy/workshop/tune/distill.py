@@ -1,4 +1,4 @@
-"""Distillation: a student learns what its teachers expect, and not only what came.
+"""Distillation: a student learns all that its teachers expect, and not only the token that came next.
 
     loss  = T^2 sum over all tokens of cross-entropy(q, p) / N
     d z   = T (p - q) / N
@@ -8,7 +8,7 @@ divided by T, too. A temperature T above 1 brings out the differences among unli
 d z = (p - q) / (N T); and p - q itself shrinks like 1 / T, since all probabilities get closer to each other. T^2 makes
 the gradient as large as without a temperature.
 
-q says of each token how likely it was, where a text has one that came; so the gradient has less noise.
+q has a probability for every token, where the text has one token that came next; so the gradient has less noise.
 """
 
 from dataclasses import dataclass

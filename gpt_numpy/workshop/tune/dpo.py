@@ -36,7 +36,8 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class DPOSettings(Drawing):
-    beta: Annotated[float, "how much the logarithm of a ratio of probabilities counts", above(0)] = 0.1
+    group: Annotated[int, "answers to each prompt, of which the best and the worst become a pair", at_least(2)] = 16
+    beta: Annotated[float, "scale of the log-ratios; larger keeps the model closer to its start", above(0)] = 0.1
     pairs: Annotated[int, "prompts that are answered, for pairs from a reward", at_least(1)] = 1000
 
 
@@ -112,6 +113,11 @@ def pairs_from_reward(
                     line = {"prompt": answers.prompts[best], "chosen": written[best], "rejected": written[worst]}
                     lines.append(line)
             bar.at(min(count, first + at_once))
+    if len(lines) < 2:
+        raise WrongUse(
+            f"--reward {settings.reward}: {len(lines)} of {count} prompts gave a pair, and two are needed: either all "
+            "answers to a prompt have the same reward, or a file cannot hold their tokens"
+        )
     return "".join(f"{json.dumps(line)}\n" for line in lines)
 
 

@@ -58,7 +58,7 @@ class GRPOSettings(Drawing):
     kl: Annotated[float, "weight of the distance to the model that the run begins with; 0: none"] = 0.1
     normalize: Annotated[bool, "divide advantages by the standard deviation of their group"] = True
     updates: Annotated[int, "steps on each set of answers", at_least(1)] = 1
-    clip: Annotated[float, "how far a token's probability may move, relative to when it was drawn", above(0)] = 0.2
+    clip: Annotated[float, "range of the ratio of a token's probability to that when it was drawn", above(0)] = 0.2
 
 
 class GRPO(Task):

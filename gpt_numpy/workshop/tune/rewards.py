@@ -7,9 +7,11 @@ as that. A file of your own needs nothing but such a function:
         return sum(letter.isupper() for letter in text) / max(1, len(text))
 """
 
+import math
 import runpy
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -54,13 +56,25 @@ def checked(function: Callable[[str, str], object], name: str) -> Reward:
             value = function(prompt, text)
         except (Exception, SystemExit) as error:
             raise WrongUse(f"--reward {name}: {_described(error)}, for the text {text[:60]!r}") from None
-        is_number = isinstance(value, int | float | np.integer | np.floating | np.bool_)
-        if is_number and -LARGEST <= value <= LARGEST:  # type: ignore[operator]  # NaN is not
-            return float(value)  # type: ignore[arg-type]
-        raise WrongUse(f"--reward {name}: it returned {value!r:.60}, not a number, for the text {text[:60]!r}")
+        number = math.nan
+        if isinstance(value, int | float | np.integer | np.floating | np.bool_):
+            with suppress(OverflowError):
+                number = float(value)
+        if -LARGEST <= number <= LARGEST:  # NaN is not
+            return number
+        returned = _shown(repr, value)[:60]
+        raise WrongUse(f"--reward {name}: it returned {returned}, not a number, for the text {text[:60]!r}")
 
     return reward
 
 
 def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
+    return f"{type(error).__name__}: {_shown(str, error).strip() or 'no message'}".splitlines()[0]
+
+
+def _shown(show: Callable[[object], str], value: object) -> str:
+    """By a method that may be the user's, or refuse a number of thousands of digits."""
+    try:
+        return show(value)
+    except Exception:
+        return f"a {type(value).__name__} that cannot be shown"

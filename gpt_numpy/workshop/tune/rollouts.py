@@ -29,7 +29,7 @@ Floats = NDArray[np.float32]
 class Drawing(Checked):
     """Which prompts are answered, how, and what decides whether an answer is good."""
 
-    reward: Annotated[str, f"{KNOWN}; that runs the file"] = ""
+    reward: Annotated[str, f"{KNOWN}; naming a file runs it"] = ""
     prompts: Annotated[str, 'a file with {"prompt": "..."} in each line; without one, the lines of the text'] = ""
     prompt_length: Annotated[
         int, "tokens of a prompt from the text: the end of a line, and its newline", at_least(1)
@@ -131,7 +131,7 @@ def _line_ends(tokens: NDArray[Any], newlines: NDArray[np.bool_], length: int) -
 
 @dataclass(frozen=True)
 class Answers:
-    """Prompts and what follows them: rows of tokens filled up with zeros on the right, which no earlier token sees."""
+    """Prompts and what follows them: rows of tokens padded with zeros on the right, which no token before them sees."""
 
     ids: Ids  # (B, T)
     targets: Ids  # (B, T)

@@ -1,4 +1,4 @@
-"""Prompts and their answers as rows of tokens, filled up with zeros on the right, which no earlier token sees."""
+"""Prompts and their answers as rows of tokens, padded with zeros on the right, which no token before them sees."""
 
 from collections.abc import Sequence
 
