@@ -44,7 +44,7 @@ def filled(page: str) -> str:
 def of_steps() -> str:
     """A row for each step: the speed of both BLAS, each engine's share of its own, the ratio of the times."""
     table = [
-        "| a step, NumPy's kernels, Python | NumPy's BLAS, PyTorch's | gpt_numpy | gpt_torch | time over PyTorch's |",
+        "| a step, NumPy's kernels | BLAS of NumPy, PyTorch | gpt_numpy | gpt_torch | time over gpt_torch's |",
         "|---|---:|---:|---:|---:|",
     ]
     for title, made_by, rows in results("step"):
@@ -60,7 +60,7 @@ def of_steps() -> str:
 def of_texts() -> str:
     """A row for each model and way of generating: the speed of both BLAS, characters a second, and their ratio."""
     table = [
-        "| characters a second | NumPy's BLAS, PyTorch's | gpt_numpy | gpt_torch | speed over PyTorch's |",
+        "| characters a second | BLAS of NumPy, PyTorch | gpt_numpy | gpt_torch | speed over gpt_torch's |",
         "|---|---:|---:|---:|---:|",
     ]
     for title, _, rows in results("generate"):
@@ -74,11 +74,13 @@ def of_texts() -> str:
 
 
 def results(what: str) -> Iterator[tuple[str, str, list[Row]]]:
-    """The title, what NumPy's kernels and Python were, and the rows of each result."""
+    """The title, NumPy's kernels (and the versions, where they are others), and the rows of each result."""
     for name in RECORDS[what]:
         record = json.loads((ROOT / f"bench/results/{name}.json").read_text(encoding="utf-8"))
         kernels = KERNELS[re.findall(r"\((\w+)\)", record["card"]["numpy_blas"])[0]]
-        made_by = f"{kernels}, {FREE_THREADED}" if FREE_THREADED in record["card"]["python"] else kernels
+        card = record["card"]
+        others = [f"Python {card['python']}", f"PyTorch {card['torch'].partition('+')[0]}"]
+        made_by = ", ".join([kernels, *(others if FREE_THREADED in card["python"] else [])])
         for result in record["results"]:
             if result["what"] == what:
                 yield result["title"], made_by, result["rows"]

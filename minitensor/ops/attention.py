@@ -124,7 +124,7 @@ def attention_forward(
     scale: float | None = None,
     p: float = 0.0,
 ) -> tuple[Array, Saved]:
-    """`keep`, if given, is the dropout mask of the weights, with chance `p` to drop."""
+    """`keep`, if given, is the dropout mask of the weights, with probability `p` to drop."""
     scores, of_scores = attention_scores_forward(q, k, mask, is_causal=is_causal, scale=scale)
     weights, of_weights = attention_weights_forward(scores)
     dropped, of_dropout = (weights, None) if keep is None else dropout_forward(weights, keep, p=p)

@@ -42,7 +42,7 @@ def attention_blocked_forward(
     p: float = 0.0,
     draws: Draws | None = None,
 ) -> tuple[Array, Saved]:
-    """`keep` is the dropout mask of the weights, with chance `p` to drop; `draws` draws one block by block instead."""
+    """`keep` is the dropout mask of the weights, with probability `p` to drop; `draws` draws it by blocks instead."""
     (*_, T, D), (*_, U, _) = q.shape, k.shape
     scale = default_scale(D) if scale is None else scale
     additive = mask is not None and mask.dtype != bool  # then dmask is made at once, without blocks

@@ -1,4 +1,4 @@
-"""dropout: each entry kept with chance 1 - p and scaled so that its mean stays; else set to 0.
+"""dropout: each entry kept with probability 1 - p and scaled so that its mean stays; else set to 0.
 
     y_i      = x_i k_i / (1 - p)             k_i = 1 kept, 0 dropped
     dx_i     = dy_i k_i / (1 - p)

@@ -1,4 +1,4 @@
-"""gelu: x times the chance that a standard normal number lies below x.
+"""gelu: x times the probability that a standard normal number lies below x.
 
     exact    y = x c(x)           c(x) = (1 + erf(x / sqrt 2)) / 2            c'(x) = e^(-x^2/2) / sqrt(2 pi)
     tanh     y = x c(x)           c(x) = (1 + tanh(s)) / 2                    c'(x) = 2 s'(x) c(x) (1 - c(x))
@@ -9,8 +9,9 @@
 "tanh" is the older form, GPT-2's. What dy is multiplied by depends on x alone, so the forward, which has c(x), computes
 it too, and gelu saves nothing else. It goes piece by piece, since its formulas take two dozen steps.
 
-NumPy has no erf. But the chance below -|x| is e^(-x^2/2) r(|x|), where r falls slowly from 1/2, much like a quotient
-of polynomials, and the exponential is that of c'(x). Far below 0 this keeps digits that 1 + erf(x / sqrt 2) loses.
+NumPy has no erf. But the probability below -|x| is e^(-x^2/2) r(|x|), where r falls slowly from 1/2, much like a
+quotient of polynomials, and the exponential is that of c'(x). Far below 0 this keeps digits that 1 + erf(x / sqrt 2)
+loses.
 (erf.py has to be right to the last digits near 0: for that it needs a tanh.)
 
 The coefficients of r: for float64 by interpolation, computed with 60 digits, where |x| / (|x| + 3) is a Chebyshev node
