@@ -18,8 +18,10 @@ from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.errors import WrongUse
 from gpt_numpy.workshop.io import parse_object, read_limited, write_atomic
 from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.runs.checkpoint import read_state
 from gpt_numpy.workshop.runs.run_dir import RUNS, Record, RunDir
 from gpt_numpy.workshop.train.budget import in_words
+from gpt_numpy.workshop.train.trainer import reason_to_end
 
 SUMMARY = "seeds.json"
 MAX_SEEDS = 1000
@@ -59,11 +61,12 @@ def train_seeds(count: int, preset: str, flags: Flags, train: Callable[[Flags], 
 
 def has_ended(run: RunDir, steps: int) -> bool:
     """By itself, after at least so many steps, at the target, or without any more improvement."""
-    ends = [record for record in run.records() if record["kind"] == "end"]
-    return any(
-        end["reason"].endswith(("evaluations", "reached")) or (end["reason"].endswith("done") and end["step"] >= steps)
-        for end in ends
-    )
+    try:
+        state = read_state(run.latest)
+    except WrongUse:  # damaged, say
+        return False
+    is_done = state.step >= (steps or state.recipe.steps) or reason_to_end(state)
+    return bool(is_done) and any(record["kind"] == "end" for record in run.records())
 
 
 def result(run: RunDir) -> Record:

@@ -90,7 +90,9 @@ class Trainer:
                 is_best = False
                 if (done or late or step % recipe.eval_every == 0) and self.state.last_eval_step != step and not stop:
                     is_best = self._evaluate(bar, stop, is_last=bool(done or late))
-                reason = "all steps are done" if done else self._reason_to_end(bool(late))
+                reason = "all steps are done" if done else reason_to_end(self.state)
+                if late and not reason:
+                    reason = f"{recipe.max_minutes:g} minutes are over"
                 if reason or stop:
                     self._flush(bar)
                     self._save_last(is_best)
@@ -119,15 +121,6 @@ class Trainer:
         """By the clock of the first process; all of them save the same step."""
         minutes = self.state.recipe.checkpoint_minutes
         return self.processes.first and 0 < minutes <= (time.monotonic() - self._saved_at) / 60
-
-    def _reason_to_end(self, time_is_up: bool) -> str:
-        """Why the run ends before all steps are done; "" if it does not."""
-        recipe, state = self.state.recipe, self.state
-        if recipe.target_loss > 0 and state.best_loss is not None and state.best_loss <= recipe.target_loss:
-            return f"a validation loss of {recipe.target_loss:g} was reached"
-        if 0 < recipe.patience <= state.evals_since_best:
-            return f"it was no better in {recipe.patience} evaluations"
-        return f"{recipe.max_minutes:g} minutes are over" if time_is_up else ""
 
     def _end(self, reason: str) -> None:
         end: Record = {"kind": "end", "step": self.state.step, "reason": reason}
@@ -190,7 +183,7 @@ class Trainer:
             state = replace(state, evals_since_best=state.evals_since_best + 1)
         self.state = replace(state, last_eval_step=state.step)
         with self.budget.measure("samples"):
-            is_last = is_last or bool(self._reason_to_end(time_is_up=False))
+            is_last = is_last or bool(reason_to_end(self.state))
             shown = is_last or is_doubling(state.step, state.recipe.eval_every)
             try:
                 sample = self.task.sample(self.engine, state.step) if shown else ""
@@ -266,6 +259,16 @@ class Trainer:
         saving.start()
         saving.join(SAVE_TIMEOUT)
         self._end("another process was lost")
+
+
+def reason_to_end(state: State) -> str:
+    """Why a run ends before all its steps are done; "" if it does not."""
+    recipe = state.recipe
+    if recipe.target_loss > 0 and state.best_loss is not None and state.best_loss <= recipe.target_loss:
+        return f"a validation loss of {recipe.target_loss:g} was reached"
+    if 0 < recipe.patience <= state.evals_since_best:
+        return f"it was no better in {recipe.patience} evaluations"
+    return ""
 
 
 def is_doubling(step: int, every: int) -> bool:
