@@ -69,10 +69,10 @@ def tune_run(
         config = override(config, pick(GPTConfig, flags))
         check_memory(config, recipe)
         run_dir = open_run_dir(cli, flags, method, stack)
+        console.say(f"from {base.folder}, step {base.state.step}")
         material = learn(base, recipe, config, options)
         in_state = {"data": base.state.data, "digest": base.state.digest, **material.in_state}
         state = State(config, recipe, method=method, **in_state, engine_options=saved_options(cli, flags))
-        console.say(f"from {base.folder}, step {base.state.step}")
         return RunSpec(run_dir, state, options, material, base=base)
 
     return train_run(cli, flags, console, method, begin, learn)
