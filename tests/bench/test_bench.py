@@ -14,7 +14,21 @@ import numpy as np
 import pytest
 import torch
 
-from bench import card, generate, gpu, headline, memory, ops, overhead, peers, roofline, scaling, step, timing, where
+from bench import (
+    card,
+    generate,
+    gpu,
+    memory,
+    ops,
+    overhead,
+    peers,
+    roofline,
+    scaling,
+    speed_tables,
+    step,
+    timing,
+    where,
+)
 from bench.__main__ import BENCHMARKS, main, short
 from bench.card import python, wake_up
 from bench.result import BLUE, ORANGE, Result, bars, gflops
@@ -461,19 +475,19 @@ def test_card_says_how_fast_a_thread_wakes(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_readmes_have_the_speeds_of_the_records() -> None:
-    """python -m bench.headline has been run, and every record that is listed is there."""
-    for name in headline.PAGES:
-        page = (headline.ROOT / name).read_text(encoding="utf-8")
+    """python -m bench.speed_tables has been run, and every record that is listed is there."""
+    for name in speed_tables.PAGES:
+        page = (speed_tables.ROOT / name).read_text(encoding="utf-8")
         assert page.count("<!-- speeds of ") == page.count("<!-- end -->") > 0
-        assert headline.filled(page) == page
+        assert speed_tables.filled(page) == page
 
 
-def test_headline_replaces_what_a_table_says() -> None:
+def test_speed_tables_replace_what_a_table_says() -> None:
     page = "before\n<!-- speeds of steps -->\n| old |\n<!-- end -->\nafter\n"
-    filled = headline.filled(page)
+    filled = speed_tables.filled(page)
     assert "old" not in filled
     assert filled.startswith("before\n<!-- speeds of steps -->\n| a step, ")
     assert filled.count(" free-threaded, PyTorch ") == 1
     assert filled.endswith("|\n<!-- end -->\nafter\n")
     assert len(filled.splitlines()) == 4 + 2 + 7  # what surrounds it, its head, and seven steps in six records
-    assert headline.filled(filled) == filled
+    assert speed_tables.filled(filled) == filled

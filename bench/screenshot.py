@@ -1,4 +1,4 @@
-"""The picture of the page of explain in README.md, light and dark: python -m bench.picture RUN."""
+"""The picture of the page of explain in README.md, light and dark: python -m bench.screenshot RUN."""
 
 import sys
 import tempfile
@@ -35,4 +35,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main(*sys.argv[1:]))
     except (TypeError, WrongUse) as error:
-        sys.exit(f"bench.picture: {error}; give a run's folder, or latest")
+        sys.exit(f"bench.screenshot: {error}; give a run's folder, or latest")

@@ -1,4 +1,4 @@
-"""Runs the commands of README.md's table and writes how long each took: python -m bench.front.
+"""Runs the commands of README.md's table and writes how long each took: python -m bench.readme_times.
 
 They run one after the other in a temporary folder, in which `--run latest` finds the model that was trained before.
 Everything must be installed: a download would be measured, too.
