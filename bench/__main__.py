@@ -16,7 +16,7 @@ try:
     from bench.settings import Settings
     from gpt_numpy.workshop.cli.flags import Parser, add_fields, build, pick
     from gpt_numpy.workshop.console import Console
-    from gpt_numpy.workshop.errors import RunFailed, WrongUse
+    from gpt_numpy.workshop.errors import RunFailed, UsageError
     from gpt_torch.device import find_device
 except ModuleNotFoundError as error:  # on a rented machine, for example
     missing = (error.name or "").partition(".")[0]
@@ -77,7 +77,7 @@ def run(arguments: Sequence[str]) -> None:
         return
     selected = arguments[0] if arguments and not arguments[0].startswith("-") else None
     if selected and selected not in BENCHMARKS:
-        raise WrongUse(f"{selected!r} is not one of {', '.join(BENCHMARKS)}; see python -m bench --help")
+        raise UsageError(f"{selected!r} is not one of {', '.join(BENCHMARKS)}; see python -m bench --help")
     flags = parser(selected or "").flags(arguments[1:] if selected else arguments)
     settings = build(Settings, pick(Settings, flags))
     if selected == "gpu":
@@ -141,7 +141,7 @@ Without a name, all of these but page, gpu and kernels run, in about three minut
 def main() -> int:
     try:
         run(sys.argv[1:])
-    except WrongUse as error:
+    except UsageError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     except (RunFailed, OSError) as error:

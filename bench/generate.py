@@ -19,7 +19,7 @@ from gpt_numpy.workshop.data.tokenizer import CharTokenizer
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import RunFailed
 from gpt_numpy.workshop.generate import Sampling, generate
-from gpt_numpy.workshop.tune.rollouts import draw
+from gpt_numpy.workshop.tune.rollouts import draw_answers
 
 CACHED, EIGHT, ANEW = "with the cache", "eight texts at once", "without the cache"
 TEXTS = 8
@@ -56,7 +56,7 @@ def measure(settings: Settings) -> Iterator[Result]:
 
     def generation(engine: Engine, way: str) -> Callable[[], list[int]]:
         if way == EIGHT:
-            return lambda: draw(engine, prompts, tokenizer, "", half, seed=0).targets.ravel().tolist()
+            return lambda: draw_answers(engine, prompts, tokenizer, "", half, seed=0).targets.ravel().tolist()
         reading: Any = engine if way == CACHED else Uncached(engine)
         return lambda: list(generate(reading, prompt, lengths[way], Sampling(), seed=0))
 

@@ -21,7 +21,7 @@ import numpy as np
 from bench.result import Result, Row
 from bench.settings import Settings, Stepping
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.workshop.errors import RunFailed, WrongUse
+from gpt_numpy.workshop.errors import RunFailed, UsageError
 from gpt_numpy.workshop.params import flops_per_token
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.runs.run_dir import RunDir
@@ -46,7 +46,7 @@ class Stage:
 
 def measure(settings: Settings) -> Iterator[Result]:
     if settings.device == "cpu" and not settings.trial:
-        raise WrongUse("no GPU was found; --trial tries the command on the CPU with small sizes")
+        raise UsageError("no GPU was found; --trial tries the command on the CPU with small sizes")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in a background job; the stages would ignore it, too
         signal.signal(signal.SIGINT, signal.default_int_handler)
     rows: list[Row] = []

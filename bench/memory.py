@@ -14,12 +14,12 @@ from bench.result import BLUE, GREY, ORANGE, Result, Row, bars, megabytes, times
 from bench.settings import EAGER, NUMPY, Settings, Stepping
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.engine import AT_ONCE
-from gpt_numpy.workshop.errors import RunFailed, WrongUse
+from gpt_numpy.workshop.errors import RunFailed, UsageError
 
 
 def measure(settings: Settings) -> Iterator[Result]:
     if sys.platform == "win32":
-        raise WrongUse("memory needs the peak memory of a process, which Windows does not report")
+        raise UsageError("memory needs the peak memory of a process, which Windows does not report")
     rows: list[Row] = []
     B, T = settings.recipe.batch_size, settings.config.block_size
     preset = settings.preset

@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.browser import launched
 from gpt_numpy.cli import CLI
 from gpt_numpy.workshop.cli.main import run
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 
 ROOT = Path(__file__).parent.parent
 TEXT, STATE = "To be, or not to be", "#dK[4,2]"
@@ -34,5 +34,5 @@ def main(folder: str) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main(*sys.argv[1:]))
-    except (TypeError, WrongUse) as error:
+    except (TypeError, UsageError) as error:
         sys.exit(f"bench.screenshot: {error}; give a run's folder, or latest")

@@ -1,4 +1,6 @@
-"""Fills the tables of speeds in README.md and bench/README.md from the records in results/: python -m bench.speed_tables.
+"""Fills the tables of speeds in README.md and bench/README.md from the records in results/.
+
+    python -m bench.speed_tables
 
 A record is what a benchmark wrote with --json, and has the card of its machine. A table stands between the lines
 <!-- speeds of steps --> (or of texts) and <!-- end -->, so that no figure in it is written by hand.

@@ -102,7 +102,7 @@ class Engine:
         loss, gradients = 0.0, Gradients()
         for rows in micro_batches:
             if self.config.dropout:
-                use_generator(Rows([(self.recipe.seed, step, row, DROPOUT) for row in range(batch.rows)[rows]]))
+                use_generator(RowStreams([(self.recipe.seed, step, row, DROPOUT) for row in range(batch.rows)[rows]]))
             added = self._loss_of_part(batch, rows)
             loss += added.item()
             for name, g in zip(self.parameters, grad(added, list(self.parameters.values())), strict=True):
@@ -255,15 +255,15 @@ def shares(rows: int, threads: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(rows * i // threads for i in range(threads + 1)))
 
 
-class Rows(np.random.Generator):
+class RowStreams(np.random.Generator):
     """Random numbers for a batch, each row from a stream of its own: how the batch is divided does not matter."""
 
     def __init__(self, seeds: list[tuple[int, ...]]) -> None:
         super().__init__(np.random.PCG64(0))
         self.streams = [np.random.default_rng(seed) for seed in seeds]
 
-    def __deepcopy__(self, memo: Any) -> "Rows":
-        copied = Rows([])
+    def __deepcopy__(self, memo: Any) -> "RowStreams":
+        copied = RowStreams([])
         copied.streams = copy.deepcopy(self.streams)
         return copied
 

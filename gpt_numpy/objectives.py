@@ -47,11 +47,11 @@ def policy(
     return loss
 
 
-def preference(model: GPT, ids: Tensor, targets: Tensor, counted: Tensor, reference: Tensor, beta: float) -> Tensor:
-    """ids, targets and counted: (P, 2, T), the chosen answer first; reference: (P, 2)."""
+def preference(model: GPT, ids: Tensor, targets: Tensor, answer_mask: Tensor, reference: Tensor, beta: float) -> Tensor:
+    """ids, targets and answer_mask: (P, 2, T), the chosen answer first; reference: (P, 2)."""
     P, _, T = ids.shape
     logits, _ = model(ids.reshape(2 * P, T))
-    log_p = (log_probability(logits, targets.reshape(2 * P, T)).reshape(P, 2, T) * counted).sum(-1)  # (P, 2)
+    log_p = (log_probability(logits, targets.reshape(2 * P, T)).reshape(P, 2, T) * answer_mask).sum(-1)  # (P, 2)
     return F.cross_entropy((log_p - reference) * beta, zeros(P).long())
 
 

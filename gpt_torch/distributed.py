@@ -24,7 +24,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from gpt_numpy.workshop.errors import Lost
+from gpt_numpy.workshop.errors import PeerLost
 from gpt_numpy.workshop.train.distributed import Processes, available_cores
 from gpt_torch.model import GPT, MLP, CausalSelfAttention
 from gpt_torch.objectives import OBJECTIVES
@@ -99,12 +99,12 @@ def init_processes() -> Iterator[Processes]:
 
 @contextmanager
 def raising_lost() -> Iterator[None]:
-    """Raises Lost in place of the errors of gloo and NCCL when another process is gone."""
+    """Raises PeerLost in place of the errors of gloo and NCCL when another process is gone."""
     try:
         yield
     except RuntimeError as error:
         if is_lost(error):
-            raise Lost("another process of this run was lost") from error
+            raise PeerLost("another process of this run was lost") from error
         raise
 
 

@@ -24,7 +24,7 @@ from gpt_numpy.workshop.data.tokenizer import (
     Tokenizer,
     tokenizer_from,
 )
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.io import parse_object, read_limited, write_atomic
 from gpt_numpy.workshop.params import parameter_count, parameter_shapes
 from gpt_numpy.workshop.recipes import Recipe
@@ -67,7 +67,7 @@ def transpose_if_block_matrix(name: str, weight: NDArray[Any]) -> NDArray[Any]:
 def export(checkpoint: Checkpoint, folder: Path) -> None:
     """Writes config, weights and tokenizer for transformers' from_pretrained, and a model card."""
     if folder.is_file() or (folder.exists() and any(folder.iterdir())):
-        raise WrongUse(f"{folder} is not empty; give another folder")
+        raise UsageError(f"{folder} is not empty; give another folder")
     config = checkpoint.state.config
     theirs = {}
     for name, shape in parameter_shapes(replace(config, bias=True)).items():
@@ -167,7 +167,9 @@ def import_folder(folder: Path, run_dir: RunDir) -> State:
     config = _our_config(_read(folder / "config.json"), folder)
     tokenizer = _our_tokenizer(folder)
     if tokenizer.vocab_size > config.vocab_size:
-        raise WrongUse(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}")
+        raise UsageError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
+        )
     weights = _our_weights(folder, config)
     state = State(config, replace(FINE_TUNING, tokenizer=tokenizer.kind), data="", digest="")
     run_dir.write_config({"command": "gpt-torch import", "name": run_dir.folder.resolve().name, "from": str(folder)})
@@ -179,15 +181,15 @@ def _refuse_custom_code(folder: Path) -> None:
     """A model that needs its own code is not this GPT-2."""
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).exists() and "auto_map" in _read(folder / name):
-            raise WrongUse(f"{folder / name} requires custom code (auto_map), which is not supported")
+            raise UsageError(f"{folder / name} requires custom code (auto_map), which is not supported")
 
 
 def _our_config(values: dict[str, Any], folder: Path) -> GPTConfig:
     for name, expected in FIXED.items():
         if (found := values.get(name, expected)) != expected:
-            raise WrongUse(f"{folder}: {name} is {found!r}; only {expected!r} is supported")
+            raise UsageError(f"{folder}: {name} is {found!r}; only {expected!r} is supported")
     if (activation := str(values.get("activation_function", "gelu_new"))) not in ACTIVATIONS:
-        raise WrongUse(f"{folder}: activation_function is {activation!r}; supported are {', '.join(ACTIVATIONS)}")
+        raise UsageError(f"{folder}: activation_function is {activation!r}; supported are {', '.join(ACTIVATIONS)}")
     try:
         config = GPTConfig(
             vocab_size=values.get("vocab_size", 50257),
@@ -200,26 +202,26 @@ def _our_config(values: dict[str, Any], folder: Path) -> GPTConfig:
             gelu=ACTIVATIONS[activation],  # type: ignore[arg-type]
         )
     except ValueError as error:
-        raise WrongUse(f"{folder / 'config.json'}: {error}") from None
+        raise UsageError(f"{folder / 'config.json'}: {error}") from None
     if values.get("n_inner") not in (None, 4 * config.n_embd):
-        raise WrongUse(f"{folder}: n_inner is {values['n_inner']}; only 4 * n_embd is supported")
+        raise UsageError(f"{folder}: n_inner is {values['n_inner']}; only 4 * n_embd is supported")
     return config
 
 
 def _our_weights(folder: Path, config: GPTConfig) -> Arrays:
     theirs = {name.removeprefix("transformer."): weight for name, weight in _their_weights(folder).items()}
     if config.n_layer > len(theirs):
-        raise WrongUse(f"{folder}: {config.n_layer} blocks, but only {len(theirs)} weights")
+        raise UsageError(f"{folder}: {config.n_layer} blocks, but only {len(theirs)} weights")
     weights = {}
     for name, shape in parameter_shapes(config).items():
         key = their_name(name).removeprefix("transformer.")
         if key not in theirs:
-            raise WrongUse(f"{folder}: {key} is missing from the weights")
+            raise UsageError(f"{folder}: {key} is missing from the weights")
         weight = transpose_if_block_matrix(name, theirs[key])
         if weight.shape != shape:
-            raise WrongUse(f"{folder}: {key} has the wrong shape, {theirs[key].shape}")
+            raise UsageError(f"{folder}: {key} has the wrong shape, {theirs[key].shape}")
         if not np.isfinite(weight).all():
-            raise WrongUse(f"{folder}: {key} contains NaN or infinity")
+            raise UsageError(f"{folder}: {key} contains NaN or infinity")
         weights[name] = np.ascontiguousarray(weight)
     if config.tie_weights:
         weights["lm_head.weight"] = weights["tok_emb.weight"]
@@ -234,9 +236,9 @@ def _their_weights(folder: Path) -> Arrays:
         files = _read(index).get("weight_map")
         names = {str(name) for name in files.values()} if isinstance(files, dict) else set()
         if not names or not all(re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
-            raise WrongUse(f"{index} does not list safetensors files of this folder")
+            raise UsageError(f"{index} does not list safetensors files of this folder")
     elif not (folder / "model.safetensors").exists() and (pickle := next(folder.glob("*.bin"), None)):
-        raise WrongUse(f"{pickle} is a pickle, which can run code when it is opened; save it as model.safetensors")
+        raise UsageError(f"{pickle} is a pickle, which can run code when it is opened; save it as model.safetensors")
     found: Arrays = {}
     for name in sorted(names):
         try:
@@ -245,7 +247,7 @@ def _their_weights(folder: Path) -> Arrays:
             read = load_file(folder / name)
             found |= {key: tensor.float().numpy() for key, tensor in read.items()}
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            raise WrongUse(f"{folder / name} cannot be read: {error}") from None
+            raise UsageError(f"{folder / name} cannot be read: {error}") from None
     return found
 
 
@@ -263,7 +265,7 @@ def _our_tokenizer(folder: Path) -> Tokenizer:
     try:
         return tokenizer_from(_bytes(path))
     except ValueError as error:
-        raise WrongUse(f"{path} is not a tokenizer: {error}") from None
+        raise UsageError(f"{path} is not a tokenizer: {error}") from None
 
 
 # ---- files ------------------------------------------------------------------------------------------------------
@@ -273,11 +275,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return parse_object(_bytes(path))
     except ValueError as error:
-        raise WrongUse(f"{path} cannot be read: {error}") from None
+        raise UsageError(f"{path} cannot be read: {error}") from None
 
 
 def _bytes(path: Path) -> bytes:
     try:
         return read_limited(path, MAX_JSON)
     except (OSError, ValueError) as error:
-        raise WrongUse(f"{path} cannot be read: {error}") from None
+        raise UsageError(f"{path} cannot be read: {error}") from None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gpt_numpy.workshop.engine import AnyBatch, Batch, StepResult
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.optim import settings_at
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_torch.transfer import to_device, windows_of
@@ -103,8 +103,8 @@ def as_cuda_graph(compute: Replay, forget: Replay, device: torch.device) -> Repl
 
 
 def check_capture(recipe: Recipe) -> None:
-    """WrongUse for what cannot be replayed: several seeds of dropout, a weight decay that the host computes."""
+    """UsageError for what cannot be replayed: several seeds of dropout, a weight decay that the host computes."""
     if 0 < recipe.micro_batch < recipe.batch_size:
-        raise WrongUse("--cuda-graph computes a step in one piece; leave out --micro-batch")
+        raise UsageError("--cuda-graph computes a step in one piece; leave out --micro-batch")
     if recipe.decay_schedule != "constant":
-        raise WrongUse("--cuda-graph needs --decay-schedule constant")
+        raise UsageError("--cuda-graph needs --decay-schedule constant")

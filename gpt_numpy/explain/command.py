@@ -23,7 +23,7 @@ from gpt_numpy.explain.traced import Traced
 from gpt_numpy.workshop.cli.engine_cli import Command, EngineCLI
 from gpt_numpy.workshop.cli.flags import Flags, Parser
 from gpt_numpy.workshop.console import Console
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.params import parameter_count
 
 WORK = 4e10  # multiplications to spend on differences: some ten seconds on two cores
@@ -73,7 +73,7 @@ def explain(cli: EngineCLI, arguments: Sequence[str]) -> int:
 
     on_a_page = "out" in flags or not ("entry" in flags or "show" in flags)
     if "differences" in flags and not on_a_page:
-        raise WrongUse("--differences is for a page; --entry always takes one, and --out writes a page too")
+        raise UsageError("--differences is for a page; --entry always takes one, and --out writes a page too")
     limit = _limit(flags)
     console = Console()
     if "text" not in flags and "example" not in flags:
@@ -104,7 +104,7 @@ def _limit(flags: Flags) -> int | None:
     if value == "all":
         return sys.maxsize
     if value and not re.fullmatch("[0-9]{1,18}", value):
-        raise WrongUse(f"--differences {value}: give a whole number, or all")
+        raise UsageError(f"--differences {value}: give a whole number, or all")
     return int(value) if value else None
 
 
@@ -137,18 +137,18 @@ def _entry(trace: Traced, text: str) -> tuple[str, tuple[int, ...]]:
     """The quantity and the index of an entry such as dS[3,1]."""
     found = re.fullmatch(r"\s*(\w+)\s*(?:\[([^\[\]]*)\])?\s*", text)
     if not found:
-        raise WrongUse(f'--entry {text!r} is not an entry; write it as "dS[3,1]"')
+        raise UsageError(f'--entry {text!r} is not an entry; write it as "dS[3,1]"')
     quantity = trace.quantities[_known(trace, "entry", found[1])]
     shape, numbers = trace.numbers[quantity.name].shape, [part.strip() for part in (found[2] or "").split(",") if part]
     if len(numbers) != len(shape) or not all(re.fullmatch(r"-?\d{1,9}", number) for number in numbers):
-        raise WrongUse(f"--entry {text}: {quantity} takes {len(shape)} whole number{'s' * (len(shape) != 1)}"
+        raise UsageError(f"--entry {text}: {quantity} takes {len(shape)} whole number{'s' * (len(shape) != 1)}"
                        f"{f', as in {_such(quantity)}' if shape else ''}")  # fmt: skip
     index = tuple(map(int, numbers))
     for letter, number, size in zip(quantity.indices, index, shape, strict=True):
         if not 0 <= number < size:
-            raise WrongUse(f"--entry {text}: {letter} goes from 0 to {size - 1} in {quantity}")
+            raise UsageError(f"--entry {text}: {letter} goes from 0 to {size - 1} in {quantity}")
     if quantity.name in MASKED and index[1] > index[0]:
-        raise WrongUse(f"--entry {text} lies above the mask: position {index[0]} does not look ahead to {index[1]}")
+        raise UsageError(f"--entry {text} lies above the mask: position {index[0]} does not look ahead to {index[1]}")
     return quantity.name, index
 
 
@@ -160,11 +160,11 @@ def _known(trace: Traced, flag: str, name: str) -> str:
     if name in trace.quantities:
         return name
     if name.partition("[")[0] in trace.quantities:
-        raise WrongUse(f"--{flag} {name}: a whole matrix is shown; for one number, --entry {name!r}")
+        raise UsageError(f"--{flag} {name}: a whole matrix is shown; for one number, --entry {name!r}")
     near = [known for known in trace.quantities if known.lower() == name.lower()]
     near = near or difflib.get_close_matches(name, trace.quantities, 3)
     meant = f", perhaps {' or '.join(near)}" if near else ""
-    raise WrongUse(f"--{flag} {name}: there is no such matrix{meant}; --show list")
+    raise UsageError(f"--{flag} {name}: there is no such matrix{meant}; --show list")
 
 
 # ---- on a page --------------------------------------------------------------------------------------------------
@@ -172,9 +172,9 @@ def _known(trace: Traced, flag: str, name: str) -> str:
 
 def _on_a_page(console: Console, trace: Traced, subject: Subject, out: Path, most: int, total: int) -> None:
     if not out.name or out.is_dir() or not out.parent.is_dir():
-        raise WrongUse(f"{out} cannot be written; give a file in a folder that exists by --out")
+        raise UsageError(f"{out} cannot be written; give a file in a folder that exists by --out")
     if not may_replace(out):
-        raise WrongUse(f"{out} exists, and is not a page of explain; give another file by --out")
+        raise UsageError(f"{out} exists, and is not a page of explain; give another file by --out")
     torch, done = trace.by_torch(), 0
 
     with console.bar("differences of the loss", most) as bar:
@@ -197,7 +197,7 @@ def _on_a_page(console: Console, trace: Traced, subject: Subject, out: Path, mos
     try:
         write_page(out, found)
     except OSError as error:
-        raise WrongUse(f"{out} cannot be written: {error.strerror}; give another file by --out") from None
+        raise UsageError(f"{out} cannot be written: {error.strerror}; give another file by --out") from None
     for line in subject.said:
         console.say(line)
     _show_verdict(console, verdict(trace, checked), total)

@@ -16,7 +16,7 @@ from gpt_numpy.explain.formulas import MASKED, Quantity, parsed, quantities
 from gpt_numpy.explain.forward import ByHand, Note, Stages
 from gpt_numpy.explain.subject import Subject
 from gpt_numpy.workshop.cli.flags import Flags
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from minitensor import Tensor, no_grad
 from minitensor.arrays import Array
 
@@ -117,9 +117,9 @@ def _quantities() -> dict[str, Quantity]:
 def example_subject(program: str, flags: Flags) -> Subject:
     for name in flags:
         if name == "text":
-            raise WrongUse("--example has numbers of its own, and takes no TEXT")
+            raise UsageError("--example has numbers of its own, and takes no TEXT")
         if name not in FLAGS:
-            raise WrongUse(f"--example has numbers of its own; --{name.replace('_', '-')} is for a TEXT")
+            raise UsageError(f"--example has numbers of its own; --{name.replace('_', '-')} is for a TEXT")
     command = f"{program} explain --example {flags['example']}"
     said = [f"example by hand: T = {T}, D = {D}; Q, K, V and dO are given, and the loss is the sum of dO O"]
     return Subject("an example by hand", LABELS, LABELS, [], "", "", said, (command, ""), program, "")

@@ -9,10 +9,10 @@ import numpy as np
 from gpt_numpy.explain.objective import NEXT_TOKEN, Objective, Preferred, Rewarded
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.train.ensemble import log_softmax
 from gpt_numpy.workshop.tune.rewards import KNOWN, find_reward
-from gpt_numpy.workshop.tune.rollouts import draw, rewards_of
+from gpt_numpy.workshop.tune.rollouts import draw_answers, rewards_of
 from minitensor.arrays import Array
 
 LOSSES = {  # and the flags that only they have
@@ -46,15 +46,15 @@ def check_loss_flags(flags: dict[str, Any]) -> None:
         for name in LOSSES[other] - LOSSES.get(loss, set()):
             if name in flags:
                 of = " or ".join(each for each in LOSSES if name in LOSSES[each])
-                raise WrongUse(f"--{name.replace('_', '-')} is for --loss {of}")
+                raise UsageError(f"--{name.replace('_', '-')} is for --loss {of}")
     needed = {"grpo": ["reward"], "dpo": ["chosen", "rejected"]}.get(loss, [])
     needed += ["other"] if loss in ("dpo", "distill") and "run" in flags else []
     for name in needed:
         if not flags.get(name):
-            raise WrongUse(f"--loss {loss} needs --{name}")
+            raise UsageError(f"--loss {loss} needs --{name}")
     for name, least in (("group", 2), ("answer_length", 1)):
         if flags.get(name, least) < least:
-            raise WrongUse(f"--{name.replace('_', '-')} is at least {least}, not {flags[name]}")
+            raise UsageError(f"--{name.replace('_', '-')} is at least {least}, not {flags[name]}")
 
 
 def loss_flags(flags: dict[str, Any]) -> list[str]:
@@ -85,17 +85,17 @@ def _rewarded(
     group, length, reward = flags.get("group", GROUP), flags.get("answer_length", ANSWER), find_reward(flags["reward"])
     _check_length(len(prompt) + length, engine)
     has_newline = any(b"\n" in tokenizer.decode([token]) for token in range(tokenizer.vocab_size))
-    answers = draw(engine, [prompt.tolist()] * group, tokenizer, "\n" if has_newline else "", length, seed=0)
+    answers = draw_answers(engine, [prompt.tolist()] * group, tokenizer, "\n" if has_newline else "", length, seed=0)
     rewards = rewards_of(answers, reward).astype(np.float64)
     if np.ptp(rewards) == 0:
-        raise WrongUse(
+        raise UsageError(
             f"all {group} answers have the reward {rewards[0]:g}: none is better than the others, and there is no "
             "gradient; another --reward, a longer TEXT or a larger --group may help"
         )
     own = int(np.abs(rewards - rewards.mean()).argmax())
     count = int(answers.lengths[own])
     ids = np.append(answers.ids[own, : len(prompt) + count - 1], answers.targets[own, len(prompt) + count - 2])
-    mask = answers.counted[own, : len(ids) - 1].astype(np.float64)
+    mask = answers.answer_mask[own, : len(ids) - 1].astype(np.float64)
     shown = ", ".join(f"{one:g}" for one in rewards)
     about = f"answer {own + 1} of {group} to {shlex.quote(answers.prompts[own])}, whose rewards are {shown}"
     return ids, Rewarded.of(rewards, own, mask), about
@@ -106,13 +106,15 @@ def _preferred(
 ) -> tuple[Array, Objective, str]:
     beta = flags.get("beta", BETA)
     if not 0 < beta < float("inf"):
-        raise WrongUse(f"--beta is a number above 0, not {beta}")
+        raise UsageError(f"--beta is a number above 0, not {beta}")
     texts = [np.append(prompt, tokenizer.encode(flags[name]).astype(np.int64)) for name in ("chosen", "rejected")]
     for ids in texts:
         _check_length(len(ids), engine)
     log_p, log_r = ([_log_probability(one, ids, len(prompt)) for ids in texts] for one in (engine, reference))
     if abs(margin := beta * (log_p[0] - log_r[0] - log_p[1] + log_r[1])) > 500:
-        raise WrongUse(f"the margin is {margin:.0f}, and the chance to prefer the answer 0 or 1; give a smaller --beta")
+        raise UsageError(
+            f"the margin is {margin:.0f}, and the chance to prefer the answer 0 or 1; give a smaller --beta"
+        )
     mask = (np.arange(1, len(texts[0])) >= len(prompt)).astype(np.float64)
     about = f"the answer that is preferred to {shlex.quote(flags['rejected'])}"
     return texts[0], Preferred.of(log_r[0], log_p[1] - log_r[1], beta, mask), about
@@ -126,4 +128,4 @@ def _log_probability(engine: Engine, ids: Array, prompt: int) -> float:
 
 def _check_length(length: int, engine: Engine) -> None:
     if length > engine.config.block_size + 1:
-        raise WrongUse(f"prompt and answer have {length} tokens; the model takes {engine.config.block_size + 1}")
+        raise UsageError(f"prompt and answer have {length} tokens; the model takes {engine.config.block_size + 1}")

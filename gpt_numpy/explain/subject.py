@@ -13,7 +13,7 @@ from gpt_numpy.workshop.cli.flags import Flags
 from gpt_numpy.workshop.cli.generate import load_engine
 from gpt_numpy.workshop.data.tokenizer import CharTokenizer, Tokenizer
 from gpt_numpy.workshop.engine import Arrays, Engine
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.params import initial_weights, parameter_count
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.run_dir import find_run_dir
@@ -58,19 +58,22 @@ def subject_of(cli: EngineCLI, flags: Flags) -> OfText:
     text = flags["text"]
     if not 2 <= len(text) <= MOST:
         have = f"TEXT has {len(text)} character{'s' * (len(text) != 1)}"
-        raise WrongUse(f"{have}; give 2 to {MOST}: the model reads all but the last, and predicts the next after each")
+        raise UsageError(
+            f"{have}; give 2 to {MOST}: the model reads all but the last, and predicts the next after each"
+        )
     check_loss_flags(flags)
     answers = "".join(flags.get(name, "") for name in ("chosen", "rejected"))
     model = _trained(cli, flags) if "run" in flags else _fresh(cli, text + answers, flags)
     config = model.config
     layer, head = _chosen(flags, "layer", config.n_layer), _chosen(flags, "head", config.n_head)
     if config.n_embd // config.n_head > MOST:
-        raise WrongUse(f"the heads of {model.name} have {config.n_embd // config.n_head} numbers; up to {MOST} can be "
-                       "shown")  # fmt: skip
+        raise UsageError(
+            f"the heads of {model.name} have {config.n_embd // config.n_head} numbers; up to {MOST} can be shown"
+        )
     ids, objective, about = learned(flags, model.engine, lambda: _other(cli, flags, model), model.tokenizer, text)
     text = model.tokenizer.decode(ids.tolist()).decode("utf-8", "replace")
     if not 2 <= len(ids) <= config.block_size + 1:
-        raise WrongUse(f"TEXT is {len(ids)} tokens of {model.name}, which takes 2 to {config.block_size + 1}")
+        raise UsageError(f"TEXT is {len(ids)} tokens of {model.name}, which takes 2 to {config.block_size + 1}")
     weights = {"lm_head.weight": model.weights["tok_emb.weight"], **model.weights}  # if the two are tied
     doubles = {name: array.astype(np.float64) for name, array in weights.items()}
     vocabulary = [_shown(model.tokenizer, token) for token in range(model.tokenizer.vocab_size)]
@@ -103,7 +106,7 @@ def _command(program: str, text: str, flags: list[str]) -> tuple[str, str]:
 
 def _trained(cli: EngineCLI, flags: Flags) -> Model:
     if "seed" in flags:
-        raise WrongUse("--seed is for a fresh model; a run has its weights")
+        raise UsageError("--seed is for a fresh model; a run has its weights")
     run = find_run_dir(flags["run"])
     checkpoint = run.checkpoint(flags.get("checkpoint", "best"))
     engine = load_engine(cli, checkpoint, cli.parse_options({}))
@@ -118,20 +121,20 @@ def _other(cli: EngineCLI, flags: Flags, model: Model) -> Engine:
         return _fresh_engine(cli, model.config, flags.get("seed", 0) + 1)
     checkpoint = find_run_dir(flags["other"]).checkpoint("best")
     if checkpoint.tokenizer.to_json() != model.tokenizer.to_json():
-        raise WrongUse(f"{checkpoint.folder} has other tokens than {model.name}")
+        raise UsageError(f"{checkpoint.folder} has other tokens than {model.name}")
     return load_engine(cli, checkpoint, cli.parse_options({}))
 
 
 def _fresh(cli: EngineCLI, text: str, flags: Flags) -> Model:
     """An untrained model, whose vocabulary is the characters of the text."""
     if "checkpoint" in flags:
-        raise WrongUse("--checkpoint is for a run; give it by --run")
+        raise UsageError("--checkpoint is for a run; give it by --run")
     seed = flags.get("seed", 0)
     if seed < 0:
-        raise WrongUse(f"--seed is at least 0, not {seed}")
+        raise UsageError(f"--seed is at least 0, not {seed}")
     tokenizer = CharTokenizer(text)
     if tokenizer.vocab_size == 1:
-        raise WrongUse("TEXT repeats one character; a fresh model knows no other, and has nothing to predict")
+        raise UsageError("TEXT repeats one character; a fresh model knows no other, and has nothing to predict")
     config = GPTConfig(vocab_size=tokenizer.vocab_size, block_size=MOST, n_layer=2, n_head=2, n_embd=16)
     model_flags = ["--seed", str(seed)] if seed else []
     name = f"a small fresh model, seed {seed}, its matrices times {LIVELY:g} so that attention is not uniform"
@@ -149,7 +152,7 @@ def _fresh_engine(cli: EngineCLI, config: GPTConfig, seed: int) -> Engine:
 def _chosen(flags: Flags, name: str, count: int) -> int:
     chosen: int = flags.get(name, 0)
     if not 0 <= chosen < count:
-        raise WrongUse(
+        raise UsageError(
             f"--{name} {chosen}: the model has {count} {name}{'s' * (count != 1)}, counted from 0 to {count - 1}"
         )
     return chosen

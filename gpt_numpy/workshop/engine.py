@@ -99,12 +99,12 @@ class Preferences(Rows):
     """Pairs of answers to a prompt, of which the first is preferred. For models without dropout."""
 
     targets: Ids  # (P, 2, T)
-    counted: NDArray[np.float32]  # (P, 2, T): 1 for tokens of answers, 0 for others
+    answer_mask: NDArray[np.float32]  # (P, 2, T): 1 for tokens of answers, 0 for others
     reference: NDArray[np.float32]  # (P, 2): log of the probability that a reference gives to each answer
     beta: float
 
     def part(self, rows: slice) -> "Part":
-        arrays = {name: getattr(self, name)[rows] for name in ("ids", "targets", "counted", "reference")}
+        arrays = {name: getattr(self, name)[rows] for name in ("ids", "targets", "answer_mask", "reference")}
         return Part("preference", {**arrays, "beta": self.beta}, len(arrays["ids"]) / self.rows)
 
 

@@ -13,7 +13,7 @@ class OneLine(Exception):
         )
 
 
-class WrongUse(OneLine):
+class UsageError(OneLine):
     """A request that cannot be met; the message says why, and the way out. Exit status 2."""
 
 
@@ -21,5 +21,5 @@ class RunFailed(OneLine):
     """A run cannot go on; the message says what was saved. Exit status 1."""
 
 
-class Lost(RunFailed):
+class PeerLost(RunFailed):
     """Another process of the run is gone."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gpt_numpy.checked import Checked, above, at_most
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine
-from gpt_numpy.workshop.errors import RunFailed, WrongUse
+from gpt_numpy.workshop.errors import RunFailed, UsageError
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def text_start(tokenizer: Tokenizer) -> list[int]:
     """The prompt before a text without one: a newline, if the tokenizer has it."""
     try:
         return [int(token) for token in tokenizer.encode("\n")]
-    except WrongUse:
+    except UsageError:
         return [0]
 
 

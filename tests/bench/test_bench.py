@@ -39,7 +39,7 @@ from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.errors import RunFailed
 from gpt_numpy.workshop.params import initial_weights
 from gpt_numpy.workshop.recipes import PRESETS, Preset, Recipe
-from gpt_numpy.workshop.tune.rollouts import draw
+from gpt_numpy.workshop.tune.rollouts import draw_answers
 from gpt_torch.engine import Engine as TorchEngine
 from minitensor import tensor
 from minitensor.core import OPS
@@ -275,11 +275,11 @@ def test_characters_of_all_texts_count(tiny: None, monkeypatch: pytest.MonkeyPat
 
 def test_differing_eighth_text_is_not_timed(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def drawn(engine: Any, *others: Any, **how: Any) -> Any:
-        answers = draw(engine, *others, **how)
+        answers = draw_answers(engine, *others, **how)
         answers.targets[-1, -1] += type(engine) is TorchEngine
         return answers
 
-    monkeypatch.setattr(generate, "draw", drawn)
+    monkeypatch.setattr(generate, "draw_answers", drawn)
     with pytest.raises(RunFailed, match="same text"):
         last(generate.measure(QUICK))
 

@@ -69,15 +69,15 @@ def test_policy(seed: int, clip: float, kl: bool) -> None:
 def test_preference(seed: int, beta: float) -> None:
     random, P = np.random.default_rng(seed), 3
     logits, targets = random.standard_normal((2 * P, T, V)), random.integers(0, V, (P, 2, T))
-    counted = random.integers(0, 2, (P, 2, T)).astype(np.float64)
+    answer_mask = random.integers(0, 2, (P, 2, T)).astype(np.float64)
     reference = random.normal(-3.0, 1.0, (P, 2))
     p = softmax(logits).reshape(P, 2, T, V)
-    margin = beta * (((np.log(of_targets(p, targets)) * counted).sum(-1) - reference) @ [1.0, -1.0])
+    margin = beta * (((np.log(of_targets(p, targets)) * answer_mask).sum(-1) - reference) @ [1.0, -1.0])
     sign = np.array([1.0, -1.0])[None, :, None, None]
     against = (1.0 / (1.0 + np.exp(margin)))[:, None, None, None]  # sigma(-m)
-    expected = sign * beta * against / P * counted[..., None] * (p - np.eye(V)[targets])
+    expected = sign * beta * against / P * answer_mask[..., None] * (p - np.eye(V)[targets])
     found = gradients(
-        "preference", logits, ids=targets, targets=targets, counted=counted, reference=reference, beta=beta
+        "preference", logits, ids=targets, targets=targets, answer_mask=answer_mask, reference=reference, beta=beta
     )
     for value, gradient in found:
         assert value == pytest.approx(np.log1p(np.exp(-margin)).mean(), rel=1e-6)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import integers
 
-from gpt_numpy.engine import ALL_AT_ONCE, AT_ONCE, Engine, Reader, Rows, divide, numpys_blas
+from gpt_numpy.engine import ALL_AT_ONCE, AT_ONCE, Engine, Reader, RowStreams, divide, numpys_blas
 from minitensor.optim import AdamW, clip_grad_norm_
 from tests.support import ROOT
 from tests.support.engines import CONFIG, RECIPE, assert_close, batch, batch_of, trained
@@ -111,9 +111,9 @@ def test_threads_and_micro_batches_change_results_only_by_rounding(
 
 
 def test_rows_have_independent_dropout() -> None:
-    first, second = Rows([(1, 2, 0), (1, 2, 1)]).random((2, 3, 4), np.float32)
+    first, second = RowStreams([(1, 2, 0), (1, 2, 1)]).random((2, 3, 4), np.float32)
     assert (first != second).all()
-    assert np.array_equal(Rows([(1, 2, 1)]).random((1, 3, 4), np.float32)[0], second)
+    assert np.array_equal(RowStreams([(1, 2, 1)]).random((1, 3, 4), np.float32)[0], second)
 
 
 def test_memory_does_not_grow_with_threads() -> None:

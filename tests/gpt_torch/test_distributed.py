@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from gpt_numpy.cli import CLI as numpy_program
 from gpt_numpy.workshop.cli.main import run
 from gpt_numpy.workshop.engine import Batch, StepResult
-from gpt_numpy.workshop.errors import Lost
+from gpt_numpy.workshop.errors import PeerLost
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint
 from gpt_numpy.workshop.runs.run_dir import RunDir
 from gpt_numpy.workshop.train import signals, trainer
@@ -294,14 +294,14 @@ def test_save_after_a_lost_process_is_skipped_if_it_hangs_or_is_nonfinite(
 
     def lost(self: Engine, batch: Batch, number: int) -> StepResult:
         if number == 3:
-            raise Lost(LOST)
+            raise PeerLost(LOST)
         trained = step(self, batch, number)
         return StepResult(math.nan, math.nan) if failure == "wrong" and number == 2 else trained
 
     def hanging(self: RunDir, checkpoint: Checkpoint) -> None:
         if failure == "hangs" and checkpoint.state.step == 3:
             done.wait()  # like a device that waits for the lost process
-            raise Lost(LOST)
+            raise PeerLost(LOST)
         save(self, checkpoint)
 
     monkeypatch.setattr(Engine, "train_step", lost)

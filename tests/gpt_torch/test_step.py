@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gpt_numpy import GPTConfig
 from gpt_numpy.workshop.engine import Batch, Examples
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.train.metrics import FLUSH_STEPS
 from gpt_torch import step as step_module
@@ -177,7 +177,7 @@ def test_training_continues_without_a_graph_that_fails(
     ("changes", "reason"), [({"micro_batch": 2}, "--micro-batch"), ({"decay_schedule": "falling"}, "--decay-schedule")]
 )
 def test_recipes_that_cannot_be_captured(changes: dict[str, Any], reason: str) -> None:
-    with pytest.raises(WrongUse, match=reason):
+    with pytest.raises(UsageError, match=reason):
         step_module.check_capture(replace(RECIPE, **changes))
     step_module.check_capture(replace(RECIPE, micro_batch=RECIPE.batch_size))
 

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.engine import Engine
 from gpt_numpy.workshop import io
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.runs import checkpoint
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, Damaged, load_checkpoint, save_checkpoint
 from gpt_numpy.workshop.runs.run_dir import RunDir
@@ -183,7 +183,7 @@ def test_damaged_checkpoint_is_reported_and_best_is_resumed(
     )  # the first file whose checksum differs
     capsys.readouterr()
     if name != "optimizer.safetensors":  # which generating does not need
-        with pytest.raises(WrongUse, match=named):
+        with pytest.raises(UsageError, match=named):
             RunDir(Path("a")).checkpoint("latest")
     assert train("a", "--resume") == 0
     out = capsys.readouterr().out
@@ -356,7 +356,7 @@ def test_unknown_weights_are_refused(trained: Trained) -> None:
 def test_invalid_state_is_a_one_line_error(changed: dict[str, Any], message: str, trained: Trained) -> None:
     trained("a", "--steps", "1")
     rewrite_state(LATEST, **changed)
-    with pytest.raises(WrongUse, match=message) as raised:
+    with pytest.raises(UsageError, match=message) as raised:
         load_checkpoint(LATEST)
     assert "\n" not in str(raised.value)
 
@@ -400,8 +400,8 @@ def test_format_2_is_read_and_resumed(train: Train, trained: Trained) -> None:
 
 
 def test_folder_without_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(WrongUse, match=r"state.json cannot be read: No such file"):
+    with pytest.raises(UsageError, match=r"state.json cannot be read: No such file"):
         load_checkpoint(tmp_path)
     (tmp_path / "state.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(WrongUse, match=r"state.json is not as it was written: its SHA-256 differs"):
+    with pytest.raises(UsageError, match=r"state.json is not as it was written: its SHA-256 differs"):
         load_checkpoint(tmp_path)

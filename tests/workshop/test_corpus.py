@@ -24,7 +24,7 @@ from gpt_numpy.workshop.data import corpus, dataset
 from gpt_numpy.workshop.data.corpus import Synthetic, TextFile, find_corpus
 from gpt_numpy.workshop.data.dataset import encode_corpus, read_stats, train_tokenizer
 from gpt_numpy.workshop.data.tokenizer import CharTokenizer
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from tests.support import ROOT
 from tests.support.runs import Train
 
@@ -100,7 +100,7 @@ def test_synthetic_by_name_needs_no_network_and_prints_nothing(console: Console)
 
 
 def test_failed_download_of_named_shakespeare_is_an_error(console: Console) -> None:
-    with pytest.raises(WrongUse, match=r"could not be read.*--data"):
+    with pytest.raises(UsageError, match=r"could not be read.*--data"):
         find_corpus("shakespeare", console)
 
 
@@ -119,7 +119,7 @@ def test_failed_download_of_named_shakespeare_is_an_error(console: Console) -> N
 )
 def test_invalid_file_is_a_one_line_error(content: bytes, message: str, tmp_path: Path, console: Console) -> None:
     path = written(tmp_path / "bad.txt", content)
-    with pytest.raises(WrongUse, match=f"bad.txt {message}") as raised:
+    with pytest.raises(UsageError, match=f"bad.txt {message}") as raised:
         read_stats(TextFile(path), console)
     assert "\n" not in str(raised.value)
 
@@ -131,7 +131,7 @@ def test_missing_file_and_folder_without_text_are_refused(tmp_path: Path, consol
         ("gone.txt", "gone.txt cannot be read: No such file"),
         ("", "has no text in it: no .txt file"),
     ):
-        with pytest.raises(WrongUse, match=message):
+        with pytest.raises(UsageError, match=message):
             find_corpus(str(tmp_path / name), console)
 
 
@@ -154,14 +154,14 @@ def test_several_files_are_one_text_each_on_a_new_line(
 
 def test_invalid_byte_is_reported_with_its_offset_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "CHUNK", 5)
-    with pytest.raises(WrongUse, match="zero byte at 9"):
+    with pytest.raises(UsageError, match="zero byte at 9"):
         list(TextFile(written(tmp_path / "a", b"text text\0text")).chunks())
-    with pytest.raises(WrongUse, match="near byte 11"):
+    with pytest.raises(UsageError, match="near byte 11"):
         list(TextFile(written(tmp_path / "b", b"caf caf caf\xe9 au")).chunks())
 
 
 def test_byte_order_mark_alone_is_empty(tmp_path: Path, console: Console) -> None:
-    with pytest.raises(WrongUse, match="is empty"):
+    with pytest.raises(UsageError, match="is empty"):
         read_stats(TextFile(written(tmp_path / "bom.txt", b"\xef\xbb\xbf")), console)
 
 
@@ -318,7 +318,7 @@ def test_slow_download_times_out(serve: Serve, console: Console, monkeypatch: py
 
 def test_truncated_download_is_refused(serve: Serve, console: Console) -> None:
     serve(200, PLAY.encode()[:1000], **{"Content-Length": str(len(PLAY.encode()))})
-    with pytest.raises(WrongUse, match=r"could not be read|SHA-256 differs"):
+    with pytest.raises(UsageError, match=r"could not be read|SHA-256 differs"):
         find_corpus("shakespeare", console)
 
 
@@ -440,7 +440,7 @@ def test_truncated_token_cache_is_rebuilt(tmp_path: Path, console: Console, monk
 def test_failed_encoding_leaves_no_cache(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset, "IN_MEMORY", 0)
     file = TextFile(written(tmp_path / "text", "ab" * 50))
-    with pytest.raises(WrongUse, match="is not among the 1 characters"):
+    with pytest.raises(UsageError, match="is not among the 1 characters"):
         encode_corpus(file, read_stats(file, console), CharTokenizer("a"), console)
     assert list((tmp_path / "cache").iterdir()) == []
 

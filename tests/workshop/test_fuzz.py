@@ -25,7 +25,7 @@ from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.corpus import TextFile
 from gpt_numpy.workshop.data.dataset import encode_corpus, read_stats
 from gpt_numpy.workshop.data.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, tokenizer_from
-from gpt_numpy.workshop.errors import RunFailed, WrongUse
+from gpt_numpy.workshop.errors import RunFailed, UsageError
 from gpt_numpy.workshop.generate import Sampling, generate
 from gpt_numpy.workshop.report.report import write_report
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, load_checkpoint
@@ -49,14 +49,14 @@ def used_or_refused(kind: str) -> Iterator[None]:
     """The body succeeds or raises one of our one-line errors."""
     try:
         yield
-    except (WrongUse, RunFailed):
+    except (UsageError, RunFailed):
         REPORT.add_input(kind, refused=True)
     else:
         REPORT.add_input(kind, refused=False)
 
 
 def test_error_message_is_always_one_line() -> None:
-    assert str(WrongUse("a\nb\r\nc\x85d\u2028e\x1cf")) == "a b c d e f"
+    assert str(UsageError("a\nb\r\nc\x85d\u2028e\x1cf")) == "a b c d e f"
     assert len(str(RunFailed("x" * 100_000))) < 1010
 
 
@@ -207,7 +207,7 @@ def test_random_tokenizer_files(data: bytes) -> None:
         try:
             tokenizer = tokenizer_from(data)
         except ValueError as error:
-            raise WrongUse(str(error)) from None
+            raise UsageError(str(error)) from None
         encodes(tokenizer, "to be")
 
 

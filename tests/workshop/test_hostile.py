@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from gpt_numpy.cli import CLI as BY_HAND
 from gpt_numpy.workshop.cli.main import run
 from gpt_numpy.workshop.data.tokenizer import BPETokenizer, tokenizer_from
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.runs.checkpoint import Damaged, load_checkpoint
 from gpt_numpy.workshop.runs.run_dir import RunDir
 from gpt_torch.cli import CLI as IN_TORCH
@@ -320,12 +320,12 @@ def test_truncation_and_padding_of_tokenizer_are_ignored(kept: dict[str, Any]) -
 def test_tokenizer_failure_is_an_error_message() -> None:
     model = {"type": "BPE", "vocab": {"a": 0}, "merges": [], "unk_token": "nope"}
     tokenizer = tokenizer_from(json.dumps({"version": "1.0", "added_tokens": [], "model": model}).encode())
-    with pytest.raises(WrongUse, match="the tokenizer says"):
+    with pytest.raises(UsageError, match="the tokenizer says"):
         tokenizer.encode("b")
 
 
 def test_surrogate_in_tokenizer_is_refused() -> None:
-    with pytest.raises(WrongUse, match=r"U\+D800\) is half of a surrogate pair"):
+    with pytest.raises(UsageError, match=r"U\+D800\) is half of a surrogate pair"):
         tokenizer_from(b'{"kind": "char", "characters": "a\\ud800"}')
 
 

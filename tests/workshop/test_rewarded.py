@@ -14,7 +14,7 @@ from gpt_numpy.cli import CLI as BY_HAND
 from gpt_numpy.engine import Engine as NumpyEngine
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
 from gpt_numpy.workshop.cli.main import run
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.runs.run_dir import RunDir
 from gpt_numpy.workshop.tune import grpo
 from gpt_numpy.workshop.tune.grpo import diagnose
@@ -206,12 +206,12 @@ def test_weights_of_tokens_count_the_answers_alone_and_not_their_lengths(folder:
         patch.setattr(grpo, "Rollouts", noted)
         assert tune(BY_HAND, "grpo", "a", "--steps", "4", "--no-normalize", "--kl", "0.5") == 0
     for batch in seen:
-        counted = batch.kl_weights > 0
-        N = counted.sum()
-        np.testing.assert_allclose(batch.kl_weights[counted], 0.5 / N, 1e-6)
-        assert not batch.weights[~counted].any()
-        assert not counted[:, :3].any()  # prompts have four tokens
-        for weights, mask in zip(batch.weights, counted, strict=True):
+        answer_mask = batch.kl_weights > 0
+        N = answer_mask.sum()
+        np.testing.assert_allclose(batch.kl_weights[answer_mask], 0.5 / N, 1e-6)
+        assert not batch.weights[~answer_mask].any()
+        assert not answer_mask[:, :3].any()  # prompts have four tokens
+        for weights, mask in zip(batch.weights, answer_mask, strict=True):
             assert len(set(weights[mask].tolist())) == 1  # each token of an answer counts the same, in short ones too
 
 
@@ -423,7 +423,7 @@ def test_resume_with_other_updates_ends_where_it_should(folder: Path) -> None:
 
 def test_reward_that_fails_in_a_sample_loses_no_evaluation(folder: Path) -> None:
     def fails(*_: Any) -> str:
-        raise WrongUse("--reward: it failed")
+        raise UsageError("--reward: it failed")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grpo.GRPO, "sample", fails)

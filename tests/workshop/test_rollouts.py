@@ -13,14 +13,14 @@ import pytest
 from gpt_numpy import GPTConfig
 from gpt_numpy.workshop.data.tokenizer import CharTokenizer
 from gpt_numpy.workshop.engine import Rollouts
-from gpt_numpy.workshop.errors import RunFailed, WrongUse
+from gpt_numpy.workshop.errors import RunFailed, UsageError
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.train.ensemble import log_softmax
 from gpt_numpy.workshop.tune import sums
 from gpt_numpy.workshop.tune.dpo import answer_in_file
 from gpt_numpy.workshop.tune.grpo import advantages
 from gpt_numpy.workshop.tune.rewards import find_reward
-from gpt_numpy.workshop.tune.rollouts import Answers, Drawing, draw, ends_of, prompts_of, share_of_words
+from gpt_numpy.workshop.tune.rollouts import Answers, RolloutSettings, draw_answers, ends_of, prompts_of, share_of_words
 from tests.support.engines import ENGINES
 
 TOKENIZER = CharTokenizer("\nabcdefgh")
@@ -77,7 +77,7 @@ def test_reward_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("half", "it returned np.float16(inf)"),
         ("silent", "it returned a Silent that cannot be shown"), ("mute", "Silent: a Silent that cannot be shown"),
     ):  # fmt: skip
-        with pytest.raises(WrongUse, match=f"^--reward mine.py:{name}: .*{re.escape(reason)}") as error:
+        with pytest.raises(UsageError, match=f"^--reward mine.py:{name}: .*{re.escape(reason)}") as error:
             find_reward(f"mine.py:{name}")("", "xy")
         assert "\n" not in str(error.value)
 
@@ -95,7 +95,7 @@ def test_unknown_reward(name: str, reason: str, tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     for file, content in (("empty", "f = 1"), ("wrong", "def"), ("raises", "raise ValueError")):
         (tmp_path / f"{file}.py").write_text(content, encoding="utf-8")
-    with pytest.raises(WrongUse, match=re.escape(reason)):
+    with pytest.raises(UsageError, match=re.escape(reason)):
         find_reward(name)
 
 
@@ -122,32 +122,32 @@ def data_of(training: str, validation: str) -> Any:
 
 def test_prompts_are_the_ends_of_the_lines_that_are_long_enough() -> None:
     data = data_of("abcd\nab\n\nabc\nhgfedc\nabcd", "dcba\nabc\n")
-    prompts = prompts_of(Drawing("-", prompt_length=4, answer_length=9), data, TOKENIZER, 12)
+    prompts = prompts_of(RolloutSettings("-", prompt_length=4, answer_length=9), data, TOKENIZER, 12)
     decoded = [[TOKENIZER.decode(list(prompt)) for prompt in part] for part in (prompts.training, prompts.validation)]
     assert decoded == [[b"bcd\n", b"abc\n", b"edc\n"], [b"cba\n", b"abc\n"]]
     assert (len(prompts.training), prompts.about) == (3, "the lines of a text")
-    with pytest.raises(WrongUse, match="--answer-length 10: with a prompt of 4 tokens an answer may have 9"):
-        prompts_of(Drawing("-", prompt_length=4, answer_length=10), data, TOKENIZER, 12)
-    with pytest.raises(WrongUse, match="too few prompts in the lines of a text"):
-        prompts_of(Drawing("-", prompt_length=6, answer_length=1), data, TOKENIZER, 12)
+    with pytest.raises(UsageError, match="--answer-length 10: with a prompt of 4 tokens an answer may have 9"):
+        prompts_of(RolloutSettings("-", prompt_length=4, answer_length=10), data, TOKENIZER, 12)
+    with pytest.raises(UsageError, match="too few prompts in the lines of a text"):
+        prompts_of(RolloutSettings("-", prompt_length=6, answer_length=1), data, TOKENIZER, 12)
 
 
 def test_prompts_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text("".join(f'{{"prompt": "{"abcdefgh"[n % 8]}", "other": 1}}\n' for n in range(20)), encoding="utf-8")
-    prompts = prompts_of(Drawing("-", prompts=str(path), answer_length=9), data_of("", ""), TOKENIZER, 12)
+    prompts = prompts_of(RolloutSettings("-", prompts=str(path), answer_length=9), data_of("", ""), TOKENIZER, 12)
     assert [*prompts.training, *prompts.validation] == [[1 + n % 8] for n in range(20)]
     assert (len(prompts.training), prompts.about) == (18, "p.jsonl")
     path.write_text('{"prompt": 1}\n', encoding="utf-8")
-    with pytest.raises(WrongUse, match=re.escape('p.jsonl, line 1: it is not {"prompt": "..."}')):
-        prompts_of(Drawing("-", prompts=str(path)), data_of("", ""), TOKENIZER, 12)
+    with pytest.raises(UsageError, match=re.escape('p.jsonl, line 1: it is not {"prompt": "..."}')):
+        prompts_of(RolloutSettings("-", prompts=str(path)), data_of("", ""), TOKENIZER, 12)
 
 
 def test_what_ends_an_answer() -> None:
     assert ends_of(TOKENIZER, "\n").nonzero()[0].tolist() == [0]
     assert not ends_of(TOKENIZER, "").any()
     for wrong, reason in (("z", "is in no token of the model"), ("ab", "several tokens may share such a text")):
-        with pytest.raises(WrongUse, match=f"--stop '{wrong}'.*{reason}"):
+        with pytest.raises(UsageError, match=f"--stop '{wrong}'.*{reason}"):
             ends_of(TOKENIZER, wrong)
 
     class Ending(CharTokenizer):
@@ -168,31 +168,34 @@ def test_share_of_known_words() -> None:
 def test_answers_are_drawn_from_what_the_model_predicts(name: str) -> None:
     """Prompts of several lengths together, with a cache, give what the model says of each alone, without one."""
     engine = engine_of(name)
-    answers = draw(engine, PROMPTS, TOKENIZER, "\n", 8, seed=3)
+    answers = draw_answers(engine, PROMPTS, TOKENIZER, "\n", 8, seed=3)
     assert {len(text) for text in answers.texts} != {8}  # some were ended
     log_p = log_softmax(engine.logits(answers.ids).astype(np.float64))
     np.testing.assert_allclose(
-        answers.log_p, np.take_along_axis(log_p, answers.targets[..., None], -1)[..., 0] * answers.counted, 1e-4, 1e-5
+        answers.log_p,
+        np.take_along_axis(log_p, answers.targets[..., None], -1)[..., 0] * answers.answer_mask,
+        1e-4,
+        1e-5,
     )
-    entropy = -(np.exp(log_p) * log_p).sum(-1) * answers.counted
+    entropy = -(np.exp(log_p) * log_p).sum(-1) * answers.answer_mask
     np.testing.assert_allclose(answers.entropy, entropy, 1e-4, 1e-5)
     for row, prompt in enumerate(PROMPTS):
-        counted = np.flatnonzero(answers.counted[row])
-        drawn = answers.targets[row, counted].tolist()
-        assert counted.tolist() == list(range(len(prompt) - 1, len(prompt) - 1 + len(drawn)))
+        answer_mask = np.flatnonzero(answers.answer_mask[row])
+        drawn = answers.targets[row, answer_mask].tolist()
+        assert answer_mask.tolist() == list(range(len(prompt) - 1, len(prompt) - 1 + len(drawn)))
         assert answers.ids[row, : len(prompt)].tolist() == prompt
         assert answers.ended[row] == (drawn[-1] == 0)
         assert 0 not in drawn[:-1]
         assert len(drawn) == 8 or answers.ended[row]
         assert answers.texts[row].encode() == TOKENIZER.decode(drawn).rstrip(b"\n")
         assert answers.prompts[row].encode() == TOKENIZER.decode(prompt)
-    assert answers.lengths.tolist() == answers.counted.sum(1).tolist()
-    assert answers.ids.shape[1] == int(np.flatnonzero(answers.counted.any(0))[-1]) + 1
+    assert answers.lengths.tolist() == answers.answer_mask.sum(1).tolist()
+    assert answers.ids.shape[1] == int(np.flatnonzero(answers.answer_mask.any(0))[-1]) + 1
 
 
 def test_model_may_have_more_tokens_than_its_tokenizer() -> None:
     engine = engine_of("numpy", replace(CONFIG, vocab_size=12), scale=0.0)
-    answers = draw(engine, [[4, 5]] * 50, TOKENIZER, "\n", 8, seed=3)
+    answers = draw_answers(engine, [[4, 5]] * 50, TOKENIZER, "\n", 8, seed=3)
     assert answers.targets.max() > 8
     assert any(answers.ended)
 
@@ -209,8 +212,8 @@ def test_only_answers_that_a_text_can_hold_become_pairs() -> None:
 
     def answers(*tokens: int) -> Answers:
         ids, count = np.array([[97, *tokens[:-1]]]), len(tokens)
-        counted, none = np.ones((1, count), bool), np.zeros((1, count), np.float32)
-        return Answers(ids, np.array([tokens]), counted, none, none, ["a"], [""], np.ones(1, bool))
+        answer_mask, none = np.ones((1, count), bool), np.zeros((1, count), np.float32)
+        return Answers(ids, np.array([tokens]), answer_mask, none, none, ["a"], [""], np.ones(1, bool))
 
     tokenizer = Halves("ab")
     assert answer_in_file(answers(98, 10), 0, tokenizer) == "b\n"
@@ -223,19 +226,19 @@ def test_only_answers_that_a_text_can_hold_become_pairs() -> None:
 
 
 def test_both_engines_draw_the_same() -> None:
-    found = [draw(engine_of(name), PROMPTS, TOKENIZER, "\n", 8, seed=5) for name in ENGINES]
+    found = [draw_answers(engine_of(name), PROMPTS, TOKENIZER, "\n", 8, seed=5) for name in ENGINES]
     assert found[0].texts == found[1].texts
-    assert found[0].texts != draw(engine_of("numpy"), PROMPTS, TOKENIZER, "\n", 8, seed=6).texts
+    assert found[0].texts != draw_answers(engine_of("numpy"), PROMPTS, TOKENIZER, "\n", 8, seed=6).texts
 
 
 @each_engine
 def test_each_token_is_drawn_as_often_as_it_is_likely(name: str) -> None:
     engine, count = engine_of(name), 4000
-    answers = draw(engine, [[4, 5]] * count, TOKENIZER, "", 1, seed=0)
+    answers = draw_answers(engine, [[4, 5]] * count, TOKENIZER, "", 1, seed=0)
     found = np.bincount(answers.targets[:, 1], minlength=9) / count
     p = np.exp(log_softmax(engine.logits(np.array([[4, 5]]))[0, -1].astype(np.float64)))
     assert (np.abs(found - p) < 4.0 * np.sqrt(p * (1.0 - p) / count)).all()
-    greedy = draw(engine, [[4, 5]] * 2, TOKENIZER, "", 1, seed=0, greedy=True)
+    greedy = draw_answers(engine, [[4, 5]] * 2, TOKENIZER, "", 1, seed=0, greedy=True)
     assert greedy.targets[:, 1].tolist() == [p.argmax()] * 2
 
 
@@ -243,7 +246,7 @@ def test_drawing_refuses_logits_that_are_not_finite() -> None:
     engine = engine_of("numpy")
     engine.load({name: weight * np.float32(np.nan) for name, weight in engine.weights().items()}, {}, 0)
     with pytest.raises(RunFailed, match="the logits of the model are not finite"):
-        draw(engine, PROMPTS, TOKENIZER, "\n", 8, seed=3)
+        draw_answers(engine, PROMPTS, TOKENIZER, "\n", 8, seed=3)
 
 
 # ---- the policy gradient ----------------------------------------------------------------------------------------
@@ -261,7 +264,7 @@ def test_policy_gradient_of_samples_is_unbiased(name: str) -> None:
     expected = (G - 1) / G * p * (rewards - p @ rewards)
     found = []
     for seed in range(50):
-        answers = draw(engine, [prompt] * (G * groups), TOKENIZER, "", 1, seed)
+        answers = draw_answers(engine, [prompt] * (G * groups), TOKENIZER, "", 1, seed)
         A = advantages(rewards[answers.targets[:, 1]].reshape(groups, G), normalize=False).reshape(-1, 1)
         found.append(-(A * (p - np.eye(9)[answers.targets[:, 1]])).mean(0))  # - A (p - onehot) / N: uphill
     error = np.std(found, 0, ddof=1) / np.sqrt(len(found))

@@ -13,7 +13,7 @@ from gpt_numpy.workshop.data.tokenizer import (
     smallest_dtype,
     tokenizer_from,
 )
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.generate import decode_stream
 
 ANY_TEXT = text(characters(exclude_categories=["Cs"]))  # everything that UTF-8 can encode
@@ -43,7 +43,7 @@ def test_ids_use_the_smallest_dtype(size: int, dtype: type) -> None:
 
 @pytest.mark.parametrize("unknown", ["é", "A", "\0", "\U0010ffff", "b", "\udcff"])
 def test_unknown_character_is_named(unknown: str) -> None:
-    with pytest.raises(WrongUse, match=rf"U\+{ord(unknown):04X}.* is not among the 2 characters"):
+    with pytest.raises(UsageError, match=rf"U\+{ord(unknown):04X}.* is not among the 2 characters"):
         CharTokenizer("ac").encode("aca" + unknown + "c")
 
 
@@ -140,5 +140,5 @@ def test_characters_are_counted_without_decoding(text: str) -> None:
 
 
 def test_bpe_needs_at_least_256_tokens() -> None:
-    with pytest.raises(WrongUse, match=r"--vocab-size 255: .* at least 256"):
+    with pytest.raises(UsageError, match=r"--vocab-size 255: .* at least 256"):
         BPETokenizer.train(iter([PLAY]), 255)

@@ -18,7 +18,7 @@ from gpt_numpy.workshop.cli.engine_cli import EngineCLI
 from gpt_numpy.workshop.cli.main import run
 from gpt_numpy.workshop.data.tokenizer import CharTokenizer
 from gpt_numpy.workshop.engine import Batch
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.run_dir import RunDir
 from gpt_numpy.workshop.train.ensemble import Ensemble
@@ -113,7 +113,7 @@ def test_empty_prompt_is_a_newline_and_an_end_token_ends_an_answer(tmp_path: Pat
 def test_wrong_line_is_named(line: str, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(f'{{"prompt": "abcd", "answer": "efghi"}}\n{line}\n', encoding="utf-8")
-    with pytest.raises(WrongUse, match=f"{re.escape(str(path))}, line 2: .*{re.escape(reason)}"):
+    with pytest.raises(UsageError, match=f"{re.escape(str(path))}, line 2: .*{re.escape(reason)}"):
         read_lines(path, PAIR, CHARACTERS, 8)
 
 
@@ -122,9 +122,9 @@ def test_files_that_are_no_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("gpt_numpy.workshop.tune.jsonl.MAX_SIZE", 100)
     (tmp_path / "large").write_bytes(b" " * 101)
     for name, reason in (("none", "cannot be read"), ("binary", "utf-8"), ("large", "larger than"), ("", "not a file")):
-        with pytest.raises(WrongUse, match=reason):
+        with pytest.raises(UsageError, match=reason):
             read_lines(tmp_path / name, PAIR, CHARACTERS, 8)
-    with pytest.raises(WrongUse, match="needs at least two pairs"):
+    with pytest.raises(UsageError, match="needs at least two pairs"):
         FineTuning(
             read_lines(write_pairs(tmp_path / "one.jsonl", PAIRS[:1]), PAIR, CHARACTERS, 8), Recipe(), CHARACTERS
         )
@@ -143,9 +143,9 @@ def test_batch_counts_the_tokens_of_answers_alone(tmp_path: Path) -> None:
     assert found.ids.shape == found.targets.shape == found.weights.shape == (3, 4)
     seen = {}
     for ids, targets, weights in zip(found.ids, found.targets, found.weights, strict=True):
-        counted = weights > 0
-        learned = CHARACTERS.decode(targets[counted].tolist())
-        seen[learned] = CHARACTERS.decode(ids[: counted.nonzero()[0][0] + 1].tolist())  # what stands before it
+        answer_mask = weights > 0
+        learned = CHARACTERS.decode(targets[answer_mask].tolist())
+        seen[learned] = CHARACTERS.decode(ids[: answer_mask.nonzero()[0][0] + 1].tolist())  # what stands before it
     assert seen == {b"cde": b"ab", b"gh": b"f", b"j": b"i"}
     assert set(found.weights.flatten().tolist()) == {0.0, float(np.float32(1 / 6))}
 

@@ -11,7 +11,7 @@ from gpt_numpy.workshop.cli.engine_cli import EngineCLI, add_engine_flags
 from gpt_numpy.workshop.cli.flags import Flags, Parser, add_data_flag, add_fields, build, override, pick
 from gpt_numpy.workshop.cli.generate import add_which_checkpoint, checkpoints_digest, load_engines
 from gpt_numpy.workshop.cli.run import (
-    Material,
+    RunInputs,
     RunSpec,
     add_run_flags,
     check_memory,
@@ -20,11 +20,10 @@ from gpt_numpy.workshop.cli.run import (
     settings_of,
     train_run,
 )
-from gpt_numpy.workshop.cli.train import dataset_of
-from gpt_numpy.workshop.cli.train import material_of as text_material
+from gpt_numpy.workshop.cli.train import dataset_of, text_inputs
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.dataset import Dataset
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State, load_checkpoint
 from gpt_numpy.workshop.runs.run_dir import find_run_dir
@@ -55,20 +54,20 @@ def distill(cli: EngineCLI, arguments: Sequence[str]) -> int:
     flags = parser.flags(arguments)
     console = Console()
 
-    def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
+    def make_inputs(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> RunInputs:
         folders = checkpoint.state.tuned_on.split("\n")
         teachers = teachers_of(flags) if "teacher" in flags else [load_checkpoint(Path(folder)) for folder in folders]
         with cli.processes.local_first():
             data = dataset_of(checkpoint, flags.get("data"), console)
         settings = settings_of(DistillSettings, flags, checkpoint)
-        return material_of_teachers(cli, teachers, settings, data, recipe, config, options)
+        return teacher_inputs(cli, teachers, settings, data, recipe, config, options)
 
-    return train_run(cli, flags, console, "distill", lambda stack: student_run(cli, flags, console, stack), learn)
+    return train_run(cli, flags, console, "distill", lambda stack: student_run(cli, flags, console, stack), make_inputs)
 
 
 def student_run(cli: EngineCLI, flags: Flags, console: Console, stack: ExitStack) -> RunSpec:
     if "teacher" not in flags:
-        raise WrongUse(f"--teacher is missing: the folder of a run; see {cli.name} tune distill --help")
+        raise UsageError(f"--teacher is missing: the folder of a run; see {cli.name} tune distill --help")
     options, settings = cli.parse_options(flags), build(DistillSettings, pick(DistillSettings, flags))
     preset = PRESETS[flags.get("preset", cli.default_preset(options))]
     teachers = teachers_of(flags)
@@ -79,24 +78,24 @@ def student_run(cli: EngineCLI, flags: Flags, console: Console, stack: ExitStack
     run_dir = open_run_dir(cli, flags, "distill", stack)
     with cli.processes.local_first():
         data = dataset_of(first, flags.get("data"), console)
-    material = material_of_teachers(cli, teachers, settings, data, recipe, config, options)
-    state = State(config, recipe, method="distill", **material.in_state, engine_options=saved_options(cli, flags))
-    return RunSpec(run_dir, state, options, material)
+    inputs = teacher_inputs(cli, teachers, settings, data, recipe, config, options)
+    state = State(config, recipe, method="distill", **inputs.in_state, engine_options=saved_options(cli, flags))
+    return RunSpec(run_dir, state, options, inputs)
 
 
 def teachers_of(flags: Flags) -> list[Checkpoint]:
     return [find_run_dir(name).checkpoint(flags["checkpoint"]) for name in flags["teacher"]]
 
 
-def material_of_teachers(
+def teacher_inputs(
     cli: EngineCLI, teachers: Sequence[Checkpoint], settings: DistillSettings, data: Dataset, recipe: Recipe,
     config: GPTConfig, options: Any,
-) -> Material:  # fmt: skip
+) -> RunInputs:  # fmt: skip
     ensemble = Ensemble(load_engines(cli, teachers, options))
     if config.block_size > ensemble.config.block_size:
-        raise WrongUse(f"--block-size {config.block_size}: the teachers read {ensemble.config.block_size} tokens")
+        raise UsageError(f"--block-size {config.block_size}: the teachers read {ensemble.config.block_size} tokens")
     tokenizer = teachers[0].tokenizer
-    text = text_material(data, tokenizer, recipe, config)
+    text = text_inputs(data, tokenizer, recipe, config)
     task = Distillation(data, tokenizer, recipe, config.block_size, ensemble, settings.temperature)
     about = [text.about, *(f"teacher: {teacher.folder}, step {teacher.state.step}" for teacher in teachers)]
     in_state = {

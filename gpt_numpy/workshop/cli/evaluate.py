@@ -12,7 +12,7 @@ from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.corpus import SHA256
 from gpt_numpy.workshop.data.dataset import Dataset
 from gpt_numpy.workshop.engine import Engine
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.report.claims import Evidence, claims, samples, table
 from gpt_numpy.workshop.rng import EVALUATIONS
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint
@@ -24,8 +24,8 @@ from gpt_numpy.workshop.tune.rewards import Reward, find_reward
 from gpt_numpy.workshop.tune.rollouts import (
     ROWS,
     Answers,
-    Drawing,
-    draw,
+    RolloutSettings,
+    draw_answers,
     known_words,
     prompts_of,
     rewards_of,
@@ -39,17 +39,17 @@ def evaluate_run(cli: EngineCLI, arguments: Sequence[str]) -> int:
     add_checkpoint_flags(parser)
     parser.add_argument("--ensemble", metavar="FOLDER", nargs="+", help="several runs: the mean of their probabilities")
     add_data_flag(parser, "evaluate on the validation part of another text")
-    add_fields(parser, "the reward of what it writes, with --reward", Drawing, {"": Drawing(group=8)})
+    add_fields(parser, "the reward of what it writes, with --reward", RolloutSettings, {"": RolloutSettings(group=8)})
     add_engine_flags(parser, cli)
     flags = parser.flags(arguments)
 
     console = Console()
-    drawing = build(Drawing, {"group": 8, **pick(Drawing, flags)}) if "reward" in flags else None
-    reward = find_reward(drawing.reward) if drawing else None
-    if not drawing and (given := pick(Drawing, flags)):
-        raise WrongUse(f"--{next(iter(given)).replace('_', '-')} goes with --reward")
-    if drawing and ("ensemble" in flags or cli.processes.size > 1):
-        raise WrongUse("--reward is for one model in one process")
+    settings = build(RolloutSettings, {"group": 8, **pick(RolloutSettings, flags)}) if "reward" in flags else None
+    reward = find_reward(settings.reward) if settings else None
+    if not settings and (given := pick(RolloutSettings, flags)):
+        raise UsageError(f"--{next(iter(given)).replace('_', '-')} goes with --reward")
+    if settings and ("ensemble" in flags or cli.processes.size > 1):
+        raise UsageError("--reward is for one model in one process")
     names = flags.get("ensemble", [flags["run"]])
     checkpoints = [find_run_dir(name).checkpoint(flags["checkpoint"]) for name in names]
     checkpoint, engines = checkpoints[0], load_engines(cli, checkpoints, cli.parse_options(flags))
@@ -74,32 +74,32 @@ def evaluate_run(cli: EngineCLI, arguments: Sequence[str]) -> int:
         console.say(f"least possible        {data.floor:.4f}{unit}")
     console.say(f"perplexity            {perplexity(loss):.3f}")
     console.say(f"bits per character    {bits(per_character):.3f}")
-    if drawing and reward:
-        _show_reward(engines[0], checkpoint, data, drawing, reward, console)
+    if settings and reward:
+        _show_reward(engines[0], checkpoint, data, settings, reward, console)
     return 0
 
 
 def _show_reward(
-    engine: Engine, checkpoint: Checkpoint, data: Dataset, drawing: Drawing, reward: Reward, console: Console
+    engine: Engine, checkpoint: Checkpoint, data: Dataset, settings: RolloutSettings, reward: Reward, console: Console
 ) -> None:
-    tokenizer, group = checkpoint.tokenizer, drawing.group
-    prompts = prompts_of(drawing, data, tokenizer, checkpoint.state.config.block_size)
-    some = sampled([*prompts.training, *prompts.validation] if drawing.prompts else prompts.validation, drawing)
+    tokenizer, group = checkpoint.tokenizer, settings.group
+    prompts = prompts_of(settings, data, tokenizer, checkpoint.state.config.block_size)
+    some = sampled([*prompts.training, *prompts.validation] if settings.prompts else prompts.validation, settings)
     random, greedy = list[Answers](), list[Answers]()
     at_once = max(1, ROWS // group)
     with console.bar("answering prompts", len(some)) as bar:
         for first in range(0, len(some), at_once):
             part = some[first : first + at_once]
-            end, length = drawing.end, drawing.answer_length
+            end, length = settings.end, settings.answer_length
             each = [prompt for prompt in part for _ in range(group)]
-            random.append(draw(engine, each, tokenizer, end, length, (0, first, EVALUATIONS)))
-            greedy.append(draw(engine, part, tokenizer, end, length, 0, greedy=True))
+            random.append(draw_answers(engine, each, tokenizer, end, length, (0, first, EVALUATIONS)))
+            greedy.append(draw_answers(engine, part, tokenizer, end, length, 0, greedy=True))
             bar.at(first + len(part))
     rewards = np.concatenate([rewards_of(answers, reward) for answers in random]).reshape(-1, group)
     likeliest = np.concatenate([rewards_of(answers, reward) for answers in greedy])
     words = share_of_words([text for answers in random for text in answers.texts], known_words(data, tokenizer))
     lengths = np.concatenate([answers.lengths for answers in random])
-    console.say(f"\nreward {drawing.reward}, {group} answers to each of {len(some):,} prompts of {prompts.about}")
+    console.say(f"\nreward {settings.reward}, {group} answers to each of {len(some):,} prompts of {prompts.about}")
     console.say(f"mean                  {rewards.mean():.3f}     (of a reward that is 0 or 1, the accuracy)")
     console.say(f"best of {group:<3}           {rewards.max(1).mean():.3f}")
     console.say(f"likeliest answer      {likeliest.mean():.3f}")
@@ -117,7 +117,7 @@ def check_claims(cli: EngineCLI, arguments: Sequence[str]) -> int:
     run_dir = find_run_dir(flags["run"])
     checkpoint = run_dir.checkpoint("latest")
     if checkpoint.state.method not in ("", "distill"):
-        raise WrongUse(f"{run_dir.folder} is a run of tune {checkpoint.state.method}; the claims are about train")
+        raise UsageError(f"{run_dir.folder} is a run of tune {checkpoint.state.method}; the claims are about train")
     data = dataset_of(checkpoint, flags.get("data"), console)
     evidence = Evidence(checkpoint.state, checkpoint.tokenizer, data, list(run_dir.records()))
     console.say(f"{run_dir.folder}, step {checkpoint.state.step:,}, on {data.name}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 
 T = TypeVar("T")
 Flags = dict[str, Any]  # those on the command line
@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         separator = "" if message.endswith("?") else ";"
-        raise WrongUse(f"{message.removeprefix('argument ')}{separator} see {self.prog} --help")
+        raise UsageError(f"{message.removeprefix('argument ')}{separator} see {self.prog} --help")
 
     def flags(self, arguments: Sequence[str]) -> Flags:
         """Those on the command line; no defaults of dataclasses."""
@@ -108,12 +108,12 @@ def pick(kind: type, flags: Flags) -> Flags:
 
 
 def build(kind: Callable[..., T], values: Flags) -> T:
-    """A dataclass; WrongUse for values that it refuses."""
+    """A dataclass; UsageError for values that it refuses."""
     try:
         return kind(**values)
     except ValueError as error:  # whose message begins with the name of the field
         name, _, rest = str(error).partition(" ")
-        raise WrongUse(f"--{name.replace('_', '-')} {rest}") from None
+        raise UsageError(f"--{name.replace('_', '-')} {rest}") from None
 
 
 def override(original: T, values: Flags) -> T:

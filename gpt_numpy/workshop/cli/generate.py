@@ -10,7 +10,7 @@ from gpt_numpy.workshop.cli.engine_cli import EngineCLI, add_engine_flags
 from gpt_numpy.workshop.cli.flags import Parser, add_fields, build, pick
 from gpt_numpy.workshop.console import Console, visible
 from gpt_numpy.workshop.engine import Engine
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.generate import Sampling, decode_stream, generate, stop_before, text_start
 from gpt_numpy.workshop.io import sha256
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint
@@ -39,9 +39,9 @@ def generate_text(cli: EngineCLI, arguments: Sequence[str]) -> int:
         ("num-samples", flags["num_samples"], 1),
     ):
         if number < least:
-            raise WrongUse(f"--{name} is at least {least}, not {number}")
+            raise UsageError(f"--{name} is at least {least}, not {number}")
     if flags.get("stop") == "":
-        raise WrongUse("--stop is a text of at least one character")
+        raise UsageError("--stop is a text of at least one character")
 
     checkpoint = find_run_dir(flags["run"]).checkpoint(flags["checkpoint"])
     prompt = [int(token) for token in checkpoint.tokenizer.encode(flags["prompt"])]
@@ -86,7 +86,7 @@ def load_engines(cli: EngineCLI, checkpoints: Sequence[Checkpoint], options: Any
     """An engine for each; all must have one vocabulary."""
     for other in checkpoints[1:]:
         if other.tokenizer.to_json() != checkpoints[0].tokenizer.to_json():
-            raise WrongUse(f"{other.folder} has other tokens than {checkpoints[0].folder}")
+            raise UsageError(f"{other.folder} has other tokens than {checkpoints[0].folder}")
     return [load_engine(cli, checkpoint, options) for checkpoint in checkpoints]
 
 

@@ -10,7 +10,7 @@ from gpt_numpy.workshop.cli.generate import generate_text
 from gpt_numpy.workshop.cli.train import train
 from gpt_numpy.workshop.cli.tune import tune
 from gpt_numpy.workshop.console import Console
-from gpt_numpy.workshop.errors import RunFailed, WrongUse
+from gpt_numpy.workshop.errors import RunFailed, UsageError
 
 COMMANDS = {
     "train": Command(train, {
@@ -42,12 +42,12 @@ def run(cli: EngineCLI, arguments: Sequence[str]) -> int:
             print(_help(cli, commands))
             return 0
         if arguments[0] not in commands:
-            raise WrongUse(f"{arguments[0]!r} is not one of {', '.join(commands)}; see {cli.name} --help")
+            raise UsageError(f"{arguments[0]!r} is not one of {', '.join(commands)}; see {cli.name} --help")
         command = commands[arguments[0]]
         if cli.processes.size > 1 and not command.distributed:
-            raise WrongUse(f"{arguments[0]} is for one process; start it without torchrun")
+            raise UsageError(f"{arguments[0]} is for one process; start it without torchrun")
         return command.run(cli, arguments[1:])
-    except WrongUse as error:
+    except UsageError as error:
         return _fail(cli, str(error), 2)
     except RunFailed as error:
         return _fail(cli, str(error), 1)

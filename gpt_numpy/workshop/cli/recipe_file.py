@@ -8,7 +8,7 @@ from typing import Any
 
 from gpt_numpy.workshop.cli.flags import Flags, Parser
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.io import read_limited
 from gpt_numpy.workshop.runs.checkpoint import State
 
@@ -23,9 +23,9 @@ def read_recipe(path: Path, parser: Parser) -> Flags:
             raise ValueError("config cannot be in it")
         return parser.flags([word for name, value in content.items() for word in _as_arguments(name, value)])
     except OSError as error:
-        raise WrongUse(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, WrongUse) as error:  # TOML and UTF-8 raise kinds of ValueError
-        raise WrongUse(f"{path}: {error}") from None
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, UsageError) as error:  # TOML and UTF-8 raise kinds of ValueError
+        raise UsageError(f"{path}: {error}") from None
 
 
 def _as_arguments(name: str, value: Any) -> list[str]:

@@ -16,7 +16,7 @@ from gpt_numpy.workshop.cli.flags import Flags, T, build, override, pick
 from gpt_numpy.workshop.cli.recipe_file import recipe_toml
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.engine import Engine
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.io import write_atomic
 from gpt_numpy.workshop.params import flops_per_token, parameter_count
 from gpt_numpy.workshop.recipes import Recipe
@@ -40,7 +40,7 @@ from gpt_numpy.workshop.train.trainer import Trainer
 
 
 @dataclass
-class Material:
+class RunInputs:
     """What a run learns, and what is said of it."""
 
     task: Task
@@ -59,23 +59,29 @@ class RunSpec:
     run_dir: RunDir
     state: State
     options: Any  # of the engine
-    material: Material
+    inputs: RunInputs
     checkpoint: Checkpoint | None = None  # to resume from
     base: Checkpoint | None = None  # whose weights it begins with
 
 
 REFERENCE = Path("checkpoints", "reference")  # in the run's folder
 Begin = Callable[[ExitStack], RunSpec]  # opens its folder before any work
-Learn = Callable[[Checkpoint, Recipe, GPTConfig, Any], Material]  # with the options of the engine
+MakeInputs = Callable[[Checkpoint, Recipe, GPTConfig, Any], RunInputs]  # with the options of the engine
 
 
 def train_run(
-    cli: EngineCLI, flags: Flags, console: Console, method: str, begin: Begin, learn: Learn, start: float | None = None
+    cli: EngineCLI,
+    flags: Flags,
+    console: Console,
+    method: str,
+    begin: Begin,
+    make_inputs: MakeInputs,
+    start: float | None = None,
 ) -> int:
     """Begin a run or resume one, and train it to its end; its time counts from `start`, or from the process's."""
     budget = TimeBudget(process_start() if start is None else start)
     with ExitStack() as stack:
-        spec = resumed_run(cli, flags, console, method, learn, stack) if flags.get("resume") else begin(stack)
+        spec = resumed_run(cli, flags, console, method, make_inputs, stack) if flags.get("resume") else begin(stack)
         _check_agreement(cli, spec)
         trainer = make_trainer(cli, spec, flags, console, budget)
         stop = trainer.train()
@@ -86,7 +92,7 @@ def train_run(
 
 
 def make_trainer(cli: EngineCLI, spec: RunSpec, flags: Flags, console: Console, budget: TimeBudget) -> Trainer:
-    folder, task, tokenizer = spec.run_dir.folder, spec.material.task, spec.material.task.tokenizer
+    folder, task, tokenizer = spec.run_dir.folder, spec.inputs.task, spec.inputs.task.tokenizer
     log = LOGGERS[flags["log"]](folder) if "log" in flags and cli.processes.first else None
     cli.check(spec.state.config, spec.options, console)
     engine = cli.engine(spec.state.config, spec.state.recipe, spec.options)
@@ -103,10 +109,10 @@ def make_trainer(cli: EngineCLI, spec: RunSpec, flags: Flags, console: Console, 
         spec.run_dir.truncate_to(records)
         recipe = "" if state.method else recipe_toml(cli.name, state, tokenizer)
         spec.run_dir.write_config(_config_json(cli, spec, engine), recipe)
-        for name, text in spec.material.files.items():
+        for name, text in spec.inputs.files.items():
             write_atomic(folder / name, text.encode("utf-8"))
-        if spec.base and spec.material.reference:
-            save_checkpoint(folder / REFERENCE, spec.material.reference, with_optimizer=False)
+        if spec.base and spec.inputs.reference:
+            save_checkpoint(folder / REFERENCE, spec.inputs.reference, with_optimizer=False)
     _show_start(spec, engine, console)
     budget.seconds["start"] = budget.total
     metrics = Metrics(task.tokens_per_step, task.characters_per_token, budget, records, task.loss_scale)
@@ -119,7 +125,7 @@ def _best_loss(run_dir: RunDir, state: State, console: Console) -> float:
     """Of checkpoints/best, which stays until a lower loss replaces it, although it may be of a later step."""
     try:
         best = read_state(run_dir.best)
-    except WrongUse:  # there is none, or it is damaged
+    except UsageError:  # there is none, or it is damaged
         return math.inf
     if best.step > state.step and best.best_loss is not None:
         console.say(f"checkpoints/best, of step {best.step}, stays until a loss is below {best.best_loss:.4f}", "dim")
@@ -128,7 +134,7 @@ def _best_loss(run_dir: RunDir, state: State, console: Console) -> float:
 
 def _show_start(spec: RunSpec, engine: Engine, console: Console) -> None:
     config, state = spec.state.config, spec.state
-    console.say(spec.material.about)
+    console.say(spec.inputs.about)
     if spec.checkpoint:
         console.say(f"resuming after step {state.step} of {state.recipe.steps}")
     console.say(
@@ -141,19 +147,19 @@ def _show_start(spec: RunSpec, engine: Engine, console: Console) -> None:
 
 def _config_json(cli: EngineCLI, spec: RunSpec, engine: Engine) -> Record:
     """What the run is, for people and for its report."""
-    state, tokenizer = spec.state, spec.material.task.tokenizer
+    state, tokenizer = spec.state, spec.inputs.task.tokenizer
     return {
         "command": f"{cli.name} tune {state.method}" if state.method else cli.name,
         "method": state.method,
-        "measure": spec.material.measure,
+        "measure": spec.inputs.measure,
         "tuning": dict(state.tuning),
         "engine": engine.describe(),
         "name": spec.run_dir.folder.resolve().name,
         "started": f"{datetime.now():%Y-%m-%dT%H:%M:%S}",
-        "corpus": spec.material.corpus,
+        "corpus": spec.inputs.corpus,
         "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size},
-        "characters_per_token": spec.material.task.characters_per_token,
-        "tokens_per_step": spec.material.task.tokens_per_step,
+        "characters_per_token": spec.inputs.task.characters_per_token,
+        "tokens_per_step": spec.inputs.task.tokens_per_step,
         "parameters": parameter_count(state.config),
         "threads": state.threads,
         "model": asdict(state.config),
@@ -165,11 +171,11 @@ def _config_json(cli: EngineCLI, spec: RunSpec, engine: Engine) -> Record:
 def _show_result(cli: EngineCLI, spec: RunSpec, trainer: Trainer) -> None:
     console, state, folder = trainer.console, trainer.state, spec.run_dir.folder
     if state.best_loss is not None:
-        console.say(spec.material.task.best(state.best_loss, state.best_step), "bold")
+        console.say(spec.inputs.task.best(state.best_loss, state.best_step), "bold")
     console.say(trainer.budget.line())
     if (warm := trainer.metrics.warm) and warm.tokens:
         flops, peak = warm.tokens_per_second * flops_per_token(state.config), trainer.engine.peak
-        speed = f"steps: {warm.tokens_per_second * spec.material.task.characters_per_token:,.0f} characters per second"
+        speed = f"steps: {warm.tokens_per_second * spec.inputs.task.characters_per_token:,.0f} characters per second"
         console.say(f"{speed}, {flops / 1e12:.3g} TFLOP/s{f', {flops / peak:.1%} of the peak' if peak else ''}")
     console.say(f"curves and samples: {folder / 'report.html'}")
     console.say(f"next: {cli.name} generate --run {shlex.quote(str(folder))}")
@@ -192,17 +198,19 @@ def open_run_dir(cli: EngineCLI, flags: Flags, name: str, stack: ExitStack) -> R
 
 
 def settings_of(kind: type[T], flags: Flags, checkpoint: Checkpoint) -> T:
-    """Of a run's method. A resumed run keeps its own, but for flags; WrongUse if they are of another version."""
+    """Of a run's method. A resumed run keeps its own, but for flags; UsageError if they are of another version."""
     saved = dict(checkpoint.state.tuning) if flags.get("resume") else {}
     if unknown := saved.keys() - pick(kind, saved).keys():
-        raise WrongUse(f"{checkpoint.folder} has settings that are not known here: {', '.join(sorted(unknown))}")
+        raise UsageError(f"{checkpoint.folder} has settings that are not known here: {', '.join(sorted(unknown))}")
     return build(kind, {**saved, **pick(kind, flags)})
 
 
-def resumed_run(cli: EngineCLI, flags: Flags, console: Console, method: str, learn: Learn, stack: ExitStack) -> RunSpec:
+def resumed_run(
+    cli: EngineCLI, flags: Flags, console: Console, method: str, make_inputs: MakeInputs, stack: ExitStack
+) -> RunSpec:
     """From its latest checkpoint, as if it had never stopped. Flags change its recipe."""
     if "preset" in flags:
-        raise WrongUse("--preset is for a run that begins; one that is resumed has its recipe")
+        raise UsageError("--preset is for a run that begins; one that is resumed has its recipe")
     run_dir = find_run_dir(flags.get("out", "latest"))
     if cli.processes.first:
         run_dir.lock()
@@ -211,26 +219,26 @@ def resumed_run(cli: EngineCLI, flags: Flags, console: Console, method: str, lea
     state = checkpoint.state
     if state.method != method:
         command = f"tune {state.method}" if state.method else "train"
-        raise WrongUse(f"{run_dir.folder} is a run of {cli.name} {command}; resume it with that")
+        raise UsageError(f"{run_dir.folder} is a run of {cli.name} {command}; resume it with that")
     _check_unchanged(run_dir.folder, state, flags)
     recipe, config = override(state.recipe, pick(Recipe, flags)), override(state.config, pick(GPTConfig, flags))
     check_memory(config, recipe)
     has_ended = any(record["kind"] == "end" for record in run_dir.records())
     if has_ended and state.step >= recipe.steps and state.last_eval_step == state.step:
-        raise WrongUse(
+        raise UsageError(
             f"{run_dir.folder} has done its {recipe.steps} steps; to train further, --steps {2 * recipe.steps}"
         )
     same_threads = {"threads": state.threads} if state.processes == cli.processes.size else {}  # bit for bit
     options = cli.parse_options({**state.engine_options, **same_threads, **flags})
-    material = learn(checkpoint, recipe, config, options)
-    if material.in_state.get("tuned_on_digest", "") != state.tuned_on_digest:
-        given = " and ".join(material.in_state["tuned_on"].split("\n"))
-        raise WrongUse(f"{given} is not what {run_dir.folder} was tuned on, or has changed since")
+    inputs = make_inputs(checkpoint, recipe, config, options)
+    if inputs.in_state.get("tuned_on_digest", "") != state.tuned_on_digest:
+        given = " and ".join(inputs.in_state["tuned_on"].split("\n"))
+        raise UsageError(f"{given} is not what {run_dir.folder} was tuned on, or has changed since")
     state = replace(
-        state, config=config, recipe=recipe, **material.in_state,
+        state, config=config, recipe=recipe, **inputs.in_state,
         engine_options={**state.engine_options, **saved_options(cli, flags)},
     )  # fmt: skip
-    return RunSpec(run_dir, state, options, material, checkpoint)
+    return RunSpec(run_dir, state, options, inputs, checkpoint)
 
 
 def _check_agreement(cli: EngineCLI, spec: RunSpec) -> None:
@@ -239,17 +247,17 @@ def _check_agreement(cli: EngineCLI, spec: RunSpec) -> None:
     cli.processes.check_agreement(
         "flags, files or the run's folder",
         f"{state.config} {state.recipe} {state.digest} {state.tuned_on_digest} {state.tuning} {state.step} "
-        f"{spec.material.task.tokenizer.to_json()} {source.digest if source else ''}",
+        f"{spec.inputs.task.tokenizer.to_json()} {source.digest if source else ''}",
     )
 
 
 def _check_unchanged(folder: Path, state: State, flags: Flags) -> None:
     for name, value in pick(GPTConfig, flags).items():
         if name != "dropout" and value != getattr(state.config, name):
-            raise WrongUse(f"{folder} is a model with {name} {getattr(state.config, name)}, which cannot change")
+            raise UsageError(f"{folder} is a model with {name} {getattr(state.config, name)}, which cannot change")
     for name, what in {"tokenizer": "has a {} tokenizer", "optimizer": "is trained by {}"}.items():
         if flags.get(name, getattr(state.recipe, name)) != getattr(state.recipe, name):
-            raise WrongUse(f"{folder} {what.format(getattr(state.recipe, name))}, which cannot change")
+            raise UsageError(f"{folder} {what.format(getattr(state.recipe, name))}, which cannot change")
 
 
 def saved_options(cli: EngineCLI, flags: Flags) -> Flags:
@@ -266,6 +274,6 @@ def check_memory(config: GPTConfig, recipe: Recipe) -> None:
         ("a batch of {:,} sequences", recipe.batch_size, 2 * 8 * recipe.batch_size * (config.block_size + 1)),
     ):
         if needed > has:
-            raise WrongUse(
+            raise UsageError(
                 f"{what.format(number)} takes {needed / 1e9:,.0f} GB and more; this machine has {has / 1e9:,.0f} GB"
             )

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from gpt_numpy.workshop.cli.flags import Flags
 from gpt_numpy.workshop.console import Console
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.io import parse_object, read_limited, write_atomic
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.checkpoint import read_state
@@ -30,12 +30,12 @@ MAX_SEEDS = 1000
 def train_seeds(count: int, preset: str, flags: Flags, train: Callable[[Flags], int], console: Console) -> int:
     """`train` does one run; the exit status is the first that is not 0."""
     if not 1 <= count <= MAX_SEEDS:
-        raise WrongUse(f"--seeds is from 1 to {MAX_SEEDS}, not {count}")
+        raise UsageError(f"--seeds is from 1 to {MAX_SEEDS}, not {count}")
     if flags.get("resume") and "out" not in flags:
-        raise WrongUse("--resume continues one run; with --seeds, name their folder with --out")
+        raise UsageError("--resume continues one run; with --seeds, name their folder with --out")
     folder = Path(flags.get("out", RUNS / f"{datetime.now():%Y-%m-%d-%H%M%S}-{preset}"))
     if RunDir(folder).has_checkpoint:
-        raise WrongUse(f"{folder} holds a run; give another folder for those of several seeds")
+        raise UsageError(f"{folder} holds a run; give another folder for those of several seeds")
     first = flags.get("seed", Recipe().seed)
     runs = {seed: RunDir(folder / f"seed-{seed}") for seed in range(first, first + count)}
     for seed, run in runs.items():
@@ -63,7 +63,7 @@ def has_ended(run: RunDir, steps: int) -> bool:
     """By itself, after at least so many steps, at the target, or without any more improvement."""
     try:
         state = read_state(run.latest)
-    except WrongUse:  # damaged, say
+    except UsageError:  # damaged, say
         return False
     is_done = state.step >= (steps or state.recipe.steps) or reason_to_end(state)
     return bool(is_done) and any(record["kind"] == "end" for record in run.records())

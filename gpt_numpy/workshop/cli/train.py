@@ -12,7 +12,7 @@ from gpt_numpy.workshop.cli.engine_cli import EngineCLI, add_engine_flags
 from gpt_numpy.workshop.cli.flags import Flags, Parser, add_data_flag, add_fields, override, pick
 from gpt_numpy.workshop.cli.recipe_file import read_recipe
 from gpt_numpy.workshop.cli.run import (
-    Material,
+    RunInputs,
     RunSpec,
     add_run_flags,
     check_memory,
@@ -25,7 +25,7 @@ from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.corpus import find_corpus
 from gpt_numpy.workshop.data.dataset import Dataset, encode_corpus, read_stats, train_tokenizer
 from gpt_numpy.workshop.data.tokenizer import Tokenizer, check_bpe
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
 from gpt_numpy.workshop.train.task import Pretraining
@@ -61,18 +61,18 @@ def train(cli: EngineCLI, arguments: Sequence[str]) -> int:
     if "seeds" not in flags:
         return train_once(cli, flags, console)
     if cli.processes.size > 1:
-        raise WrongUse("--seeds is for one process; start it without torchrun")
+        raise UsageError("--seeds is for one process; start it without torchrun")
     count, preset = flags.pop("seeds"), flags.get("preset", default_preset)
     return train_seeds(count, preset, flags, lambda own: train_once(cli, own, console, time.monotonic()), console)
 
 
 def train_once(cli: EngineCLI, flags: Flags, console: Console, start: float | None = None) -> int:
-    def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
+    def make_inputs(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> RunInputs:
         with cli.processes.local_first():
             data = dataset_of(checkpoint, flags.get("data"), console)
-        return material_of(data, checkpoint.tokenizer, recipe, config)
+        return text_inputs(data, checkpoint.tokenizer, recipe, config)
 
-    return train_run(cli, flags, console, "", lambda stack: new_run(cli, flags, console, stack), learn, start)
+    return train_run(cli, flags, console, "", lambda stack: new_run(cli, flags, console, stack), make_inputs, start)
 
 
 # ---- a run, from flags or from its folder -----------------------------------------------------------------------
@@ -93,37 +93,37 @@ def new_run(cli: EngineCLI, flags: Flags, console: Console, stack: ExitStack) ->
         tokenizer = train_tokenizer(recipe.tokenizer, vocab_size, corpus, stats, console)
         data = encode_corpus(corpus, stats, tokenizer, console)
     if tokenizer.kind == "char" and flags.get("vocab_size", tokenizer.vocab_size) != tokenizer.vocab_size:
-        raise WrongUse(
+        raise UsageError(
             f"--vocab-size {vocab_size}: the text has {tokenizer.vocab_size} different characters, and as many tokens; "
             "for another number, --tokenizer bpe"
         )
     config = replace(config, vocab_size=tokenizer.vocab_size)
     _check_length(data, config)
     check_memory(config, recipe)
-    material = material_of(data, tokenizer, recipe, config)
-    state = State(config, recipe, **material.in_state, engine_options=saved_options(cli, flags))
-    return RunSpec(run_dir, state, options, material)
+    inputs = text_inputs(data, tokenizer, recipe, config)
+    state = State(config, recipe, **inputs.in_state, engine_options=saved_options(cli, flags))
+    return RunSpec(run_dir, state, options, inputs)
 
 
-def material_of(data: Dataset, tokenizer: Tokenizer, recipe: Recipe, config: GPTConfig) -> Material:
+def text_inputs(data: Dataset, tokenizer: Tokenizer, recipe: Recipe, config: GPTConfig) -> RunInputs:
     stats = data.stats
     about = [f"text: {data.name}", f"{stats.characters:,} characters", f"{len(stats.alphabet)} different"]
     if tokenizer.kind != "char":
         about.append(f"in {len(data.train) + len(data.validation):,} tokens, {tokenizer.vocab_size:,} different")
     corpus = {"name": data.name, "characters": stats.characters, "digest": stats.digest, "floor": data.floor}
     task = Pretraining(data, tokenizer, recipe, config.block_size)
-    return Material(task, ", ".join(about), corpus, {"data": data.data, "digest": stats.digest})
+    return RunInputs(task, ", ".join(about), corpus, {"data": data.data, "digest": stats.digest})
 
 
 def dataset_of(checkpoint: Checkpoint, data: str | None, console: Console, may_differ: bool = False) -> Dataset:
     """The text that a model was trained on, from where it was or from --data; which may also be a different one."""
     state = checkpoint.state
     if not (data or state.data):
-        raise WrongUse(f"{checkpoint.folder} came without a text; give one by --data")
+        raise UsageError(f"{checkpoint.folder} came without a text; give one by --data")
     corpus = find_corpus(data or state.data, console)
     stats = read_stats(corpus, console)
     if state.digest not in (stats.digest, "") and not (may_differ and data):
-        raise WrongUse(f"{corpus.name} is not the text that {checkpoint.folder} was trained on; give that by --data")
+        raise UsageError(f"{corpus.name} is not the text that {checkpoint.folder} was trained on; give that by --data")
     found = encode_corpus(corpus, stats, checkpoint.tokenizer, console)
     _check_length(found, state.config)
     return found
@@ -131,7 +131,7 @@ def dataset_of(checkpoint: Checkpoint, data: str | None, console: Console, may_d
 
 def _check_length(data: Dataset, config: GPTConfig) -> None:
     if len(data.train) <= config.block_size or len(data.validation) < 2:
-        raise WrongUse(
+        raise UsageError(
             f"{data.name} is too short: {len(data.train)} tokens to train on, {len(data.validation)} for validation. A "
             f"window takes {config.block_size + 1}, validation 2; give more text or a smaller --block-size"
         )

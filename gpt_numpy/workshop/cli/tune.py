@@ -13,8 +13,8 @@ from gpt_numpy.workshop.cli.flags import Flags, Parser, add_data_flag, add_field
 from gpt_numpy.workshop.cli.generate import add_checkpoint_flags, load_engine
 from gpt_numpy.workshop.cli.run import (
     REFERENCE,
-    Learn,
-    Material,
+    MakeInputs,
+    RunInputs,
     RunSpec,
     add_run_flags,
     check_memory,
@@ -25,7 +25,7 @@ from gpt_numpy.workshop.cli.run import (
 )
 from gpt_numpy.workshop.cli.train import dataset_of
 from gpt_numpy.workshop.console import Console
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State, load_checkpoint
 from gpt_numpy.workshop.runs.run_dir import find_run_dir
@@ -56,7 +56,7 @@ def parser_of(cli: EngineCLI, method: str, about: str) -> tuple[Parser, Any]:
 
 
 def tune_run(
-    cli: EngineCLI, flags: Flags, method: str, defaults: Recipe, learn: Learn, dropout: float | None = None
+    cli: EngineCLI, flags: Flags, method: str, defaults: Recipe, make_inputs: MakeInputs, dropout: float | None = None
 ) -> int:
     """Begin from the weights of --run, which stays as it is, perhaps with another dropout; or resume."""
     console = Console()
@@ -70,12 +70,12 @@ def tune_run(
         check_memory(config, recipe)
         run_dir = open_run_dir(cli, flags, method, stack)
         console.say(f"from {base.folder}, step {base.state.step}")
-        material = learn(base, recipe, config, options)
-        in_state = {"data": base.state.data, "digest": base.state.digest, **material.in_state}
+        inputs = make_inputs(base, recipe, config, options)
+        in_state = {"data": base.state.data, "digest": base.state.digest, **inputs.in_state}
         state = State(config, recipe, method=method, **in_state, engine_options=saved_options(cli, flags))
-        return RunSpec(run_dir, state, options, material, base=base)
+        return RunSpec(run_dir, state, options, inputs, base=base)
 
-    return train_run(cli, flags, console, method, begin, learn)
+    return train_run(cli, flags, console, method, begin, make_inputs)
 
 
 def sft(cli: EngineCLI, arguments: Sequence[str]) -> int:
@@ -89,9 +89,9 @@ def sft(cli: EngineCLI, arguments: Sequence[str]) -> int:
     flags = parser.flags(arguments)
     begins = not flags.get("resume")
     if begins and "data" not in flags:
-        raise WrongUse(f"--data is missing: a file of pairs; see {cli.name} tune sft --help")
+        raise UsageError(f"--data is missing: a file of pairs; see {cli.name} tune sft --help")
 
-    def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
+    def make_inputs(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> RunInputs:
         path = Path(flags["data"] if begins else flags.get("data", checkpoint.state.tuned_on))
         pairs = read_lines(path, PAIR, checkpoint.tokenizer, config.block_size)
         task = FineTuning(pairs, recipe, checkpoint.tokenizer)
@@ -100,9 +100,9 @@ def sft(cli: EngineCLI, arguments: Sequence[str]) -> int:
         characters = sum(pair.characters for pair in pairs.items)
         corpus = {"name": path.name, "characters": characters, "digest": pairs.digest, "floor": None}
         in_state = {"tuned_on": str(path.resolve()), "tuned_on_digest": pairs.digest}
-        return Material(task, about, corpus, in_state)
+        return RunInputs(task, about, corpus, in_state)
 
-    return tune_run(cli, flags, "sft", OF_SFT, learn)
+    return tune_run(cli, flags, "sft", OF_SFT, make_inputs)
 
 
 def grpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
@@ -117,12 +117,12 @@ def grpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
     one_process(cli, "grpo")
     begins = not flags.get("resume")
     if begins and "reward" not in flags:
-        raise WrongUse(f"--reward is missing; see {cli.name} tune grpo --help")
+        raise UsageError(f"--reward is missing; see {cli.name} tune grpo --help")
 
-    def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
+    def make_inputs(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> RunInputs:
         settings = settings_of(GRPOSettings, flags, checkpoint).resolved()
         if not begins and "reward" not in flags and ".py:" in settings.reward:
-            raise WrongUse(f"--reward {settings.reward} is in a file, which is run only if you name it again")
+            raise UsageError(f"--reward {settings.reward} is in a file, which is run only if you name it again")
         base = checkpoint if begins else load_checkpoint(checkpoint.folder.parents[1] / REFERENCE)
         data = dataset_of(checkpoint, flags.get("data"), Console())
         prompts = prompts_of(settings, data, checkpoint.tokenizer, config.block_size)
@@ -137,14 +137,14 @@ def grpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
             "data": data.data, "digest": data.stats.digest, "tuned_on": settings.prompts,
             "tuned_on_digest": prompts.digest, "tuning": asdict(settings),
         }  # fmt: skip
-        return Material(task, about, corpus, in_state, measure="reward", reference=base)
+        return RunInputs(task, about, corpus, in_state, measure="reward", reference=base)
 
-    return tune_run(cli, flags, "grpo", OF_GRPO, learn, dropout=0.0)
+    return tune_run(cli, flags, "grpo", OF_GRPO, make_inputs, dropout=0.0)
 
 
 def one_process(cli: EngineCLI, method: str) -> None:
     if cli.processes.size > 1:
-        raise WrongUse(f"tune {method} draws answers in one process; start it without torchrun")
+        raise UsageError(f"tune {method} draws answers in one process; start it without torchrun")
 
 
 def dpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
@@ -163,13 +163,13 @@ def dpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
     flags = parser.flags(arguments)
     begins = not flags.get("resume")
     if begins and ("data" in flags) == ("reward" in flags):
-        raise WrongUse(f"either --data, a file of pairs, or --reward is needed; see {cli.name} tune dpo --help")
+        raise UsageError(f"either --data, a file of pairs, or --reward is needed; see {cli.name} tune dpo --help")
     of_reward = sorted(set(pick(DPOSettings, flags)) - {"beta"})
     if of_reward and not (begins and "reward" in flags):
         name = of_reward[0].replace("_", "-")
-        raise WrongUse(f"--{name} is for pairs that are made by --reward when a run begins")
+        raise UsageError(f"--{name} is for pairs that are made by --reward when a run begins")
 
-    def learn(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> Material:
+    def make_inputs(checkpoint: Checkpoint, recipe: Recipe, config: GPTConfig, options: Any) -> RunInputs:
         state, tokenizer, size = checkpoint.state, checkpoint.tokenizer, config.block_size
         settings = settings_of(DPOSettings, flags, checkpoint).resolved()
         run = checkpoint.folder.parents[1]
@@ -191,9 +191,9 @@ def dpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
         corpus = {"name": pairs.path.name, "digest": pairs.digest}
         in_state = {"tuned_on": place, "tuned_on_digest": pairs.digest, "tuning": asdict(settings)}
         about = f"preferences: {pairs.path.name}, {parts}"
-        return Material(task, about, corpus, in_state, files, "preferences", base)
+        return RunInputs(task, about, corpus, in_state, files, "preferences", base)
 
-    return tune_run(cli, flags, "dpo", OF_DPO, learn, dropout=0.0)
+    return tune_run(cli, flags, "dpo", OF_DPO, make_inputs, dropout=0.0)
 
 
 METHODS = {
@@ -210,6 +210,6 @@ def tune(cli: EngineCLI, arguments: Sequence[str]) -> int:
         print("\n".join([f"usage: {cli.name} tune METHOD [flags]", "", *lines]))
         return 0
     if arguments[0] not in METHODS:
-        raise WrongUse(f"{arguments[0]!r} is not one of {', '.join(METHODS)}; see {cli.name} tune --help")
+        raise UsageError(f"{arguments[0]!r} is not one of {', '.join(METHODS)}; see {cli.name} tune --help")
     method, _ = METHODS[arguments[0]]
     return method(cli, arguments[1:])

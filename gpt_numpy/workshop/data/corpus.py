@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from gpt_numpy.workshop.console import BYTES, Bar, Console
 from gpt_numpy.workshop.data.synthetic import write_play
-from gpt_numpy.workshop.errors import RunFailed, WrongUse
+from gpt_numpy.workshop.errors import RunFailed, UsageError
 from gpt_numpy.workshop.io import sha256
 
 CHUNK = 1 << 20  # bytes read at once
@@ -50,15 +50,15 @@ class TextFile(Corpus):
             self.path, self.name, self.data = path, name or str(path), data or str(path.resolve())
             self.size = path.stat().st_size
             if not path.is_file():
-                raise WrongUse(f"{path} is not a regular file; a pipe cannot be read more than once")
+                raise UsageError(f"{path} is not a regular file; a pipe cannot be read more than once")
             with path.open("rb"):
                 pass
         except OSError as error:
-            raise WrongUse(f"{path} cannot be read: {error.strerror}") from None
+            raise UsageError(f"{path} cannot be read: {error.strerror}") from None
         except ValueError as error:  # not a valid file name
-            raise WrongUse(f"{str(path)!r} cannot be read: {error}") from None
+            raise UsageError(f"{str(path)!r} cannot be read: {error}") from None
         if not self.size:
-            raise WrongUse(f"{path} is empty")
+            raise UsageError(f"{path} is empty")
 
     def open(self) -> BinaryIO:
         return self.path.open("rb")
@@ -70,18 +70,18 @@ class TextFile(Corpus):
             with self.open() as file:
                 while data := file.read(CHUNK):
                     if b"\0" in data:
-                        raise WrongUse(f"{self.path} is not text: it has a zero byte at {done + data.index(0):,}")
+                        raise UsageError(f"{self.path} is not text: it has a zero byte at {done + data.index(0):,}")
                     yield decoder.decode(data)
                     done += len(data)
                     if bar is not None:
                         bar.at(done)
             decoder.decode(b"", final=True)
         except UnicodeDecodeError as error:
-            raise WrongUse(
+            raise UsageError(
                 f"{self.path} is not UTF-8: {error.reason} near byte {done + error.start:,}; save it as UTF-8"
             ) from None
         except OSError as error:
-            raise WrongUse(f"{self.path} cannot be read: {error.strerror}") from None
+            raise UsageError(f"{self.path} cannot be read: {error.strerror}") from None
 
 
 class TextFiles(Corpus):
@@ -142,7 +142,7 @@ def find_corpus(data: str | None, console: Console) -> Corpus:
         return tiny_shakespeare(console)
     except NotFetched as reason:
         if data is not None:
-            raise WrongUse(f"{reason}; give a text by --data, or --data {Synthetic.data}") from None
+            raise UsageError(f"{reason}; give a text by --data, or --data {Synthetic.data}") from None
         console.say(f"{reason}. Using {Synthetic.name} instead; --data gives a text of your own.", "yellow")
         return Synthetic()
 
@@ -162,7 +162,7 @@ def text_files(paths: Sequence[Path]) -> Corpus:
 def _texts_in(folder: Path) -> list[Path]:
     texts = sorted(path for path in folder.glob("*.txt") if path.is_file() and path.stat().st_size)
     if not texts:
-        raise WrongUse(f"{folder} has no text in it: no .txt file that is not empty")
+        raise UsageError(f"{folder} has no text in it: no .txt file that is not empty")
     return texts
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.corpus import CHUNK, Corpus, cache_folder
 from gpt_numpy.workshop.data.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, last_seam, smallest_dtype
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.io import write_fsynced
 
 IN_MEMORY = 1 << 26  # bytes of text up to which its tokens are held in memory
@@ -37,7 +37,7 @@ def read_stats(corpus: Corpus, console: Console) -> TextStats:
             alphabet |= set(chunk)
             digest.update(chunk.encode("utf-8"))
     if not characters:
-        raise WrongUse(f"{corpus.name} is empty")
+        raise UsageError(f"{corpus.name} is empty")
     return TextStats(characters, "".join(sorted(alphabet)), digest.hexdigest())
 
 
@@ -132,7 +132,7 @@ def _memory_mapped(corpus: Corpus, stats: TextStats, tokenizer: Tokenizer, conso
         path = temporary.with_name(f"{key}-{digest}.tokens")
         temporary.replace(path)
     except OSError as error:
-        raise WrongUse(f"{temporary.parent} cannot hold the tokens of {corpus.name}: {error.strerror}") from None
+        raise UsageError(f"{temporary.parent} cannot hold the tokens of {corpus.name}: {error.strerror}") from None
     finally:
         temporary.unlink(missing_ok=True)
     return np.memmap(path, dtype, "c")

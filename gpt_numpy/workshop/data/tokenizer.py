@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.io import parse_object
 
 Ids = NDArray[Any]
@@ -30,7 +30,7 @@ class Tokenizer(Protocol):
     end: int | None  # the token after the end of a text, if there is one
 
     def encode(self, text: str) -> Ids:
-        """The ids of a text; WrongUse for a character it does not know."""
+        """The ids of a text; UsageError for a character it does not know."""
 
     def decode(self, ids: Sequence[int]) -> bytes:
         """The UTF-8 of ids; a token may be a part of a character."""
@@ -55,9 +55,9 @@ class CharTokenizer:
     def __init__(self, characters: Iterable[str]) -> None:
         self.characters = sorted(set(characters))
         if not self.characters:
-            raise WrongUse("a tokenizer needs at least one character; the text is empty")
+            raise UsageError("a tokenizer needs at least one character; the text is empty")
         if surrogate := next((character for character in self.characters if "\ud800" <= character <= "\udfff"), ""):
-            raise WrongUse(_not_utf8(surrogate))
+            raise UsageError(_not_utf8(surrogate))
         self.vocab_size = len(self.characters)
         codes = [ord(character) for character in self.characters]
         self._unknown = self.vocab_size
@@ -68,7 +68,7 @@ class CharTokenizer:
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
         ids = self._id_of[np.minimum(codes, len(self._id_of) - 1)]
         if (unknown := ids == self._unknown).any():
-            raise WrongUse(f"{_named(text[int(unknown.argmax())])} is not among the {self.vocab_size} characters "
+            raise UsageError(f"{_named(text[int(unknown.argmax())])} is not among the {self.vocab_size} characters "
                            f"that this tokenizer knows")  # fmt: skip
         return ids.astype(smallest_dtype(self.vocab_size))
 
@@ -119,7 +119,7 @@ class BPETokenizer:
             model = library.Tokenizer(library.models.BPE.from_file(str(vocabulary), str(merges)))
             return cls(_byte_level(model))
         except Exception as error:  # the library raises no narrower class
-            raise WrongUse(f"{vocabulary} and {merges.name} are not a tokenizer: {error}") from None
+            raise UsageError(f"{vocabulary} and {merges.name} are not a tokenizer: {error}") from None
 
     def encode(self, text: str) -> Ids:
         pieces = list(_paragraphs(text))
@@ -127,7 +127,7 @@ class BPETokenizer:
             ids = [encoded.ids for encoded in self._model.encode_batch_fast(pieces, add_special_tokens=False)]
         except Exception as error:  # the library raises no narrower class
             surrogate = next((character for character in text if "\ud800" <= character <= "\udfff"), "")
-            raise WrongUse(_not_utf8(surrogate) if surrogate else f"the tokenizer says: {error}") from None
+            raise UsageError(_not_utf8(surrogate) if surrogate else f"the tokenizer says: {error}") from None
         return np.array(list(itertools.chain.from_iterable(ids)), smallest_dtype(self.vocab_size))
 
     def decode(self, ids: Sequence[int]) -> bytes:
@@ -142,10 +142,10 @@ class BPETokenizer:
 
 
 def check_bpe(vocab_size: int) -> None:
-    """WrongUse unless BPE can be trained with so many tokens."""
+    """UsageError unless BPE can be trained with so many tokens."""
     _bpe_library()
     if not 256 <= vocab_size <= MAX_VOCABULARY:
-        raise WrongUse(
+        raise UsageError(
             f"--vocab-size {vocab_size}: byte-level BPE starts from the 256 bytes; give at least 256, and at most "
             f"{MAX_VOCABULARY:,}"
         )
@@ -205,7 +205,7 @@ def _bpe_library() -> Any:
     try:
         import tokenizers
     except ImportError:
-        raise WrongUse(
+        raise UsageError(
             "--tokenizer bpe needs the library tokenizers: pip install tokenizers, or uv run --extra bpe ..."
         ) from None
     return tokenizers

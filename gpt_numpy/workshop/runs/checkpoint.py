@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.data.tokenizer import MAX_JSON, Tokenizer, tokenizer_from
 from gpt_numpy.workshop.engine import Arrays
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.io import Pieces, fsync_folder, parse_object, read_limited, sha256, write_fsynced
 from gpt_numpy.workshop.optim import state_shapes
 from gpt_numpy.workshop.params import parameter_shapes
@@ -38,7 +38,7 @@ MAX_STATE = 1_000_000  # bytes of it
 MODEL, OPTIMIZER, TOKENIZER, STATE = "model.safetensors", "optimizer.safetensors", "tokenizer.json", "state.json"
 
 
-class Damaged(WrongUse):
+class Damaged(UsageError):
     """A checkpoint is not as it was written."""
 
 
@@ -199,7 +199,7 @@ def _load_state(folder: Path) -> tuple[State, dict[str, str]]:
         if digest != _digest_of(content) and (digest, number) != (None, 1):  # format 1 has no digest
             raise _changed(path)
         if number not in (2, FORMAT):
-            raise WrongUse(f"{folder} is of format {number}; this version reads 2 and {FORMAT}")
+            raise UsageError(f"{folder} is of format {number}; this version reads 2 and {FORMAT}")
         if number == 2:
             content = _from_format_2(content)
         known = {field.name: content[field.name] for field in fields(State) if field.name in content}
@@ -258,7 +258,7 @@ def _damage_of(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
-        raise (Damaged if is_gone else WrongUse)(f"{path} cannot be read: {error.strerror}") from None
+        raise (Damaged if is_gone else UsageError)(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, TypeError, KeyError, SafetensorError) as error:
         raise Damaged(f"{path} cannot be understood: {error}") from None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_numpy.workshop.console import Console
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.io import parse_object, read_limited, temporary_name, write_atomic
 from gpt_numpy.workshop.runs.checkpoint import (
     Checkpoint,
@@ -53,28 +53,30 @@ class RunDir:
     # -- the lock --
 
     def create(self) -> None:
-        """And lock; WrongUse if the folder holds a run, or anything else that could be lost."""
+        """And lock; UsageError if the folder holds a run, or anything else that could be lost."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             found = {path.name for path in self.folder.iterdir()}
             left_over = {LOCK, *CONTENT, *map(temporary_name, CONTENT)}  # by a run that ended before it saved anything
             if found and not self.has_checkpoint and not (LOCK in found and found <= left_over):
-                raise WrongUse(f"{self.folder} is not empty; give another folder")
+                raise UsageError(f"{self.folder} is not empty; give another folder")
             self.lock()
             if self.has_checkpoint:
                 self.close()
-                raise WrongUse(f"{self.folder} holds a run already; continue it with --resume, or give another folder")
+                raise UsageError(
+                    f"{self.folder} holds a run already; continue it with --resume, or give another folder"
+                )
         except OSError as error:
-            raise WrongUse(f"{self.folder} cannot be written: {error.strerror}") from None
+            raise UsageError(f"{self.folder} cannot be written: {error.strerror}") from None
 
     def lock(self) -> None:
-        """WrongUse if another process trains this run."""
+        """UsageError if another process trains this run."""
         try:
             self._lock = Lock(self.folder / LOCK)
         except Held as holder:
-            raise WrongUse(f"{self.folder} is being trained, by {holder}; give another folder by --out") from None
+            raise UsageError(f"{self.folder} is being trained, by {holder}; give another folder by --out") from None
         except OSError as error:
-            raise WrongUse(f"{self.folder} cannot be written: {error.strerror}") from None
+            raise UsageError(f"{self.folder} cannot be written: {error.strerror}") from None
 
     @property
     def is_locked(self) -> bool:
@@ -170,13 +172,13 @@ class RunDir:
             except Damaged as error:
                 console.say(f"{error}. It is skipped.", "yellow")
                 self._damaged += [place for place in (find_checkpoint(folder),) if place]
-        raise WrongUse(f"{self.folder} has no checkpoint that is undamaged")
+        raise UsageError(f"{self.folder} has no checkpoint that is undamaged")
 
     def _checkpoints(self, first: str) -> list[Path]:
         """Those that exist."""
         folders = [self.best, self.latest] if first == "best" else [self.latest, self.best]
         if not (found := [folder for folder in folders if find_checkpoint(folder)]):
-            raise WrongUse(
+            raise UsageError(
                 f"{self.folder} holds no checkpoint; a run saves one before its first step: begin it again by train "
                 f"--out {self.folder}"
             )
@@ -220,23 +222,23 @@ def new_run_dir(out: str | None, preset: str) -> RunDir:
         except FileExistsError:
             continue
         except OSError as error:
-            raise WrongUse(f"{run_dir.folder} cannot be written: {error.strerror}; give another by --out") from None
+            raise UsageError(f"{run_dir.folder} cannot be written: {error.strerror}; give another by --out") from None
         run_dir.lock()
         return run_dir
-    raise WrongUse(f"{RUNS} has no place for {name}; give a folder by --out")
+    raise UsageError(f"{RUNS} has no place for {name}; give a folder by --out")
 
 
 def find_run_dir(name: str) -> RunDir:
     """By its folder; or the one that was saved last, by "latest"."""
     if name != "latest":
         if not Path(name).is_dir():
-            raise WrongUse(f"{name} is not the folder of a run; `latest` stands for the newest")
+            raise UsageError(f"{name} is not the folder of a run; `latest` stands for the newest")
         run_dir, inside = RunDir(Path(name)), sorted(Path(name).glob("seed-*"))
         if inside and not run_dir.has_checkpoint:
-            raise WrongUse(f"{name} holds {len(inside)} runs; name one of them, such as {inside[0]}")
+            raise UsageError(f"{name} holds {len(inside)} runs; name one of them, such as {inside[0]}")
         return run_dir
     folders = [*RUNS.glob("*"), *RUNS.glob("*/seed-*")]
     newest = max(map(RunDir, folders), key=RunDir.saved_at, default=None)
     if newest is None or not newest.saved_at():
-        raise WrongUse(f"no run in {RUNS}{os.sep} has saved a checkpoint yet; train one first, or name its folder")
+        raise UsageError(f"no run in {RUNS}{os.sep} has saved a checkpoint yet; train one first, or name its folder")
     return newest

@@ -9,7 +9,7 @@ from threading import Lock, Thread
 import numpy as np
 
 from gpt_numpy.workshop.console import Console
-from gpt_numpy.workshop.errors import RunFailed, WrongUse
+from gpt_numpy.workshop.errors import RunFailed, UsageError
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
 from gpt_numpy.workshop.runs.run_dir import Record, RunDir
 
@@ -108,7 +108,7 @@ class Saver:
         """RunFailed otherwise: the loss shows a bad update only in the next step."""
         for name, array in {**checkpoint.weights, **checkpoint.optimizer_state}.items():
             if not np.isfinite(array).all():
-                raise RunFailed(f"step {checkpoint.state.step} has made {name} not finite. {self.way_out}")
+                raise RunFailed(f"step {checkpoint.state.step} has made {name} not finite. {self.hint}")
 
     def _save_best(self, checkpoint: Checkpoint) -> None:
         """Unless there is one with a lower loss. After a failure, _save_latest tries again."""
@@ -135,7 +135,7 @@ class Saver:
         return f"the newest checkpoint is of step {self.last_saved.step}"
 
     @property
-    def way_out(self) -> str:
+    def hint(self) -> str:
         return f"{self.newest.capitalize()}; a lower --lr or --grad-clip 1 may help, also with --resume"
 
     def _save_elsewhere(self, checkpoint: Checkpoint) -> None:
@@ -163,7 +163,7 @@ class Saver:
             raise RunFailed(f"{self.run_dir.folder} was removed while it was trained; the run ends at step {step}")
         try:
             write()
-        except (OSError, ValueError, WrongUse) as error:
+        except (OSError, ValueError, UsageError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             if file not in self._reasons:
                 self.console.say(

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 
 MAX_THREADS = 1024
 
@@ -38,10 +38,10 @@ class Processes:
         return True
 
     def check_agreement(self, what: str, value: str) -> None:
-        """WrongUse unless all processes have the same value."""
+        """UsageError unless all processes have the same value."""
         number = int(hashlib.sha256(value.encode("utf-8")).hexdigest()[:15], 16)
         if self.all_reduce_max(number, -number) != (number, -number):
-            raise WrongUse(f"the processes differ in {what}: each machine needs the same command and the same files")
+            raise UsageError(f"the processes differ in {what}: each machine needs the same command and the same files")
 
 
 def available_cores() -> int:

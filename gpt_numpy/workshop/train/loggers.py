@@ -7,7 +7,7 @@ each record: of a step, an evaluation or the end; FIELDS in runs/run_dir.py list
 from collections.abc import Callable
 from pathlib import Path
 
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.runs.run_dir import Record
 
 
@@ -16,7 +16,7 @@ def tensorboard(folder: Path) -> Callable[[Record], None]:
     try:
         from tensorboard.summary import Writer
     except ImportError:
-        raise WrongUse(
+        raise UsageError(
             "--log tensorboard needs the library: pip install tensorboard, or uv run --extra tensorboard ..."
         ) from None
     writer = Writer(str(folder / "tensorboard"))

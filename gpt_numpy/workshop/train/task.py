@@ -23,7 +23,7 @@ class Task:
     characters_per_token: float  # in what is evaluated
     floor: float | None = None  # the lowest possible loss in nats per character, if it is known
     loss_scale = 1.0  # a factor in the loss of steps that is not shown
-    longest = SAMPLE  # answer that is expected, in tokens
+    max_answer = SAMPLE  # tokens of the longest answer that is expected
     updates = 1  # steps that belong together: between them nothing is evaluated, saved or ended
 
     def __init__(self, recipe: Recipe, tokenizer: Tokenizer) -> None:
@@ -46,7 +46,7 @@ class Task:
 
     def sample(self, engine: Engine, step: int) -> str:
         prompt, shown = self.prompt()
-        length, seed = min(SAMPLE, self.longest), (self.recipe.seed, step, SAMPLES)
+        length, seed = min(SAMPLE, self.max_answer), (self.recipe.seed, step, SAMPLES)
         tokens = generate(engine, prompt, length, Sampling(), seed, self.tokenizer.end)
         return "".join([shown, *decode_stream(self.tokenizer, tokens)])
 

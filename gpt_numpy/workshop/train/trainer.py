@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from gpt_numpy.workshop.console import Bar, Console
 from gpt_numpy.workshop.engine import Engine
-from gpt_numpy.workshop.errors import Lost, RunFailed, WrongUse
+from gpt_numpy.workshop.errors import PeerLost, RunFailed, UsageError
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State
 from gpt_numpy.workshop.runs.run_dir import Record
 from gpt_numpy.workshop.runs.saver import Saver
@@ -54,14 +54,14 @@ class Trainer:
         with stop_on_signals(self.processes) as stop:
             try:
                 self._train(stop)
-            except Lost as error:
+            except PeerLost as error:
                 saved = "; --resume continues from the newest checkpoint" if self.metrics.evaluations else ""
                 self._save_alone()
-                raise Lost(f"{error} after step {self.state.step}{saved}") from error
+                raise PeerLost(f"{error} after step {self.state.step}{saved}") from error
             except RunFailed as error:
                 self._end(f"it failed: {error}")
                 raise
-            except WrongUse as error:  # of a user's function; what was learned so far is as good as before
+            except UsageError as error:  # of a user's function; what was learned so far is as good as before
                 self._flush(Bar())
                 self._save_last(is_best=False)
                 self._end(f"it failed: {error}")
@@ -70,7 +70,7 @@ class Trainer:
                 self.saver.wait()
                 if self.profiler:
                     self.profiler.end()
-            with suppress(Lost):  # torchrun kills all processes when one exits, and the first may still be writing
+            with suppress(PeerLost):  # torchrun kills all processes when one exits, and the first may still be writing
                 self.processes.all_reduce_max(0)
         return stop
 
@@ -152,7 +152,7 @@ class Trainer:
                 name = self.engine.first_nonfinite(self.task.batch(step - 1, self.engine), step - 1)
                 raise RunFailed(
                     f"step {step}: the loss is {loss}, the norm of the gradient {grad_norm}"
-                    f"{f' (the first is {name})' if name else ''}. {self.saver.way_out}"
+                    f"{f' (the first is {name})' if name else ''}. {self.saver.hint}"
                 )
             self._record(record)
         bar.at(step, self.metrics.progress())
@@ -172,7 +172,7 @@ class Trainer:
                 bar.at(state.step, f"evaluating {progress.done:.0%}")
             validation = float(progress.loss)
         if not math.isfinite(validation):
-            raise RunFailed(f"step {state.step}: the validation loss is {validation}. {self.saver.way_out}")
+            raise RunFailed(f"step {state.step}: the validation loss is {validation}. {self.saver.hint}")
         latest = min(100, state.recipe.eval_every)
         first = self.task.batch(0, self.engine) if not metrics.losses else None
         training = float(self.engine.loss(first)) / self.task.loss_scale if first else metrics.mean_loss(latest)
@@ -187,7 +187,7 @@ class Trainer:
             shown = is_last or is_doubling(state.step, state.recipe.eval_every)
             try:
                 sample = self.task.sample(self.engine, state.step) if shown else ""
-            except WrongUse:
+            except UsageError:
                 self.state = before
                 raise
         record: Record = {
@@ -250,7 +250,7 @@ class Trainer:
                 self._flush(Bar())
                 self._save_last(is_best=False)
                 self.console.say(f"saved at step {self.state.step}; continue with --resume", "yellow")
-            except Lost:
+            except PeerLost:
                 pass
             except RunFailed as error:
                 self.console.say(str(error), "yellow")

@@ -21,21 +21,21 @@ from gpt_numpy.checked import above, at_least
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine, Ids, Preferences
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.rng import ROLLOUTS
 from gpt_numpy.workshop.train.ensemble import log_softmax
 from gpt_numpy.workshop.train.evaluate import AT_ONCE, EvalProgress
 from gpt_numpy.workshop.tune.jsonl import Line, Lines
 from gpt_numpy.workshop.tune.rewards import Reward
-from gpt_numpy.workshop.tune.rollouts import ROWS, Answers, Drawing, Prompts, draw, rewards_of
+from gpt_numpy.workshop.tune.rollouts import ROWS, Answers, Prompts, RolloutSettings, draw_answers, rewards_of
 from gpt_numpy.workshop.tune.rows import LinesTask
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class DPOSettings(Drawing):
+class DPOSettings(RolloutSettings):
     group: Annotated[int, "answers to each prompt, of which the best and the worst become a pair", at_least(2)] = 16
     beta: Annotated[float, "scale of the log-ratios; larger keeps the model closer to its start", above(0)] = 0.1
     pairs: Annotated[int, "prompts that are answered, for pairs from a reward", at_least(1)] = 1000
@@ -77,15 +77,15 @@ class DPO(LinesTask):
         """Of both answers to each prompt, (P, 2)."""
         found, at_once = [], max(1, AT_ONCE // (2 * self.length))
         for first in range(0, len(pairs), at_once):
-            ids, targets, counted = self._arrays(pairs[first : first + at_once])
+            ids, targets, answer_mask = self._arrays(pairs[first : first + at_once])
             log_p = log_softmax(engine.logits(ids.reshape(-1, self.length))).reshape(*ids.shape, -1)
-            found.append((np.take_along_axis(log_p, targets[..., None], -1)[..., 0] * counted).sum(-1))
+            found.append((np.take_along_axis(log_p, targets[..., None], -1)[..., 0] * answer_mask).sum(-1))
         return np.concatenate(found).astype(np.float32)
 
     def _arrays(self, pairs: Sequence[Line]) -> tuple[Ids, Ids, Floats]:
         """ids, targets, and 1 for targets of an answer: (P, 2, T)."""
-        shape, (ids, targets, counted) = (len(pairs), 2, self.length), self.rows(pairs)
-        return ids.reshape(shape), targets.reshape(shape), counted.reshape(shape).astype(np.float32)
+        shape, (ids, targets, answer_mask) = (len(pairs), 2, self.length), self.rows(pairs)
+        return ids.reshape(shape), targets.reshape(shape), answer_mask.reshape(shape).astype(np.float32)
 
 
 def pairs_from_reward(
@@ -103,7 +103,7 @@ def pairs_from_reward(
         for first in range(0, count, at_once):
             some = [prompts.training[place] for place in chosen[first : first + at_once] for _ in range(group)]
             end, length = settings.end, settings.answer_length
-            answers = draw(engine, some, tokenizer, end, length, (seed, first, 1, ROLLOUTS))
+            answers = draw_answers(engine, some, tokenizer, end, length, (seed, first, 1, ROLLOUTS))
             rewards = rewards_of(answers, reward)
             written = [answer_in_file(answers, row, tokenizer) for row in range(len(some))]
             for start in range(0, len(some), group):
@@ -114,7 +114,7 @@ def pairs_from_reward(
                     lines.append(line)
             bar.at(min(count, first + at_once))
     if len(lines) < 2:
-        raise WrongUse(
+        raise UsageError(
             f"--reward {settings.reward}: {len(lines)} of {count} prompts gave a pair, and two are needed: either all "
             "answers to a prompt have the same reward, or a file cannot hold their tokens"
         )
@@ -123,8 +123,8 @@ def pairs_from_reward(
 
 def answer_in_file(answers: Answers, row: int, tokenizer: Tokenizer) -> str | None:
     """The answer with what ended it, as a text; None if a file cannot hold its tokens, or those of its prompt."""
-    tokens = [int(token) for token in answers.targets[row, answers.counted[row]]]
-    prompt = [int(token) for token in answers.ids[row, : int(answers.counted[row].argmax()) + 1]]
+    tokens = [int(token) for token in answers.targets[row, answers.answer_mask[row]]]
+    prompt = [int(token) for token in answers.ids[row, : int(answers.answer_mask[row].argmax()) + 1]]
     if tokenizer.end is not None:  # which is added to each answer of a file
         if tokens[-1] != tokenizer.end:
             return None
@@ -132,6 +132,6 @@ def answer_in_file(answers: Answers, row: int, tokenizer: Tokenizer) -> str | No
     text = tokenizer.decode(tokens).decode("utf-8", "replace")
     try:
         same = [tokenizer.encode(each).tolist() for each in (answers.prompts[row], text)] == [prompt, tokens]
-    except WrongUse:  # a character that the tokenizer does not have, made of half of one that it has
+    except UsageError:  # a character that the tokenizer does not have, made of half of one that it has
         return None
     return text if tokens and same else None

@@ -26,7 +26,7 @@ from gpt_numpy.checked import above, at_least
 from gpt_numpy.workshop.data.dataset import Dataset
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine, Rollouts
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.rng import EVALUATIONS, ROLLOUTS
 from gpt_numpy.workshop.train.ensemble import log_softmax
@@ -38,9 +38,9 @@ from gpt_numpy.workshop.tune.rewards import Reward
 from gpt_numpy.workshop.tune.rollouts import (
     ROWS,
     Answers,
-    Drawing,
     Prompts,
-    draw,
+    RolloutSettings,
+    draw_answers,
     known_words,
     rewards_of,
     sampled,
@@ -53,7 +53,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class GRPOSettings(Drawing):
+class GRPOSettings(RolloutSettings):
     group: Annotated[int, "answers to each prompt, which are compared with each other", at_least(2)] = 16
     kl: Annotated[float, "weight of the distance to the model that the run begins with; 0: none"] = 0.1
     normalize: Annotated[bool, "divide advantages by the standard deviation of their group"] = True
@@ -95,7 +95,7 @@ class GRPO(Task):
         answers = self._draw(engine, prompts, (seed, step, 1, ROLLOUTS))
         rewards = rewards_of(answers, self.reward).reshape(-1, group)
         log_r = log_softmax(self.reference.logits(answers.ids)).astype(np.float32)
-        per_token = (answers.counted / answers.counted.sum()).astype(np.float32)  # m / N
+        per_token = (answers.answer_mask / answers.answer_mask.sum()).astype(np.float32)  # m / N
         weights = advantages(rewards, self.settings.normalize).reshape(-1, 1) * per_token
         live = float((rewards != rewards[:, :1]).any(1).mean())
         self.measured = {
@@ -106,15 +106,15 @@ class GRPO(Task):
         return Rollouts(answers.ids, answers.targets, weights, answers.log_p, self.settings.clip, *rest)
 
     def _draw(self, engine: Engine, prompts: Sequence[Tokens], seed: Any) -> Answers:
-        return draw(engine, prompts, self.tokenizer, self.settings.end, self.settings.answer_length, seed)
+        return draw_answers(engine, prompts, self.tokenizer, self.settings.end, self.settings.answer_length, seed)
 
     def _figures(self, drawn: Sequence[tuple[Answers, Floats]]) -> dict[str, float]:
         """KL and entropy are means over the tokens of answers; the KL is estimated from those that were drawn."""
         distances, entropies = list[Floats](), list[Floats]()
         for answers, log_r in drawn:
             of_targets = np.take_along_axis(log_r, answers.targets[..., None], -1)[..., 0]
-            distances.append((answers.log_p - of_targets)[answers.counted])
-            entropies.append(answers.entropy[answers.counted])
+            distances.append((answers.log_p - of_targets)[answers.answer_mask])
+            entropies.append(answers.entropy[answers.answer_mask])
         words = share_of_words([text for answers, _ in drawn for text in answers.texts], self.words)
         return {
             "KL": float(np.concatenate(distances).mean()), "entropy": float(np.concatenate(entropies).mean()),
@@ -164,10 +164,10 @@ class GRPO(Task):
 
 def check_counts(settings: GRPOSettings, recipe: Recipe) -> None:
     if recipe.batch_size % settings.group:
-        raise WrongUse(f"--batch-size {recipe.batch_size} is not a multiple of --group {settings.group}")
+        raise UsageError(f"--batch-size {recipe.batch_size} is not a multiple of --group {settings.group}")
     for name in ("steps", "eval_every", "checkpoint_every"):
         if (value := getattr(recipe, name)) % settings.updates:
-            raise WrongUse(f"--{name.replace('_', '-')} {value} is not a multiple of --updates {settings.updates}")
+            raise UsageError(f"--{name.replace('_', '-')} {value} is not a multiple of --updates {settings.updates}")
 
 
 def advantages(rewards: Floats, normalize: bool) -> Floats:

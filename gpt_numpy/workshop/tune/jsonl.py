@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.generate import text_start
 from gpt_numpy.workshop.io import read_limited, sha256
 
@@ -38,26 +38,26 @@ def read_lines(path: Path, answers: tuple[str, ...], tokenizer: Tokenizer, block
     try:
         data = read_limited(path, MAX_SIZE)
     except OSError as error:
-        raise WrongUse(f"{path} cannot be read: {error.strerror}") from None
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise WrongUse(f"{path}: {error}") from None
+        raise UsageError(f"{path}: {error}") from None
     return parse_lines(path, data, answers, tokenizer, block_size)
 
 
 def parse_lines(path: Path, data: bytes, answers: tuple[str, ...], tokenizer: Tokenizer, block_size: int) -> Lines:
-    """Of a file that may not have been written yet. WrongUse, with its line, for whatever has not a text for each of
+    """Of a file that may not have been written yet. UsageError, with its line, for whatever has not a text for each of
     these names, has unknown characters, or does not fit the context."""
     items = []
     try:
         lines = data.decode("utf-8-sig").split("\n")  # splitlines() would also split within texts, at U+2028 say
     except ValueError as error:
-        raise WrongUse(f"{path}: {error}") from None
+        raise UsageError(f"{path}: {error}") from None
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 items.append(_parse(line, answers, tokenizer, block_size))
-            except (ValueError, WrongUse) as error:
-                raise WrongUse(f"{path}, line {number}: {error}") from None
+            except (ValueError, UsageError) as error:
+                raise UsageError(f"{path}, line {number}: {error}") from None
     return Lines(path, sha256(data), items)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt_numpy.workshop.errors import WrongUse
+from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.tune.sums import right_sum
 
 Reward = Callable[[str, str], float]
@@ -37,16 +37,16 @@ def find_reward(name: str) -> Reward:
     if kind == "word" and rest:
         return lambda prompt, text: float(rest in text)
     if not (colon and kind.endswith(".py")):
-        raise WrongUse(f"--reward is {KNOWN}, not {name!r}")
+        raise UsageError(f"--reward is {KNOWN}, not {name!r}")
     if not Path(kind).is_file():
-        raise WrongUse(f"--reward: {kind} is not a file")
+        raise UsageError(f"--reward: {kind} is not a file")
     sys.path.append(str(Path(kind).resolve().parent))  # for what it imports
     try:
         function = runpy.run_path(kind).get(rest)
     except (Exception, SystemExit) as error:
-        raise WrongUse(f"--reward: {kind} ends with {_described(error)}") from None
+        raise UsageError(f"--reward: {kind} ends with {_described(error)}") from None
     if not callable(function):
-        raise WrongUse(f"--reward: {kind} has no function {rest}")
+        raise UsageError(f"--reward: {kind} has no function {rest}")
     return checked(function, name)
 
 
@@ -55,7 +55,7 @@ def checked(function: Callable[[str, str], object], name: str) -> Reward:
         try:
             value = function(prompt, text)
         except (Exception, SystemExit) as error:
-            raise WrongUse(f"--reward {name}: {_described(error)}, for the text {text[:60]!r}") from None
+            raise UsageError(f"--reward {name}: {_described(error)}, for the text {text[:60]!r}") from None
         number = math.nan
         if isinstance(value, int | float | np.integer | np.floating | np.bool_):
             with suppress(OverflowError):
@@ -63,7 +63,7 @@ def checked(function: Callable[[str, str], object], name: str) -> Reward:
         if -LARGEST <= number <= LARGEST:  # NaN is not
             return number
         returned = _shown(repr, value)[:60]
-        raise WrongUse(f"--reward {name}: it returned {returned}, not a number, for the text {text[:60]!r}")
+        raise UsageError(f"--reward {name}: it returned {returned}, not a number, for the text {text[:60]!r}")
 
     return reward
 

@@ -13,7 +13,7 @@ from gpt_numpy.checked import Checked, at_least
 from gpt_numpy.workshop.data.dataset import Dataset
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine, Ids
-from gpt_numpy.workshop.errors import RunFailed, WrongUse
+from gpt_numpy.workshop.errors import RunFailed, UsageError
 from gpt_numpy.workshop.rng import EVALUATIONS
 from gpt_numpy.workshop.train.ensemble import log_softmax
 from gpt_numpy.workshop.tune.jsonl import PROMPT, Tokens, read_lines
@@ -26,7 +26,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Drawing(Checked):
+class RolloutSettings(Checked):
     """Which prompts are answered, how, and what decides whether an answer is good."""
 
     reward: Annotated[str, f"{KNOWN}; naming a file runs it"] = ""
@@ -63,46 +63,46 @@ def ends_of(tokenizer: Tokenizer, end: str) -> NDArray[np.bool_]:
     """For each token, whether it ends an answer: it has that character in it."""
     wanted = end.encode("utf-8")
     if len(end) > 1 or (len(wanted) > 1 and tokenizer.kind != "char"):
-        raise WrongUse(f"--stop {end!r}: several tokens may share such a text; give a single character, as \\n")
+        raise UsageError(f"--stop {end!r}: several tokens may share such a text; give a single character, as \\n")
     ends = np.array([bool(end) and wanted in tokenizer.decode([token]) for token in range(tokenizer.vocab_size)])
     if end and not ends.any():
-        raise WrongUse(f"--stop {end!r} is in no token of the model")
+        raise UsageError(f"--stop {end!r} is in no token of the model")
     if tokenizer.end is not None:
         ends[tokenizer.end] = True
     return ends
 
 
-def prompts_of(drawing: Drawing, data: Dataset, tokenizer: Tokenizer, block_size: int) -> Prompts:
-    """WrongUse if the prompts, their answers, or what ends these do not fit the model."""
-    ends_of(tokenizer, drawing.end)
-    if drawing.prompts:
-        lines = read_lines(Path(drawing.prompts), PROMPT, tokenizer, block_size)
+def prompts_of(settings: RolloutSettings, data: Dataset, tokenizer: Tokenizer, block_size: int) -> Prompts:
+    """UsageError if the prompts, their answers, or what ends these do not fit the model."""
+    ends_of(tokenizer, settings.end)
+    if settings.prompts:
+        lines = read_lines(Path(settings.prompts), PROMPT, tokenizer, block_size)
         items = [line.prompt for line in lines.items]
         count = max(1, round(VALIDATION * len(items)))
         prompts = Prompts(lines.path.name, items[:-count], items[-count:], lines.digest)
         longest = max(map(len, items), default=0)
     else:
         if b"\n" not in b"".join(tokenizer.decode([token]) for token in range(tokenizer.vocab_size)):
-            raise WrongUse(f"{data.name} has no lines; give prompts by --prompts")
+            raise UsageError(f"{data.name} has no lines; give prompts by --prompts")
         newlines = ends_of(tokenizer, "\n")
-        parts = [_line_ends(part, newlines, drawing.prompt_length) for part in (data.train, data.validation)]
+        parts = [_line_ends(part, newlines, settings.prompt_length) for part in (data.train, data.validation)]
         prompts = Prompts(f"the lines of {data.name}", parts[0], parts[1])
-        longest = drawing.prompt_length
+        longest = settings.prompt_length
     if not prompts.training or not prompts.validation:
-        raise WrongUse(f"too few prompts in {prompts.about}: one to train on and one for validation are needed")
+        raise UsageError(f"too few prompts in {prompts.about}: one to train on and one for validation are needed")
     if longest > block_size:
-        raise WrongUse(f"a prompt of {longest} tokens leaves no room for an answer: the context has {block_size}")
-    if longest + drawing.answer_length > block_size + 1:
-        raise WrongUse(
-            f"--answer-length {drawing.answer_length}: with a prompt of {longest} tokens an answer may have "
+        raise UsageError(f"a prompt of {longest} tokens leaves no room for an answer: the context has {block_size}")
+    if longest + settings.answer_length > block_size + 1:
+        raise UsageError(
+            f"--answer-length {settings.answer_length}: with a prompt of {longest} tokens an answer may have "
             f"{block_size + 1 - longest}, since the context has {block_size}"
         )
     return prompts
 
 
-def sampled(prompts: Sequence[Tokens], drawing: Drawing, seed: int = 0) -> list[Tokens]:
+def sampled(prompts: Sequence[Tokens], settings: RolloutSettings, seed: int = 0) -> list[Tokens]:
     """As many as an evaluation takes, always the same."""
-    places = np.random.default_rng((seed, 0, 1, EVALUATIONS)).permutation(len(prompts))[: drawing.eval_prompts]
+    places = np.random.default_rng((seed, 0, 1, EVALUATIONS)).permutation(len(prompts))[: settings.eval_prompts]
     return [prompts[int(place)] for place in places]
 
 
@@ -135,7 +135,7 @@ class Answers:
 
     ids: Ids  # (B, T)
     targets: Ids  # (B, T)
-    counted: NDArray[np.bool_]  # (B, T): whether a target is of the answer
+    answer_mask: NDArray[np.bool_]  # (B, T): whether a target is of the answer
     log_p: Floats  # (B, T): of each target, when it was drawn
     entropy: Floats  # (B, T): of what it was drawn from
     prompts: list[str]
@@ -144,10 +144,10 @@ class Answers:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        return np.asarray(self.counted.sum(1))
+        return np.asarray(self.answer_mask.sum(1))
 
 
-def draw(
+def draw_answers(
     engine: Engine, prompts: Sequence[Tokens], tokenizer: Tokenizer, end: str, length: int, seed: Any,
     greedy: bool = False,
 ) -> Answers:  # fmt: skip
@@ -157,7 +157,7 @@ def draw(
     ends = np.append(ends, np.zeros(unused, np.bool_))
     T = max(map(len, prompts)) + length - 1
     tokens = np.zeros((B, T + 1), np.int64)
-    counted, log_p, entropy = np.zeros((B, T), np.bool_), np.zeros((B, T), np.float32), np.zeros((B, T), np.float32)
+    answer_mask, log_p, entropy = np.zeros((B, T), np.bool_), np.zeros((B, T), np.float32), np.zeros((B, T), np.float32)
     place = np.array([len(prompt) for prompt in prompts])  # of the next token of each row
     for row, prompt in zip(tokens, prompts, strict=True):
         row[: len(prompt)] = prompt
@@ -172,7 +172,7 @@ def draw(
         drawn = log_of_all.argmax(-1) if greedy else _drawn(p, number)
         open_rows, at = rows[~ended], place[~ended]
         tokens[open_rows, at] = drawn[open_rows]
-        counted[open_rows, at - 1] = True
+        answer_mask[open_rows, at - 1] = True
         log_p[open_rows, at - 1] = log_of_all[open_rows, drawn[open_rows]]
         entropy[open_rows, at - 1] = -(p * log_of_all).sum(-1)[open_rows]
         place += ~ended
@@ -184,7 +184,7 @@ def draw(
     of_rows = zip(tokens, prompts, place, strict=True)
     texts = [_decoded(tokenizer, row[len(prompt) : stop]) for row, prompt, stop in of_rows]
     return Answers(
-        tokens[:, :T], tokens[:, 1 : T + 1], counted[:, :T], log_p[:, :T], entropy[:, :T],
+        tokens[:, :T], tokens[:, 1 : T + 1], answer_mask[:, :T], log_p[:, :T], entropy[:, :T],
         [_decoded(tokenizer, prompt) for prompt in prompts],
         [text.partition(end)[0] if end else text for text in texts], ended,
     )  # fmt: skip

@@ -26,14 +26,14 @@ class FineTuning(LinesTask):
         self.characters_per_token = sum(pair.characters for pair in self.validation) / tokens
 
     def batch(self, step: int, engine: Engine) -> Examples:
-        ids, targets, counted = self.rows([self.training[place] for place in self.lines_at(step)])
-        return Examples(ids, targets, (counted / counted.sum()).astype(np.float32))
+        ids, targets, answer_mask = self.rows([self.training[place] for place in self.lines_at(step)])
+        return Examples(ids, targets, (answer_mask / answer_mask.sum()).astype(np.float32))
 
     def evaluate(self, engine: Engine) -> Iterator[EvalProgress]:
         total: Any = 0.0
         tokens, at_once = 0, max(1, AT_ONCE // self.length)
         for first in range(0, len(self.validation), at_once):
-            ids, targets, counted = self.rows(self.validation[first : first + at_once])
-            total = total + engine.loss(Examples(ids, targets, counted.astype(np.float32)))
-            tokens += int(counted.sum())
+            ids, targets, answer_mask = self.rows(self.validation[first : first + at_once])
+            total = total + engine.loss(Examples(ids, targets, answer_mask.astype(np.float32)))
+            tokens += int(answer_mask.sum())
             yield EvalProgress(min(1.0, (first + at_once) / len(self.validation)), total / tokens)
