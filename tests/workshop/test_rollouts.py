@@ -63,7 +63,7 @@ def test_reward_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "def text(prompt, text): return 'good'\ndef nothing(prompt, text): pass\n"
         "def large(prompt, text): return 10**400\ndef leaves(prompt, text): raise SystemExit(3)\n"
         "def nan(prompt, text): return float('nan')\ndef breaks(prompt, text): return {}['no\\nkey']\nnumber = 3\n"
-        "def huge(prompt, text): return 10**5000\ndef half(prompt, text): return np.float16(1e6)\n"
+        "def huge(prompt, text): return 10**5000\ndef half(prompt, text): return np.float16('inf')\n"
         "class Silent(Exception):\n    def __str__(self): return 1\n    __repr__ = __str__\n"
         "def silent(prompt, text): return Silent()\ndef mute(prompt, text): raise Silent\n",
         encoding="utf-8",
