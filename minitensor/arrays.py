@@ -20,6 +20,14 @@ def read_only(array: Any) -> Any:
     return array
 
 
+def owned(array: Any) -> Any:
+    """The array; or a copy, where it is in the memory of an array that from_numpy was given, and so may change."""
+    base = array.base
+    while type(base) is np.ndarray:
+        base = base.base
+    return array if base is None else read_only(array.copy())
+
+
 def freeze(saved: Sequence[Any]) -> None:
     """Make the arrays in it read-only, so that a backward that writes to one is an error at once."""
     for part in saved:

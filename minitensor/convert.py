@@ -192,12 +192,14 @@ def as_dim(dim: Any) -> int:
     return int(dim)
 
 
-def as_index(where: Any) -> tuple[Any, Any]:
+def as_index(where: Any, ndim: int) -> tuple[Any, Any]:
     """An index for NumPy, in two steps if need be: where numbers and lists of them meet, torch takes the numbers first,
     and NumPy would take them for lists, which changes the order of the axes."""
     if not isinstance(where, tuple):
         return as_index_part(where), None
     parts = tuple(map(as_index_part, where))
+    if sum(axes_of(part) for part in parts) == ndim:  # ... stands for no axis, but would part lists for NumPy
+        parts = tuple(part for part in parts if part is not Ellipsis)
     numbers = [type(part) is int for part in parts]
     if not (any(numbers) and any(isinstance(part, np.ndarray) for part in parts)):
         return parts, None
@@ -205,12 +207,19 @@ def as_index(where: Any) -> tuple[Any, Any]:
     first, then = list[Any](), list[Any]()
     for part, is_number in zip(parts, numbers, strict=True):
         if isinstance(part, np.ndarray):
-            first += [everything] * (part.ndim if part.dtype == bool else 1)
+            first += [everything] * axes_of(part)
             then.append(part)
         else:
             first.append(part)
             then += [] if is_number else [Ellipsis if part is Ellipsis else everything]
     return tuple(first), tuple(then)
+
+
+def axes_of(part: Any) -> int:
+    """How many axes it picks from."""
+    if part is None or part is Ellipsis:
+        return 0
+    return part.ndim if isinstance(part, np.ndarray) and part.dtype == bool else 1
 
 
 def as_index_part(part: Any) -> Any:
@@ -220,6 +229,6 @@ def as_index_part(part: Any) -> Any:
     if isinstance(part, int | np.integer) and not isinstance(part, bool):
         return int(part)
     array = part.array if isinstance(part, Tensor) else as_array(part)
-    if not array.size and not isinstance(part, Tensor):
+    if not array.size and array.dtype != bool and not isinstance(part, Tensor):
         array = array.astype(np.int64)  # an empty list picks nothing
     return int(array) if array.ndim == 0 and array.dtype.kind in "iu" else array

@@ -152,7 +152,7 @@ class Module:
         With strict=False names on one side alone are skipped, and returned.
         """
         own = self._state()
-        given = {name: value if isinstance(value, Tensor) else Tensor(value) for name, value in state_dict.items()}
+        given = {name: Tensor(value) for name, value in state_dict.items()}
         skipped = IncompatibleKeys(
             [name for name in own if name not in given], [name for name in given if name not in own]
         )

@@ -14,7 +14,7 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 from numpy.typing import ArrayLike, DTypeLike
 
 from minitensor import core
-from minitensor.arrays import Array
+from minitensor.arrays import Array, owned
 from minitensor.convert import (
     as_array,
     as_axis,
@@ -76,17 +76,17 @@ class Tensor(core.Tensor, of_results=True):
     def __init__(self, data: Operand, dtype: DTypeLike | None = None, requires_grad: bool = False) -> None:
         shared = isinstance(data, Tensor) and dtype in (None, data.dtype)
         values: Any = data.array if isinstance(data, Tensor) else data
-        self.array = values if shared else as_array(values, dtype)
+        self.array = owned(values) if shared else as_array(values, dtype)
         self.node = None
         if requires_grad is not False:
             self.requires_grad_(requires_grad)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """A leaf of its own. The values are shared: they never change."""
+        """A leaf of its own. The values are shared, if they never change."""
         if self.grad_fn is not None:
             raise RuntimeError("deepcopy: this tensor is the result of an operation; copy x.detach()")
         copy = memo[id(self)] = object.__new__(type(self))
-        copy.array, copy.node = self.array, None
+        copy.array, copy.node = owned(self.array), None
         copy.requires_grad_(self.requires_grad)
         copy.grad = None if self.grad is None else self.grad.detach()
         return copy
@@ -269,6 +269,15 @@ class Tensor(core.Tensor, of_results=True):
 
     def __itruediv__(self, other: Operand) -> Self:
         return self._assign(self / other, "/")
+
+    def __ipow__(self, other: Operand) -> Self:
+        return self._assign(self**other, "**")
+
+    def __iand__(self, other: Operand) -> Self:
+        return self._assign(self & other, "&")
+
+    def __ior__(self, other: Operand) -> Self:
+        return self._assign(self | other, "|")
 
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
         raise TypeError(
@@ -580,7 +589,7 @@ class Tensor(core.Tensor, of_results=True):
     # -- shape --
 
     def __getitem__(self, where: Any) -> "Tensor":
-        first, then = as_index(where)
+        first, then = as_index(where, self.ndim)
         part = apply(shape.getitem, self, index=first)
         return part if then is None else apply(shape.getitem, part, index=then)
 
@@ -665,8 +674,10 @@ class Tensor(core.Tensor, of_results=True):
         return self
 
     def clone(self) -> "Tensor":
-        """A tensor of its own in the graph. The values can be shared, since they never change."""
-        return self.reshape(self.shape)
+        """A tensor of its own in the graph. The values can be shared, if they never change."""
+        copy = self.reshape(self.shape)
+        copy.array = owned(copy.array)
+        return copy
 
     def to(self, dtype: DTypeLike) -> "Tensor":
         dtype = as_dtype(dtype)

@@ -339,6 +339,23 @@ def test_from_numpy_shares_memory_with_writable_array() -> None:
         x.numpy()[0] = 1.0
 
 
+def test_copies_of_from_numpy_do_not_change_with_the_array() -> None:
+    array = np.array([1.0, 2.0], np.float32)
+    layer = mt.nn.Linear(2, 1, bias=False)
+    with mt.no_grad():
+        x = mt.from_numpy(array)
+        copies = [x.clone(), copy.deepcopy(x), mt.tensor(x), Tensor(x.reshape(1, 2)), mt.nn.Parameter(x)]
+        layer.load_state_dict({"weight": x.reshape(1, 2)})
+        trained = mt.zeros(2, requires_grad=True)
+        trained.data = x
+    array[:] = 9.0
+    assert x.tolist() == [9.0, 9.0]
+    for other in (*copies, layer.weight, trained):
+        assert other.reshape(2).tolist() == [1.0, 2.0]
+        with pytest.raises(ValueError, match="read-only"):
+            other.array[:] = 3.0
+
+
 def test_from_numpy_refuses_unsupported_use() -> None:
     with pytest.raises(RuntimeError, match="the array may change, so nothing made from it can be recorded"):
         mt.from_numpy(np.ones(2))
@@ -397,8 +414,21 @@ def test_in_place_operations_on_results_are_recorded() -> None:
     y /= 2.0
     y -= 1.0
     assert other_name is y
+    y **= 2
+    assert other_name is y
     y.backward()
-    assert (y.item(), gradient(x).item()) == (5.5, 6.0)
+    assert (y.item(), gradient(x).item()) == (5.5**2, 2 * 5.5 * 6.0)
+
+
+def test_masks_are_changed_in_place() -> None:
+    mask = mt.tensor([True, True, False])
+    other_name = mask
+    mask &= mt.tensor([True, False, False])
+    assert other_name.tolist() == [True, False, False]
+    mask |= mt.tensor([False, False, True])
+    assert other_name.tolist() == [True, False, True]
+    with pytest.raises(RuntimeError, match="cannot be changed in place"):
+        leaf(2.0).__ipow__(2)
 
 
 def test_retained_gradient_is_that_of_the_modified_tensor() -> None:

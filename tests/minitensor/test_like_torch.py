@@ -347,6 +347,14 @@ cube[[[0, 1], [1, 0]], :, 1]
 q[0, ..., [0, 2]]
 x[np.zeros(0, int)]
 x[np.zeros(0)]
+x[np.zeros((2, 3), bool)]
+cube[:, [0, 2], ..., [1, 3]]
+cube[[0, 1], ..., [0, 2], [1, 3]]
+cube[[0, 1], ..., [1, 3]]
+cube[mask, ..., [0, 1, 3]]
+cube[:, row > 0, ..., [3]]
+cube[[0, 1], [0, 2], [1, 3], ...]
+cube[1, ..., [0, 2], [1, 3]]
 x[:, :2].add(ids, alpha=0.5)
 x.var(True)
 number.logsumexp(())
