@@ -8,7 +8,7 @@ after it. With --weights bfloat16 the model has bfloat16 copies of the weights, 
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -75,7 +75,7 @@ class Engine:
         self.model = GPT(config, recipe.seed)
         if self.options.recompute:
             for block in self.model.blocks:
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=self._to_recompute)
         setting = f"{self.device.type} {self.precision} {self.options.parallel}"
         self.processes.check_agreement("--device, --dtype or --parallel, or in their defaults", setting)
         with raising_lost(), out_of_memory_as_memory_error():
@@ -325,6 +325,10 @@ class Engine:
                 stack.enter_context(torch.autocast(self.device.type, self.dtype))
             stack.enter_context(attending(self.attention, self.device))
             yield
+
+    def _to_recompute(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        """Contexts for a block's forward and for its recomputation, which happens in the backward."""
+        return nullcontext(), attending(self.attention, self.device)
 
     def for_reading(self) -> AbstractContextManager[None]:
         """Without autocast, which slows down single tokens. But FSDP gathers blocks only in its precision, and with

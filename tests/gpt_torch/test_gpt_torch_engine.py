@@ -43,9 +43,11 @@ each_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
         (replace(CPU, attention="cudnn"), 0),
         (replace(CPU, recompute=True), 0),
         (replace(CPU, recompute=True), 2),
+        (replace(CPU, recompute=True, attention="math"), 0),
+        (replace(CPU, recompute=True, attention="cudnn"), 0),
         pytest.param(replace(CPU, compile="on"), 0, marks=pytest.mark.slow("a compiler")),
     ],
-    ids=["math", "cudnn", "recompute", "recompute, micro-batches", "compile"],
+    ids=["math", "cudnn", "recompute", "recompute, micro-batches", "recompute, math", "recompute, cudnn", "compile"],
 )
 def test_options_do_not_change_a_steps_result(options: Options, micro_batch: int) -> None:
     recipe = replace(RECIPE, micro_batch=micro_batch)
