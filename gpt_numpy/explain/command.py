@@ -139,7 +139,8 @@ def _entry(trace: Traced, text: str) -> tuple[str, tuple[int, ...]]:
     if not found:
         raise UsageError(f'--entry {text!r} is not an entry; write it as "dS[3,1]"')
     quantity = trace.quantities[_known(trace, "entry", found[1])]
-    shape, numbers = trace.numbers[quantity.name].shape, [part.strip() for part in (found[2] or "").split(",") if part]
+    shape = trace.numbers[quantity.name].shape
+    numbers = [part.strip() for part in found[2].split(",")] if found[2] else []
     if len(numbers) != len(shape) or not all(re.fullmatch(r"-?\d{1,9}", number) for number in numbers):
         raise UsageError(f"--entry {text}: {quantity} takes {len(shape)} whole number{'s' * (len(shape) != 1)}"
                        f"{f', as in {_such(quantity)}' if shape else ''}")  # fmt: skip

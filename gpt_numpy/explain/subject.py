@@ -130,8 +130,8 @@ def _fresh(cli: EngineCLI, text: str, flags: Flags) -> Model:
     if "checkpoint" in flags:
         raise UsageError("--checkpoint is for a run; give it by --run")
     seed = flags.get("seed", 0)
-    if seed < 0:
-        raise UsageError(f"--seed is at least 0, not {seed}")
+    if not 0 <= seed < (1 << 63) - 1:  # the next one is the other model's
+        raise UsageError(f"--seed is at least 0 and below 2^63 - 1, not {seed}")
     tokenizer = CharTokenizer(text)
     if tokenizer.vocab_size == 1:
         raise UsageError("TEXT repeats one character; a fresh model knows no other, and has nothing to predict")

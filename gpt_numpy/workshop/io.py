@@ -51,7 +51,7 @@ def read_limited(path: Path, limit: int | None) -> bytes:
     with path.open("rb") as file:
         data = file.read(-1 if limit is None else limit + 1)
     if limit is not None and len(data) > limit:
-        raise ValueError(f"it is larger than {limit / 1e6:.0f} MB")
+        raise ValueError(f"it is larger than {limit / 1e6:.3g} MB")
     return data
 
 

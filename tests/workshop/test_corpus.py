@@ -135,6 +135,15 @@ def test_missing_file_and_folder_without_text_are_refused(tmp_path: Path, consol
             find_corpus(str(tmp_path / name), console)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such a name themselves")
+def test_name_that_is_not_utf8_is_refused(tmp_path: Path, console: Console) -> None:
+    folder = tmp_path / os.fsdecode(b"sur\xff")
+    folder.mkdir()
+    (folder / "a.txt").write_text("text", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"cannot be read: 'utf-8' codec can't encode"):
+        find_corpus(str(folder), console)
+
+
 @pytest.mark.parametrize("data", ["texts", "texts/a.txt\ntexts/b.txt\ntexts/c.txt"])
 def test_several_files_are_one_text_each_on_a_new_line(
     data: str, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch

@@ -645,6 +645,8 @@ def test_run_repeats_from_its_recipe_file(train: Train) -> None:
         ("[model]\nn_layer = 2", "my.toml: model is not a number, a text, true or false"),
         ("steps = ", "my.toml: Invalid value (at end of document)"),
         ("config = 'my.toml'", "my.toml: config cannot be in it"),
+        (f"steps = {'[' * 50_000}", "my.toml is nested too deep"),
+        ("#" * 100_001, "my.toml: it is larger than 0.1 MB"),
         ("weight_decay = -1.0", "--weight-decay is a number of at least 0, not -1.0"),
     ],
 )
@@ -706,6 +708,11 @@ def test_patience_stops_run_without_improvement(train: Train, capsys: pytest.Cap
     assert [record["step"] for record in records("a", "evaluation")] == [0, 5, 10]
     assert "no better in 2 evaluations: ended early, at step 10" in capsys.readouterr().out
     assert RunDir(Path("a")).checkpoint("latest").state.step == 10
+    assert train("a", "--resume") == 2
+    reason = "a has ended, since it was no better in 2 evaluations; to train further, another --patience or"
+    assert reason in capsys.readouterr().err
+    assert train("a", "--resume", "--patience", "3") == 0
+    assert RunDir(Path("a")).checkpoint("latest").state.step == 15
 
 
 def test_nan_loss_ends_run_and_keeps_last_checkpoint(

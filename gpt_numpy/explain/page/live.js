@@ -84,7 +84,7 @@ function nameOf(character) {
 /** @type {(ids: number[]) => string} */
 const textOf = ids => ids.map(id => data.characters[id]).join("");
 /** @type {() => string} */
-const typedText = () => byId("text").value.replaceAll(NEWLINE, "\n");
+const typedText = () => idOf.has(NEWLINE) ? byId("text").value : byId("text").value.replaceAll(NEWLINE, "\n");
 /** @type {(one: Partial<Choice>, other: Choice) => boolean} */
 const isSameScene = (one, other) => one.layer === other.layer && one.head === other.head && one.pin === other.pin &&
   String(one.ids) === String(other.ids);

@@ -12,7 +12,7 @@ from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.io import read_limited
 from gpt_numpy.workshop.runs.checkpoint import State
 
-MAX_SIZE = 1_000_000
+MAX_SIZE = 100_000
 
 
 def read_recipe(path: Path, parser: Parser) -> Flags:
@@ -26,6 +26,8 @@ def read_recipe(path: Path, parser: Parser) -> Flags:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, UsageError) as error:  # TOML and UTF-8 raise kinds of ValueError
         raise UsageError(f"{path}: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{path} is nested too deep") from None
 
 
 def _as_arguments(name: str, value: Any) -> list[str]:
@@ -47,4 +49,5 @@ def recipe_toml(command: str, state: State, tokenizer: Tokenizer) -> str:
     data: Any = state.data.split("\n")
     values = {"data": data if len(data) > 1 else data[0], **values}
     lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
+    lines = [line.replace("\x7f", "\\u007f") for line in lines]  # TOML wants it escaped, JSON does not
     return "\n".join([f"# {command} train --config recipe.toml", *lines, ""])

@@ -36,7 +36,7 @@ from gpt_numpy.workshop.train.loggers import LOGGERS
 from gpt_numpy.workshop.train.metrics import Metrics
 from gpt_numpy.workshop.train.profile import StepProfiler
 from gpt_numpy.workshop.train.task import Task
-from gpt_numpy.workshop.train.trainer import Trainer
+from gpt_numpy.workshop.train.trainer import Trainer, reason_to_end
 
 
 @dataclass
@@ -224,10 +224,13 @@ def resumed_run(
     recipe, config = override(state.recipe, pick(Recipe, flags)), override(state.config, pick(GPTConfig, flags))
     check_memory(config, recipe)
     has_ended = any(record["kind"] == "end" for record in run_dir.records())
-    if has_ended and state.step >= recipe.steps and state.last_eval_step == state.step:
-        raise UsageError(
-            f"{run_dir.folder} has done its {recipe.steps} steps; to train further, --steps {2 * recipe.steps}"
-        )
+    if has_ended and state.last_eval_step == state.step:
+        if state.step >= recipe.steps:
+            done = f"has done its {recipe.steps} steps; to train further, --steps {2 * recipe.steps}"
+            raise UsageError(f"{run_dir.folder} {done}")
+        if reason := reason_to_end(replace(state, recipe=recipe)):
+            done = f"has ended, since {reason}; to train further, another --patience or --target-loss"
+            raise UsageError(f"{run_dir.folder} {done}")
     same_threads = {"threads": state.threads} if state.processes == cli.processes.size else {}  # bit for bit
     options = cli.parse_options({**state.engine_options, **same_threads, **flags})
     inputs = make_inputs(checkpoint, recipe, config, options)

@@ -49,13 +49,14 @@ class TextFile(Corpus):
         try:
             self.path, self.name, self.data = path, name or str(path), data or str(path.resolve())
             self.size = path.stat().st_size
+            self.data.encode("utf-8")  # as a run's files have to hold it
             if not path.is_file():
                 raise UsageError(f"{path} is not a regular file; a pipe cannot be read more than once")
             with path.open("rb"):
                 pass
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-        except ValueError as error:  # not a valid file name
+        except ValueError as error:  # not a valid file name, or not in UTF-8
             raise UsageError(f"{str(path)!r} cannot be read: {error}") from None
         if not self.size:
             raise UsageError(f"{path} is empty")
