@@ -347,7 +347,7 @@ cube[[[0, 1], [1, 0]], :, 1]
 q[0, ..., [0, 2]]
 x[np.zeros(0, int)]
 x[np.zeros(0)]
-x[np.zeros((2, 3), bool)]
+x[:0][np.zeros((0, 3), bool)]
 cube[:, [0, 2], ..., [1, 3]]
 cube[None, :, [0, 2], ..., [1, 3]]
 cube[[0, 1], ..., [0, 2], [1, 3]]
@@ -622,6 +622,7 @@ row.expand(-2, 3)
 
 # What torch computes and minitensor refuses; the README's table has a line for each.
 REFUSED_HERE = """
+x[[1.0, 0.0]]
 x ** mask
 ids ** mask[:, :2]
 mask ** True
