@@ -423,7 +423,7 @@ def test_in_place_operations_on_results_are_recorded() -> None:
 def test_masks_are_changed_in_place() -> None:
     mask = mt.tensor([True, True, False])
     other_name = mask
-    mask &= mt.tensor([True, False, False])
+    mask &= mt.tensor([True, False, True])
     assert other_name.tolist() == [True, False, False]
     mask |= mt.tensor([False, False, True])
     assert other_name.tolist() == [True, False, True]
