@@ -251,7 +251,7 @@ def divide(rows: int, threads: int, at_once: int, limit: int = 0) -> list[list[s
 
 
 def shares(rows: int, threads: int) -> list[tuple[int, int]]:
-    """The first and the last row (and one) of each thread."""
+    """The rows of each thread: from the first to the one after the last."""
     return list(itertools.pairwise(rows * i // threads for i in range(threads + 1)))
 
 
