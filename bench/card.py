@@ -57,8 +57,8 @@ def python() -> str:
 
 
 def wake_up(turns: int = 300) -> float:
-    """Seconds until a thread runs that was asleep, when another one wakes it. gpt_numpy's threads do so again and
-    again where Python has a lock."""
+    """Seconds until a thread runs that was asleep, when another one wakes it; threads that wait for Python's lock
+    sleep."""
     there, back = SimpleQueue[bool](), SimpleQueue[bool]()
 
     def answer() -> None:

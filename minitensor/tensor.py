@@ -82,7 +82,7 @@ class Tensor(core.Tensor, of_results=True):
             self.requires_grad_(requires_grad)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """A leaf of its own. The values are shared, if they never change."""
+        """A new leaf. The values are shared, unless somebody may still change them."""
         if self.grad_fn is not None:
             raise RuntimeError("deepcopy: this tensor is the result of an operation; copy x.detach()")
         copy = memo[id(self)] = object.__new__(type(self))
@@ -674,7 +674,7 @@ class Tensor(core.Tensor, of_results=True):
         return self
 
     def clone(self) -> "Tensor":
-        """A tensor of its own in the graph. The values can be shared, if they never change."""
+        """A new tensor in the graph. The values are shared, unless somebody may still change them."""
         copy = self.reshape(self.shape)
         copy.array = owned(copy.array)
         return copy

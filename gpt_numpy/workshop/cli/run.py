@@ -198,7 +198,7 @@ def open_run_dir(cli: EngineCLI, flags: Flags, name: str, stack: ExitStack) -> R
 
 
 def settings_of(kind: type[T], flags: Flags, checkpoint: Checkpoint) -> T:
-    """Of a run's method. A resumed run keeps its own, but for flags; UsageError if they are of another version."""
+    """The settings of a run's method. A resumed run keeps its own, except for flags; UsageError for unknown ones."""
     saved = dict(checkpoint.state.tuning) if flags.get("resume") else {}
     if unknown := saved.keys() - pick(kind, saved).keys():
         raise UsageError(f"{checkpoint.folder} has settings that are not known here: {', '.join(sorted(unknown))}")
@@ -245,7 +245,7 @@ def resumed_run(
 
 
 def _check_agreement(cli: EngineCLI, spec: RunSpec) -> None:
-    """Of all processes in what they are about to train."""
+    """UsageError unless all processes are about to train the same run."""
     state, source = spec.state, spec.checkpoint or spec.base
     cli.processes.check_agreement(
         "flags, files or the run's folder",

@@ -49,7 +49,7 @@ FIELDS = set(vars(OF_SFT)) - {"tokenizer", "order"}  # of a recipe, with a flag 
 
 
 def parser_of(cli: EngineCLI, method: str, about: str) -> tuple[Parser, Any]:
-    """And its group of flags for the new run."""
+    """The parser of a method, and its group of flags for the new run."""
     parser = Parser(f"{cli.name} tune {method}", f"{about} A new run is made; the old one stays as it is.")
     add_checkpoint_flags(parser)
     return parser, parser.add_argument_group("the new run")
