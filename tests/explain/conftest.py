@@ -49,8 +49,7 @@ def shared_reader(browser: Any, file: Path) -> Reader:
 
 @pytest.fixture
 def reader(shared_reader: Reader) -> Iterator[Reader]:
-    shared_reader.go("#")
-    shared_reader.open_breaks()
+    shared_reader.reset()
     yield shared_reader
     check_quiet(shared_reader)
 

@@ -94,6 +94,17 @@ class Reader:
         """The menu of mistakes, which a click elsewhere closes."""
         self.page.evaluate("document.querySelector('#breaks-menu').open = true")
 
+    def reset(self) -> None:
+        """For the next test, whatever the last one left: no entry, each matrix at its first cell, no pointer, no focus.
+
+        An entry that was closed by a key leaves the keyboard at its cell; one that an address replaces does not.
+        """
+        self.page.mouse.move(0, 0)
+        self.page.evaluate("document.activeElement.blur()")
+        self.go("#L")
+        self.go("#")
+        self.open_breaks()
+
     def go(self, state: str) -> None:
         """Goes to another address of the same page."""
         self.page.evaluate(f"state => ({GO})(state)", state)
