@@ -32,18 +32,18 @@ def as_array(data: Any, dtype: DTypeLike | None = None) -> Array:
             if not limits.min <= np.trunc(array.min()) <= np.trunc(array.max()) <= limits.max:
                 raise ValueError(f"{data!r:.60} is not within {wanted}, {limits.min} to {limits.max}")
         array = array.astype(wanted, copy=False)
-    elif array.dtype == np.float64 and is_plain(data):
+    elif array.dtype == np.float64 and not has_float64(data):
         array = array.astype(np.float32)
     array = array.astype(as_dtype(array.dtype).newbyteorder("="), copy=False)
     array.setflags(write=False)
     return array
 
 
-def is_plain(data: Any) -> bool:
-    """Made of Python's numbers, and not of NumPy's, which bring their own dtype."""
+def has_float64(data: Any) -> bool:
+    """Whether a float64 of NumPy's, or such a tensor, is in it: Python's numbers bring no dtype."""
     if isinstance(data, list | tuple):
-        return all(map(is_plain, data))
-    return type(data) in (bool, int, float)
+        return any(map(has_float64, data))
+    return getattr(data, "dtype", None) == np.float64
 
 
 def as_dtype(dtype: DTypeLike | None, usual: DTypeLike | None = None) -> np.dtype[Any]:
@@ -57,6 +57,8 @@ def as_dtype(dtype: DTypeLike | None, usual: DTypeLike | None = None) -> np.dtyp
         raise TypeError(f"{dtype!r} is not a dtype; float32, float64, int64 and bool are") from None
     if found.kind not in "biu" and found.newbyteorder("=") not in FLOATS:
         raise TypeError(f"minitensor computes in float32 and float64, not in {found}; convert with .astype(float32)")
+    if found == np.uint64:  # which NumPy adds to int64 as floats
+        raise TypeError("minitensor's integers reach up to int64, not uint64; convert with .astype(int64)")
     return found
 
 
@@ -229,6 +231,8 @@ def as_index_part(part: Any) -> Any:
     if isinstance(part, int | np.integer) and not isinstance(part, bool):
         return int(part)
     array = part.array if isinstance(part, Tensor) else as_array(part)
+    if array.dtype == np.uint8 and array.ndim:  # torch's masks of old
+        raise TypeError("index: uint8 may mean a mask or places; convert with .to(bool) or .to(int64)")
     if not array.size and array.dtype != bool and not isinstance(part, Tensor):
         array = array.astype(np.int64)  # an empty list picks nothing
     return int(array) if array.ndim == 0 and array.dtype.kind in "iu" else array

@@ -5,8 +5,8 @@ So the Jacobian is diagonal, and the backward is a product, entry by entry:
     y_i = f(a_i, b_i)        da_i = dy_i ∂f/∂a        db_i = dy_i ∂f/∂b
 
 Inputs of different shapes broadcast as in NumPy; the engine sums the gradient over what broadcasting repeated.
-At a corner the derivative is torch's choice: 0 for relu and abs at 0 and for clip at its bounds, half each where
-maximum's inputs tie. A plain number beside an array has operations of its own, which need not keep the array.
+At a corner the derivative is torch's choice: 0 for relu and abs at 0 (and abs at NaN) and for clip at its bounds, half
+each where maximum's inputs tie. A plain number beside an array has its own operations, which need not keep the array.
 """
 
 import math
@@ -194,7 +194,7 @@ def abs_forward(x: Array) -> tuple[Array, Saved]:
 
 
 def abs_backward(dy: Array, x: Array) -> tuple[Array]:
-    return (dy * np.sign(x),)
+    return (dy * np.nan_to_num(np.sign(x)),)
 
 
 def maximum_forward(a: Array, b: Array) -> tuple[Array, Saved]:

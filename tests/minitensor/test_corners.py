@@ -165,6 +165,16 @@ def test_gradient_of_clip_is_zero_at_its_bounds() -> None:
     assert gradient.tolist() == [0.0, 5.0, 0.0]
 
 
+def test_gradient_of_abs_is_zero_at_zero_and_at_nan() -> None:
+    values = [-2.0, 0.0, math.nan, math.inf]
+    x, x_torch = Tensor(values, requires_grad=True), torch.tensor(values, requires_grad=True)
+    abs(x_torch).sum().backward()  # type: ignore[no-untyped-call]
+    (gradient,) = grad(abs(x).sum(), x)
+    assert gradient is not None
+    assert x_torch.grad is not None
+    assert gradient.tolist() == x_torch.grad.tolist() == [-1.0, 0.0, 0.0, 1.0]
+
+
 # ---- defaults, attention in blocks, and empty arrays ------------------------------------------------------------
 
 DEFAULTS: dict[str, Any] = {  # the same function in torch, with default settings

@@ -628,6 +628,9 @@ ids ** mask[:, :2]
 mask ** True
 mask.clip(False, 1)
 x[:0].split([])
+x[np.array([0, 1], np.uint8)]
+x[torch.tensor(np.array([[1, 0, 1], [0, 1, 0]], np.uint8))]
+torch.tensor(np.array([1, 2], np.uint64))
 """.strip().splitlines()
 
 
@@ -701,6 +704,7 @@ def test_both_libraries_raise(line: str) -> None:
     assert len(str(caught.value)) > 15, "the message is too short"
 
 
+@pytest.mark.filterwarnings("ignore:indexing with dtype torch.uint8")
 @pytest.mark.parametrize("line", REFUSED_HERE)
 def test_only_minitensor_raises(line: str) -> None:
     with_torch(line)
@@ -856,6 +860,21 @@ def test_numbers_outside_a_dtype_are_refused_and_arrays_keep_their_low_bits(data
             assert found.dtype == ours
             assert found.tolist() == expected.tolist()
             assert minitensor.tensor(minitensor.tensor(data), dtype=ours).tolist() == found.tolist()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch.tensor([torch.tensor(1.0), 2.0])", "torch.tensor([[torch.tensor(1)], [2.5]])",
+        "torch.tensor([torch.tensor(True), 2])", "torch.tensor([np.float32(1), 2.0])", "torch.tensor([np.int32(1), 2])",
+        "torch.tensor([np.float64(1), 2])", "torch.tensor([torch.tensor(np.float64(1)), 2.0])",
+        "torch.tensor((1, np.float64(2)))",
+    ],
+)  # fmt: skip
+def test_dtype_of_a_list_is_float64_only_if_one_of_its_numbers_is(line: str) -> None:
+    theirs, ours = with_torch(line)[0], with_minitensor(line)[0]
+    assert str(theirs.dtype) == f"torch.{ours.dtype}"
+    assert theirs.tolist() == ours.tolist()
 
 
 @pytest.mark.parametrize("axes", [(), (2,)], ids=["no axes", "axes"])
