@@ -10,7 +10,7 @@ from gpt_numpy.explain.trace import Trace
 from tests.explain.reader import Reader, all_of, fragment
 from tests.explain.test_explain_page import checked_boxes, gradients_with_mistake
 
-in_detail = pytest.mark.slow("a browser, in detail")
+pytestmark = pytest.mark.slow("a browser, in detail")
 
 
 # ---- side by side -----------------------------------------------------------------------------------------------
@@ -20,9 +20,7 @@ BEGINS_WITH = {"rowsum": "dS", "saturate": "S", "scale": "dQ", "mask": "P", "equ
 MATRICES = [("rowsum", "dS"), ("rowsum", "dK"), ("scale", "dQ"), ("mask", "dS"), ("equals", "dX"), ("transpose", "dK")]
 
 
-@pytest.mark.parametrize(
-    ("mistake", "name"), [MATRICES[0], *(pytest.param(*pair, marks=in_detail) for pair in MATRICES[1:])]
-)
+@pytest.mark.parametrize(("mistake", "name"), MATRICES)
 def test_right_wrong_and_difference_have_one_scale(mistake: str, name: str, reader: Reader, trace: Trace) -> None:
     page = reader.page
     reader.go(f"#break={mistake}")
@@ -64,7 +62,6 @@ def colour(fraction: float, stops: dict[str, str]) -> Any:
     return [np.interp(place, [0, 0.5, 1], three) for three in channels]
 
 
-@in_detail
 def test_comparison_says_how_far_the_mistake_is_followed(reader: Reader) -> None:
     page = reader.page
     page.check("input[name=break][value=rowsum]")
@@ -79,7 +76,6 @@ def test_comparison_says_how_far_the_mistake_is_followed(reader: Reader) -> None
     assert re.fullmatch(r"[\d.]+, where 0 is right", size), size
 
 
-@in_detail
 def test_comparison_is_as_low_as_without_its_table(reader: Reader) -> None:
     """The picture begins on the first screen."""
     page = reader.page
@@ -93,7 +89,6 @@ def test_comparison_is_as_low_as_without_its_table(reader: Reader) -> None:
     assert page.locator("#flow").bounding_box()["y"] < 700
 
 
-@in_detail
 @pytest.mark.parametrize("mistake", BEGINS_WITH)
 def test_comparison_begins_with_the_broken_line(mistake: str, reader: Reader) -> None:
     page = reader.page
@@ -115,7 +110,6 @@ def compared(page: Any) -> list[str]:
     return list(shown)
 
 
-@in_detail
 def test_cells_side_by_side_can_be_opened(reader: Reader, trace: Trace) -> None:
     page = reader.page
     reader.go("#break=rowsum")
@@ -159,9 +153,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(
-    "mistakes", ["rowsum", *(pytest.param(name, marks=in_detail) for name in WRONG if name != "rowsum")]
-)
+@pytest.mark.parametrize("mistakes", WRONG)
 def test_products_add_up_to_the_wrong_number(mistakes: str, reader: Reader, trace: Trace) -> None:
     page = reader.page
     found = gradients_with_mistake(trace, mistakes) if "," not in mistakes else {}
@@ -198,7 +190,6 @@ def shown_number(page: Any) -> float:
     return float(text.replace("\N{MINUS SIGN}", "-"))
 
 
-@in_detail
 def test_account_leads_from_a_wrong_number_to_the_mistake(reader: Reader) -> None:
     """From dW_q over dQ to dS, whose line is broken."""
     page = reader.page
@@ -219,7 +210,7 @@ def test_account_leads_from_a_wrong_number_to_the_mistake(reader: Reader) -> Non
 # ---- above the mask ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["dP", *(pytest.param(name, marks=in_detail) for name in ("S", "P", "dS"))])
+@pytest.mark.parametrize("name", ["dP", "S", "P", "dS"])
 def test_masked_cells_open_with_the_mistake_only(name: str, reader: Reader) -> None:
     page, canvas = reader.page, reader.page.locator(f"[data-matrix={name}] canvas")
     reader.go(f"#{name}[2,5]&break=scale")
@@ -248,7 +239,6 @@ def test_masked_cells_open_with_the_mistake_only(name: str, reader: Reader) -> N
     assert page.is_hidden("#notice")
 
 
-@in_detail
 def test_link_opens_a_masked_cell_in_either_order(reader: Reader) -> None:
     for state in ("#dP[2,5]&break=mask", "#break=mask&dP[2,5]"):
         reader.open(state)

@@ -132,11 +132,13 @@ def test_text_may_follow_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
 # ---- the page ---------------------------------------------------------------------------------------------------
 
 
+@in_detail
 def test_guide_of_the_example_has_no_word_of_a_model(paper: Reader) -> None:
     words = paper.page.eval_on_selector_all("#guide .words dt", "all => all.map(one => one.textContent)")
     assert words == ["channel", "head", "query", "key", "value"]
 
 
+@in_detail
 def test_way_to_the_loss_of_the_example_ends_at_its_own_gradient(paper: Reader) -> None:
     """There are no logits: the loss is the sum of dO O."""
     way = "all => all.map(one => one.getAttribute('aria-label'))"
@@ -147,6 +149,7 @@ def test_way_to_the_loss_of_the_example_ends_at_its_own_gradient(paper: Reader) 
     paper.go("#")
 
 
+@in_detail
 def test_page_shows_the_example(paper: Reader) -> None:
     page = paper.page
     assert paper.number("#own", "largest") < 1e-13

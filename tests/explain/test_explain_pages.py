@@ -22,14 +22,12 @@ from gpt_numpy.workshop.report.report import embedded
 from tests.equivalence.problems import perturb
 from tests.explain.reader import Reader, all_of, brightness, make_fixed_page, make_page, split_page
 
-pytestmark = pytest.mark.together("a browser for pages of one test")
-in_detail = pytest.mark.slow("a browser, in detail")
+pytestmark = [pytest.mark.together("a browser for pages of one test"), pytest.mark.slow("a browser, in detail")]
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------------
 
 
-@in_detail
 @pytest.mark.parametrize("wrong", ["torch", "difference"])
 def test_page_and_python_have_the_same_tolerances(
     wrong: str, browser: Any, fixed_file: Path, trace: Trace, tmp_path: Path
@@ -69,7 +67,6 @@ def with_changed_numbers(file: Path, folder: Path, amounts: dict[tuple[str, str,
     return page
 
 
-@in_detail
 @pytest.mark.parametrize("ways", [["torch", "difference"], ["numbers"]], ids=" and ".join)
 def test_wrong_number_in_the_file_is_shown_as_wrong(
     ways: list[str], browser: Any, fixed_file: Path, tmp_path: Path
@@ -94,7 +91,6 @@ def unpack(text: str) -> Any:
     return np.frombuffer(base64.b64decode(text.removeprefix(",")), kind).astype("<f8")
 
 
-@in_detail
 def test_difference_that_was_not_taken_is_shown_as_not_measured(browser: Any, tmp_path: Path) -> None:
     reader = Reader(browser, make_fixed_page(tmp_path / "page.html", "To be, or", 60))
     reader.go("#dS[7,7]")
@@ -109,7 +105,6 @@ def test_difference_that_was_not_taken_is_shown_as_not_measured(browser: Any, tm
 # ---- screens --------------------------------------------------------------------------------------------------------
 
 
-@in_detail
 @pytest.mark.parametrize("width", [360, 768, 1440])
 def test_page_fits_every_screen(width: int, browser: Any, file: Path) -> None:
     reader = Reader(browser, file, "#dS[3,1]&tour=6&break=rowsum", viewport={"width": width, "height": 800})
@@ -122,7 +117,6 @@ def test_page_fits_every_screen(width: int, browser: Any, file: Path) -> None:
     assert reader.messages == []
 
 
-@in_detail
 def test_matrices_have_the_same_size_before_and_after_the_steps(browser: Any, file: Path) -> None:
     """A narrow screen shows only the matrices of a step."""
     narrow = {"width": 360, "height": 800}
@@ -136,7 +130,6 @@ def test_matrices_have_the_same_size_before_and_after_the_steps(browser: Any, fi
     assert len(found) > 5
 
 
-@in_detail
 def test_print_is_light_and_has_no_switches(browser: Any, file: Path) -> None:
     reader = Reader(browser, file, "#dS[3,1]", color_scheme="dark")
     assert brightness(reader.page) < 384
@@ -149,7 +142,6 @@ def test_print_is_light_and_has_no_switches(browser: Any, file: Path) -> None:
 # ---- texts and models -----------------------------------------------------------------------------------------------
 
 
-@in_detail
 @pytest.mark.parametrize(
     "text", ["</script><script>alert(1)</script>\u2028\u202e\x1b[1m é☃", "<img src=x onerror=alert(1)>{{data}}"]
 )
@@ -162,7 +154,6 @@ def test_text_is_never_markup(text: str, browser: Any, tmp_path: Path, monkeypat
     assert len(reader.page.query_selector_all("script")) == 3
 
 
-@in_detail
 @pytest.mark.parametrize(
     "changes", [{"bias": False, "tie_weights": True, "n_head": 1, "n_layer": 1}, {"gelu": "tanh", "n_layer": 3}]
 )
@@ -179,7 +170,6 @@ def test_page_works_for_other_models(changes: dict[str, Any], browser: Any, tmp_
     assert reader.messages == []
 
 
-@in_detail
 def test_large_page_opens_quickly(browser: Any, tmp_path: Path) -> None:
     """32 characters, width 128. It should take at most two seconds; a busy machine gets four, and three tries."""
     config = GPTConfig(vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128)
@@ -197,7 +187,6 @@ def test_large_page_opens_quickly(browser: Any, tmp_path: Path) -> None:
     assert min(times) < 4, times
 
 
-@in_detail
 def test_nan_is_shown_as_wrong(browser: Any, tmp_path: Path) -> None:
     config = GPTConfig(vocab_size=3, block_size=4, n_layer=1, n_head=2, n_embd=8)
     weights = float64_weights(config)
@@ -260,7 +249,6 @@ def test_numbers_stand_in_cells_that_are_large_enough(browser: Any, file: Path, 
     assert Reader(browser, file, viewport=view).page.evaluate(COLOURS, "S") == 1
 
 
-@in_detail
 def test_phone_shows_one_pair_at_a_time(browser: Any, file: Path) -> None:
     reader = Reader(browser, file, "#tour=6", viewport={"width": 390, "height": 844})
     page = reader.page

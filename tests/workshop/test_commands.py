@@ -83,6 +83,7 @@ def test_train_output(folder: Path) -> None:
         assert re.search(f"^{re.escape(line)}", done.stdout, re.MULTILINE), line
 
 
+@pytest.mark.slow("three new processes")
 def test_piped_output_has_no_control_characters_even_with_forced_colour(folder: Path) -> None:
     for arguments in (["train", *TINY], ["generate", "--length", "20"], ["train", "--help"]):
         done = command(folder, *arguments, FORCE_COLOR="1", TTY_COMPATIBLE="1")
