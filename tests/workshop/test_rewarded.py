@@ -241,6 +241,20 @@ def test_diagnoses() -> None:
     assert diagnose(empty) == []
 
 
+def test_edited_records_of_a_run_do_not_stop_it(folder: Path) -> None:
+    """Other figures are dropped or not diagnosed, and samples are compared as far as both go."""
+    flags = ["--steps", "2", "--eval-every", "1"]
+    assert tune(BY_HAND, "grpo", "a", *flags) == 0
+    lines = records("a", "step") + records("a", "evaluation")
+    changes: list[Any] = [{"figures": figures} for figures in (3, {}, {"live": "x"}, {"live": 1 << 60})]
+    for change in (*changes, {"sample": ""}, {"sample": "x"}):
+        edited = "".join(json.dumps(line | change if change.keys() <= line.keys() else line) + "\n" for line in lines)
+        shutil.rmtree("b", ignore_errors=True)
+        shutil.copytree("a", "b")
+        (folder / "b" / "metrics.jsonl").write_text(edited, encoding="utf-8")
+        assert tune(BY_HAND, "grpo", "b", "--resume", "--reward", "mine.py:letters", "--steps", "3") == 0, change
+
+
 # ---- dpo --------------------------------------------------------------------------------------------------------
 
 

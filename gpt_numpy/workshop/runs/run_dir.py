@@ -201,10 +201,14 @@ def is_record(record: Any) -> bool:
     """Whether a line of metrics.jsonl has the fields of its kind."""
     if not (isinstance(record, dict) and (kinds := FIELDS.get(str(record.get("kind"))))):
         return False
+    figures = record.get("figures", {})
+    if not (isinstance(figures, dict) and all(isinstance(value, float | int) for value in figures.values())):
+        return False
+    values = (*record.values(), *figures.values())
     return (
         all(isinstance(record.get(name), kind) for name, kind in {"step": int, **kinds}.items())
         and all(isinstance(diagnosis, str) for diagnosis in record.get("diagnoses", ()))
-        and not any(isinstance(value, int) and abs(value) > MAX_INTEGER for value in record.values())
+        and not any(isinstance(value, int) and abs(value) > MAX_INTEGER for value in values)
     )
 
 

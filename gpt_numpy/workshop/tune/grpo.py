@@ -144,12 +144,12 @@ class GRPO(Task):
         each, with the last line of the prompt."""
         prompts = [self.prompts.validation[place] for place in range(min(SHOWN, len(self.prompts.validation)))]
         answers = self._draw(engine, prompts, (self.recipe.seed, 0, 2, EVALUATIONS))
-        told = zip(answers.prompts, answers.texts, rewards_of(answers, self.reward), strict=True)
-        lines = (((prompt.splitlines() or [""])[-1], " ".join(text.splitlines()), r) for prompt, text, r in told)
+        drawn = zip(answers.prompts, answers.texts, rewards_of(answers, self.reward), strict=True)
+        lines = (((prompt.splitlines() or [""])[-1], " ".join(text.splitlines()), r) for prompt, text, r in drawn)
         return "\n".join(f"{prompt}{ARROW}{text}   ({r:g})" for prompt, text, r in lines)
 
     def beside_first(self, sample: str, first: str) -> str:
-        pairs = zip(sample.splitlines(), first.splitlines(), strict=True)
+        pairs = zip(sample.splitlines(), first.splitlines(), strict=False)  # metrics.jsonl may have been edited
         return "\n".join(f"{now}\n    at first:{ARROW}{then.rpartition(ARROW)[2]}" for now, then in pairs)
 
     def line(self, training: float, validation: EvalProgress, at_start: bool) -> str:
@@ -183,13 +183,13 @@ def advantages(rewards: Floats, normalize: bool) -> Floats:
 
 def diagnose(metrics: Metrics) -> list[str]:
     """Warnings about the latest ten steps, compared with the first."""
-    figures = [record["figures"] for record in metrics.records if record["kind"] == "step"]
-    judged = [record["figures"] for record in metrics.records if record["kind"] == "evaluation"]
-    if not figures:
+    steps = _figures_of(metrics, "step", ("reward", "spread", "live", "KL", "entropy", "length"))
+    evaluations = _figures_of(metrics, "evaluation", ("reward", "text"))
+    if not (steps and evaluations):
         return []
-    first, latest = figures[0], {name: _mean(figures[-10:], name) for name in figures[0]}
+    first, latest = steps[0], {name: float(np.mean([one[name] for one in steps[-10:]])) for name in steps[0]}
     found = []
-    if latest["live"] < 0.1 and latest["reward"] < judged[0]["reward"] + 0.5 * latest["spread"] + 0.02:
+    if latest["live"] < 0.1 and latest["reward"] < evaluations[0]["reward"] + 0.5 * latest["spread"] + 0.02:
         found.append(
             f"only {latest['live']:.0%} of the groups are live: the reward is almost the same for all answers; "
             "fine-tune first, or give a softer reward"
@@ -198,13 +198,16 @@ def diagnose(metrics: Metrics) -> list[str]:
         found.append(f"collapse: entropy {latest['entropy']:.2f}, at first {first['entropy']:.2f}; try a larger --kl")
     if latest["length"] > 1.5 * first["length"]:
         found.append(f"answers have {latest['length']:.0f} tokens, at first {first['length']:.0f}: a reward of length?")
-    if judged[-1]["text"] > 1.1 * judged[0]["text"]:
+    before, now = evaluations[0]["text"], evaluations[-1]["text"]
+    if now > 1.1 * before:
         found.append(
-            f"it forgets its text: loss {judged[-1]['text']:.2f} there, at first {judged[0]['text']:.2f} (KL "
-            f"{latest['KL']:.2f} per token); try a larger --kl"
+            f"it forgets its text: loss {now:.2f} there, at first {before:.2f} (KL {latest['KL']:.2f} per token); "
+            "try a larger --kl"
         )
     return found
 
 
-def _mean(figures: Sequence[Mapping[str, float]], name: str) -> float:
-    return float(np.mean([one.get(name, 0.0) for one in figures]))
+def _figures_of(metrics: Metrics, kind: str, names: Sequence[str]) -> list[dict[str, float]]:
+    """Those of each record that has all of them: metrics.jsonl may have been edited."""
+    found = (record.get("figures", {}) for record in metrics.records if record["kind"] == kind)
+    return [{name: figures[name] for name in names} for figures in found if figures.keys() >= set(names)]
