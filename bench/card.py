@@ -51,14 +51,13 @@ def cpu() -> str:
 
 
 def python() -> str:
-    """The version, and whether threads have no lock to wait for."""
+    """The version, and whether it has no GIL."""
     has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
     return platform.python_version() + ("" if has_lock else f" {FREE_THREADED}")
 
 
 def wake_up(turns: int = 300) -> float:
-    """Seconds until a thread runs that was asleep, when another one wakes it; threads that wait for Python's lock
-    sleep."""
+    """Seconds from waking a sleeping thread until it runs; threads that wait for the GIL sleep."""
     there, back = SimpleQueue[bool](), SimpleQueue[bool]()
 
     def answer() -> None:

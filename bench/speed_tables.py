@@ -46,7 +46,7 @@ def filled(page: str) -> str:
 def of_steps() -> str:
     """A row for each step: the speed of both BLAS, each engine's share of its own, the ratio of the times."""
     table = [
-        "| a step, NumPy's kernels | BLAS of NumPy, PyTorch | gpt_numpy | gpt_torch | time over gpt_torch's |",
+        "| step, OpenBLAS's kernels | NumPy's and PyTorch's BLAS | gpt_numpy | gpt_torch | time / gpt_torch's |",
         "|---|---:|---:|---:|---:|",
     ]
     for title, made_by, rows in results("step"):
@@ -60,9 +60,9 @@ def of_steps() -> str:
 
 
 def of_texts() -> str:
-    """A row for each model and way of generating: the speed of both BLAS, characters a second, and their ratio."""
+    """A row for each model and way of generating: the speed of both BLAS, characters per second, and their ratio."""
     table = [
-        "| characters a second | BLAS of NumPy, PyTorch | gpt_numpy | gpt_torch | speed over gpt_torch's |",
+        "| characters per second | NumPy's and PyTorch's BLAS | gpt_numpy | gpt_torch | speed / gpt_torch's |",
         "|---|---:|---:|---:|---:|",
     ]
     for title, _, rows in results("generate"):

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, get_args, get_type_hints
 
-KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
 
 
 class Limit(NamedTuple):

@@ -1,4 +1,4 @@
-"""The head and its loss together, so that the logits of all positions never exist at once."""
+"""lm_head and its loss in one, a chunk at a time, so that the logits of all positions never exist at once."""
 
 from minitensor import Tensor, apply, is_grad_enabled
 from minitensor.ops.linear_cross_entropy import linear_cross_entropy as op

@@ -98,7 +98,7 @@ class Part:
 
 
 def partition(parameters: Parameters, parts: int) -> list[Parameters]:
-    """The parameters in so many parts, or fewer: from the largest on, each goes where there is least so far."""
+    """The parameters in `parts` parts, or fewer: the largest first, each goes to the part that is smallest so far."""
     found: list[dict[str, Parameter]] = [{} for _ in range(parts)]
     for name, p in sorted(parameters.items(), key=lambda item: -item[1].array.size):
         min(found, key=lambda part: sum(p.array.size for p in part.values()))[name] = p

@@ -1,4 +1,4 @@
-"""The head and its loss together, so that the logits of all positions never exist at once."""
+"""lm_head and its loss in one, a chunk at a time, so that the logits of all positions never exist at once."""
 
 from functools import partial
 

@@ -100,7 +100,9 @@ def model_card(state: State, tokenizer: Tokenizer) -> str:
     text = {"shakespeare": "tiny Shakespeare", "synthetic": "synthetic plays", "": "an unknown text"}
     names = [text.get(path) or Path(path).name for path in state.data.split("\n")]
     loss = (
-        "not evaluated" if state.best_loss is None else f"{state.best_loss:.4f} nats a token, at step {state.best_step}"
+        "not evaluated"
+        if state.best_loss is None
+        else f"{state.best_loss:.4f} nats per token, at step {state.best_step}"
     )
     rate = f"AdamW {recipe.lr:g}" if recipe.optimizer == "adamw" else f"Muon {recipe.muon_lr:g}, AdamW {recipe.lr:g}"
     rows = {

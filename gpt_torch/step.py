@@ -86,8 +86,8 @@ class InRing:
         return float(self.numbers[self.place])
 
 
-def as_cuda_graph(compute: Replay, forget: Replay, device: torch.device) -> Replay:
-    """`forget` lets go of what the runs before the capture have left, whose memory the graph could not use."""
+def as_cuda_graph(compute: Replay, free: Replay, device: torch.device) -> Replay:
+    """`free` releases the gradients of the warm-up runs, whose memory the graph could not reuse."""
     with torch.cuda.device(device):
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
@@ -95,7 +95,7 @@ def as_cuda_graph(compute: Replay, forget: Replay, device: torch.device) -> Repl
             for _ in range(WARM_UP):
                 compute()
         torch.cuda.current_stream().wait_stream(stream)
-        forget()
+        free()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream):
             compute()

@@ -79,7 +79,7 @@ def unbroadcast(dx: Any, shape: tuple[int, ...], dtype: Any, name: str) -> Array
 
 
 def as_rows(x: Array, axes: int = 1) -> Array:
-    """x as a matrix: its last axis, or the last `axes` of them taken together, is a row, and all others count rows."""
+    """x as a matrix: the last `axes` axes are flattened into a row, and all others count the rows."""
     return x.reshape(math.prod(x.shape[: x.ndim - axes]), math.prod(x.shape[x.ndim - axes :]))
 
 

@@ -70,8 +70,8 @@ def as_tensor(data: Any) -> Any:
 
 
 def pair(a: T, b: Any) -> tuple[T, T]:
-    """Both as tensors. What is not a tensor takes the tensor's dtype, and so does, beside axes, a tensor without any,
-    unless it brings floats to integers, or integers to booleans. Of two tensors with axes, integers become floats."""
+    """Both as tensors of a common dtype, as in torch. What is no tensor takes the tensor's dtype, and a 0-d tensor that
+    of one with axes, unless it brings floats to integers, or integers to booleans; else integers become floats."""
     dtype = a.array.dtype
     if not isinstance(b, Tensor):
         array = as_array(np.asarray(b))
@@ -174,12 +174,12 @@ def numpy_names(method: F) -> F:
 
 
 def as_axis(x: Any, dim: Any) -> Axis:
-    """NumPy's axis for `dim`. No axes mean all; a tensor without axes may be asked for its first or last."""
+    """NumPy's axis for `dim`. An empty dim means all axes; a 0-d tensor takes 0 and -1."""
     if dim is None or (type(dim) is int and x.array.ndim):
         return dim
     dims = tuple(dim) if isinstance(dim, tuple | list) else (as_dim(dim),)
     if any(isinstance(d, bool) for d in dims):
-        raise TypeError(f"dim counts axes, it is not {dim!r}")
+        raise TypeError(f"dim is a whole number or several, not {dim!r}")
     if not x.array.ndim and set(dims) <= {0, -1}:
         if len(dims) > 1:
             raise ValueError(f"dim names one axis twice: {dim!r}")

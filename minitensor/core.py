@@ -233,8 +233,8 @@ def gradients(
 def depth_first(
     outputs: Collection[Node], wanted: Collection[Node | None] | None
 ) -> tuple[list[tuple[Node, bool, bool]], dict[Node, bool]]:
-    """The nodes that lead to a wanted one or are one, each after its inputs: (node, leads on, is wanted). Also which
-    of all nodes those are. Without recursion, since graphs are deeper than Python's stack."""
+    """The nodes that are wanted or lead to a wanted one, each after its inputs: (node, leads on, is wanted). Also, for
+    every node visited, whether it is one of these. Without recursion: graphs are deeper than Python's stack."""
     order: list[tuple[Node, bool, bool]] = []
     needed: dict[Node, bool] = {}
     unseen = list(outputs)

@@ -66,7 +66,7 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Each row, the last axes of this shape, made mean 0 and variance 1, then times weight plus bias."""
+    """Normalize over the last axes, of this shape, to mean 0 and variance 1; then times weight, plus bias."""
     check_floats("layer_norm", input, weight, bias)
     if not isinstance(eps, int | float):
         raise TypeError(f"layer_norm: eps is a number, not {eps!r}")
@@ -88,9 +88,9 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """-log of the chance that the logits give the target: (N, V), (V,) or (N, V, ...) as in torch.
+    """-log of the probability that the logits give the target: (N, V), (V,) or (N, V, ...) as in torch.
 
-    A target is the id of a class, or the chance of each class, in the shape of the logits. `weight` is each class's.
+    A target is the id of a class, or the probability of each, in the shape of the logits. `weight` is each class's.
     """
     check_floats("cross_entropy", input, weight)
     targets: Tensor = as_tensor(target)
@@ -171,7 +171,7 @@ def scaled_dot_product_attention(
     """softmax(query key^T * scale + mask) value; scale is 1 / sqrt(size of a query) by default.
 
     attn_mask: booleans, True where a query may look, or numbers to add. is_causal: query i sees keys up to i.
-    enable_gqa: each head of keys and values serves as many heads of queries as there are more of those.
+    enable_gqa: grouped-query attention, each head of keys and values is shared by several heads of queries.
     """
     for name, flag in (("is_causal", is_causal), ("enable_gqa", enable_gqa)):
         if not isinstance(flag, bool):
@@ -204,7 +204,7 @@ def scaled_dot_product_attention(
             m not in (1, n) for m, n in zip(mask.shape[::-1], scores[::-1], strict=False)
         ):
             raise ValueError(f"scaled_dot_product_attention: attn_mask {mask.shape} does not fit the scores {scores}")
-    in_parts = is_causal and query.shape[-2] > ops.attention_blocked.KEPT and 0 < dropout_p <= 1
+    in_parts = is_causal and query.shape[-2] > ops.attention_blocked.SAVED and 0 < dropout_p <= 1
     keep = None if in_parts else dropout_mask(scores, dropout_p)
     return apply(
         ops.attention_blocked.attention_blocked,

@@ -1,4 +1,4 @@
-"""torch's top-level functions: tensors out of nothing, several tensors into one, and the methods as functions."""
+"""torch's top-level functions: creation, joining, and the methods as functions."""
 
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -23,7 +23,7 @@ __all__ = [
     "transpose", "tril", "triu", "unsqueeze", "var", "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
-# ---- out of nothing ---------------------------------------------------------------------------------------------
+# ---- creation ---------------------------------------------------------------------------------------------------
 
 
 def tensor(data: Operand, *, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:

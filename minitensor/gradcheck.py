@@ -1,4 +1,4 @@
-"""Gradients from the forward alone: two judges that share nothing with any backward.
+"""Gradients from the forward alone: two numerical derivatives that share nothing with any backward.
 
     central difference    (f(x + h) - f(x - h)) / 2h        any f; error about h^2 f''' / 6 + 1e-16 f / h
     complex step          Im f(x + ih) / h                  f that NumPy extends to complex numbers: nothing is

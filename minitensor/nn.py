@@ -364,7 +364,7 @@ class LayerNorm(Module):
 class Dropout(Module):
     def __init__(self, p: float = 0.5) -> None:
         if not 0 <= p <= 1:
-            raise ValueError(f"Dropout: p is a chance between 0 and 1, not {p}")
+            raise ValueError(f"Dropout: p is a probability between 0 and 1, not {p}")
         self.p = p
 
     def forward(self, input: Tensor) -> Tensor:

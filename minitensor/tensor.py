@@ -1,4 +1,4 @@
-"""Tensor: the engine's tensor with torch's operators and methods, each a line over the operations in ops/.
+"""Tensor: the engine's tensor with torch's operators and methods, thin over the operations in ops/.
 
 The array inside a tensor is its own and read-only. An operation may therefore save its inputs without a copy: whatever
 tries to change them gets an error at once. A tensor changes its value by taking another array: `x.data = new`,
@@ -464,7 +464,7 @@ class Tensor(core.Tensor, of_results=True):
             if value.requires_grad and self.dtype.kind != "f":
                 raise TypeError(f"masked_fill: {self.dtype} has no gradient for the value; pass it detached")
             if value.ndim:
-                raise ValueError(f"masked_fill: a value is a number or a tensor without axes, not {value.shape}")
+                raise ValueError(f"masked_fill: a value is a number or a 0-d tensor, not of shape {value.shape}")
             if self.dtype.kind == "b":
                 return self.masked_fill(mask, bool(value.item()))
             return apply(elementwise.where, chosen, *pair(self, value)[::-1])
@@ -556,7 +556,7 @@ class Tensor(core.Tensor, of_results=True):
     @numpy_names
     def logsumexp(self, dim: Axis, keepdim: bool = False) -> "Tensor":
         if dim is None or (self.ndim and not isinstance(dim, int) and not len(dim)):
-            raise TypeError("logsumexp: give the dims, a whole number or several")
+            raise TypeError("logsumexp: give dim, a whole number or several")
         return apply(reduce.logsumexp, to_float(self), axis=as_axis(self, dim), keepdims=keepdim)
 
     @numpy_names

@@ -46,7 +46,7 @@ def explain(cli: EngineCLI, arguments: Sequence[str]) -> int:
     text.required = False  # and not nargs="?", which would take nothing where a flag comes first
     parser.add_argument(
         "--example", choices=EXAMPLES,
-        help="in place of TEXT and a model: the example by hand of explain's README, T = 3 and D = 2, with Q, K, V and "
+        help="in place of TEXT and a model: the worked example of explain's README, T = 3 and D = 2, with Q, K, V and "
         "dO given, to follow on paper",
     )  # fmt: skip
     group = parser.add_argument_group("the model")

@@ -1,4 +1,4 @@
-"""The example by hand of the README: attention alone, with Q, K, V and dO given, small enough to follow on paper.
+"""The worked example of the README: attention alone, with Q, K, V and dO given, small enough to follow on paper.
 
 There is no model. dO is the gradient with respect to O of the loss L = sum of dO O, in which dO is a constant.
 """
@@ -32,7 +32,7 @@ T, D = GIVEN["Q"].shape
 VALUES = ("Q", "K", "V", "S", "P", "O")
 LABELS = ["a", "b", "c"]  # of the positions
 ABOUT = (
-    f"An example by hand, of T = {T} positions and D = {D} channels: every number of attention's forward and backward "
+    f"A worked example, of T = {T} positions and D = {D} channels: every number of attention's forward and backward "
     "pass as a sum of products. Q, K, V and dO are given, and chosen so that the numbers are fractions, some of them "
     "times √2 or ln 2. The loss is L = Σ dO O, whose gradient with respect to O is dO. There is no model."
 )
@@ -121,5 +121,5 @@ def example_subject(program: str, flags: Flags) -> Subject:
         if name not in FLAGS:
             raise UsageError(f"--example has numbers of its own; --{name.replace('_', '-')} is for a TEXT")
     command = f"{program} explain --example {flags['example']}"
-    said = [f"example by hand: T = {T}, D = {D}; Q, K, V and dO are given, and the loss is the sum of dO O"]
-    return Subject("an example by hand", LABELS, LABELS, [], "", "", said, (command, ""), program, "")
+    said = [f"worked example: T = {T}, D = {D}; Q, K, V and dO are given, and the loss is the sum of dO O"]
+    return Subject("a worked example", LABELS, LABELS, [], "", "", said, (command, ""), program, "")

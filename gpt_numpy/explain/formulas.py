@@ -236,7 +236,7 @@ def _add_loss(table: _Table, objective: Objective) -> None:
         add("l[i]", "-log p[i,next]", "the loss at a position: -log p of the true next token", kind="function")
     else:
         add(target, "", "the probability that the teacher gives to token v", kind="given")
-        meaning = "the loss at a position: the surprise that the teacher expects"
+        meaning = "the loss at a position: the cross-entropy with the teacher's prediction"
         add("l[i]", "-Σ_v q[i,v] log p[i,v]", meaning, kind="function")
     table.quantities |= {quantity.name: quantity for quantity in of_loss(objective)}
     weight = objective.weight

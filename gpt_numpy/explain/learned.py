@@ -1,4 +1,4 @@
-"""What the text teaches: the next tokens, or what one of the methods of tuning makes of it."""
+"""The objective that the flags ask for: the next tokens of a text, or the loss of a method of tuning."""
 
 import shlex
 from collections.abc import Callable
@@ -27,7 +27,7 @@ Other = Callable[[], Engine]  # a reference, or a teacher
 def add_loss_flags(group: Any) -> None:
     group.add_argument("--loss", choices=LOSSES, help="that of a method of tuning (default that of training on a text)")
     group.add_argument("--reward", metavar="NAME", help=f"grpo: of answers that the model draws to TEXT: {KNOWN}")
-    group.add_argument("--group", metavar="N", type=int, help=f"grpo: so many answers (default {GROUP})")
+    group.add_argument("--group", metavar="N", type=int, help=f"grpo: number of answers (default {GROUP})")
     group.add_argument(
         "--answer-length", metavar="N", type=int, help=f"grpo: tokens of each, at most (default {ANSWER})"
     )
@@ -66,7 +66,7 @@ def loss_flags(flags: dict[str, Any]) -> list[str]:
 def learned(
     flags: dict[str, Any], engine: Engine, other: Other, tokenizer: Tokenizer, text: str
 ) -> tuple[Array, Objective, str]:
-    """The tokens to read and predict, the loss of them, and what is said of it."""
+    """The tokens to read and predict, their loss, and its description."""
     loss, prompt = flags.get("loss"), tokenizer.encode(text).astype(np.int64)
     if loss == "grpo":
         return _rewarded(flags, engine, tokenizer, prompt)
@@ -75,7 +75,7 @@ def learned(
     if loss == "distill":
         _check_length(len(prompt), engine)
         q = np.exp(log_softmax(other().logits(prompt[None, :-1]).astype(np.float64)))[0]
-        return prompt, Objective(targets=q), "it learns what a teacher expects"
+        return prompt, Objective(targets=q), "it learns the predictions of a teacher"
     return prompt, NEXT_TOKEN, ""
 
 
@@ -113,7 +113,7 @@ def _preferred(
     log_p, log_r = ([_log_probability(one, ids, len(prompt)) for ids in texts] for one in (engine, reference))
     if abs(margin := beta * (log_p[0] - log_r[0] - log_p[1] + log_r[1])) > 500:
         raise UsageError(
-            f"the margin is {margin:.0f}, and the chance to prefer the answer 0 or 1; give a smaller --beta"
+            f"the margin is {margin:.0f}, and the probability to prefer the answer 0 or 1; give a smaller --beta"
         )
     mask = (np.arange(1, len(texts[0])) >= len(prompt)).astype(np.float64)
     about = f"the answer that is preferred to {shlex.quote(flags['rejected'])}"

@@ -1,8 +1,8 @@
-"""The loss that gradients are explained of: what each position should predict, and how much it counts.
+"""The loss whose gradients are explained: what each position should predict, and how much it counts.
 
 A position's loss l is the cross-entropy of what it should predict; L is made of these. weight[i] is the gradient of L
 with respect to l[i], so that dZ = weight (p - target) whatever the loss is. How weight comes about is the difference
-between training on a text, on rewards, on preferences and on what a teacher expects.
+between training on a text, on rewards, on preferences and on a teacher's predictions.
 """
 
 import math
@@ -17,7 +17,7 @@ from minitensor.arrays import Array
 
 @dataclass(frozen=True)
 class Objective:
-    """The mean over the positions: of -log p of the next token, or of the surprise that a teacher expects."""
+    """The mean over the positions: of -log p of the next token, or of the cross-entropy with a teacher's prediction."""
 
     weight: ClassVar[str] = "1/T"  # d L / d l[i], as a factor of dZ
     about: ClassVar[str] = (
@@ -31,7 +31,7 @@ class Objective:
     @property
     def surprise(self) -> str:
         """What the loss is at a position, in words."""
-        return "-log p of the true next token" if self.targets is None else "the surprise that the teacher expects"
+        return "-log p of the true next token" if self.targets is None else "the cross-entropy with the teacher"
 
     def total(self, losses: Any, library: Any, given: Any = np.asarray) -> Any:
         """L for each row of losses (B, T): arrays of NumPy, or tensors of the library, made by `given`."""
@@ -99,8 +99,9 @@ class Preferred(Objective):
     weight = "weight[i]"
     about = (
         "The margin compares the probability of this answer, relative to what the reference gives it, with that of the "
-        "rejected one. Where the margin is large the pull is small: the model tells the two apart already. Each token "
-        "of the answer gets the pull times the probability minus the target; those of the rejected one its negative."
+        "rejected one. Where the margin is large the pull is small: the model already ranks the two clearly. Each of "
+        "the answer's tokens gets the pull times the probability minus the target; those of the rejected one its "
+        "negative."
     )
 
     @classmethod
@@ -123,9 +124,10 @@ class Preferred(Objective):
             ("log_p", "- Σ_i mask[i] l[i]", "sum", "the log of the probability of this answer"),
             ("margin", "beta log_p - beta log_r - beta rejected", "sum",
              "beta times how much more log p/r has risen for this answer than for the rejected one"),
-            ("L", "log(e^margin + 1) - margin", "function", "the loss: -log of the chance to prefer this answer"),
-            ("pull", "beta / (1 + e^margin)", "function", "beta times how wrong the model still is about the pair"),
-            ("weight[i]", "pull mask[i]", "sum", "how much the answer's token pulls on its probability"),
+            ("L", "log(e^margin + 1) - margin", "function", "the loss: -log of the probability to prefer this answer"),
+            ("pull", "beta / (1 + e^margin)", "function",
+             "near beta while the model ranks the pair wrongly, near 0 once it ranks it clearly right"),
+            ("weight[i]", "pull mask[i]", "sum", "the pull, at the tokens of the answer"),
         ]  # fmt: skip
 
     def inner(self, losses: Array) -> dict[str, Array]:

@@ -8,7 +8,7 @@ from minitensor.arrays import Array
 
 
 class Traced(Protocol):
-    """One forward and backward pass: of a head in a model (trace.py), or of an example by hand (example.py)."""
+    """One forward and backward pass: of a head in a model (trace.py), or of the worked example (example.py)."""
 
     quantities: dict[str, Quantity]
     numbers: dict[str, Array]  # of each quantity, from minitensor's tape

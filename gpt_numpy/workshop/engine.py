@@ -50,7 +50,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Rows:
-    """What tuning trains on, where a text has windows."""
+    """The base of tuning's batches: rows of tokens, where a text has windows."""
 
     ids: Ids  # (B, T), or (P, 2, T) for pairs of answers
 
@@ -60,7 +60,7 @@ class Rows:
 
     @property
     def length(self) -> int:
-        """Tokens in each of the rows, both answers of a pair together."""
+        """Tokens in each of the rows; a pair has those of both answers."""
         return math.prod(self.ids.shape[1:])
 
 
@@ -85,7 +85,7 @@ class Rollouts(Rows):
     weights: NDArray[np.float32]  # (B, T): how much likelier a token should become; 0 leaves it out
     old: NDArray[np.float32]  # (B, T): log of the probability with which it was drawn
     clip: float  # how far the ratio to that probability may be from 1
-    log_r: NDArray[np.float32] | None = None  # (B, T, V): what a reference expects there
+    log_r: NDArray[np.float32] | None = None  # (B, T, V): the log-probabilities of a reference
     kl_weights: NDArray[np.float32] | None = None  # (B, T): of the distance to it
 
     def part(self, rows: slice) -> "Part":

@@ -1,4 +1,4 @@
-"""attention: every position looks at others, and takes a weighted mean of what they hold.
+"""attention: each position attends to others, and takes a weighted mean of their values.
 
 T queries, U keys and U values, D numbers each; leading axes (batch B, heads H) go along. Three stages:
 
@@ -75,7 +75,7 @@ def default_scale(D: int) -> float:
 
 
 def attention_weights_forward(scores: Array) -> tuple[Array, Saved]:
-    """To subtract the largest score of a row changes nothing but rounding. It is done where an exponential overflows
+    """Subtracting the largest score of a row changes only rounding. It is done where an exponential overflows
     or all of them nearly vanish, by the sum of that row alone."""
     ones, number = np.ones(scores.shape[-1], scores.dtype), np.finfo(scores.dtype)
     with np.errstate(over="ignore"):

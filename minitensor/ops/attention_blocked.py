@@ -27,7 +27,7 @@ from minitensor.ops.attention import (
 from minitensor.ops.dropout import Draws, dropout_backward, dropout_forward
 
 BLOCK = 64  # queries
-KEPT = 512  # queries, up to which the weights are kept for the backward
+SAVED = 512  # queries, up to which the weights are saved; for more the backward computes them again
 
 
 def attention_blocked_forward(
@@ -55,7 +55,7 @@ def attention_blocked_forward(
         keep_ij = _keep(keep, random, i, j, weights_ij, p)
         dropped = weights_ij if keep_ij is None else dropout_forward(weights_ij, keep_ij, p=p)[0]
         y_i, _ = attention_values_forward(dropped, v[..., j, :])
-        weights.append(weights_ij if T <= KEPT else None)
+        weights.append(weights_ij if T <= SAVED else None)
         y = _put(y, i, y_i, T)
     assert y is not None
     return y, (q, k, v, weights, keep, draws, p, how, additive)
@@ -108,14 +108,14 @@ def _weights(q: Array, k: Array, i: slice, j: slice, mask: Array | None, is_caus
 def _keep(
     keep: Array | None, random: np.random.Generator | None, i: slice, j: slice, weights: Array, p: float
 ) -> Array | None:
-    """What dropout keeps of the weights of a block."""
+    """Which weights of a block dropout keeps."""
     if random is not None:
         return random.random(weights.shape, np.float32) >= p
     return None if keep is None else keep[..., i, j]
 
 
 def _blocks(T: int, U: int, is_causal: bool) -> Iterator[tuple[slice, slice]]:
-    """Queries i that are taken together, and the keys j that one of them at least may see."""
+    """Blocks of queries i, and the keys j that at least one of them may see."""
     size = BLOCK if is_causal else max(T, 1)
     for start in range(0, max(T, 1), size):
         end = min(start + size, T)
@@ -123,7 +123,7 @@ def _blocks(T: int, U: int, is_causal: bool) -> Iterator[tuple[slice, slice]]:
 
 
 def _put(total: Array | None, block: slice, part: Array, rows: int) -> Array:
-    """The total with a part for some of so many rows put in: (B, H, rows, D), in memory (B, rows, H, D)."""
+    """Write `part` into the rows `block` of the total (B, H, rows, D); in memory it is (B, rows, H, D)."""
     *batch, some, D = part.shape
     if some == rows:
         return part
@@ -135,7 +135,7 @@ def _put(total: Array | None, block: slice, part: Array, rows: int) -> Array:
 
 
 def _add(total: Array | None, block: slice, part: Array, rows: int) -> Array:
-    """The total with a part for some of so many rows added."""
+    """Add `part` to the rows `block` of the total (B, H, rows, D)."""
     *batch, some, D = part.shape
     if total is None and some == rows:
         return part

@@ -28,7 +28,7 @@ def _scale(p: float) -> float:
 
 
 class Draws:
-    """Where the forward draws a mask part by part, the backward can draw the same parts again, in the same order."""
+    """The generator before the forward, which draws a mask part by part: the backward draws the same parts again."""
 
     def __init__(self, generator: np.random.Generator) -> None:
         self.generator, self.before = generator, copy.deepcopy(generator)

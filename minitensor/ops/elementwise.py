@@ -72,7 +72,7 @@ def div_number_backward(dy: Array, number: float) -> tuple[Array]:
 
 
 def cast_forward(x: Array, *, dtype: np.dtype[Any]) -> tuple[Array, Saved]:
-    """The one operation that changes the dtype; its gradient changes it back."""
+    """From one float dtype to another; its gradient changes it back."""
     return x.astype(dtype), (x.dtype,)
 
 

@@ -8,8 +8,8 @@ NumPy has no erf, but a good tanh, and the two are close: erf(x) = tanh(x g(x^2)
 g's error for large x, x g(x^2) keeps the sign and the relative accuracy for small x, and no branch is needed.
 
 The coefficients come from g(u) = atanh(erf(sqrt u)) / sqrt u, computed with 60 digits: for float64 by interpolation at
-the Chebyshev nodes in x of [0, 5] (largest relative error of erf 6e-16), for float32 by least squares, weighted again
-and again until the largest relative error of erf was as small as it gets (1.4e-7; rounding makes it 4e-7).
+the Chebyshev nodes in x of [0, 5] (largest relative error of erf 6e-16), for float32 by least squares,
+reweighted until the largest relative error of erf fell no further (1.4e-7; rounding makes it 4e-7).
 """
 
 import math

@@ -15,8 +15,8 @@ loses.
 (erf.py has to be right to the last digits near 0: for that it needs a tanh.)
 
 The coefficients of r: for float64 by interpolation, computed with 60 digits, where |x| / (|x| + 3) is a Chebyshev node
-of [0, 1] (largest error of c 2e-17, relative 2e-15); for float32 by least squares, weighted again and again until the
-largest error of c, or of x c where |x| > 1, was as small as it gets (1e-7; rounding makes it 2e-7).
+of [0, 1] (largest error of c 2e-17, relative 2e-15); for float32 by least squares, reweighted until the largest error
+of c, or of x c where |x| > 1, fell no further (1e-7; rounding makes it 2e-7).
 """
 
 import math
@@ -75,7 +75,7 @@ def _exact(x: Array) -> tuple[Array, Array]:
     c = polynomial(numerator, size)
     c /= polynomial(denominator, size)
     c *= e
-    c = _absolute((x >= 0) - c)  # the chance below -|x|, or 1 minus it: without a branch, which takes longer
+    c = _absolute((x >= 0) - c)  # the probability below -|x|, or 1 minus it: without a branch, which takes longer
     e *= 1.0 / math.sqrt(2.0 * math.pi)
     return c, e
 

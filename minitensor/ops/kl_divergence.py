@@ -9,7 +9,7 @@
              = dy p_u (log(p_u / r_u) - y)           since sum_v p_v = 1, both ones cancel
 
 The two distributions may not be swapped: KL(r, p) has the gradient p - r, that of a cross-entropy with r as its target.
-KL(p, r) is what a sample from p expects of log(p / r), so it asks a policy that draws from p to stay where r is likely.
+KL(p, r) is the expectation of log(p / r) under p, so it asks a policy that draws from p to stay where r is likely.
 """
 
 import numpy as np

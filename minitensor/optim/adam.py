@@ -44,7 +44,7 @@ class Adam(Optimizer):
         c1, c2 = 1.0 - b1**t, math.sqrt(1.0 - b2**t)
         updated = np.empty(p.shape, p.dtype)
         for p_, g_, m, v, new in pieces([p, g], [state["exp_avg"], state["exp_avg_sq"], updated]):
-            # what comes before the result goes where it will be: the cache then holds fewer arrays
+            # intermediate results share the place of the last one: the cache then holds fewer arrays
             part = np.multiply(g_, 1.0 - b1, out=new)
             m *= b1
             m += part

@@ -17,7 +17,7 @@ Params = Iterable[Tensor] | Iterable[Group]
 
 
 class Optimizer:
-    """Groups of parameters, each with its own settings, and what the optimizer remembers of each parameter."""
+    """Groups of parameters, each with its own settings, and the optimizer state of each parameter."""
 
     def __init__(self, params: Params, defaults: Group) -> None:
         self.defaults = defaults
@@ -79,7 +79,7 @@ class Optimizer:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """What a run needs to go on, with parameters numbered in order; a snapshot."""
+        """All that resuming needs, with the parameters numbered in order; a snapshot."""
         number = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
         return {
             "state": {number[p]: {k: np.copy(v) if isinstance(v, np.ndarray) else v for k, v in kept.items()}

@@ -486,7 +486,7 @@ def test_speed_tables_replace_what_a_table_says() -> None:
     page = "before\n<!-- speeds of steps -->\n| old |\n<!-- end -->\nafter\n"
     filled = speed_tables.filled(page)
     assert "old" not in filled
-    assert filled.startswith("before\n<!-- speeds of steps -->\n| a step, ")
+    assert filled.startswith("before\n<!-- speeds of steps -->\n| step, ")
     assert filled.count(" free-threaded, PyTorch ") == 1
     assert filled.endswith("|\n<!-- end -->\nafter\n")
     assert len(filled.splitlines()) == 4 + 2 + 7  # what surrounds it, its head, and seven steps in six records

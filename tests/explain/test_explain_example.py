@@ -1,4 +1,4 @@
-"""explain --example: the example by hand of the README, in the terminal and on a page."""
+"""explain --example: the worked example of the README, in the terminal and on a page."""
 
 import re
 from collections.abc import Iterator
@@ -153,7 +153,7 @@ def test_way_to_the_loss_of_the_example_ends_at_its_own_gradient(paper: Reader) 
 def test_page_shows_the_example(paper: Reader) -> None:
     page = paper.page
     assert paper.number("#own", "largest") < 1e-13
-    assert "An example by hand, of T = 3 positions and D = 2 channels" in page.text_content("#about")
+    assert "A worked example, of T = 3 positions and D = 2 channels" in page.text_content("#about")
     shown = {"Q", "K", "V", "S", "P", "O", "l", "L", "dO", *GRADIENTS}
     assert set(all_of(page, "figure[data-figure]", "figure")) == shown
     assert len(page.query_selector_all("[name=break]")) == 5

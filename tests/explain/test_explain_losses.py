@@ -118,7 +118,7 @@ def test_commands(
     assert run(CLI, ["explain", TEXT, *flags_of(loss), "--differences", "50"]) == 0
     output = capsys.readouterr().out
     assert {"grpo": "loss: answer ", "dpo": "loss: the answer that is preferred to 'To be'",
-            "distill": "loss: it learns what a teacher expects"}[loss] in output  # fmt: skip
+            "distill": "loss: it learns the predictions of a teacher"}[loss] in output  # fmt: skip
     data = re.search(r'id="data">(.*?)</script>', (tmp_path / "attention.html").read_text(encoding="utf-8"))
     assert data
     page = json.loads(data[1])
@@ -164,7 +164,7 @@ def test_losses_of_runs(trained: Trained, tmp_path: Path, capsys: pytest.Capture
         ("--loss grpo --reward word:e --group 1", "--group is at least 2, not 1"),
         ("--loss grpo --reward word:e --answer-length 60", "prompt and answer have 69 tokens; the model takes 65"),
         ("--loss dpo --chosen a --rejected b --beta 0", "--beta is a number above 0, not 0.0"),
-        ("--loss dpo --chosen eno --rejected boo --beta 1e6", "and the chance to prefer the answer 0 or 1"),
+        ("--loss dpo --chosen eno --rejected boo --beta 1e6", "and the probability to prefer the answer 0 or 1"),
         ("--loss sft", "invalid choice: 'sft'"),
     ],
 )

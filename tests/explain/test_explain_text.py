@@ -150,7 +150,7 @@ def test_text_that_cannot_be_read_is_refused_in_one_line(reader: Reader, subject
         page.wait_for_selector("#text-note:not([hidden])")
         note = page.text_content("#text-note")
         assert all(part in note for part in parts), note
-        assert note.endswith("The last text that it could read stays.")
+        assert note.endswith("The last text that it could read is still shown.")
         assert len(note) < 160
         assert page.input_value("#text") == text[:640]
         assert page.get_attribute("#text", "aria-invalid") == "true"

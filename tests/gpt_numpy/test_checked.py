@@ -33,7 +33,7 @@ class Oven(Checked):
         ({"door": 0}, "door is a number above 0 and below 1, not 0"),
         ({"door": 1.0}, "door is a number above 0 and below 1, not 1.0"),
         ({"fan": 1}, "fan is True or False, not 1"),
-        ({"dish": None}, "dish is a text, not None"),
+        ({"dish": None}, "dish is a string, not None"),
         ({"heat": "left"}, "heat is top or bottom, not 'left'"),
         ({"heat": []}, "heat is top or bottom, not []"),
     ],

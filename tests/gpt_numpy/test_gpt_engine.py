@@ -250,7 +250,7 @@ def test_pytorchs_blas_keeps_its_threads(place: str, tmp_path: Path) -> None:
 
 def test_dropout_of_a_long_context_does_not_depend_on_how_a_batch_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its masks are drawn block by block, and again in the backward, from the streams of the rows."""
-    monkeypatch.setattr("minitensor.ops.attention_blocked.KEPT", 4)
+    monkeypatch.setattr("minitensor.ops.attention_blocked.SAVED", 4)
     monkeypatch.setattr("minitensor.ops.attention_blocked.BLOCK", 3)
     config = replace(CONFIG, dropout=0.3)
     found = [

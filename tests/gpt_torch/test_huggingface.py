@@ -97,7 +97,7 @@ def test_model_card_has_the_figures_of_the_run(here: Path) -> None:
     assert run(IN_TORCH, ["export", "there"]) == 0
     card = Path("there/README.md").read_text(encoding="utf-8")
     state = RunDir(Path("runs/one")).checkpoint("best").state
-    assert f"| lowest validation loss | {state.best_loss:.4f} nats a token, at step {state.best_step} |" in card
+    assert f"| lowest validation loss | {state.best_loss:.4f} nats per token, at step {state.best_step} |" in card
     assert f"| text | play.txt (SHA-256 {state.digest}) |" in card
     assert str(here) not in card
     front, name, *_ = card.removeprefix("---\n").split("\n---\n")

@@ -256,7 +256,7 @@ def test_weights_that_are_computed_again_are_the_same() -> None:
         found = []
         for kept in (150, 149):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(attention_blocked, "KEPT", kept)
+                patch.setattr(attention_blocked, "SAVED", kept)
                 y, saved = OPS["attention_blocked"].forward(size * q, k, v, arrays, is_causal=True)
                 assert all((weights is None) == (kept < 150) for weights in saved[3])
                 found.append([y, *OPS["attention_blocked"].backward(dy, *saved)[:3]])
@@ -291,7 +291,7 @@ def test_dropout_of_long_texts_is_drawn_block_by_block_and_again_in_the_backward
     q, k, v = theirs
     expected = torch_attention(q, k, v, None, torch.from_numpy(keep), is_causal=True, p=p, scale=None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention_blocked, "KEPT", 149)
+        patch.setattr(attention_blocked, "SAVED", 149)
         manual_seed(5)
         leaves = [Tensor(array, requires_grad=True) for array in arrays]
         y = F.scaled_dot_product_attention(leaves[0], leaves[1], leaves[2], dropout_p=p, is_causal=True)

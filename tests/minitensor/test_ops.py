@@ -29,7 +29,7 @@ def _several_blocks_of_queries() -> Iterator[None]:
     """Two queries each, since the examples are small."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention_blocked, "BLOCK", 2)
-        patch.setattr(attention_blocked, "KEPT", 3)  # more have their weights computed again
+        patch.setattr(attention_blocked, "SAVED", 3)  # more have their weights computed again
         yield
 
 

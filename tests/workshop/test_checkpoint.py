@@ -349,8 +349,8 @@ def test_unknown_weights_are_refused(trained: Trained) -> None:
         ({"step": -1}, "step is -1"),
         ({"step": "20"}, "step is '20'"),
         ({"best_loss": "low"}, "best_loss is 'low'"),
-        ({"data": 5}, "data is not a text"),
-        ({"method": None}, "method is not a text"),
+        ({"data": 5}, "data is not a string"),
+        ({"method": None}, "method is not a string"),
     ],
 )
 def test_invalid_state_is_a_one_line_error(changed: dict[str, Any], message: str, trained: Trained) -> None:

@@ -162,8 +162,8 @@ def test_bpe_losses_are_printed_per_token_and_per_character(here: Path, capsys: 
     assert loss is not None
     assert per_token > 1.2
     assert "tokens, 300 different" in out
-    assert f"({loss / per_token:.3f} a character)" in out
-    assert f"{loss / per_token / math.log(2):.3f} bits a character" in out
+    assert f"({loss / per_token:.3f} per character)" in out
+    assert f"{loss / per_token / math.log(2):.3f} bits per character" in out
     assert run(CLI, ["eval", "--run", "bpe"]) == 0
     out = capsys.readouterr().out
     assert f"bits per character    {loss / per_token / math.log(2):.3f}\n" in out
@@ -257,9 +257,9 @@ def test_entropy_of_synthetic_plays_is_printed_beside_the_loss(
     assert re.search(r"^step +1 +train .* val .* \(floor 0\.58\d\) ", capsys.readouterr().out, re.MULTILINE)
     flags = ["--data", "synthetic", "--tokenizer", "bpe", "--vocab-size", "300", "--out", "by-bpe"]
     run(CLI, ["train", *TINY, *flags, *long])
-    assert re.search(r"^step +1 .* \(\d\.\d+ a character, floor 0\.58\d\) ", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^step +1 .* \(\d\.\d+ per character, floor 0\.58\d\) ", capsys.readouterr().out, re.MULTILINE)
     run(CLI, ["eval", "--run", "by-bpe"])
-    assert re.search(r"^least possible +0\.58\d\d a character$", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^least possible +0\.58\d\d per character$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_generated_text_is_streamed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ FALLING = [2.5 * math.exp(-step / 300) + 1.5 + NOISE[step] for step in range(100
         (1.9, False, "real words"),
         (1.1, False, "real words"),
         (1.1, True, "names, phrases"),
-        (0.9, True, "learning by heart"),
+        (0.9, True, "memorizing the text"),
     ],
 )
 def test_phase_of_a_loss(loss: float, training: bool, meaning: str) -> None:
@@ -43,7 +43,7 @@ def test_before_first_step_model_knows_nothing() -> None:
 def test_phase_of_training_loss_alone_is_marked() -> None:
     assert meaning_of(1.5, 1.6, at_start=False) == "real words"
     assert meaning_of(1.1, 1.6, at_start=False) == "real words; in training: names, phrases"
-    assert meaning_of(0.8, 1.9, at_start=False).startswith("real words; in training: learning by heart")
+    assert meaning_of(0.8, 1.9, at_start=False).startswith("real words; in training: memorizing the text")
 
 
 def test_healthy_run_has_no_warnings() -> None:
@@ -75,7 +75,7 @@ def test_progress_shows_the_latest_validation_loss_and_characters_per_second() -
 def test_spike_is_reported_with_its_step(at: int) -> None:
     losses = FALLING.copy()
     losses[at] = 4.0
-    assert f"a spike: the loss of step {at + 1} was 4.00" in found(losses, [])
+    assert f"a spike: step {at + 1} had a loss of 4.00" in found(losses, [])
     losses[at] = FALLING[at] + 0.15  # noise
     assert found(losses, []) == ""
 

@@ -233,9 +233,9 @@ def test_diagnoses() -> None:
     assert "only 2% of the groups are live" in diagnosed(live=0.02, reward=0.01, spread=0.1)[0]
     assert "fine-tune first, or give a softer reward" in diagnosed(live=0.02, reward=0.01, spread=0.1)[0]
     assert diagnosed(entropy=0.2) == ["collapse: entropy 0.20, at first 1.50; try a larger --kl"]
-    assert diagnosed(length=46.0) == ["answers have 46 tokens, at first 30: a reward of length?"]
+    assert diagnosed(length=46.0) == ["answers have 46 tokens, at first 30: does the reward favour length?"]
     assert diagnosed(text=1.8) == [
-        "it forgets its text: loss 1.80 there, at first 1.60 (KL 0.05 per token); try a larger --kl"
+        "it is forgetting its text: the loss there is 1.80, at first 1.60 (KL 0.05 per token); try a larger --kl"
     ]
     empty: Any = SimpleNamespace(records=[])
     assert diagnose(empty) == []

@@ -642,7 +642,7 @@ def test_run_repeats_from_its_recipe_file(train: Train) -> None:
     [
         ("stepz = 3", "my.toml: --stepz=3 is not known; did you mean --steps? see gpt-numpy train --help"),
         ("steps = 'three'", "my.toml: --steps: 'three' is not a whole number; see gpt-numpy train --help"),
-        ("[model]\nn_layer = 2", "my.toml: model is not a number, a text, true or false"),
+        ("[model]\nn_layer = 2", "my.toml: model is not a number, a string, true or false"),
         ("steps = ", "my.toml: Invalid value (at end of document)"),
         ("config = 'my.toml'", "my.toml: config cannot be in it"),
         (f"steps = {'[' * 50_000}", "my.toml is nested too deep"),

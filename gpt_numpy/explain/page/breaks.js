@@ -18,8 +18,8 @@ const BREAKS = /** @type {Mistake[]} */ ([ // `edits` turns the formula of each 
     edits: { S: withoutScale, dQ: withoutScale, dK: withoutScale },
     text: "The scores are √D times too large, so softmax saturates: almost all weight goes to one position, P is near " +
       "0 and 1, and there P (dP − mean) is near 0: the gradient dS dies. (The gradient dY stays fixed.)",
-    caughtBy: "The comparison with torch. Not gradcheck: the backward pass has the same factor. In training only a " +
-      "loss that falls slowly shows it, and the entropy of P above.",
+    caughtBy: "The comparison with torch. Not gradcheck: the backward pass has the same factor. In training it shows only in " +
+      "a loss that falls slowly, and in the entropy of P above.",
   }, {
     key: "scale", label: "forget 1/√D in the gradients", right: "dQ = c * dS @ K;  dK = c * dS.T @ Q",
     wrong: "dQ = dS @ K;  dK = dS.T @ Q", edits: { dQ: withoutScale, dK: withoutScale },

@@ -210,7 +210,7 @@ function showText() {
 /** An error of the text in the field, or none. */
 function showTextError(error = "") {
   const note = byId("text-note"), field = byId("text");
-  note.textContent = error && `${error} The last text that it could read stays.`;
+  note.textContent = error && `${error} The last text that it could read is still shown.`;
   note.hidden = !error;
   field.setAttribute("aria-invalid", String(Boolean(error)));
   showUnknown(typedText());

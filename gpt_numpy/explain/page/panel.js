@@ -181,7 +181,7 @@ function putElsewhere(box, { quantity: { name }, index }) {
     if (kind === "attn" || layer < scene.layer) add(`layer ${layer}`, { name: there, index }, { layer });
   }
   if (!links.length) return;
-  const line = put(box, "p", { class: "elsewhere" }, "It goes on in ");
+  const line = put(box, "p", { class: "elsewhere" }, "Continued in ");
   links.forEach(([text, entry, changes], n) => {
     if (n) line.append(", ");
     put(line, "a", { href: formatAddress({ ...state, entry, ...changes }) }, `${text}: ${formatEntry(entry)}`);

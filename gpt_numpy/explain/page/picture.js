@@ -14,7 +14,7 @@ const ARROWS = [ // those with a star skip matrices, and are dashed
 /** @type {Object<string, string>} */
 const NAMES = { // in a word or two, beside the letter
   Q: "queries", K: "keys", V: "values", S: "scores", P: "weights", O: "output", Z: "logits", p: "probabilities",
-  l: "loss of each position", L: "loss", next: "next token", q: "what the teacher expects", R: "residual stream",
+  l: "loss of each position", L: "loss", next: "next token", q: "the teacher's prediction", R: "residual stream",
   X: "input", Y: "added to the stream", N_f: "input of lm_head",
 };
 /** @type {Object<string, string>} */

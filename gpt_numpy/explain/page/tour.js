@@ -28,8 +28,8 @@ const STOPS = [
       "and that value.",
   }, {
     title: "Through softmax", known: ["dP", "P"], computed: ["dS"], forward: ["P"],
-    text: "The weights of a row sum to 1, so what counts is how much more weight on j raises the loss than the weighted " +
-      "mean of its row.",
+    text: "The weights of a row sum to 1: weight on j is taken from the others. So dS compares dP at j with the mean of " +
+      "its row, weighted by P.",
   }, {
     title: "To the queries", known: ["dS", "K"], computed: ["dQ"], forward: ["S"],
     text: "A score is c times the dot product of a query and a key, so a query’s gradient is the sum of the keys that it " +

@@ -32,7 +32,7 @@ from gpt_numpy.workshop.tune.distill import Distillation, DistillSettings
 
 
 def distill(cli: EngineCLI, arguments: Sequence[str]) -> int:
-    about = "Train a new model, the student, on what trained ones expect: the mean of their probabilities."
+    about = "Train a new model, the student, on the predictions of trained ones: the mean of their probabilities."
     parser = Parser(f"{cli.name} tune distill", about)
     group = parser.add_argument_group("the teachers")
     group.add_argument("--teacher", metavar="FOLDER", action="append", help="a run's folder; once for each teacher")
@@ -79,7 +79,7 @@ def student_run(cli: EngineCLI, flags: Flags, console: Console, stack: ExitStack
     with cli.processes.local_first():
         data = dataset_of(first, flags.get("data"), console)
     inputs = teacher_inputs(cli, teachers, settings, data, recipe, config, options)
-    state = State(config, recipe, method="distill", **inputs.in_state, engine_options=saved_options(cli, flags))
+    state = State(config, recipe, method="distill", **inputs.state_fields, engine_options=saved_options(cli, flags))
     return RunSpec(run_dir, state, options, inputs)
 
 
@@ -98,8 +98,8 @@ def teacher_inputs(
     text = text_inputs(data, tokenizer, recipe, config)
     task = Distillation(data, tokenizer, recipe, config.block_size, ensemble, settings.temperature)
     about = [text.about, *(f"teacher: {teacher.folder}, step {teacher.state.step}" for teacher in teachers)]
-    in_state = {
-        **text.in_state, "tuned_on_digest": checkpoints_digest(teachers), "tuning": asdict(settings),
+    state_fields = {
+        **text.state_fields, "tuned_on_digest": checkpoints_digest(teachers), "tuning": asdict(settings),
         "tuned_on": "\n".join(str(teacher.folder.resolve()) for teacher in teachers),
     }  # fmt: skip
-    return replace(text, task=task, about="\n".join(about), in_state=in_state)
+    return replace(text, task=task, about="\n".join(about), state_fields=state_fields)

@@ -70,7 +70,7 @@ def evaluate_run(cli: EngineCLI, arguments: Sequence[str]) -> int:
     console.say(f"{last.folder}, step {last.state.step}, on {len(data.validation):,} tokens of {data.name}")
     console.say(f"validation loss       {loss:.4f}    {phase_of(per_character)}")
     if data.floor is not None:
-        unit = " a character" if data.characters_per_token != 1.0 else ""
+        unit = " per character" if data.characters_per_token != 1.0 else ""
         console.say(f"least possible        {data.floor:.4f}{unit}")
     console.say(f"perplexity            {perplexity(loss):.3f}")
     console.say(f"bits per character    {bits(per_character):.3f}")

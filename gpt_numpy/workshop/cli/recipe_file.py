@@ -1,4 +1,4 @@
-"""recipe.toml: the flags of a training, one a line, as --config reads them and each run writes them."""
+"""recipe.toml: the flags of a run, one per line, as --config reads them and each run writes them."""
 
 import json
 import tomllib
@@ -38,7 +38,7 @@ def _as_arguments(name: str, value: Any) -> list[str]:
         return [flag, *value]
     if isinstance(value, int | float | str):
         return [f"{flag}={value}"]
-    raise ValueError(f"{name} is not a number, a text, true or false")
+    raise ValueError(f"{name} is not a number, a string, true or false")
 
 
 def recipe_toml(command: str, state: State, tokenizer: Tokenizer) -> str:

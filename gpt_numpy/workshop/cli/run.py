@@ -1,4 +1,4 @@
-"""A run whose flags are read: its trainer, what is said of it, and how it ends."""
+"""From parsed flags to a run: begin or resume it, describe it, train it, and return its exit status."""
 
 import math
 import os
@@ -41,14 +41,14 @@ from gpt_numpy.workshop.train.trainer import Trainer, reason_to_end
 
 @dataclass
 class RunInputs:
-    """What a run learns, and what is said of it."""
+    """What a run trains on, and its description."""
 
     task: Task
     about: str  # lines
     corpus: Record  # of config.json
-    in_state: dict[str, Any]  # fields of State, by which a resumed run finds it again
+    state_fields: dict[str, Any]  # fields of State, by which a resumed run finds it again
     files: Mapping[str, str] = field(default_factory=dict)  # texts for the run's folder, by name
-    measure: str = "loss"  # what an evaluation decides by
+    measure: str = "loss"  # that selects the best checkpoint
     reference: Checkpoint | None = None  # a model that the run keeps, since that of --run may change
 
 
@@ -115,7 +115,7 @@ def make_trainer(cli: EngineCLI, spec: RunSpec, flags: Flags, console: Console, 
             save_checkpoint(folder / REFERENCE, spec.inputs.reference, with_optimizer=False)
     _show_start(spec, engine, console)
     budget.seconds["start"] = budget.total
-    metrics = Metrics(task.tokens_per_step, task.characters_per_token, budget, records, task.loss_scale)
+    metrics = Metrics(task.tokens_per_step, task.characters_per_token, budget, records, task.loss_factor)
     saver = Saver(spec.run_dir, console, write_report, last_saved, best_loss, log)
     profiler = StepProfiler(engine, folder, console) if "profile" in flags else None
     return Trainer(engine, task, state, saver, metrics, console, cli.processes, budget, profiler)
@@ -234,11 +234,11 @@ def resumed_run(
     same_threads = {"threads": state.threads} if state.processes == cli.processes.size else {}  # bit for bit
     options = cli.parse_options({**state.engine_options, **same_threads, **flags})
     inputs = make_inputs(checkpoint, recipe, config, options)
-    if inputs.in_state.get("tuned_on_digest", "") != state.tuned_on_digest:
-        given = " and ".join(inputs.in_state["tuned_on"].split("\n"))
+    if inputs.state_fields.get("tuned_on_digest", "") != state.tuned_on_digest:
+        given = " and ".join(inputs.state_fields["tuned_on"].split("\n"))
         raise UsageError(f"{given} is not what {run_dir.folder} was tuned on, or has changed since")
     state = replace(
-        state, config=config, recipe=recipe, **inputs.in_state,
+        state, config=config, recipe=recipe, **inputs.state_fields,
         engine_options={**state.engine_options, **saved_options(cli, flags)},
     )  # fmt: skip
     return RunSpec(run_dir, state, options, inputs, checkpoint)

@@ -101,7 +101,7 @@ def new_run(cli: EngineCLI, flags: Flags, console: Console, stack: ExitStack) ->
     _check_length(data, config)
     check_memory(config, recipe)
     inputs = text_inputs(data, tokenizer, recipe, config)
-    state = State(config, recipe, **inputs.in_state, engine_options=saved_options(cli, flags))
+    state = State(config, recipe, **inputs.state_fields, engine_options=saved_options(cli, flags))
     return RunSpec(run_dir, state, options, inputs)
 
 

@@ -71,8 +71,8 @@ def tune_run(
         run_dir = open_run_dir(cli, flags, method, stack)
         console.say(f"from {base.folder}, step {base.state.step}")
         inputs = make_inputs(base, recipe, config, options)
-        in_state = {"data": base.state.data, "digest": base.state.digest, **inputs.in_state}
-        state = State(config, recipe, method=method, **in_state, engine_options=saved_options(cli, flags))
+        state_fields = {"data": base.state.data, "digest": base.state.digest, **inputs.state_fields}
+        state = State(config, recipe, method=method, **state_fields, engine_options=saved_options(cli, flags))
         return RunSpec(run_dir, state, options, inputs, base=base)
 
     return train_run(cli, flags, console, method, begin, make_inputs)
@@ -99,8 +99,8 @@ def sft(cli: EngineCLI, arguments: Sequence[str]) -> int:
         about = f"pairs: {path.name}, {parts}, of {task.length + 1} tokens at most"
         characters = sum(pair.characters for pair in pairs.items)
         corpus = {"name": path.name, "characters": characters, "digest": pairs.digest, "floor": None}
-        in_state = {"tuned_on": str(path.resolve()), "tuned_on_digest": pairs.digest}
-        return RunInputs(task, about, corpus, in_state)
+        state_fields = {"tuned_on": str(path.resolve()), "tuned_on_digest": pairs.digest}
+        return RunInputs(task, about, corpus, state_fields)
 
     return tune_run(cli, flags, "sft", OF_SFT, make_inputs)
 
@@ -133,11 +133,11 @@ def grpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
             f"validation\nreward: {settings.reward}, of {settings.group} answers to each prompt"
         )
         corpus = {"name": prompts.about, "characters": data.stats.characters, "digest": data.stats.digest}
-        in_state = {
+        state_fields = {
             "data": data.data, "digest": data.stats.digest, "tuned_on": settings.prompts,
             "tuned_on_digest": prompts.digest, "tuning": asdict(settings),
         }  # fmt: skip
-        return RunInputs(task, about, corpus, in_state, measure="reward", reference=base)
+        return RunInputs(task, about, corpus, state_fields, measure="reward", reference=base)
 
     return tune_run(cli, flags, "grpo", OF_GRPO, make_inputs, dropout=0.0)
 
@@ -189,9 +189,9 @@ def dpo(cli: EngineCLI, arguments: Sequence[str]) -> int:
         task = DPO(pairs, recipe, tokenizer, settings.beta, reference)
         parts = f"{len(task.training):,} to train on, {len(task.validation):,} for validation"
         corpus = {"name": pairs.path.name, "digest": pairs.digest}
-        in_state = {"tuned_on": place, "tuned_on_digest": pairs.digest, "tuning": asdict(settings)}
+        state_fields = {"tuned_on": place, "tuned_on_digest": pairs.digest, "tuning": asdict(settings)}
         about = f"preferences: {pairs.path.name}, {parts}"
-        return RunInputs(task, about, corpus, in_state, files, "preferences", base)
+        return RunInputs(task, about, corpus, state_fields, files, "preferences", base)
 
     return tune_run(cli, flags, "dpo", OF_DPO, make_inputs, dropout=0.0)
 
@@ -200,7 +200,7 @@ METHODS = {
     "sft": (sft, "fine-tuning on answers: the loss is that of the answers alone"),
     "grpo": (grpo, "policy gradient: what the model writes is rewarded, and the better answers become likelier"),
     "dpo": (dpo, "preferences: of two answers to a prompt, one becomes likelier than the other"),
-    "distill": (distill, "distillation: a student learns what its teachers expect"),
+    "distill": (distill, "distillation: a student learns its teachers' predictions"),
 }
 
 

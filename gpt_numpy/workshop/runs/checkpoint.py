@@ -44,7 +44,7 @@ class Damaged(UsageError):
 
 @dataclass(frozen=True)
 class State:
-    """A checkpoint beside its arrays: enough to resume as if nothing had happened."""
+    """All of a checkpoint but its arrays."""
 
     config: GPTConfig
     recipe: Recipe
@@ -70,7 +70,7 @@ class State:
                 raise ValueError(f"{name} is {value!r}")
         for name in ("data", "digest", "method", "tuned_on", "tuned_on_digest"):
             if not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name} is not a text")
+                raise ValueError(f"{name} is not a string")
         for name in ("engine_options", "tuning"):
             if not isinstance(getattr(self, name), dict):
                 raise ValueError(f"{name} is not an object")
@@ -122,7 +122,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, with_optimizer: bool =
 
 def _safetensors(arrays: Arrays) -> Pieces:
     """The pieces of such a file: the length of a header, the header, and the arrays themselves. The library would copy
-    them all into one, twice, and hold Python's lock, so that no other thread could go on meanwhile."""
+    them all into one, twice, and hold the GIL, so that no other thread could go on meanwhile."""
     header, end = dict[str, Any](), 0
     largest_items_first = sorted(arrays.items(), key=lambda item: -item[1].itemsize)
     for name, array in largest_items_first:
@@ -208,7 +208,7 @@ def _load_state(folder: Path) -> tuple[State, dict[str, str]]:
 
 
 def _from_format_2(content: Mapping[str, Any]) -> dict[str, Any]:
-    """With the names of today."""
+    """The fields of format 2 under their present names."""
     names = {"judged": "last_eval_step", "since_best": "evals_since_best", "machine": "engine_options"}
     content = {names.get(name, name): value for name, value in content.items()}
     return {**content, "data": {"dramatist": "synthetic"}.get(content["data"], content["data"])}
@@ -217,7 +217,7 @@ def _from_format_2(content: Mapping[str, Any]) -> dict[str, Any]:
 def _arrays(path: Path, digests: Mapping[str, str]) -> tuple[Arrays, str]:
     data, digest = _read(path, digests)
     with _damage_of(path):
-        arrays = safetensors.numpy.load(data)  # in any order, while several processes need the same one
+        arrays = safetensors.numpy.load(data)  # returns them in any order, and all processes need the same
         return dict(sorted(arrays.items())), digest
 
 

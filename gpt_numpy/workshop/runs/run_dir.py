@@ -53,7 +53,7 @@ class RunDir:
     # -- the lock --
 
     def create(self) -> None:
-        """And lock; UsageError if the folder holds a run, or anything else that could be lost."""
+        """Create and lock the folder; UsageError if it holds a run, or anything else that could be lost."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             found = {path.name for path in self.folder.iterdir()}

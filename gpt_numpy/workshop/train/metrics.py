@@ -41,10 +41,10 @@ class Metrics:
 
     def __init__(
         self, tokens_per_step: int, characters_per_token: float, budget: TimeBudget, records: Sequence[Record] = (),
-        loss_scale: float = 1.0,
+        loss_factor: float = 1.0,
     ) -> None:  # fmt: skip
         self.tokens_per_step, self.characters_per_token, self.budget = tokens_per_step, characters_per_token, budget
-        self.loss_scale = loss_scale
+        self.loss_factor = loss_factor
         self.records: list[Record] = []
         self.losses: list[float] = []
         self.evaluations: list[Evaluation] = []
@@ -79,7 +79,7 @@ class Metrics:
         """Records of the pending steps, which may not be finite."""
         start = time.perf_counter()
         results = [
-            (step, float(one.loss) / self.loss_scale, float(one.grad_norm), figures)
+            (step, float(one.loss) / self.loss_factor, float(one.grad_norm), figures)
             for step, one, figures in self.pending
         ]
         seconds = self._host_seconds + time.perf_counter() - start
@@ -146,7 +146,7 @@ def _spike(losses: Sequence[float], since: int) -> str | None:
     if height <= 1.0:
         return None
     return (
-        f"a spike: the loss of step {step} was {losses[step - 1]:.2f}, usually {usual:.2f}; see its text, or lower --lr"
+        f"a spike: step {step} had a loss of {losses[step - 1]:.2f}, usually {usual:.2f}; see its batch, or lower --lr"
     )
 
 

@@ -16,7 +16,7 @@ PHASES = (
     Phase(2.0, 'common pairs such as "th", parts of words'),
     Phase(1.2, "real words"),
     Phase(1.0, "names, phrases", training_only=True),
-    Phase(0.0, "learning by heart: watch the validation loss", training_only=True),
+    Phase(0.0, "memorizing the text: watch the validation loss", training_only=True),
 )
 
 

@@ -1,4 +1,4 @@
-"""What a training learns from: the batch of each step, and what is measured and shown of it."""
+"""What a run trains on: the batch of each step, and what is measured and shown of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -17,12 +17,12 @@ SAMPLE = 160  # tokens of a sample
 
 
 class Task:
-    """One whose loss is a cross-entropy overrides batch, evaluate and prompt; the rest serves all of them."""
+    """A subclass defines batch, evaluate and prompt; the rest suits any loss that is a cross-entropy."""
 
     tokens_per_step: int
     characters_per_token: float  # in what is evaluated
     floor: float | None = None  # the lowest possible loss in nats per character, if it is known
-    loss_scale = 1.0  # a factor in the loss of steps that is not shown
+    loss_factor = 1.0  # in the training loss; divided out before that is shown
     max_answer = SAMPLE  # tokens of the longest answer that is expected
     updates = 1  # steps that belong together: between them nothing is evaluated, saved or ended
 
@@ -57,7 +57,7 @@ class Task:
     def line(self, training: float, validation: EvalProgress, at_start: bool) -> str:
         """An evaluation as it is shown."""
         loss, per_character = float(validation.loss), 1.0 / self.characters_per_token
-        details = [f"{loss * per_character:.3f} a character"] if per_character != 1.0 else []
+        details = [f"{loss * per_character:.3f} per character"] if per_character != 1.0 else []
         details += [f"floor {self.floor:.3f}"] if self.floor is not None else []
         beside = f" ({', '.join(details)})" if details else ""
         meaning = self.meaning(training * per_character, loss * per_character, at_start)
@@ -69,7 +69,7 @@ class Task:
 
     def best(self, loss: float, step: int) -> str:
         """The lowest validation loss, when all is done."""
-        per_character = f"{bits(loss / self.characters_per_token):.3f} bits a character"
+        per_character = f"{bits(loss / self.characters_per_token):.3f} bits per character"
         return f"best validation loss {loss:.4f} at step {step}: {per_character}"
 
     def diagnoses(self, metrics: Metrics) -> list[str]:

@@ -50,7 +50,7 @@ class Trainer:
         self._saved_at = time.monotonic()  # or when this began
 
     def train(self) -> Stop:
-        """Until the recipe is done, nothing improves any more, or a signal arrives."""
+        """To the last step, or until --target-loss, --patience, --max-minutes or a signal ends it."""
         with stop_on_signals(self.processes) as stop:
             try:
                 self._train(stop)
@@ -160,7 +160,7 @@ class Trainer:
     # -- evaluations --
 
     def _evaluate(self, bar: Bar, stop: Stop, is_last: bool) -> bool:
-        """Whether the loss is the lowest so far. A signal ends the evaluation without a result."""
+        """Evaluate, sample, record; whether the loss is the lowest so far. A signal ends it without a result."""
         self._flush(bar)
         before = state = self.state
         metrics = self.metrics
@@ -175,7 +175,7 @@ class Trainer:
             raise RunFailed(f"step {state.step}: the validation loss is {validation}. {self.saver.hint}")
         latest = min(100, state.recipe.eval_every)
         first = self.task.batch(0, self.engine) if not metrics.losses else None
-        training = float(self.engine.loss(first)) / self.task.loss_scale if first else metrics.mean_loss(latest)
+        training = float(self.engine.loss(first)) / self.task.loss_factor if first else metrics.mean_loss(latest)
         best = state.best_loss is None or validation < state.best_loss
         if best:
             state = replace(state, best_step=state.step, best_loss=validation, evals_since_best=0)

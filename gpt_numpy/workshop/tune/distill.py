@@ -1,4 +1,4 @@
-"""Distillation: a student learns all that its teachers expect, and not only the token that came next.
+"""Distillation: a student learns its teachers' whole predictions, and not only the token that came next.
 
     loss  = T^2 sum over all tokens of cross-entropy(q, p) / N
     d z   = T (p - q) / N
@@ -39,7 +39,7 @@ class Distillation(Pretraining):
     ) -> None:  # fmt: skip
         super().__init__(data, tokenizer, recipe, block_size)
         self.teachers, self.temperature = teachers, temperature
-        self.loss_scale = temperature**2
+        self.loss_factor = temperature**2
 
     def batch(self, step: int, engine: Engine) -> Examples:
         ids, _ = self.windows(step).ids_and_targets()

@@ -197,12 +197,13 @@ def diagnose(metrics: Metrics) -> list[str]:
     if latest["entropy"] < 0.2 * first["entropy"]:
         found.append(f"collapse: entropy {latest['entropy']:.2f}, at first {first['entropy']:.2f}; try a larger --kl")
     if latest["length"] > 1.5 * first["length"]:
-        found.append(f"answers have {latest['length']:.0f} tokens, at first {first['length']:.0f}: a reward of length?")
+        now, before = latest["length"], first["length"]
+        found.append(f"answers have {now:.0f} tokens, at first {before:.0f}: does the reward favour length?")
     before, now = evaluations[0]["text"], evaluations[-1]["text"]
     if now > 1.1 * before:
         found.append(
-            f"it forgets its text: loss {now:.2f} there, at first {before:.2f} (KL {latest['KL']:.2f} per token); "
-            "try a larger --kl"
+            f"it is forgetting its text: the loss there is {now:.2f}, at first {before:.2f} (KL {latest['KL']:.2f} per "
+            "token); try a larger --kl"
         )
     return found
 

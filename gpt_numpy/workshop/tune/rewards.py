@@ -1,7 +1,7 @@
 """Rewards: functions from a prompt and the text that answers it to a number; more is better.
 
-The text is without what ended it. One that was never ended, because it had as many tokens as were allowed, is as long
-as that. A file of your own needs nothing but such a function:
+The text is without the stop text; an answer that never reached it has as many tokens as were allowed. A file of your
+own needs nothing but such a function:
 
     def shouting(prompt, text):
         return sum(letter.isupper() for letter in text) / max(1, len(text))
