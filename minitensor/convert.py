@@ -197,6 +197,8 @@ def as_dim(dim: Any) -> int:
 def as_index(where: Any, ndim: int) -> tuple[Any, Any]:
     """An index for NumPy, in two steps if need be: where numbers and lists of them meet, torch takes the numbers first,
     and NumPy would take them for lists, which changes the order of the axes."""
+    if isinstance(where, list) and not all(map(np.isscalar, where)):
+        raise TypeError("index: a list of lists may mean a tuple or an array; write (a, b) or np.array([a, b])")
     if not isinstance(where, tuple):
         return as_index_part(where), None
     parts = tuple(map(as_index_part, where))

@@ -178,7 +178,10 @@ def grad(
     if isinstance(outputs, Tensor):
         outputs, grad_outputs = [outputs], [grad_outputs]
     given = [None] * len(outputs) if grad_outputs is None else grad_outputs
-    nodes = [x.node for x in ([inputs] if isinstance(inputs, Tensor) else inputs)]
+    given = [given] if isinstance(given, Tensor) else given
+    if len(given) != len(outputs):
+        raise RuntimeError(f"grad: {len(given)} gradients are given for {len(outputs)} outputs")
+    nodes = [getattr(x, "node", None) for x in ([inputs] if isinstance(inputs, Tensor) else inputs)]
     if None in nodes:
         raise RuntimeError(f"grad: input {nodes.index(None)} does not require grad")
     found: dict[Any, Array] = gradients(outputs, given, set(nodes), retain_graph)

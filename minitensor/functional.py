@@ -70,6 +70,8 @@ def layer_norm(
     check_floats("layer_norm", input, weight, bias)
     if not isinstance(eps, int | float):
         raise TypeError(f"layer_norm: eps is a number, not {eps!r}")
+    if not isinstance(normalized_shape, Sequence):
+        raise TypeError(f"layer_norm: normalized_shape is a tuple of sizes, not {normalized_shape!r}")
     rows = tuple(normalized_shape)
     if not rows or input.shape[-len(rows) :] != rows:
         raise ValueError(f"layer_norm: input {input.shape} does not end in normalized_shape {rows}")
@@ -136,7 +138,7 @@ def cross_entropy(
     if reduction == "none":
         return losses
     total = float(mask.size if of_classes else (w.array * targets.array).sum(-1)[mask].sum())
-    return losses.sum() if reduction == "sum" else losses.sum() / Tensor(total, losses.dtype)
+    return losses.sum() if reduction == "sum" else losses.sum() / Tensor(total or np.nan, losses.dtype)
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from minitensor.arrays import Array
-from minitensor.convert import as_dim, as_dtype, as_sizes, as_tensor, numpy_names, pair, promote
+from minitensor.convert import as_dim, as_dtype, as_mask, as_sizes, as_tensor, numpy_names, pair, promote
 from minitensor.core import apply, wrap
 from minitensor.grad_mode import is_grad_enabled
 from minitensor.ops import shape
@@ -129,7 +129,7 @@ def stack(tensors: Sequence[Operand], dim: int = 0) -> Tensor:
 def where(condition: Operand, input: Operand, other: Operand) -> Tensor:
     """input where the condition holds, other elsewhere."""
     if not isinstance(input, Tensor) and isinstance(other, Tensor):
-        return other.where(~Tensor(condition, np.bool_), input)
+        return other.where(~as_mask("where", condition), input)
     made: Tensor = as_tensor(input)
     return made.where(condition, other)
 

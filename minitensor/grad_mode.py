@@ -28,6 +28,10 @@ class no_grad(ContextDecorator):
 
     recording = False
 
+    def __init__(self, *function: Any) -> None:
+        if function:
+            raise TypeError(f"{type(self).__name__}: write @{type(self).__name__}(), with parentheses")
+
     def __enter__(self) -> None:
         mode.recording.append(self.recording)
 

@@ -92,17 +92,21 @@ def gradcheck(
 ) -> bool:
     """Whether the gradients of func, a function of tensors, agree with central differences of step eps.
 
-    Inputs are float64 arrays or tensors; integers and booleans pass through. A difference may be atol + rtol times
-    the largest entry of its gradient; the upstream gradient is random.
+    Inputs are float64 arrays or tensors; integers and booleans pass through. An entry may be off by atol + rtol times
+    itself, and by the rounding of a central difference; the upstream gradient is random.
     """
     given = inputs if isinstance(inputs, tuple | list) else (inputs,)
     arrays = [np.array(x.array if isinstance(x, Tensor) else x) for x in given]
     leaves = [Tensor(array, requires_grad=_is_float(array)) for array in arrays]
-    y = func(*leaves)
-    if not isinstance(y, Tensor):
-        raise TypeError(f"gradcheck: the function takes tensors and returns one, not {type(y).__name__}")
-    dy = np.random.default_rng(seed).standard_normal(y.shape)
     wanted = [x for x in leaves if x.requires_grad]
+    if not wanted:
+        raise ValueError("gradcheck: give at least one float64 array")
+    y = func(*leaves)
+    if not isinstance(y, Tensor) or y.dtype != np.float64:
+        kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
+        raise TypeError(f"gradcheck: the function takes float64 tensors and returns one, not {kind}")
+    dy = np.random.default_rng(seed).standard_normal(y.shape)
+    rounding = 1e-15 * float(np.abs(dy * y.array).sum()) / eps
     tape = iter(grad(y, wanted, dy, allow_unused=True))
     numeric = central_difference(lambda *xs: func(*(Tensor(x) for x in xs)).array, arrays, dy, eps)
     for position, expected in enumerate(numeric):
@@ -110,8 +114,8 @@ def gradcheck(
             continue
         found = next(tape)
         got = np.zeros_like(expected) if found is None else found.array
-        largest = np.abs(expected).max(initial=0.0)
-        right = np.abs(got - expected) <= atol + rtol * largest  # NaN is never right
+        right = np.abs(got - expected) <= atol + rtol * np.abs(expected) + rounding  # NaN is never right
+        right &= np.isfinite(expected)
         if not right.all():
             if not raise_exception:
                 return False

@@ -169,7 +169,7 @@ class Module:
             raise RuntimeError(f"load_state_dict: {type(self).__name__} cannot take this:\n  " + "\n  ".join(wrong))
         for name, tensor in own.items():  # what is shared ends with the value of its last name in the module
             if name in given:
-                tensor.data = given[name]
+                tensor.data = given[name].to(tensor.dtype)
         return skipped
 
     def apply(self, fn: "Callable[[Module], object]") -> Self:
@@ -197,10 +197,16 @@ class Module:
             parameter.grad = None if set_to_none or parameter.grad is None else zeros_like(parameter)
 
     def to(self, dtype: DTypeLike) -> Self:
-        """The same module with parameters, and buffers of floats, of another dtype; gradients are dropped."""
+        """The same module with its floats, and their gradients, in another dtype. What was computed before with a
+        parameter that changes no longer leads to it."""
+        dtype = as_dtype(dtype)
+        if dtype.kind != "f":
+            raise TypeError(f"{type(self).__name__}: a module computes in float32 or float64, not in {dtype}")
         for parameter in self.parameters():
-            wanted = parameter.requires_grad
-            Tensor.__init__(parameter, parameter.detach().to(dtype), requires_grad=wanted)
+            if parameter.dtype.kind == "f" and parameter.dtype != dtype:
+                wanted, gradient = parameter.requires_grad, parameter.grad
+                Tensor.__init__(parameter, parameter.detach().to(dtype), requires_grad=wanted)
+                parameter.grad = None if gradient is None else gradient.to(dtype)
         for module in self.modules():
             for name in module._buffers:
                 buffer = vars(module)[name]
@@ -220,26 +226,21 @@ class Module:
         return ""
 
     def __repr__(self) -> str:
-        parts = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in self.named_children()]
+        parts = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in self._submodules()]
         inside = "\n  " + "\n  ".join(parts) + "\n" if parts else self.extra_repr()
         return f"{type(self).__name__}({inside})"
 
 
 class _Indexed(Module):
-    """Modules by number; the number is the name."""
+    """Modules in order, as attributes that are called "0", "1" and so on."""
 
     def __init__(self, modules: Iterable[Module]) -> None:
-        self._list: list[Module] = []
         self.extend(modules)
-
-    def _submodules(self) -> Iterator[tuple[str, Module]]:
-        yield from ((str(i), module) for i, module in enumerate(self._list))
-        yield from super()._submodules()
 
     def append(self, module: Module) -> Self:
         if not isinstance(module, Module):
             raise TypeError(f"{type(self).__name__} holds modules, not {type(module).__name__}")
-        self._list.append(module)
+        setattr(self, str(len(self)), module)
         return self
 
     def extend(self, modules: Iterable[Module]) -> Self:
@@ -248,10 +249,10 @@ class _Indexed(Module):
         return self
 
     def __len__(self) -> int:
-        return len(self._list)
+        return sum(1 for _ in self)
 
     def __iter__(self) -> Iterator[Module]:
-        return iter(self._list)
+        return (module for _, module in self._submodules())
 
 
 class ModuleList(_Indexed):
@@ -259,7 +260,7 @@ class ModuleList(_Indexed):
         super().__init__(modules)
 
     def __getitem__(self, index: int | slice) -> Any:
-        return ModuleList(self._list[index]) if isinstance(index, slice) else self._list[index]
+        return ModuleList(list(self)[index]) if isinstance(index, slice) else list(self)[index]
 
 
 class Sequential(_Indexed):
@@ -269,7 +270,7 @@ class Sequential(_Indexed):
         super().__init__(modules)
 
     def __getitem__(self, index: int | slice) -> Any:
-        return Sequential(*self._list[index]) if isinstance(index, slice) else self._list[index]
+        return Sequential(*list(self)[index]) if isinstance(index, slice) else list(self)[index]
 
     def forward(self, input: Any) -> Any:
         for module in self:

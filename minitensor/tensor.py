@@ -71,7 +71,7 @@ class Tensor(core.Tensor, of_results=True):
     """A NumPy array with a gradient."""
 
     __slots__ = ()
-    __array_priority__ = 1000  # array + tensor is our __radd__, not NumPy's loop over entries
+    __array_ufunc__ = None  # array + tensor is our __radd__; array += tensor, which would make a tensor, is an error
 
     def __init__(self, data: Operand, dtype: DTypeLike | None = None, requires_grad: bool = False) -> None:
         shared = isinstance(data, Tensor) and dtype in (None, data.dtype)
@@ -92,7 +92,10 @@ class Tensor(core.Tensor, of_results=True):
         return copy
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a tensor is not pickled, since opening a pickle can run code; save x.detach().numpy()")
+        raise TypeError(
+            "a tensor is not pickled, since opening a pickle can run code; save x.detach().numpy(), or copy it with "
+            "copy.deepcopy(x) or x.clone()"
+        )
 
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec else repr(self)
@@ -232,6 +235,10 @@ class Tensor(core.Tensor, of_results=True):
 
     @data.setter
     def data(self, value: Operand) -> None:
+        if isinstance(value, Tensor) and value.dtype != self.dtype:
+            raise RuntimeError(
+                f"data: a tensor of {self.dtype} cannot take values of {value.dtype}; convert them, .to()"
+            )
         array = Tensor(value, self.dtype).array
         if array.shape != self.shape:
             raise RuntimeError(f"data: a tensor of shape {self.shape} cannot take values of shape {array.shape}")
@@ -253,7 +260,7 @@ class Tensor(core.Tensor, of_results=True):
             )
         if is_grad_enabled():
             if self.node is not None and self.node.keeps_grad and result.node is not None:
-                result.node.keeps_grad = True
+                result.node.keeps_grad, result.node.grad = True, self.node.grad
             self.node = result.node
         self.array = result.array
         return self

@@ -18,7 +18,7 @@ import math
 
 import numpy as np
 
-from minitensor.arrays import Array
+from minitensor.arrays import Array, total
 from minitensor.core import Op, Saved
 
 Shape = tuple[int, ...]
@@ -30,7 +30,7 @@ def _result(y: Array, axis: Axis, keepdims: bool) -> Array:
 
 
 def sum_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple[Array, Saved]:
-    y = x.sum(axis, np.int64 if x.dtype.kind in "biu" else None, keepdims=True)
+    y = x.sum(axis, np.int64, keepdims=True) if x.dtype.kind in "biu" else total(x, axis, keepdims=True)
     return _result(y, axis, keepdims), (x.shape, y.shape)
 
 
@@ -39,7 +39,8 @@ def sum_backward(dy: Array, shape: Shape, reduced: Shape) -> tuple[Array]:
 
 
 def mean_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple[Array, Saved]:
-    y = x.mean(axis, keepdims=True)
+    y = total(x, axis, keepdims=True)
+    y /= _count(x.shape, y.shape)
     return _result(y, axis, keepdims), (x.shape, y.shape)
 
 
@@ -53,11 +54,17 @@ def _count(shape: Shape, reduced: Shape) -> int:
 
 
 def var_forward(x: Array, *, axis: Axis = None, correction: float = 1, keepdims: bool = False) -> tuple[Array, Saved]:
+    variance, mean, n = _variance(x, axis, correction)
+    return _result(variance.astype(x.dtype), axis, keepdims), (x, mean.astype(x.dtype), n)
+
+
+def _variance(x: Array, axis: Axis, correction: float) -> tuple[Array, Array, float]:
+    """In float64: float32 has too few digits if the mean is large, and its squares may vanish or overflow."""
+    x = x.astype(np.result_type(x, np.float64), copy=False)
     mean = x.mean(axis, keepdims=True)
     squares = np.square(x - mean).sum(axis, keepdims=True)
     n = _count(x.shape, mean.shape) - correction
-    y = squares / (n if n > 0 else 0.0)
-    return _result(y, axis, keepdims), (x, mean, n)
+    return squares / (n if n > 0 else 0.0), mean, n
 
 
 def var_backward(dy: Array, x: Array, mean: Array, n: float) -> tuple[Array]:
@@ -65,8 +72,7 @@ def var_backward(dy: Array, x: Array, mean: Array, n: float) -> tuple[Array]:
 
 
 def std_forward(x: Array, *, axis: Axis = None, correction: float = 1, keepdims: bool = False) -> tuple[Array, Saved]:
-    wide = x.astype(np.result_type(x, np.float64))  # the squares of float32 may vanish or overflow, and their root not
-    variance, (_, mean, n) = var_forward(wide, axis=axis, correction=correction, keepdims=True)
+    variance, mean, n = _variance(x, axis, correction)
     y = np.sqrt(variance).astype(x.dtype)
     return _result(y, axis, keepdims), (x, mean.astype(x.dtype), n, y)
 
@@ -90,7 +96,7 @@ def min_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple
 def max_backward(dy: Array, x: Array, y: Array) -> tuple[Array]:
     attained = x == y
     axes = tuple(i for i, n in enumerate(y.shape) if n != x.shape[i])
-    count = attained.sum(axes, keepdims=True, dtype=dy.dtype)
+    count = attained.sum(axes, keepdims=True).astype(dy.dtype)
     return (attained * (dy.reshape(y.shape) / count),)
 
 
@@ -100,7 +106,7 @@ min_backward = max_backward  # the same rule: the entries that attain y share it
 def logsumexp_forward(x: Array, *, axis: Axis = None, keepdims: bool = False) -> tuple[Array, Saved]:
     m = x.max(axis, keepdims=True, initial=-math.inf)
     m = np.where(np.isinf(m), 0.0, m)  # all -inf, or one inf: nothing to shift by
-    y = m + np.log(np.exp(x - m).sum(axis, keepdims=True))
+    y = m + np.log(total(np.exp(x - m), axis, keepdims=True))
     return _result(y, axis, keepdims), (x, y)
 
 

@@ -49,16 +49,23 @@ class Optimizer:
         unknown = group.keys() - self.defaults.keys() - {"params"}
         if unknown:
             raise ValueError(f"{type(self).__name__}: no setting is called {sorted(unknown)[0]!r}")
+        self._settings(group)
+        self.param_groups.append(group)
+
+    def _settings(self, group: Group) -> dict[str, Any]:
+        """Those of a group, checked, as Python's numbers: a schedule may have set tensors or NumPy's, which would bring
+        their own dtype into the arithmetic."""
+        settings = {name: _plain(value) for name, value in group.items() if name != "params"}
         for name in ("lr", "weight_decay", "momentum", "eps", "dampening"):
-            value = group.get(name, 0)
-            if not isinstance(value, int | float | np.number):
+            value = settings.get(name, 0)
+            if not isinstance(value, int | float):
                 raise TypeError(f"{type(self).__name__}: {name} is a number, not {value!r:.40}")
             if not (value >= 0 or name == "dampening"):
                 raise ValueError(f"{type(self).__name__}: {name} cannot be negative, it is {value}")
-        betas = group.get("betas", (0, 0))
+        betas = settings.get("betas", (0, 0))
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"{type(self).__name__}: betas are two numbers at least 0 and below 1, not {betas}")
-        self.param_groups.append(group)
+        return settings
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         for group in self.param_groups:
@@ -67,12 +74,17 @@ class Optimizer:
 
     def step(self) -> None:
         for group in self.param_groups:
-            # A schedule may have set NumPy numbers, which would bring their own dtype into the arithmetic.
-            settings = {name: _plain(value) for name, value in group.items() if name != "params"}
+            settings = self._settings(group)
             for p in group["params"]:
                 if p.grad is not None:
-                    updated = self.update(p.array, p.grad.array, self.state.setdefault(p, {}), settings)
-                    p.array = read_only(np.asarray(updated))
+                    state = self.state.setdefault(p, {})
+                    for name, value in state.items():
+                        if isinstance(value, np.ndarray) and value.dtype != p.dtype:
+                            raise RuntimeError(
+                                f"{type(self).__name__}: {name} is {value.dtype}, its parameter {p.dtype}; make a new "
+                                "optimizer after the model is converted"
+                            )
+                    p.array = read_only(np.asarray(self.update(p.array, p.grad.array, state, settings)))
 
     def update(self, p: Array, g: Array, state: State, group: Group) -> Array:
         """A new array for the parameter p with the gradient g; its state is changed in place."""
@@ -95,6 +107,10 @@ class Optimizer:
         numbered = [p for group in self.param_groups for p in group["params"]]
         state = {}
         for number, kept in state_dict["state"].items():
+            if number not in range(len(numbered)):
+                raise ValueError(
+                    f"{type(self).__name__}: there is no parameter {number}, only 0 to {len(numbered) - 1}"
+                )
             p = numbered[number]
             for name, value in kept.items():
                 if isinstance(value, np.ndarray) and value.shape != p.shape:
@@ -110,4 +126,5 @@ class Optimizer:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return tuple(map(_plain, value))
-    return value.item() if isinstance(value, np.generic) else value
+    is_number = isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim == 0
+    return value.item() if is_number else value

@@ -452,3 +452,48 @@ def test_gradient_of_mean_of_empty_array_is_empty() -> None:
         (dx,) = OPS["mean"].backward(np.array(1.0), *saved)
     assert dx is not None
     assert dx.shape == (0, 3)
+
+
+# ---- sums of float32 --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["sum", "mean", "logsumexp", "var", "broadcast", "linear", "layer_norm weight", "layer_norm bias"]
+)
+def test_many_rows_are_added_without_losing_digits(name: str) -> None:
+    """Also where a gradient is the sum. NumPy alone adds rows one after another."""
+    rows = np.random.default_rng(0).uniform(0.5, 1.5, (300_000, 2)).astype(np.float32)
+
+    def run(dtype: Any) -> Any:
+        x = Tensor(rows.astype(dtype), requires_grad=True)
+        w, b = Tensor(np.ones((2, 2), dtype), requires_grad=True), Tensor(np.ones(2, dtype), requires_grad=True)
+        if name in ("sum", "mean", "logsumexp", "var"):
+            return getattr(x, name)(0).array
+        if name == "broadcast":
+            return grad(((x + b) * x.detach()).sum(), b)[0].array  # type: ignore[union-attr]
+        if name == "linear":
+            return grad((F.linear(x, w, b) * x.detach()).sum(), b)[0].array  # type: ignore[union-attr]
+        if name == "layer_norm bias":
+            return grad((F.layer_norm(x, (2,), b, b) * x.detach()).sum(), b)[0].array  # type: ignore[union-attr]
+        shifted = Tensor(np.array([2.0, 1.0], dtype), requires_grad=True)
+        return grad((F.layer_norm(x, (2,), shifted) * x.detach()).sum(), shifted)[0].array  # type: ignore[union-attr]
+
+    np.testing.assert_allclose(run(np.float32), run(np.float64), 3e-6 if "layer" in name else 1e-6)
+
+
+@pytest.mark.parametrize("C", [64, 768, 4096])
+@pytest.mark.parametrize("value", [3.3, 1000.1, 1e6 + 0.5])
+def test_layer_norm_and_var_of_rows_far_from_zero(value: float, C: int) -> None:
+    constant = np.full((2, C), value, np.float32)
+    assert np.abs(F.layer_norm(Tensor(constant), (C,)).array).max() < 2e-3
+    assert Tensor(constant).var(-1).tolist() == Tensor(constant.T.copy()).var(0).tolist() == [0.0, 0.0]
+    noisy = (value + np.random.default_rng(0).standard_normal((2, C))).astype(np.float32)
+    expected = torch.tensor(noisy, dtype=torch.float64)
+    np.testing.assert_allclose(Tensor(noisy).var(-1).array, expected.var(-1), 1e-6)
+    found = F.layer_norm(Tensor(noisy), (C,)).array
+    np.testing.assert_allclose(found, TF.layer_norm(expected, (C,)), atol=2e-4)
+
+
+def test_weighted_mean_of_targets_without_weight_is_nan() -> None:
+    x, weight = Tensor([[1.0, 2.0, 3.0]]), Tensor([0.0, 1.0, 1.0])
+    assert math.isnan(F.cross_entropy(x, [0], weight, label_smoothing=0.1).item())

@@ -588,8 +588,42 @@ def test_grad_of_several_outputs_is_that_of_their_sum() -> None:
     (dx,) = mt.grad([z, z, x.sum()], [x])  # one output twice; and a leaf's sum
     assert dx is not None
     assert dx.tolist() == [11.0, 11.0]
-    with pytest.raises(ValueError, match="shorter"):
+    (dx,) = mt.grad([y], x, mt.tensor(np.array([1.0, 10.0])))  # a gradient by itself, for the only output
+    assert dx is not None
+    assert dx.tolist() == [4.0, 60.0]
+    with pytest.raises(RuntimeError, match="1 gradients are given for 2 outputs"):
         mt.grad([z, z], x, [None])
+    with pytest.raises(RuntimeError, match="input 1 does not require grad"):
+        mt.grad(z, [x, None])  # type: ignore[type-var]
+
+
+def test_gradient_that_a_result_keeps_survives_a_change_in_place() -> None:
+    y = leaf(1.0, 2.0) * 2.0
+    y.retain_grad()
+    y.sum().backward(retain_graph=True)
+    y += 1.0
+    assert y.grad is not None
+    assert y.grad.tolist() == [1.0, 1.0]
+
+
+def test_data_is_not_converted() -> None:
+    for x, values in (
+        (mt.tensor([1, 2]), mt.tensor([1.5, 2.5])),
+        (leaf(1.0), mt.ones(1)),
+        (mt.ones(1), mt.tensor([1])),
+    ):
+        before = x.tolist()
+        with pytest.raises(RuntimeError, match="convert them"):
+            x.data = values
+        assert x.tolist() == before
+
+
+def test_array_does_not_become_a_tensor_in_place() -> None:
+    array = np.ones(2)
+    with pytest.raises(TypeError):
+        array *= mt.ones(2)
+    assert array.tolist() == [1.0, 1.0]
+    assert isinstance(array * mt.ones(2), mt.Tensor)
 
 
 def test_backward_after_failed_backward_raises() -> None:
@@ -620,7 +654,8 @@ ERRORS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "grad for a constant": (lambda x: mt.grad(x.sum(), mt.ones(2)), "input 0 does not require grad"),
     "grad for an unused input": (lambda x: mt.grad(x.sum(), leaf(1.0)), "not made from input 0; allow_unused=True"),
     "numpy of a tensor that requires grad": (lambda x: x.numpy(), r"use \.detach\(\)\.numpy\(\)"),
-    "np function of a tensor that requires grad": (lambda x: np.exp(x), r"use \.detach\(\)\.numpy\(\)"),
+    "no_grad without parentheses": (lambda x: mt.no_grad(lambda: x), r"write @no_grad\(\), with parentheses"),
+    "np function of a tensor": (lambda x: np.exp(x), "does not support ufuncs"),
     "item of several": (lambda x: x.item(), r"shape \(2,\) is not one number"),
     "bool of several": (lambda x: bool(x > 0), "not one number"),
     "integers that require grad": (lambda x: Tensor([1, 2], requires_grad=True), "only floats have gradients"),

@@ -1,5 +1,7 @@
 """gradcheck: correct gradients pass, wrong ones are reported."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -87,3 +89,22 @@ def test_central_difference_matches_complex_step() -> None:
         assert a is not None
         assert b is not None
         np.testing.assert_allclose(a, b, 1e-8, 1e-9)
+
+
+def test_wrong_gradients_beside_large_or_infinite_ones_are_noticed() -> None:
+    def checked(forward: Any, backward: Any, *x: float) -> bool:
+        op = Op("test", forward, backward)
+        with np.errstate(all="ignore"):
+            return gradcheck(lambda t: apply(op, t), np.array(x), raise_exception=False)
+
+    scale = np.array([1e8, 1.0])
+    assert checked(lambda x: (x * scale, ()), lambda dy: (dy * scale,), 1.0, 2.0)
+    assert not checked(lambda x: (x * scale, ()), lambda dy: (dy * scale * [1, -1],), 1.0, 2.0)
+    assert not checked(lambda x: (1.0 / x, ()), lambda dy: (dy * 12345.0,), 6e-6, 1.0, 2.0)  # a difference over 1/0
+
+
+def test_gradcheck_needs_float64() -> None:
+    with pytest.raises(ValueError, match="at least one float64 array"):
+        gradcheck(lambda x: x * 2.0, np.array([1, 2]))
+    with pytest.raises(TypeError, match="returns one, not float32"):
+        gradcheck(lambda x: x.float(), np.ones(2))

@@ -612,6 +612,9 @@ x.var(False, True)
 x.var(0, unbiased=1)
 x.var(unbiased=True, correction=1)
 x.logsumexp(None)
+torch.where(ids, 1.0, x[:, :2])
+torch.where(ids, x[:, :2], 1.0)
+F.layer_norm(x, 3)
 number.logsumexp(None)
 x.logsumexp(())
 ids.softmax(0)
@@ -628,6 +631,9 @@ ids ** mask[:, :2]
 mask ** True
 mask.clip(False, 1)
 x[:0].split([])
+x[[[0, 1], [1, 0]]]
+x[[slice(0, 1), 0]]
+x[[torch.tensor(0), torch.tensor(1)]]
 x[np.array([0, 1], np.uint8)]
 x[torch.tensor(np.array([[1, 0, 1], [0, 1, 0]], np.uint8))]
 torch.tensor(np.array([1, 2], np.uint64))
@@ -704,7 +710,7 @@ def test_both_libraries_raise(line: str) -> None:
     assert len(str(caught.value)) > 15, "the message is too short"
 
 
-@pytest.mark.filterwarnings("ignore:indexing with dtype torch.uint8")
+@pytest.mark.filterwarnings("ignore:indexing with dtype torch.uint8", "ignore:Using a non-tuple sequence")
 @pytest.mark.parametrize("line", REFUSED_HERE)
 def test_only_minitensor_raises(line: str) -> None:
     with_torch(line)

@@ -347,3 +347,40 @@ def test_loss_and_activation_layers_match_torch() -> None:
         expected = getattr(torch.nn, name)()(torch.tensor(x)).numpy()
         np.testing.assert_allclose(getattr(nn, name)()(mt.tensor(x)).numpy(), expected, 1e-12)
     assert nn.utils.clip_grad_norm_ is mt.optim.clip_grad_norm_
+
+
+# ---- layers that are replaced or converted ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("library", [torch, mt], ids=["torch", "minitensor"])
+def test_layer_of_a_sequential_is_replaced_by_its_name(library: Any) -> None:
+    layers = library.nn
+    model = layers.Sequential(layers.Linear(2, 2), layers.ReLU(), layers.Linear(2, 2))
+    for name, child in list(model.named_children()):
+        if isinstance(child, layers.Linear):
+            setattr(model, name, layers.Linear(2, 2, bias=False))
+    assert list(model.state_dict()) == [name for name, _ in model.named_parameters()] == ["0.weight", "2.weight"]
+    assert getattr(model, "0") is model[0] is next(iter(model))
+    model.extra = layers.Linear(2, 7)
+    assert len(model) == 4
+    assert tuple(model(library.ones(1, 2)).shape) == (1, 7)
+
+
+def test_converting_a_module_keeps_gradients_and_graphs() -> None:
+    model = nn.Linear(2, 1)
+    loss = model(mt.ones(1, 2)).sum()
+    model.float()  # as it is
+    loss.backward()
+    assert model.weight.grad is not None
+    model.double()
+    assert model.weight.grad.dtype == model.weight.dtype == np.float64
+    assert model.weight.grad.tolist() == [[1.0, 1.0]]
+    for dtype in (np.int64, np.bool_):
+        with pytest.raises(TypeError, match="computes in float32 or float64"):
+            model.to(dtype)
+    assert model.weight.dtype == np.float64
+
+
+def test_repr_shows_a_shared_layer_each_time() -> None:
+    layer = nn.ReLU()
+    assert repr(nn.Sequential(layer, nn.Tanh(), layer)).count("ReLU") == 2

@@ -295,3 +295,55 @@ def test_state_in_any_memory_layout_is_updated() -> None:
     optimizer.state[p]["exp_avg"] = np.ones((3, 2)).T
     with pytest.raises(ValueError, match="contiguous"):
         optimizer.step()
+
+
+# ---- settings that a schedule assigns ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "Muon"])
+@pytest.mark.parametrize("of", [mt.tensor, np.array, np.float64], ids=["tensor", "array", "NumPy's"])
+def test_settings_may_be_tensors_and_arrays_of_one_number(kind: str, of: Any) -> None:
+    def train(made: Any) -> Any:
+        p = mt.tensor([[1.0, 2.0]], requires_grad=True)
+        optimizer = getattr(mt.optim, kind)([p], lr=made(0.5))
+        for lr in (0.1, 0.2, 0.3):
+            optimizer.param_groups[0]["lr"] = made(lr)
+            optimizer.param_groups[0]["weight_decay"] = made(0.1)
+            if "betas" in optimizer.param_groups[0]:
+                optimizer.param_groups[0]["betas"] = (made(0.5), made(0.75))
+            p.grad = p.detach() * 3.0
+            optimizer.step()
+        assert p.dtype == np.float32
+        return p.tolist()
+
+    np.testing.assert_allclose(train(of), train(float), 1e-6)
+
+
+def test_settings_are_checked_before_a_step() -> None:
+    p = mt.ones(2, requires_grad=True)
+    optimizer = mt.optim.AdamW([p])
+    p.grad = mt.ones(2)
+    for lr, message in (("0.1", "lr is a number"), (None, "lr is a number"), (-1.0, "lr cannot be negative")):
+        optimizer.param_groups[0]["lr"] = lr
+        with pytest.raises((TypeError, ValueError), match=message):
+            optimizer.step()
+    assert p.tolist() == [1.0, 1.0]
+
+
+def test_state_of_another_model_is_refused() -> None:
+    p = mt.ones(2, requires_grad=True)
+    optimizer = mt.optim.Adam([p])
+    p.grad = mt.ones(2)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    for number in (-1, 1):
+        with pytest.raises(ValueError, match=f"no parameter {number}, only 0 to 0"):
+            optimizer.load_state_dict({**saved, "state": {number: saved["state"][0]}})
+    model = mt.nn.Linear(1, 1)
+    optimizer = mt.optim.Adam(model.parameters())
+    for _ in range(2):
+        model(mt.ones(1, 1)).sum().backward()
+        optimizer.step()
+    model.double()
+    with pytest.raises(RuntimeError, match="make a new optimizer"):
+        optimizer.step()
