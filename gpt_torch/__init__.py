@@ -27,6 +27,8 @@ def main() -> int:
     """The command gpt-torch."""
     try:
         from gpt_torch.cli import main as run
+    except KeyboardInterrupt:  # PyTorch takes seconds to load
+        return 130
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise

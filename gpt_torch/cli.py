@@ -10,12 +10,12 @@ from types import MappingProxyType
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.cli.engine_cli import Command, EngineCLI
 from gpt_numpy.workshop.cli.flags import Parser
-from gpt_numpy.workshop.cli.generate import add_checkpoint_flags
+from gpt_numpy.workshop.cli.generate import add_checkpoint_flags, chosen_checkpoint
 from gpt_numpy.workshop.cli.main import end_process, run
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.params import parameter_count
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.runs.run_dir import find_run_dir, new_run_dir
+from gpt_numpy.workshop.runs.run_dir import new_run_dir
 from gpt_torch.device import find_device, remarks
 from gpt_torch.distributed import init_processes
 from gpt_torch.engine import Engine
@@ -29,7 +29,7 @@ def export_run(cli: EngineCLI, arguments: Sequence[str]) -> int:
     add_checkpoint_flags(parser)
     parser.add_argument("folder", metavar="FOLDER", help="the folder to write; new or empty")
     flags = parser.flags(arguments)
-    checkpoint = find_run_dir(flags["run"]).checkpoint(flags["checkpoint"])
+    checkpoint = chosen_checkpoint(flags)
     export(checkpoint, Path(flags["folder"]))
     console = Console()
     console.say(f"exported {checkpoint.folder}, step {checkpoint.state.step}, to {flags['folder']}; load it with")

@@ -99,7 +99,8 @@ def train(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     monkeypatch.setattr(task, "SAMPLE", 2)
 
     def start(out: str, *flags: str) -> int:
-        begin = [] if "--resume" in flags else ["--data", str(home / "play.txt"), *TINY]
+        data = [] if "--data" in flags else ["--data", str(home / "play.txt")]
+        begin = [] if "--resume" in flags else [*data, *TINY]
         return run(CLI, ["train", "--out", out, *begin, *flags])
 
     return start

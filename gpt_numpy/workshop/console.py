@@ -44,6 +44,7 @@ class Console:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stdout
+        self.is_optional = False  # the work continues where nobody reads the lines
         self.is_terminal = terminal = self.stream.isatty()
         width = None if terminal else WIDTH
         self._rich = _Rich(
@@ -54,8 +55,10 @@ class Console:
         try:
             self._rich.print(visible(line), style=style, soft_wrap=True)
             self.stream.flush()
-        except OSError:  # stdout was closed, as by `head`, or its disk is full; the work continues
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+        except OSError:  # stdout was closed, as by `head`, or its disk is full
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())  # or it would fail again at the end
+            if not self.is_optional:
+                raise
 
     def show(self, text: Text) -> None:
         """A line with several styles."""

@@ -37,7 +37,7 @@ class Recipe(Checked):
     checkpoint_minutes: Annotated[float, "minutes between such checkpoints, at most; 0: the steps alone decide"] = 0.0
     patience: Annotated[int, "evaluations without a new best before the run ends; 0: never"] = 0
     target_loss: Annotated[float, "validation loss at which the run ends; 0: never"] = 0.0
-    max_minutes: Annotated[float, "minutes after which the command evaluates, saves and ends; 0: never"] = 0.0
+    max_minutes: Annotated[float, "minutes after which a run is evaluated, saved and ended; 0: never"] = 0.0
     seed: Annotated[int, "decides all that is random: first weights, batches, dropout, answers"] = 1337
 
     def lr_at(self, step: int) -> float:

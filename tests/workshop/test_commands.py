@@ -13,6 +13,8 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console as Rich
+from rich.progress import Progress
 
 from gpt_numpy import GPTConfig
 from gpt_numpy.cli import CLI
@@ -23,6 +25,7 @@ from gpt_numpy.workshop.data.synthetic import write_play
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.run_dir import RunDir, find_run_dir
 from gpt_numpy.workshop.train import task
+from gpt_numpy.workshop.train.trainer import COLUMNS
 from gpt_torch.options import Options
 from tests.support import ROOT
 from tests.support.engines import batch_of
@@ -183,7 +186,7 @@ def test_eval_uses_best_checkpoint_unless_latest_is_given(here: Path, capsys: py
 
 def test_eval_refuses_a_changed_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "mine.txt").write_text(PLAY, encoding="utf-8")
-    assert run(CLI, ["train", *TINY, "--data", "mine.txt", "--out", "mine"]) == 0
+    assert run(CLI, ["train", *TINY[2:], "--data", "mine.txt", "--out", "mine"]) == 0
     (here / "mine.txt").write_text(PLAY + "Enter", encoding="utf-8")
     assert run(CLI, ["eval", "--run", "mine"]) == 2
     assert "is not the text that" in capsys.readouterr().err
@@ -192,8 +195,8 @@ def test_eval_refuses_a_changed_text(here: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(("size", "status"), [("17", 0), ("18", 2)])
 def test_text_needs_at_least_one_window(here: Path, size: str, status: int) -> None:
     (here / "short.txt").write_text("ab" * 10, encoding="utf-8")  # 18 for training
-    flags = ["--data", "short.txt", "--block-size", size, "--steps", "1", "--out", f"short-{size}"]
-    assert run(CLI, ["train", *TINY, *flags]) == status
+    flags = ["--block-size", size, "--steps", "1", "--out", f"short-{size}"]
+    assert run(CLI, ["train", *TINY[2:], "--data", "short.txt", *flags]) == status
 
 
 def test_explain_prints_gradients_of_a_trained_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,10 +256,10 @@ def test_entropy_of_synthetic_plays_is_printed_beside_the_loss(
 ) -> None:
     monkeypatch.setattr("gpt_numpy.workshop.data.corpus.write_play", cache(write_play))
     long = ["--block-size", "64", "--steps", "1"]
-    run(CLI, ["train", *TINY, "--data", "synthetic", *long, "--out", "synthetic"])
+    run(CLI, ["train", *TINY[2:], "--data", "synthetic", *long, "--out", "synthetic"])
     assert re.search(r"^step +1 +train .* val .* \(floor 0\.58\d\) ", capsys.readouterr().out, re.MULTILINE)
     flags = ["--data", "synthetic", "--tokenizer", "bpe", "--vocab-size", "300", "--out", "by-bpe"]
-    run(CLI, ["train", *TINY, *flags, *long])
+    run(CLI, ["train", *TINY[2:], *flags, *long])
     assert re.search(r"^step +1 .* \(\d\.\d+ per character, floor 0\.58\d\) ", capsys.readouterr().out, re.MULTILINE)
     run(CLI, ["eval", "--run", "by-bpe"])
     assert re.search(r"^least possible +0\.58\d\d per character$", capsys.readouterr().out, re.MULTILINE)
@@ -449,3 +452,81 @@ def test_nonempty_folder_is_refused_and_unchanged(here: Path, capsys: pytest.Cap
     assert run(CLI, ["train", *TINY, "--out", "occupied"]) == 2
     assert "occupied is not empty; give another folder" in capsys.readouterr().err
     assert (here / "occupied" / "config.json").read_text(encoding="utf-8") == "occupied"
+
+
+# ---- flags that would quietly mean something else ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--data", "", "--out", "a"], "--data names no file, it is empty"),
+        (["train", "--data", "play.txt", "--out", ""], "--out names no folder, it is empty"),
+        (["generate", "--run", ""], "--run names no folder, it is empty"),
+        (["tune", "sft", "--data", ""], "--data names no file, it is empty"),
+        (
+            ["tune", "sft", "--resume", "--run", "other"],
+            "--run is for a run that begins; --out names the one to resume",
+        ),
+        (["train", "--out", "latest", "--data", "play.txt"], "--out latest: that name stands for the newest run"),
+        (["eval", "--run", "a", "--ensemble", "b", "c"], "--ensemble names all of its runs; leave out --run"),
+        (["generate", "--length", "x"], "--length: 'x' is not a whole number"),
+        (["explain", "ab", "--beta", "x"], "--beta: 'x' is not a number"),
+    ],
+)
+def test_flag_is_refused(arguments: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(CLI, arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_flags_given_twice_name_several(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(CLI, ["train", *TINY, "--data", "play.txt", "--out", "twice"]) == 0
+    assert "text: 2 files, " in capsys.readouterr().out
+    run_dir = str(find_run_dir("latest").folder)
+    assert run(CLI, ["eval", "--ensemble", run_dir, "--ensemble", run_dir]) == 0
+    assert capsys.readouterr().out.count("/checkpoints/best, step ") == 2
+
+
+def test_resumed_run_of_a_short_text_accepts_the_tokens_it_was_asked_for(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*TINY, "--tokenizer", "bpe", "--vocab-size", "1000", "--out", "pairs"]
+    assert run(CLI, ["train", *flags]) == 0
+    vocab_size = find_run_dir("pairs").checkpoint("best").state.config.vocab_size
+    assert vocab_size < 1000
+    assert run(CLI, ["train", *flags, "--resume", "--steps", "7"]) == 0
+    assert run(CLI, ["train", *flags, "--resume", "--steps", "8", "--vocab-size", str(vocab_size - 1)]) == 2
+    assert f"is a model with vocab_size {vocab_size}, which cannot change" in capsys.readouterr().err
+    assert run(CLI, ["train", *flags, "--resume", "--steps", "3"]) == 2
+    assert "has done its 7 steps; to train further, --steps 14" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_step_and_time_left_stay_on_narrow_terminals(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    out = StringIO()
+    progress = Progress(
+        *COLUMNS, console=Rich(file=out, width=width, force_terminal=True), expand=True, auto_refresh=False
+    )
+    progress.add_task(
+        "", total=15_000, completed=510, figures="reward 7.30  spread 1.85  live 0.28  KL 0.00  words 9.1"
+    )
+    progress.start()
+    progress.stop()
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", out.getvalue()).splitlines()
+    assert any("  510/15000 " in line and re.search(r"--:--|\d+:\d\d", line) for line in shown), shown
+    assert max(map(len, shown)) <= width
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.slow("three new processes")
+def test_full_disk_is_an_error_where_the_output_is_the_result(folder: Path) -> None:
+    for arguments in (["eval"], ["claims"], ["--help"]):
+        with open("/dev/full", "w", encoding="utf-8") as full:
+            done = subprocess.run(
+                [sys.executable, "-c", MAIN, *arguments], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            )  # fmt: skip
+        assert done.returncode == 1, arguments
+        assert done.stderr.count("\n") == 1
+        assert "No space left on device" in done.stderr

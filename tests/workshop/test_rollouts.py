@@ -296,3 +296,14 @@ def test_advantages() -> None:
     assert not normalized[1].any()  # all of a group equal: it teaches nothing
     np.testing.assert_allclose(normalized.std(1, ddof=1)[[0, 2]], 1.0, 1e-3)
     np.testing.assert_allclose(normalized.sum(1), 0.0, atol=1e-6)
+
+
+def test_sums_overwrite_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.txt").write_text("mine", encoding="utf-8")
+    assert sums.main([str(tmp_path)]) == 2
+    assert "text.txt exists already; give another folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+    assert sums.main([]) == 2
+    assert sums.main(["--help"]) == 0
+    assert sums.main([str(tmp_path / "new")]) == 0
+    assert len(list((tmp_path / "new").iterdir())) == 4

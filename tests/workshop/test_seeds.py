@@ -88,7 +88,7 @@ def test_latest_finds_newest_seed(train: Train) -> None:
     [
         (["--seeds", "0"], "--seeds is from 1 to 1000, not 0"),
         (["--seeds", "2", "--resume"], "name their folder with --out"),
-        (["--seeds", "x"], "--seeds: invalid int value: 'x'"),
+        (["--seeds", "x"], "--seeds: 'x' is not a whole number"),
     ],
 )
 def test_invalid_seeds_are_a_one_line_error(
@@ -115,3 +115,17 @@ def test_existing_seed_is_not_overwritten(train: Train, capsys: pytest.CaptureFi
     assert train_seeds("--out", "all") == 2
     assert "holds a run already" in capsys.readouterr().err
     assert records("all/seed-1337", "step") == before
+
+
+def test_seeds_trained_in_different_ways_have_no_mean(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    again = ["--out", "all", "--resume"]
+    assert train_seeds("--out", "all", "--grad-clip", "0.5") == 0
+    before = Path("all/seeds.json").read_bytes()
+    for flags, message in (
+        (["--preset", "laptop-record", "--grad-clip", "0.5"], "was trained with --optimizer adamw, not muon"),
+        ([], "was trained with --grad-clip 0.5, not 1.0; repeat the flags that it had"),
+    ):
+        assert train_seeds(*again, *flags) == 2
+        assert f"all/seed-1337 {message}" in capsys.readouterr().err
+    assert Path("all/seeds.json").read_bytes() == before
+    assert train_seeds(*again, "--grad-clip", "0.5") == 0

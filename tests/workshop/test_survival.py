@@ -444,9 +444,7 @@ def test_run_killed_before_first_checkpoint_can_be_restarted(
     assert {path.name for path in Path("a").iterdir()} == {LOCK, "config.json", "metrics.jsonl", "recipe.toml"}
     (Path("a") / ".config.json.new").write_text("{", encoding="utf-8")  # a write may be cut off anywhere
     assert train("a", "--resume") == 2
-    assert "a holds no checkpoint; a run saves one before its first step: begin it again by train --out a" in (
-        capsys.readouterr().err
-    )
+    assert "a is not the folder of a run: it holds no checkpoint" in (capsys.readouterr().err)
     assert train("a") == 0
     assert len(records("a", "step")) == 20
 
@@ -487,3 +485,23 @@ def test_training_works_without_file_locks(train: Train, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("fcntl.flock", unknown)
     assert train("a") == 0
+
+
+@pytest.mark.parametrize("command", [["train"], ["tune", "sft"]])
+def test_resuming_in_a_folder_that_is_no_run_writes_nothing(
+    command: list[str], train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or the next command could take what is there for the remains of a run, and overwrite it."""
+    mine = {"config.json": "{}", "report.html": "x", "checkpoints/model.pt": "weights"}
+    for name, text in mine.items():
+        path = Path("mine", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert run(CLI, [*command, "--resume", "--out", "mine"]) == 2
+    assert "mine is not the folder of a run: it holds no checkpoint" in capsys.readouterr().err
+    assert train("mine") == 2
+    assert "mine is not empty; give another folder" in capsys.readouterr().err
+    found = {
+        str(path.relative_to("mine")): path.read_text("utf-8") for path in Path("mine").rglob("*") if path.is_file()
+    }
+    assert found == mine

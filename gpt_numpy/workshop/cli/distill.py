@@ -9,7 +9,7 @@ from typing import Any
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI, add_engine_flags
 from gpt_numpy.workshop.cli.flags import Flags, Parser, add_data_flag, add_fields, build, override, pick
-from gpt_numpy.workshop.cli.generate import add_which_checkpoint, checkpoints_digest, load_engines
+from gpt_numpy.workshop.cli.generate import add_which_checkpoint, checkpoints_digest, chosen_checkpoint, load_engines
 from gpt_numpy.workshop.cli.run import (
     RunInputs,
     RunSpec,
@@ -26,7 +26,6 @@ from gpt_numpy.workshop.data.dataset import Dataset
 from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State, load_checkpoint
-from gpt_numpy.workshop.runs.run_dir import find_run_dir
 from gpt_numpy.workshop.train.ensemble import Ensemble
 from gpt_numpy.workshop.tune.distill import Distillation, DistillSettings
 
@@ -84,7 +83,7 @@ def student_run(cli: EngineCLI, flags: Flags, console: Console, stack: ExitStack
 
 
 def teachers_of(flags: Flags) -> list[Checkpoint]:
-    return [find_run_dir(name).checkpoint(flags["checkpoint"]) for name in flags["teacher"]]
+    return [chosen_checkpoint(flags, name) for name in flags["teacher"]]
 
 
 def teacher_inputs(

@@ -6,7 +6,7 @@ import numpy as np
 
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI, add_engine_flags
 from gpt_numpy.workshop.cli.flags import Parser, add_data_flag, add_fields, build, pick
-from gpt_numpy.workshop.cli.generate import add_checkpoint_flags, checkpoints_digest, load_engines
+from gpt_numpy.workshop.cli.generate import add_checkpoint_flags, checkpoints_digest, chosen_checkpoint, load_engines
 from gpt_numpy.workshop.cli.train import dataset_of
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.corpus import SHA256
@@ -37,7 +37,8 @@ from gpt_numpy.workshop.tune.rollouts import (
 def evaluate_run(cli: EngineCLI, arguments: Sequence[str]) -> int:
     parser = Parser(f"{cli.name} eval", "How good a trained model is, over the whole validation part of its text.")
     add_checkpoint_flags(parser)
-    parser.add_argument("--ensemble", metavar="FOLDER", nargs="+", help="several runs: the mean of their probabilities")
+    help = "several runs: the mean of their probabilities"
+    parser.add_argument("--ensemble", metavar="FOLDER", nargs="+", action="extend", help=help)
     add_data_flag(parser, "evaluate on the validation part of another text")
     add_fields(parser, "the reward of what it writes, with --reward", RolloutSettings, {"": RolloutSettings(group=8)})
     add_engine_flags(parser, cli)
@@ -50,8 +51,9 @@ def evaluate_run(cli: EngineCLI, arguments: Sequence[str]) -> int:
         raise UsageError(f"--{next(iter(given)).replace('_', '-')} goes with --reward")
     if settings and ("ensemble" in flags or cli.processes.size > 1):
         raise UsageError("--reward is for one model in one process")
-    names = flags.get("ensemble", [flags["run"]])
-    checkpoints = [find_run_dir(name).checkpoint(flags["checkpoint"]) for name in names]
+    if "ensemble" in flags and "run" in flags:
+        raise UsageError("--ensemble names all of its runs; leave out --run")
+    checkpoints = [chosen_checkpoint(flags, name) for name in flags.get("ensemble", [None])]
     checkpoint, engines = checkpoints[0], load_engines(cli, checkpoints, cli.parse_options(flags))
     model = Ensemble(engines) if "ensemble" in flags else engines[0]
     with cli.processes.local_first():
@@ -68,7 +70,8 @@ def evaluate_run(cli: EngineCLI, arguments: Sequence[str]) -> int:
         console.say(f"{one.folder}, step {one.state.step}, and")
     last = checkpoints[-1]
     console.say(f"{last.folder}, step {last.state.step}, on {len(data.validation):,} tokens of {data.name}")
-    console.say(f"validation loss       {loss:.4f}    {phase_of(per_character)}")
+    meaning = phase_of(per_character, at_start=all(one.state.step == 0 for one in checkpoints))
+    console.say(f"validation loss       {loss:.4f}    {meaning}")
     if data.floor is not None:
         unit = " per character" if data.characters_per_token != 1.0 else ""
         console.say(f"least possible        {data.floor:.4f}{unit}")
@@ -114,7 +117,7 @@ def check_claims(cli: EngineCLI, arguments: Sequence[str]) -> int:
     add_data_flag(parser, "its text, if that is no longer where it was")
     flags = parser.flags(arguments)
     console = Console()
-    run_dir = find_run_dir(flags["run"])
+    run_dir = find_run_dir(flags.get("run", "latest"))
     checkpoint = run_dir.checkpoint("latest")
     if checkpoint.state.method not in ("", "distill"):
         raise UsageError(f"{run_dir.folder} is a run of tune {checkpoint.state.method}; the claims are about train")

@@ -24,6 +24,8 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             argument_default=argparse.SUPPRESS,
         )
+        for kind in (int, float):
+            self.register("type", kind, _number(kind))  # with a plain message
         self.flags_of_other_cli: Mapping[str, str] = {}  # and the name of that one
         self.color = False  # from Python 3.14 on, help would be in colour even in a pipe
 
@@ -41,6 +43,10 @@ class Parser(argparse.ArgumentParser):
             known = [flag for action in self._actions for flag in action.option_strings]
             meant = difflib.get_close_matches(flag, known, 1)
             self.error(f"{unknown[0]} is not known" + (f"; did you mean {meant[0]}?" if meant else ""))
+        for action in self._actions:
+            given = getattr(found, action.dest, None)
+            if action.metavar in ("FILE", "FOLDER") and given is not None and "" in (given, *given):
+                self.error(f"{action.option_strings[0]} names no {str(action.metavar).lower()}, it is empty")
         return vars(found)
 
 
@@ -49,7 +55,10 @@ def add_data_flag(group: Any, help: str) -> None:
 
     class Lines(argparse.Action):
         def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-            setattr(namespace, self.dest, "\n".join(values))
+            if "" in values:
+                parser.error("--data names no file, it is empty")
+            before = getattr(namespace, self.dest, None)
+            setattr(namespace, self.dest, "\n".join(([before] if before else []) + values))
 
     group.add_argument("--data", metavar="FILE", nargs="+", action=Lines, help=help)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI, add_engine_flags
-from gpt_numpy.workshop.cli.flags import Parser, add_fields, build, pick
+from gpt_numpy.workshop.cli.flags import Flags, Parser, add_fields, build, pick
 from gpt_numpy.workshop.console import Console, visible
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import UsageError
@@ -43,7 +43,7 @@ def generate_text(cli: EngineCLI, arguments: Sequence[str]) -> int:
     if flags.get("stop") == "":
         raise UsageError("--stop is a text of at least one character")
 
-    checkpoint = find_run_dir(flags["run"]).checkpoint(flags["checkpoint"])
+    checkpoint = chosen_checkpoint(flags)
     prompt = [int(token) for token in checkpoint.tokenizer.encode(flags["prompt"])]
     engine = load_engine(cli, checkpoint, cli.parse_options(flags))
     Console(sys.stderr).say(f"{checkpoint.folder}, step {checkpoint.state.step}, seed {seed}", "dim")
@@ -63,15 +63,20 @@ def generate_text(cli: EngineCLI, arguments: Sequence[str]) -> int:
 
 def add_checkpoint_flags(parser: Parser) -> None:
     group = parser.add_argument_group("the model")
-    group.add_argument("--run", metavar="FOLDER", default="latest", help="a run's folder (default latest, the newest)")
+    group.add_argument("--run", metavar="FOLDER", help="a run's folder (default latest, the newest)")
     add_which_checkpoint(group)
 
 
 def add_which_checkpoint(group: Any) -> None:
     group.add_argument(
-        "--checkpoint", choices=("best", "latest"), default="best",
+        "--checkpoint", choices=("best", "latest"),
         help="that of the best evaluation, or the last one (default best)",
     )  # fmt: skip
+
+
+def chosen_checkpoint(flags: Flags, run: str | None = None) -> Checkpoint:
+    """That of --run and --checkpoint, or of another run."""
+    return find_run_dir(run or flags.get("run", "latest")).checkpoint(flags.get("checkpoint", "best"))
 
 
 def load_engine(cli: EngineCLI, checkpoint: Checkpoint, options: Any) -> Engine:

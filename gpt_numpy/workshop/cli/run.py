@@ -79,6 +79,7 @@ def train_run(
     start: float | None = None,
 ) -> int:
     """Begin a run or resume one, and train it to its end; its time counts from `start`, or from the process's."""
+    console.is_optional = True
     budget = TimeBudget(process_start() if start is None else start)
     with ExitStack() as stack:
         spec = resumed_run(cli, flags, console, method, make_inputs, stack) if flags.get("resume") else begin(stack)
@@ -192,6 +193,8 @@ def add_run_flags(group: Any) -> None:
 
 def open_run_dir(cli: EngineCLI, flags: Flags, name: str, stack: ExitStack) -> RunDir:
     """That of --out, or a new one. The first of several processes makes it, and locks it until the stack ends."""
+    if flags.get("out") == "latest":
+        raise UsageError("--out latest: that name stands for the newest run; give another folder")
     run_dir = new_run_dir(flags.get("out"), name) if cli.processes.first else RunDir(Path(flags.get("out", RUNS)))
     stack.callback(run_dir.close)
     return run_dir
@@ -211,7 +214,11 @@ def resumed_run(
     """From its latest checkpoint, as if it had never stopped. Flags change its recipe."""
     if "preset" in flags:
         raise UsageError("--preset is for a run that begins; one that is resumed has its recipe")
+    for name in ("run", "checkpoint"):
+        if name in flags and method != "distill":
+            raise UsageError(f"--{name} is for a run that begins; --out names the one to resume")
     run_dir = find_run_dir(flags.get("out", "latest"))
+    run_dir.checkpoints("latest")  # UsageError if there is none, before the folder is locked
     if cli.processes.first:
         run_dir.lock()
     stack.callback(run_dir.close)
@@ -221,12 +228,13 @@ def resumed_run(
         command = f"tune {state.method}" if state.method else "train"
         raise UsageError(f"{run_dir.folder} is a run of {cli.name} {command}; resume it with that")
     _check_unchanged(run_dir.folder, state, flags)
-    recipe, config = override(state.recipe, pick(Recipe, flags)), override(state.config, pick(GPTConfig, flags))
+    recipe = override(state.recipe, pick(Recipe, flags))
+    config = override(state.config, {**pick(GPTConfig, flags), "vocab_size": state.config.vocab_size})
     check_memory(config, recipe)
     has_ended = any(record["kind"] == "end" for record in run_dir.records())
     if has_ended and state.last_eval_step == state.step:
         if state.step >= recipe.steps:
-            done = f"has done its {recipe.steps} steps; to train further, --steps {2 * recipe.steps}"
+            done = f"has done its {state.step} steps; to train further, --steps {2 * state.step}"
             raise UsageError(f"{run_dir.folder} {done}")
         if reason := reason_to_end(replace(state, recipe=recipe)):
             done = f"has ended, since {reason}; to train further, another --patience or --target-loss"
@@ -256,7 +264,10 @@ def _check_agreement(cli: EngineCLI, spec: RunSpec) -> None:
 
 def _check_unchanged(folder: Path, state: State, flags: Flags) -> None:
     for name, value in pick(GPTConfig, flags).items():
-        if name != "dropout" and value != getattr(state.config, name):
+        fewer = (
+            name == "vocab_size" and state.recipe.tokenizer == "bpe" and value > state.config.vocab_size
+        )  # of a short text
+        if name != "dropout" and value != getattr(state.config, name) and not fewer:
             raise UsageError(f"{folder} is a model with {name} {getattr(state.config, name)}, which cannot change")
     for name, what in {"tokenizer": "has a {} tokenizer", "optimizer": "is trained by {}"}.items():
         if flags.get(name, getattr(state.recipe, name)) != getattr(state.recipe, name):

@@ -7,6 +7,7 @@ import json
 import shlex
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from gpt_numpy.workshop.cli.flags import Flags
 from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.io import parse_object, read_limited, write_atomic
-from gpt_numpy.workshop.recipes import Recipe
+from gpt_numpy.workshop.recipes import PRESETS, Recipe
 from gpt_numpy.workshop.runs.checkpoint import read_state
 from gpt_numpy.workshop.runs.run_dir import RUNS, Record, RunDir
 from gpt_numpy.workshop.train.budget import in_words
@@ -38,6 +39,8 @@ def train_seeds(count: int, preset: str, flags: Flags, train: Callable[[Flags], 
         raise UsageError(f"{folder} holds a run; give another folder for those of several seeds")
     first = flags.get("seed", Recipe().seed)
     runs = {seed: RunDir(folder / f"seed-{seed}") for seed in range(first, first + count)}
+    for run in runs.values():
+        check_same_recipe(run, preset, flags)
     for seed, run in runs.items():
         console.say(f"seed {seed}, in {run.folder}", "bold")
         own = {**flags, "out": str(run.folder), "seed": seed}
@@ -57,6 +60,19 @@ def train_seeds(count: int, preset: str, flags: Flags, train: Callable[[Flags], 
     console.table(table(preset, summary))
     console.say(f"all results: {folder / SUMMARY}")
     return 0
+
+
+def check_same_recipe(run: RunDir, preset: str, flags: Flags) -> None:
+    """UsageError where a run that exists was trained in another way than these flags ask for: no mean is of both."""
+    try:
+        had = read_state(run.latest).recipe if flags.get("resume") and run.has_checkpoint else None
+    except UsageError:  # damaged: it is trained anew
+        had = None
+    for field in fields(Recipe) if had else ():
+        was, asked = getattr(had, field.name), flags.get(field.name, getattr(PRESETS[preset].recipe, field.name))
+        if was != asked and field.name not in {"seed", *flags}:
+            name = field.name.replace("_", "-")
+            raise UsageError(f"{run.folder} was trained with --{name} {was}, not {asked}; repeat the flags that it had")
 
 
 def has_ended(run: RunDir, steps: int) -> bool:

@@ -10,7 +10,7 @@ from gpt_numpy.config import GPTConfig
 from gpt_numpy.workshop.cli.distill import distill
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI, add_engine_flags
 from gpt_numpy.workshop.cli.flags import Flags, Parser, add_data_flag, add_fields, override, pick
-from gpt_numpy.workshop.cli.generate import add_checkpoint_flags, load_engine
+from gpt_numpy.workshop.cli.generate import add_checkpoint_flags, chosen_checkpoint, load_engine
 from gpt_numpy.workshop.cli.run import (
     REFERENCE,
     MakeInputs,
@@ -28,7 +28,6 @@ from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.errors import UsageError
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.checkpoint import Checkpoint, State, load_checkpoint
-from gpt_numpy.workshop.runs.run_dir import find_run_dir
 from gpt_numpy.workshop.tune.dpo import DPO, DPOSettings, pairs_from_reward
 from gpt_numpy.workshop.tune.grpo import GRPO, GRPOSettings
 from gpt_numpy.workshop.tune.jsonl import PAIR, PREFERENCE, parse_lines, read_lines
@@ -63,7 +62,7 @@ def tune_run(
 
     def begin(stack: ExitStack) -> RunSpec:
         options = cli.parse_options(flags)
-        base = find_run_dir(flags["run"]).checkpoint(flags["checkpoint"])
+        base = chosen_checkpoint(flags)
         recipe = override(replace(defaults, tokenizer=base.state.recipe.tokenizer), pick(Recipe, flags))
         config = base.state.config if dropout is None else replace(base.state.config, dropout=dropout)
         config = override(config, pick(GPTConfig, flags))

@@ -159,11 +159,11 @@ class RunDir:
 
     def checkpoint(self, which: str) -> Checkpoint:
         """The "best" or the "latest"; if there is only one of them, that one."""
-        return load_checkpoint(self._checkpoints(which)[0])
+        return load_checkpoint(self.checkpoints(which)[0])
 
     def checkpoint_to_resume(self, console: Console) -> Checkpoint:
         """The latest; if that is damaged, the best, which has no optimizer state."""
-        for folder in self._checkpoints("latest"):
+        for folder in self.checkpoints("latest"):
             try:
                 checkpoint = load_checkpoint(folder, with_optimizer=True)
                 if checkpoint.state.step and not checkpoint.optimizer_state:
@@ -174,14 +174,11 @@ class RunDir:
                 self._damaged += [place for place in (find_checkpoint(folder),) if place]
         raise UsageError(f"{self.folder} has no checkpoint that is undamaged")
 
-    def _checkpoints(self, first: str) -> list[Path]:
-        """Those that exist."""
+    def checkpoints(self, first: str) -> list[Path]:
+        """Those that exist; UsageError if there is none."""
         folders = [self.best, self.latest] if first == "best" else [self.latest, self.best]
         if not (found := [folder for folder in folders if find_checkpoint(folder)]):
-            raise UsageError(
-                f"{self.folder} holds no checkpoint; a run saves one before its first step: begin it again by train "
-                f"--out {self.folder}"
-            )
+            raise UsageError(f"{self.folder} is not the folder of a run: it holds no checkpoint")
         return found
 
     @property

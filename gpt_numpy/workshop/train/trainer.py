@@ -1,12 +1,15 @@
 """The training loop, the same for both engines: step, evaluate, save, stop."""
 
 import math
+import shutil
 import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TimeRemainingColumn
+from rich.progress import Task as ProgressTask
+from rich.text import Text
 
 from gpt_numpy.workshop.console import Bar, Console
 from gpt_numpy.workshop.engine import Engine
@@ -24,12 +27,19 @@ from gpt_numpy.workshop.train.task import Task
 REPORT_SECONDS = 10.0  # between two reports, at least
 # Seconds to save in after another process was lost: a device may wait for that one, and torchrun kills all after 30.
 SAVE_TIMEOUT = 20.0
-COLUMNS = (
-    BarColumn(bar_width=None),
-    MofNCompleteColumn(),
-    TextColumn("{task.fields[figures]}"),
-    TimeRemainingColumn(compact=True),
-)
+
+
+class Figures(ProgressColumn):
+    """Cut where the terminal is narrow, unlike the step and the time that is left."""
+
+    def render(self, task: ProgressTask) -> Text:
+        step, time_left = 2 * len(str(task.total)) + 1, len("1:23:45")
+        room = shutil.get_terminal_size().columns - MIN_BAR - step - time_left - 3  # spaces between the four
+        return Text(task.fields["figures"][: max(room, 0)], no_wrap=True)
+
+
+MIN_BAR = 4
+COLUMNS = (BarColumn(bar_width=None), MofNCompleteColumn(), Figures(), TimeRemainingColumn(compact=True))
 
 
 @dataclass

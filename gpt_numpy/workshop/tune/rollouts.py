@@ -91,7 +91,10 @@ def prompts_of(settings: RolloutSettings, data: Dataset, tokenizer: Tokenizer, b
     if not prompts.training or not prompts.validation:
         raise UsageError(f"too few prompts in {prompts.about}: one to train on and one for validation are needed")
     if longest > block_size:
-        raise UsageError(f"a prompt of {longest} tokens leaves no room for an answer: the context has {block_size}")
+        shorter = "shorter --prompts" if settings.prompts else "a smaller --prompt-length"
+        raise UsageError(
+            f"a prompt of {longest} tokens leaves no room for an answer: the context has {block_size}; give {shorter}"
+        )
     if longest + settings.answer_length > block_size + 1:
         raise UsageError(
             f"--answer-length {settings.answer_length}: with a prompt of {longest} tokens an answer may have "

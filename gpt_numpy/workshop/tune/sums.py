@@ -10,10 +10,12 @@ this way round, each digit of the sum depends on two digits of the prompt and a 
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from gpt_numpy.workshop.errors import UsageError
 
 DIGITS = 3
 PAIRS, PROMPTS, TEST = 2000, 20_000, 1000
@@ -34,6 +36,9 @@ def write_sums(folder: Path, seed: int = 0) -> None:
     numbers = 10**DIGITS
     drawn = np.random.default_rng(seed).permutation(numbers**2)[: PAIRS + PROMPTS + TEST]
     test, pairs, prompts = np.split(drawn, [TEST, TEST + PAIRS])
+    names = "pairs.jsonl", "prompts.jsonl", "test.jsonl", "text.txt"
+    if found := [name for name in names if (folder / name).exists()]:
+        raise UsageError(f"{folder / found[0]} exists already; give another folder")
     folder.mkdir(parents=True, exist_ok=True)
     for name, some in (("pairs", pairs), ("prompts", prompts), ("test", test)):
         lines = [dict(zip(("prompt", "answer"), one, strict=True)) for one in _sums(some)]
@@ -47,10 +52,22 @@ def _sums(drawn: Iterable[int]) -> list[tuple[str, str]]:
     return [written(*divmod(int(number), 10**DIGITS)) for number in drawn]
 
 
-if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        sys.exit("usage: python -m gpt_numpy.workshop.tune.sums FOLDER")
+def main(arguments: Sequence[str]) -> int:
+    if arguments in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
     try:
-        write_sums(Path(sys.argv[1]))
+        if len(arguments) != 1 or arguments[0].startswith("-"):
+            raise UsageError("usage: python -m gpt_numpy.workshop.tune.sums FOLDER")
+        write_sums(Path(arguments[0]))
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
     except OSError as error:
-        sys.exit(f"{sys.argv[1]} cannot be written: {error.strerror}")
+        print(f"{arguments[0]} cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
