@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from gpt_numpy.engine import numpys_blas
-from gpt_numpy.workshop.train.distributed import available_cores
+from gpt_numpy.workshop.cores import available_cores
 
 FREE_THREADED = "free-threaded"
 ASLEEP = 5e-4  # seconds after which a core has nothing to do

@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.result import BLUE, GREY, ORANGE, Result, Row, bars, megabytes, times
 from bench.settings import EAGER, NUMPY, Settings, Stepping
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.engine import AT_ONCE
+from gpt_numpy.engine import MICRO_BATCH_TOKENS
 from gpt_numpy.workshop.errors import RunFailed, UsageError
 
 
@@ -84,7 +84,7 @@ def main(request: str) -> None:
     tiny = replace(config, block_size=8, n_layer=1, n_embd=config.n_head)
     Stepping(make_engine(tiny, batch_size=1))()  # triggers all lazy initialisation
     before = peak_so_far(reset=True)
-    at_once = max(1, AT_ONCE // context) * settings.cores if engine == IN_PIECES else 0
+    at_once = max(1, MICRO_BATCH_TOKENS // context) * settings.cores if engine == IN_PIECES else 0
     stepping = Stepping(make_engine(config, micro_batch=at_once))
     stepping()
     stepping()

@@ -20,10 +20,10 @@ from bench.timing import turns
 from bench.verify import same_steps
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.engine import numpys_blas
+from gpt_numpy.workshop.cores import available_cores
 from gpt_numpy.workshop.engine import Ids
 from gpt_numpy.workshop.params import initial_weights
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.train.distributed import available_cores
 
 Values = dict[str, Any]  # an array for each parameter
 State = tuple[Values, Values, Values]  # the parameters, and AdamW's exp_avg and exp_avg_sq

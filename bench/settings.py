@@ -10,10 +10,10 @@ import torch
 from gpt_numpy.checked import Checked, above, at_least, at_most, below
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.engine import Engine as NumpyEngine
+from gpt_numpy.workshop.cores import available_cores
 from gpt_numpy.workshop.data.tokenizer import smallest_dtype
 from gpt_numpy.workshop.engine import Batch, Engine
 from gpt_numpy.workshop.recipes import PRESETS, Recipe
-from gpt_numpy.workshop.train.distributed import available_cores
 from gpt_torch.engine import Engine as TorchEngine
 from gpt_torch.options import Options
 from gpt_torch.transfer import wait_for

@@ -11,8 +11,8 @@ from gpt_numpy.engine import Engine
 from gpt_numpy.explain.command import EXPLAIN
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
 from gpt_numpy.workshop.cli.main import end_process, run
+from gpt_numpy.workshop.cores import MAX_THREADS
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.train.distributed import MAX_THREADS
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,11 @@ from gpt_numpy.model import GPT
 from gpt_numpy.objectives import OBJECTIVES
 from gpt_numpy.parts import Part, partition
 from gpt_numpy.profile import by_operation, clocks, table
+from gpt_numpy.workshop.cores import available_cores
 from gpt_numpy.workshop.engine import AnyBatch, Arrays, Ids, StepResult
 from gpt_numpy.workshop.optim import STATE_KEYS
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.rng import DROPOUT
-from gpt_numpy.workshop.train.distributed import available_cores
 from minitensor import Tensor, grad, no_grad, tensor
 from minitensor.arrays import Array
 from minitensor.optim import get_total_norm
@@ -48,8 +48,8 @@ from minitensor.random import use_generator
 
 Gradients = dict[str, Array]  # by the names of the parameters
 
-AT_ONCE = 1024  # tokens of a micro-batch: matrices large enough for BLAS, activations small enough for us
-ALL_AT_ONCE = 4096  # tokens that all threads together work on at once: many threads take less each
+MICRO_BATCH_TOKENS = 1024  # tokens of a micro-batch: matrices large enough for BLAS, activations small enough for us
+ALL_THREADS_TOKENS = 4096  # tokens that all threads together work on at once: many threads take less each
 TEXTS_EACH = 64  # the fewest texts of a thread: with fewer, NumPy's calls are so short that threads wait for each other
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
@@ -133,7 +133,7 @@ class Engine:
 
     def logits(self, ids: Ids) -> Array:
         for_training(self.model, False)
-        at_once = max(1, AT_ONCE // ids.shape[1])
+        at_once = max(1, MICRO_BATCH_TOKENS // ids.shape[1])
         parts = self.pool.map(partial(self._logits_of, ids), divide(len(ids), self.threads, at_once))
         return np.concatenate([logits for part in parts for logits in part])
 
@@ -143,8 +143,8 @@ class Engine:
 
     def _micro_batches(self, batch: AnyBatch, limit: int = 0) -> list[list[slice]]:
         """Which rows each thread takes, one slice after the other."""
-        rows = max(1, ALL_AT_ONCE // batch.length)
-        return divide(batch.rows, self.threads, max(1, AT_ONCE // batch.length), min(limit or rows, rows))
+        rows = max(1, ALL_THREADS_TOKENS // batch.length)
+        return divide(batch.rows, self.threads, max(1, MICRO_BATCH_TOKENS // batch.length), min(limit or rows, rows))
 
     def _new_parts(self) -> list[Part]:
         return [Part(some, self.recipe.optimizer) for some in partition(self.parameters, self.threads)]

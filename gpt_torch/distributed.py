@@ -24,8 +24,9 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from gpt_numpy.workshop.cores import available_cores
 from gpt_numpy.workshop.errors import PeerLost
-from gpt_numpy.workshop.train.distributed import Processes, available_cores
+from gpt_numpy.workshop.train.distributed import Processes
 from gpt_torch.model import GPT, MLP, CausalSelfAttention
 from gpt_torch.objectives import OBJECTIVES
 

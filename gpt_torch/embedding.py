@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MOST = 1024  # rows up to which the product with a one-hot matrix (rows, N) is cheap
+MAX_ONE_HOT_ROWS = 1024  # rows up to which the product with a one-hot matrix (rows, N) is cheap
 
 
 class Embedding(nn.Embedding):
@@ -43,7 +43,7 @@ class Rows(torch.autograd.Function):
 
 def summed_by_row(ids: Tensor, dx: Tensor, rows: int) -> Tensor:
     """From ids (N,) and dx (N, C): dW (rows, C)."""
-    if rows <= MOST:
+    if rows <= MAX_ONE_HOT_ROWS:
         return (torch.arange(rows, device=ids.device)[:, None] == ids).to(dx.dtype) @ dx
     ids, order = ids.sort(stable=True)
     ends = torch.searchsorted(ids, torch.arange(rows, device=ids.device), right=True)

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from gpt_numpy.checked import Checked, at_least, at_most
-from gpt_numpy.workshop.train.distributed import MAX_THREADS
+from gpt_numpy.workshop.cores import MAX_THREADS
 from gpt_torch.device import find_device, find_precision
 
 

@@ -13,11 +13,11 @@ from gpt_numpy.explain.checks import BEND, Verdict, check_all, checkable, four_w
 from gpt_numpy.explain.example import EXAMPLES, Example, example_subject
 from gpt_numpy.explain.fixed import fixed_contents
 from gpt_numpy.explain.formulas import MASKED, Quantity
-from gpt_numpy.explain.learned import add_loss_flags
 from gpt_numpy.explain.living import can_live, living_contents
+from gpt_numpy.explain.loss_flags import add_loss_flags
 from gpt_numpy.explain.page import may_replace, write_page
 from gpt_numpy.explain.problem import Problem
-from gpt_numpy.explain.subject import MOST, Subject, plain, subject_of
+from gpt_numpy.explain.subject import MAX_SIZE, Subject, plain, subject_of
 from gpt_numpy.explain.trace import Trace
 from gpt_numpy.explain.traced import Traced
 from gpt_numpy.workshop.cli.engine_cli import Command, EngineCLI
@@ -41,7 +41,7 @@ def explain(cli: EngineCLI, arguments: Sequence[str]) -> int:
     parser.usage = f"{parser.prog} TEXT [flags]\n       {parser.prog} --example {EXAMPLES[0]} [flags]"
     text = parser.add_argument(
         "text", metavar="TEXT",
-        help=f'2 to {MOST} characters, such as "To be, or not"; put one that begins with - last, after --',
+        help=f'2 to {MAX_SIZE} characters, such as "To be, or not"; put one that begins with - last, after --',
     )  # fmt: skip
     text.required = False  # and not nargs="?", which would take nothing where a flag comes first
     parser.add_argument(

@@ -8,7 +8,7 @@ import numpy as np
 from gpt_numpy.explain.forward import ByHand, run
 from gpt_numpy.explain.problem import Place, Problem
 from gpt_numpy.explain.traced import Traced
-from gpt_numpy.workshop.train.distributed import available_cores
+from gpt_numpy.workshop.cores import available_cores
 from minitensor import Tensor, no_grad
 from minitensor import functional as F
 from minitensor.arrays import Array

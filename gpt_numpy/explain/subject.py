@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.explain.learned import check_loss_flags, learned, loss_flags
+from gpt_numpy.explain.loss_flags import check_loss_flags, loss_flags, objective_of
 from gpt_numpy.explain.problem import Problem
 from gpt_numpy.workshop.cli.engine_cli import EngineCLI
 from gpt_numpy.workshop.cli.flags import Flags
@@ -18,7 +18,7 @@ from gpt_numpy.workshop.params import initial_weights, parameter_count
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.runs.run_dir import find_run_dir
 
-MOST = 64  # characters of a text, and channels of a head
+MAX_SIZE = 64  # characters of a text, and channels of a head
 LIVELY = 10.0  # scales a fresh model's matrices: with the usual initialisation attention is nearly uniform
 
 
@@ -56,21 +56,21 @@ class Model:
 
 def subject_of(cli: EngineCLI, flags: Flags) -> OfText:
     text = flags["text"]
-    if not 2 <= len(text) <= MOST:
+    if not 2 <= len(text) <= MAX_SIZE:
         have = f"TEXT has {len(text)} character{'s' * (len(text) != 1)}"
         raise UsageError(
-            f"{have}; give 2 to {MOST}: the model reads all but the last, and predicts the next after each"
+            f"{have}; give 2 to {MAX_SIZE}: the model reads all but the last, and predicts the next after each"
         )
     check_loss_flags(flags)
     answers = "".join(flags.get(name, "") for name in ("chosen", "rejected"))
     model = _trained(cli, flags) if "run" in flags else _fresh(cli, text + answers, flags)
     config = model.config
     layer, head = _chosen(flags, "layer", config.n_layer), _chosen(flags, "head", config.n_head)
-    if config.n_embd // config.n_head > MOST:
+    if config.n_embd // config.n_head > MAX_SIZE:
         raise UsageError(
-            f"the heads of {model.name} have {config.n_embd // config.n_head} numbers; up to {MOST} can be shown"
+            f"the heads of {model.name} have {config.n_embd // config.n_head} numbers; up to {MAX_SIZE} can be shown"
         )
-    ids, objective, about = learned(flags, model.engine, lambda: _other(cli, flags, model), model.tokenizer, text)
+    ids, objective, about = objective_of(flags, model.engine, lambda: _other(cli, flags, model), model.tokenizer, text)
     text = model.tokenizer.decode(ids.tolist()).decode("utf-8", "replace")
     if not 2 <= len(ids) <= config.block_size + 1:
         raise UsageError(f"TEXT is {len(ids)} tokens of {model.name}, which takes 2 to {config.block_size + 1}")
@@ -135,7 +135,7 @@ def _fresh(cli: EngineCLI, text: str, flags: Flags) -> Model:
     tokenizer = CharTokenizer(text)
     if tokenizer.vocab_size == 1:
         raise UsageError("TEXT repeats one character; a fresh model knows no other, and has nothing to predict")
-    config = GPTConfig(vocab_size=tokenizer.vocab_size, block_size=MOST, n_layer=2, n_head=2, n_embd=16)
+    config = GPTConfig(vocab_size=tokenizer.vocab_size, block_size=MAX_SIZE, n_layer=2, n_head=2, n_embd=16)
     model_flags = ["--seed", str(seed)] if seed else []
     name = f"a small fresh model, seed {seed}, its matrices times {LIVELY:g} so that attention is not uniform"
     engine = _fresh_engine(cli, config, seed)

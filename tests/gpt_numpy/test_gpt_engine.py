@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import integers
 
-from gpt_numpy.engine import ALL_AT_ONCE, AT_ONCE, Engine, Reader, RowStreams, divide, numpys_blas
+from gpt_numpy.engine import ALL_THREADS_TOKENS, MICRO_BATCH_TOKENS, Engine, Reader, RowStreams, divide, numpys_blas
 from minitensor.optim import AdamW, clip_grad_norm_
 from tests.support import ROOT
 from tests.support.engines import CONFIG, RECIPE, assert_close, batch, batch_of, trained
@@ -119,7 +119,7 @@ def test_rows_have_independent_dropout() -> None:
 def test_memory_does_not_grow_with_threads() -> None:
     """The tokens in flight, and so the activations, stay the same; each thread adds its gradients."""
     config = replace(CONFIG, block_size=64, n_embd=16)
-    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2 * ALL_AT_ONCE // 64, 65))
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2 * ALL_THREADS_TOKENS // 64, 65))
     peaks = []
     for threads in (4, 32):
         engine = Engine(config, RECIPE, threads=threads)
@@ -136,8 +136,8 @@ def test_memory_does_not_grow_with_the_batch(evaluating: bool) -> None:
     engine = Engine(config, RECIPE, threads=2)
     peaks = []
     for rows, times in (
-        (2 * AT_ONCE // 64, 8),
-        (16 * AT_ONCE // 64, 1),
+        (2 * MICRO_BATCH_TOKENS // 64, 8),
+        (16 * MICRO_BATCH_TOKENS // 64, 1),
     ):  # repeated as often, so the peaks of both threads may coincide
         tokens = np.random.default_rng(0).integers(0, config.vocab_size, (rows, 65))
         tracemalloc.start()
@@ -149,7 +149,7 @@ def test_memory_does_not_grow_with_the_batch(evaluating: bool) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert (
-        peaks[0] > 2 * AT_ONCE * 4 * config.n_embd * 4
+        peaks[0] > 2 * MICRO_BATCH_TOKENS * 4 * config.n_embd * 4
     )  # NumPy's memory is traced: at least both threads' largest arrays
     assert peaks[1] < 1.3 * peaks[0]
 

@@ -11,7 +11,7 @@ from gpt_torch.embedding import Embedding
 @pytest.mark.parametrize("most", [5, 4])  # rows up to which the gradient is a matrix product
 @pytest.mark.parametrize("shape", [(), (7,), (3, 4), (0,)])
 def test_gradient_matches_pytorch(most: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "MOST", most)
+    monkeypatch.setattr(embedding, "MAX_ONE_HOT_ROWS", most)
     random = torch.Generator().manual_seed(0)
     ours = Embedding(5, 6)
     ids, dx = torch.randint(0, 4, shape, generator=random), torch.randn(*shape, 6, generator=random)  # 4: nowhere
@@ -23,7 +23,7 @@ def test_gradient_matches_pytorch(most: int, shape: tuple[int, ...], monkeypatch
 
 @pytest.mark.parametrize("most", [5, 4])
 def test_gradient_is_float32_under_autocast(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "MOST", most)
+    monkeypatch.setattr(embedding, "MAX_ONE_HOT_ROWS", most)
     ours = Embedding(5, 6)
     ids, dx = torch.tensor([1, 1, 2]), torch.full((3, 6), 1.0 + 2.0**-20)
     with torch.autocast("cpu", torch.bfloat16):
@@ -34,7 +34,7 @@ def test_gradient_is_float32_under_autocast(most: int, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("most", [5, 4])
 def test_long_sum_in_bfloat16(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Added one by one in bfloat16, ones never exceed 256."""
-    monkeypatch.setattr(embedding, "MOST", most)
+    monkeypatch.setattr(embedding, "MAX_ONE_HOT_ROWS", most)
     ours = Embedding(5, 6, dtype=torch.bfloat16)
     ids, dx = torch.full((1000,), 3), torch.ones(1000, 6, dtype=torch.bfloat16)
     (found,) = torch.autograd.grad(ours(ids), ours.weight, dx)

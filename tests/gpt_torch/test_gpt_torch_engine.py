@@ -128,7 +128,7 @@ def test_evaluation_waits_for_the_device_once(monkeypatch: pytest.MonkeyPatch) -
 
     engine = Engine(CONFIG, RECIPE, CPU)
     tokens = np.arange(1000) % CONFIG.vocab_size
-    monkeypatch.setattr(evaluate, "AT_ONCE", 10 * CONFIG.block_size)
+    monkeypatch.setattr(evaluate, "EVAL_TOKENS", 10 * CONFIG.block_size)
     for name in ("__float__", "__bool__", "item", "tolist"):
         monkeypatch.setattr(torch.Tensor, name, asking(name))
     *before, last = evaluate.evaluate(engine, tokens)

@@ -14,8 +14,8 @@ from gpt_numpy import GPTConfig
 from gpt_numpy.workshop.data.tokenizer import CharTokenizer
 from gpt_numpy.workshop.engine import Rollouts
 from gpt_numpy.workshop.errors import RunFailed, UsageError
+from gpt_numpy.workshop.probabilities import log_softmax
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.train.ensemble import log_softmax
 from gpt_numpy.workshop.tune import sums
 from gpt_numpy.workshop.tune.dpo import answer_in_file
 from gpt_numpy.workshop.tune.grpo import advantages

@@ -174,7 +174,7 @@ def test_evaluation_is_the_mean_over_the_answers(name: str, tmp_path: Path, monk
     config = GPTConfig(vocab_size=CHARACTERS.vocab_size, block_size=8, n_layer=1, n_head=2, n_embd=8)
     engine: Any = ENGINES[name](config)
     *_, whole = task.evaluate(engine)
-    monkeypatch.setattr("gpt_numpy.workshop.tune.sft.AT_ONCE", 2 * task.length)
+    monkeypatch.setattr("gpt_numpy.workshop.tune.sft.EVAL_TOKENS", 2 * task.length)
     *_, one, last = task.evaluate(engine)
     assert float(last.loss) == pytest.approx(float(whole.loss), rel=1e-6)
     assert last.done == 1.0 > one.done

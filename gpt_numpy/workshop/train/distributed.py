@@ -5,13 +5,10 @@ adds up the gradients. The first process alone writes and prints.
 """
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gpt_numpy.workshop.errors import UsageError
-
-MAX_THREADS = 1024
 
 
 class Processes:
@@ -42,10 +39,3 @@ class Processes:
         number = int(hashlib.sha256(value.encode("utf-8")).hexdigest()[:15], 16)
         if self.all_reduce_max(number, -number) != (number, -number):
             raise UsageError(f"the processes differ in {what}: each machine needs the same command and the same files")
-
-
-def available_cores() -> int:
-    """The cores that this process may use, which on a cluster are fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

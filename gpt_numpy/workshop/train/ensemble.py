@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpt_numpy.workshop.engine import Batch, Engine, Ids
+from gpt_numpy.workshop.probabilities import log_softmax, softmax
 
 
 class Ensemble:
@@ -27,15 +27,3 @@ class Ensemble:
         log_p = (log_softmax(engine.logits(ids).astype(np.float64)) for engine in self.engines)
         of_targets = [np.take_along_axis(one, targets[..., None], -1) for one in log_p]
         return float((np.log(len(of_targets)) - np.logaddexp.reduce(of_targets)).mean())
-
-
-def softmax(logits: NDArray[Any]) -> NDArray[Any]:
-    p: NDArray[Any] = np.exp(logits - logits.max(-1, keepdims=True))
-    p /= p.sum(-1, keepdims=True)
-    return p
-
-
-def log_softmax(logits: NDArray[Any]) -> NDArray[Any]:
-    log_p: NDArray[Any] = logits - logits.max(-1, keepdims=True)
-    log_p -= np.log(np.exp(log_p).sum(-1, keepdims=True))
-    return log_p

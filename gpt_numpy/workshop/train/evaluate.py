@@ -10,7 +10,7 @@ from gpt_numpy.workshop.data.dataloader import adjacent_windows
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.train.ensemble import Ensemble
 
-AT_ONCE = 1 << 14  # tokens of a batch
+EVAL_TOKENS = 1 << 14  # tokens of a batch
 
 
 class EvalProgress(NamedTuple):
@@ -23,7 +23,7 @@ def evaluate(engine: Engine | Ensemble, tokens: NDArray[Any]) -> Iterator[EvalPr
     """The loss so far, after each batch; the last one is over all tokens."""
     total: Any = 0.0
     count, block_size = 0, engine.config.block_size
-    for batch in adjacent_windows(tokens, block_size, max(1, AT_ONCE // block_size)):
+    for batch in adjacent_windows(tokens, block_size, max(1, EVAL_TOKENS // block_size)):
         size = batch.rows * batch.length
         total = total + engine.loss(batch) * size
         count += size

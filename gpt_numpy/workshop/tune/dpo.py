@@ -22,10 +22,10 @@ from gpt_numpy.workshop.console import Console
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine, Ids, Preferences
 from gpt_numpy.workshop.errors import UsageError
+from gpt_numpy.workshop.probabilities import log_softmax
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.rng import ROLLOUTS
-from gpt_numpy.workshop.train.ensemble import log_softmax
-from gpt_numpy.workshop.train.evaluate import AT_ONCE, EvalProgress
+from gpt_numpy.workshop.train.evaluate import EVAL_TOKENS, EvalProgress
 from gpt_numpy.workshop.tune.jsonl import Line, Lines
 from gpt_numpy.workshop.tune.rewards import Reward
 from gpt_numpy.workshop.tune.rollouts import ROWS, Answers, Prompts, RolloutSettings, draw_answers, rewards_of
@@ -75,7 +75,7 @@ class DPO(LinesTask):
 
     def _log_probabilities(self, engine: Engine, pairs: Sequence[Line]) -> Floats:
         """Of both answers to each prompt, (P, 2)."""
-        found, at_once = [], max(1, AT_ONCE // (2 * self.length))
+        found, at_once = [], max(1, EVAL_TOKENS // (2 * self.length))
         for first in range(0, len(pairs), at_once):
             ids, targets, answer_mask = self._arrays(pairs[first : first + at_once])
             log_p = log_softmax(engine.logits(ids.reshape(-1, self.length))).reshape(*ids.shape, -1)

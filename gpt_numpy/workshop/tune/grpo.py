@@ -27,9 +27,9 @@ from gpt_numpy.workshop.data.dataset import Dataset
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine, Rollouts
 from gpt_numpy.workshop.errors import UsageError
+from gpt_numpy.workshop.probabilities import log_softmax
 from gpt_numpy.workshop.recipes import Recipe
 from gpt_numpy.workshop.rng import EVALUATIONS, ROLLOUTS
-from gpt_numpy.workshop.train.ensemble import log_softmax
 from gpt_numpy.workshop.train.evaluate import EvalProgress, evaluate
 from gpt_numpy.workshop.train.metrics import Metrics
 from gpt_numpy.workshop.train.task import Task

@@ -14,8 +14,8 @@ from gpt_numpy.workshop.data.dataset import Dataset
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine, Ids
 from gpt_numpy.workshop.errors import RunFailed, UsageError
+from gpt_numpy.workshop.probabilities import log_softmax
 from gpt_numpy.workshop.rng import EVALUATIONS
-from gpt_numpy.workshop.train.ensemble import log_softmax
 from gpt_numpy.workshop.tune.jsonl import PROMPT, Tokens, read_lines
 from gpt_numpy.workshop.tune.rewards import KNOWN, Reward
 

@@ -14,7 +14,7 @@ import numpy as np
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine, Examples
 from gpt_numpy.workshop.recipes import Recipe
-from gpt_numpy.workshop.train.evaluate import AT_ONCE, EvalProgress
+from gpt_numpy.workshop.train.evaluate import EVAL_TOKENS, EvalProgress
 from gpt_numpy.workshop.tune.jsonl import Lines
 from gpt_numpy.workshop.tune.rows import LinesTask
 
@@ -31,7 +31,7 @@ class FineTuning(LinesTask):
 
     def evaluate(self, engine: Engine) -> Iterator[EvalProgress]:
         total: Any = 0.0
-        tokens, at_once = 0, max(1, AT_ONCE // self.length)
+        tokens, at_once = 0, max(1, EVAL_TOKENS // self.length)
         for first in range(0, len(self.validation), at_once):
             ids, targets, answer_mask = self.rows(self.validation[first : first + at_once])
             total = total + engine.loss(Examples(ids, targets, answer_mask.astype(np.float32)))

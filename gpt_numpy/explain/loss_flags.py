@@ -10,7 +10,7 @@ from gpt_numpy.explain.objective import NEXT_TOKEN, Objective, Preferred, Reward
 from gpt_numpy.workshop.data.tokenizer import Tokenizer
 from gpt_numpy.workshop.engine import Engine
 from gpt_numpy.workshop.errors import UsageError
-from gpt_numpy.workshop.train.ensemble import log_softmax
+from gpt_numpy.workshop.probabilities import log_softmax
 from gpt_numpy.workshop.tune.rewards import KNOWN, find_reward
 from gpt_numpy.workshop.tune.rollouts import draw_answers, rewards_of
 from minitensor.arrays import Array
@@ -63,7 +63,7 @@ def loss_flags(flags: dict[str, Any]) -> list[str]:
     return [word for name in names if name in flags for word in (f"--{name.replace('_', '-')}", str(flags[name]))]
 
 
-def learned(
+def objective_of(
     flags: dict[str, Any], engine: Engine, other: Other, tokenizer: Tokenizer, text: str
 ) -> tuple[Array, Objective, str]:
     """The tokens to read and predict, their loss, and its description."""

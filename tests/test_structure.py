@@ -95,7 +95,7 @@ def test_no_folder_of_the_sources_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("room", ["minitensor", "gpt_numpy", "gpt_torch"])
-def test_rooms_import_only_what_they_may(room: str) -> None:
+def test_structure_import_only_what_they_may(room: str) -> None:
     assert files(room)
     for path in files(room):
         for module in imports(path):
@@ -114,18 +114,18 @@ def test_the_rule_itself_can_say_no() -> None:
 
 
 # Of the workshop, from the top: what stands in one line imports its own folder and the lines below it.
-FLOORS = (("cli",), ("report",), ("tune",), ("train",), ("runs", "generate"), ("data",))
+LAYERS = (("cli",), ("report",), ("tune",), ("train",), ("runs", "generate"), ("data",))
 
 
 def floor_of(module: str) -> int:
     """By the name after gpt_numpy.workshop; what is in no folder is at the bottom."""
     first = module.split(".")[0]
-    return next((number for number, names in enumerate(FLOORS) if first in names), len(FLOORS))
+    return next((number for number, names in enumerate(LAYERS) if first in names), len(LAYERS))
 
 
 def may_import(module: str, imported: str) -> bool:
     same_folder = module.split(".")[0] == imported.split(".")[0]
-    ground = floor_of(module) == floor_of(imported) == len(FLOORS)
+    ground = floor_of(module) == floor_of(imported) == len(LAYERS)
     return same_folder or ground or floor_of(module) < floor_of(imported)
 
 
