@@ -112,7 +112,7 @@ def _limit(flags: Flags) -> int | None:
 
 
 def _in_terminal(console: Console, trace: Traced, subject: Subject, flags: Flags) -> None:
-    label = terminal.labels_of(trace, subject.reads, subject.vocabulary)
+    label = terminal.labels_of(subject.reads, subject.vocabulary)
     if flags.get("show") == "list":
         for quantity in trace.quantities.values():
             console.say(f"{quantity!s:<16}  {quantity.meaning}")

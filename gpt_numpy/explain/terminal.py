@@ -45,7 +45,7 @@ def show_account(console: Console, trace: Traced, account: Account, ways: Sequen
             f"  the gradient of L, in which these logits occur through l[{account.at['i']}]: log and softmax cancel"
         )
     console.say()
-    _show_ways(console, account, ways)
+    _show_ways(console, ways)
 
 
 def _show_formula(console: Console, trace: Traced, account: Account) -> None:
@@ -131,7 +131,7 @@ def _names(part: Part, is_share: bool) -> str:
     return ("- " if part.sign < 0 else "") + " ".join(str(factor.entry) for factor in part.factors)
 
 
-def _show_ways(console: Console, account: Account, ways: Sequence[Way]) -> None:
+def _show_ways(console: Console, ways: Sequence[Way]) -> None:
     for way in ways:
         value = "" if way.value is None else f"{way.value:.15g}"
         off = "" if way.value is None or way is ways[0] else f"off by {way.relative:.0e}"
@@ -213,7 +213,7 @@ def _cell(value: float, largest: float, width: int, hidden: bool) -> tuple[str, 
     return f"{text:>{width}}", f"{ink} on rgb({red},{green},{blue})"
 
 
-def labels_of(trace: Traced, reads: Sequence[str], vocabulary: Sequence[str]) -> Labels:
+def labels_of(reads: Sequence[str], vocabulary: Sequence[str]) -> Labels:
     """Positions with their character, tokens with their text, all other indices as numbers alone."""
 
     def label(index: str, number: int) -> str:

@@ -538,7 +538,7 @@ def test_nan_is_shown_as_wrong() -> None:
     assert any(way.is_wrong for way in four_ways(trace, torch, account(trace, "dS", (2, 1))))
     shown = StringIO()
     for name in ("P", "W_q"):
-        labels = labels_of(trace, list("abcd"), list("abc"))
+        labels = labels_of(list("abcd"), list("abc"))
         show_matrix(Console(shown), trace, trace.quantities[name], labels, 80)
     assert "nan" in shown.getvalue()
 
