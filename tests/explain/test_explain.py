@@ -482,7 +482,7 @@ def test_every_kind_of_matrix_fits_the_terminal(
         (["abc", "--show", "dS[1,0]"], "for one number, --entry 'dS[1,0]'"),
         (["abc", "--entry", "ds[1,0]"], "perhaps dS"),
         (["abc", "--entry", "L", "--differences", "5"], "--differences is for a page"),
-        (["abc", "--out", ""], "cannot be written"),
+        (["abc", "--out", ""], "--out names no file, it is empty"),
         ([], "TEXT; see gpt-numpy explain --help"),
         (["abc", "--entry", "dS[0,1]"], "--entry dS[0,1] lies above the mask: position 0 does not look ahead to 1"),
         (["abc", "--entry", "dS[2,0]"], "i goes from 0 to 1 in dS[i,j]"),
