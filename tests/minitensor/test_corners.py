@@ -479,6 +479,8 @@ def test_many_rows_are_added_without_losing_digits(name: str) -> None:
         return grad((F.layer_norm(x, (2,), shifted) * x.detach()).sum(), shifted)[0].array  # type: ignore[union-attr]
 
     np.testing.assert_allclose(run(np.float32), run(np.float64), 3e-6 if "layer" in name else 1e-6)
+    if name in ("broadcast", "linear"):
+        np.testing.assert_allclose(run(np.float32), rows.sum(0, np.float64), 1e-6)
 
 
 @pytest.mark.parametrize("C", [64, 768, 4096])

@@ -44,8 +44,8 @@ class Parser(argparse.ArgumentParser):
             meant = difflib.get_close_matches(flag, known, 1)
             self.error(f"{unknown[0]} is not known" + (f"; did you mean {meant[0]}?" if meant else ""))
         for action in self._actions:
-            given = getattr(found, action.dest, None)
-            if action.metavar in ("FILE", "FOLDER") and given is not None and "" in (given, *given):
+            given = getattr(found, action.dest, [])
+            if action.metavar in ("FILE", "FOLDER") and "" in ([given] if isinstance(given, str) else given):
                 self.error(f"{action.option_strings[0]} names no {str(action.metavar).lower()}, it is empty")
         return vars(found)
 

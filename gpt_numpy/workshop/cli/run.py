@@ -264,11 +264,10 @@ def _check_agreement(cli: EngineCLI, spec: RunSpec) -> None:
 
 def _check_unchanged(folder: Path, state: State, flags: Flags) -> None:
     for name, value in pick(GPTConfig, flags).items():
-        fewer = (
-            name == "vocab_size" and state.recipe.tokenizer == "bpe" and value > state.config.vocab_size
-        )  # of a short text
-        if name != "dropout" and value != getattr(state.config, name) and not fewer:
-            raise UsageError(f"{folder} is a model with {name} {getattr(state.config, name)}, which cannot change")
+        own = getattr(state.config, name)
+        has_fewer = name == "vocab_size" and state.recipe.tokenizer == "bpe" and own < value  # its text is short
+        if name != "dropout" and value != own and not has_fewer:
+            raise UsageError(f"{folder} is a model with {name} {own}, which cannot change")
     for name, what in {"tokenizer": "has a {} tokenizer", "optimizer": "is trained by {}"}.items():
         if flags.get(name, getattr(state.recipe, name)) != getattr(state.recipe, name):
             raise UsageError(f"{folder} {what.format(getattr(state.recipe, name))}, which cannot change")

@@ -27,6 +27,7 @@ from gpt_numpy.workshop.train.task import Task
 REPORT_SECONDS = 10.0  # between two reports, at least
 # Seconds to save in after another process was lost: a device may wait for that one, and torchrun kills all after 30.
 SAVE_TIMEOUT = 20.0
+MIN_BAR = 4  # characters
 
 
 class Figures(ProgressColumn):
@@ -38,7 +39,6 @@ class Figures(ProgressColumn):
         return Text(task.fields["figures"][: max(room, 0)], no_wrap=True)
 
 
-MIN_BAR = 4
 COLUMNS = (BarColumn(bar_width=None), MofNCompleteColumn(), Figures(), TimeRemainingColumn(compact=True))
 
 
