@@ -60,7 +60,7 @@ def var_forward(x: Array, *, axis: Axis = None, correction: float = 1, keepdims:
 
 def _variance(x: Array, axis: Axis, correction: float) -> tuple[Array, Array, float]:
     """In float64: float32 has too few digits if the mean is large, and its squares may vanish or overflow."""
-    x = x.astype(np.result_type(x, np.float64), copy=False)
+    x = x.astype(np.result_type(x, np.float64))
     mean = x.mean(axis, keepdims=True)
     squares = np.square(x - mean).sum(axis, keepdims=True)
     n = _count(x.shape, mean.shape) - correction

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as TF
 
 from minitensor import functional as F
+from minitensor.arrays import ROWS, sum_of_rows
 from minitensor.core import OPS, grad
 from minitensor.ops import attention_blocked
 from minitensor.ops.attention_blocked import BLOCK
@@ -481,6 +482,14 @@ def test_many_rows_are_added_without_losing_digits(name: str) -> None:
     np.testing.assert_allclose(run(np.float32), run(np.float64), 3e-6 if "layer" in name else 1e-6)
     if name in ("broadcast", "linear"):
         np.testing.assert_allclose(run(np.float32), rows.sum(0, np.float64), 1e-6)
+
+
+@pytest.mark.parametrize("rows", [0, 1, ROWS, ROWS + 1, 3 * ROWS - 1])
+def test_sum_of_rows(rows: int) -> None:
+    x = np.arange(2.0 * rows, dtype=np.float32).reshape(rows, 2) % 8.0
+    found = sum_of_rows(x)
+    assert found.dtype == np.float32
+    assert found.tolist() == x.sum(0, np.float64).tolist()
 
 
 @pytest.mark.parametrize("C", [64, 768, 4096])
