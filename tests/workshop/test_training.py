@@ -312,10 +312,11 @@ def test_runs_started_at_once_get_different_folders(tmp_path: Path, monkeypatch:
     assert all(folder.is_dir() for folder in folders)
 
 
-def test_new_path_of_moved_text_is_saved(train: Train) -> None:
+def test_new_path_of_moved_text_is_saved(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     train("a", "--data", "play.txt")
     Path("play.txt").rename("moved.txt")
     assert train("a", "--resume", "--steps", "22") == 2
+    assert "cannot be read: No such file or directory; --data says where that text is now" in capsys.readouterr().err
     assert train("a", "--resume", "--steps", "22", "--data", "moved.txt") == 0
     assert train("a", "--resume", "--steps", "24") == 0
 

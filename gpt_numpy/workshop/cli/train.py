@@ -120,8 +120,11 @@ def dataset_of(checkpoint: Checkpoint, data: str | None, console: Console, may_d
     state = checkpoint.state
     if not (data or state.data):
         raise UsageError(f"{checkpoint.folder} came without a text; give one by --data")
-    corpus = find_corpus(data or state.data, console)
-    stats = read_stats(corpus, console)
+    try:
+        corpus = find_corpus(data or state.data, console)
+        stats = read_stats(corpus, console)
+    except UsageError as error:
+        raise UsageError(f"{error}" if data else f"{error}; --data says where that text is now") from None
     if state.digest not in (stats.digest, "") and not (may_differ and data):
         raise UsageError(f"{corpus.name} is not the text that {checkpoint.folder} was trained on; give that by --data")
     found = encode_corpus(corpus, stats, checkpoint.tokenizer, console)
