@@ -618,6 +618,14 @@ def test_data_is_not_converted() -> None:
         assert x.tolist() == before
 
 
+def test_data_may_be_a_list_or_an_array() -> None:
+    x = mt.ones(2)
+    for values in ([3.0, 4.5], np.array([3.0, 4.5])):
+        x.data = values
+        assert x.dtype == np.float32
+        assert x.tolist() == [3.0, 4.5]
+
+
 def test_array_does_not_become_a_tensor_in_place() -> None:
     array = np.ones(2)
     with pytest.raises(TypeError):

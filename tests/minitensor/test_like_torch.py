@@ -634,6 +634,7 @@ x[:0].split([])
 x[[[0, 1], [1, 0]]]
 x[[slice(0, 1), 0]]
 x[[torch.tensor(0), torch.tensor(1)]]
+x[torch.tensor(np.array(1, np.uint8))]
 x[np.array([0, 1], np.uint8)]
 x[torch.tensor(np.array([[1, 0, 1], [0, 1, 0]], np.uint8))]
 torch.tensor(np.array([1, 2], np.uint64))
