@@ -90,8 +90,8 @@ ROWS = 4096  # that are added one after another
 
 def total(x: Array, axis: int | tuple[int, ...] | None, keepdims: bool = False) -> Array:
     """The sum. NumPy adds neighbours in pairs, but rows one after another, which costs float32 a digit each time that
-    there are ten times as many; so does a mean."""
-    wide = np.float64 if x.dtype == np.float32 else x.dtype
+    there are ten times as many."""
+    wide = np.float64 if x.dtype == np.float32 and x.size > ROWS else x.dtype
     return np.asarray(x.sum(axis, wide, keepdims=keepdims).astype(x.dtype))
 
 

@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
             self.error(f"{unknown[0]} is not known" + (f"; did you mean {meant[0]}?" if meant else ""))
         for action in self._actions:
             given = getattr(found, action.dest, [])
-            if action.metavar in ("FILE", "FOLDER") and "" in ([given] if isinstance(given, str) else given):
+            if action.metavar in ("FILE", "FOLDER") and "" in (given if isinstance(given, list) else [given]):
                 self.error(f"{action.option_strings[0]} names no {str(action.metavar).lower()}, it is empty")
         return vars(found)
 
