@@ -91,8 +91,9 @@ ROWS = 4096  # that are added one after another
 def total(x: Array, axis: int | tuple[int, ...] | None, keepdims: bool = False) -> Array:
     """The sum. NumPy adds neighbours in pairs, but rows one after another, which costs float32 a digit each time that
     there are ten times as many."""
-    wide = np.float64 if x.dtype == np.float32 and x.size > ROWS else x.dtype
-    return np.asarray(x.sum(axis, wide, keepdims=keepdims).astype(x.dtype))
+    if x.dtype == np.float32 and x.size > ROWS:
+        return np.asarray(x.sum(axis, np.float64, keepdims=keepdims).astype(np.float32))
+    return np.asarray(x.sum(axis, keepdims=keepdims))
 
 
 def sum_of_rows(x: Array) -> Array:
