@@ -233,7 +233,7 @@ def as_index_part(part: Any) -> Any:
     if isinstance(part, int | np.integer) and not isinstance(part, bool):
         return int(part)
     array = part.array if isinstance(part, Tensor) else as_array(part)
-    if array.dtype == np.uint8:  # torch's masks of old
+    if array.dtype == np.uint8:  # a mask in torch, though deprecated
         raise TypeError("index: uint8 may mean a mask or places; convert with .to(bool) or .to(int64)")
     if not array.size and array.dtype != bool and not isinstance(part, Tensor):
         array = array.astype(np.int64)  # an empty list picks nothing
